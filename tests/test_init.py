@@ -7,8 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from what_next.cli.app import app
+from what_next.cli.output import guarded
 from what_next.data import Dataset
-from what_next.errors import DataError
+from what_next.errors import DataError, ModelError, SetupError
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -89,3 +90,32 @@ def test_a_folder_or_nothing_is_refused_before_anything_is_written(tmp_path: Pat
     with pytest.raises(DataError, match=r"is a folder|no such file"):
         run("init", tmp_path / log, "--to", tmp_path / "setup.txt")
     assert not (tmp_path / "setup.txt").exists()
+
+
+def test_an_option_that_is_given_again_is_refused_and_one_of_several_values_is_not(plain: Path, tmp_path: Path) -> None:
+    for arguments in (("init", plain, "--to", "a.txt", "--to", "b.txt"), ("recommend", "s.txt", "-k", 5, "-k", 7)):
+        with pytest.raises(SetupError, match=f"{arguments[-2]}: is given more than once; keep one"):
+            run(*arguments)
+    with pytest.raises(SetupError, match="there is no such setup file"):
+        run("recommend", tmp_path / "none.txt", "--user", "u1", "--user", "u2")
+
+
+def test_a_setup_is_inspected_as_its_model(plain: Path, tmp_path: Path) -> None:
+    run("init", plain, "--to", tmp_path / "setup.txt")
+    with pytest.raises(ModelError, match=r"models/agent\.safetensors: no such model file; train one first"):
+        run("inspect", tmp_path / "setup.txt")
+    with pytest.raises(ModelError, match="is a folder, no model file"):
+        run("inspect", tmp_path)
+
+
+def test_a_link_that_leads_to_itself_is_one_message(plain: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    text = f"train, yes, algorithm, next_item, data, {plain}, model_agent_path, loop/agent.safetensors, epochs, 1"
+    assert Setup.from_text(text, tmp_path).model_agent_path == tmp_path / "loop" / "agent.safetensors"
+
+    def command() -> int:
+        (tmp_path / "loop").resolve()
+        return 0
+
+    assert guarded(command)() == 2
+    assert "loop" in capsys.readouterr().err

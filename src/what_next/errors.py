@@ -37,6 +37,11 @@ def some(names: Iterable[object], of: int | None = None) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
+def counted(count: int, what: str) -> str:
+    """How many there are of something: `1 row`, `2,345 rows`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 IN_PYTHON = {
     r" \(an option of what-next data import\)": "",
     r" of what-next data import(; if the first line holds no names, see --no-header and --columns)?": "",

@@ -43,7 +43,7 @@ def test_import_and_describe_speak_json(log: Path, tmp_path: Path) -> None:
 def test_import_and_describe_speak_to_people(log: Path, tmp_path: Path) -> None:
     target = tmp_path / "x.parquet"
     said = run("import", log, "--to", target, *NAMED).stdout
-    assert "1 rows rejected: reward not a number" in said
+    assert "1 row rejected: reward not a number" in said
     assert "user: who" in said
     assert "tempo" in run("describe", target).stdout
 

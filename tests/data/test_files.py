@@ -151,7 +151,7 @@ def test_rows_with_too_many_fields_in_an_item_table_are_left_out_and_told(file) 
     items = file("items.csv", "item,tempo\né,1\nb,2\nc,3\nd,4,5\n")
     tables = import_files([file("a.csv", CSV)], items)
     assert tables.items["item_id"].to_list() == ["é", "b", "c"]
-    assert "1 rows left out, too many fields: line 5" in tables.warnings[0]
+    assert "1 row left out, too many fields: line 5" in tables.warnings[0]
 
 
 def test_lines_are_counted_within_quotes(file) -> None:
@@ -195,6 +195,51 @@ def test_decimal_commas_of_files_with_semicolons(file) -> None:
     tables = import_files([log], options=Options(time=""))
     assert tables.log["reward"].to_list() == [3.5, 4.0]
     assert any("decimal commas read as points in rating" in note for note in tables.notes)
+
+
+def test_points_between_thousands_go_with_a_decimal_comma(file) -> None:
+    text = "user;item;price\n1;a;1.234,50\n2;b;12,5\n1;b;1.000.000,25\n2;a;7\n"
+    tables = import_files([file("log.csv", text)], options=Options(reward="price"))
+    assert tables.log["reward"].to_list() == [1234.5, 1_000_000.25, 12.5, 7]
+
+
+def test_rewards_may_be_true_and_false(file) -> None:
+    tables = import_files([file("log.csv", "user,item,clicked\n1,a,True\n2,b,false\n1,b,1\n2,a,FALSE\n")])
+    assert tables.log["reward"].to_list() == [1, 1, 0, 0]
+
+
+def test_an_archive_of_a_mac_holds_one_file(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "log.zip", "w") as bundle:
+        bundle.writestr("log.csv", CSV)
+        bundle.writestr("__MACOSX/._log.csv", b"\0\5")
+    assert len(import_files([tmp_path / "log.zip"]).log) == 3
+
+
+def test_structs_of_parquet_are_columns_and_lists_no_ids(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"user": [1, 2], "product": [{"sku": "a"}, {"sku": "b"}], "tags": [["x"], ["y"]]}).write_parquet(path)
+    assert import_files([path], options=Options(item="product.sku")).log["item_id"].to_list() == ["a", "b"]
+    with pytest.raises(DataError, match=r"log\.parquet: column 'tags' holds List\(String\), which cannot be an id"):
+        import_files([path], options=Options(item="tags"))
+
+
+def test_a_list_of_objects_within_one_object_is_named(file) -> None:
+    with pytest.raises(DataError, match="'events' holds lists of objects: write those alone"):
+        import_files([file("log.json", json.dumps({"events": EVENTS}))])
+
+
+def test_a_matrix_is_named(file) -> None:
+    rows = (" ".join(str((row * column) % 6) for column in range(60)) for row in range(4))
+    with pytest.raises(DataError, match=r"looks like a matrix of users by items \(60 numbers.*write user,item,rating"):
+        import_files([file("ratings.ascii", "\n".join(rows))])
+
+
+def test_an_attribute_with_one_value_is_left_out_unless_it_is_named(file) -> None:
+    log, items = file("log.csv", CSV), file("items.csv", "item,same,tempo\né,1,5\nb,1,6\nc,1,7\n")
+    tables = import_files([log], items)
+    assert tables.items.columns == ["item_id", "title", "tempo"]
+    assert "item columns left out, since all items have one value: same" in tables.notes
+    assert import_files([log], items, Options(attributes=["same"])).items.columns[2:] == ["same"]
 
 
 def test_arrow_files_are_read(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ class TestIds:
         )
         tables = import_files([log])
         assert tables.reasons() == {"no user": 1, "no item": 1}
-        assert f"no user: {word!r} in 1 rows" in tables.notes[0]
+        assert f"no user: {word!r} in 1 row" in tables.notes[0]
         assert tables.rejected["user"].to_list() == [word, "u1"]
         kept = import_files([log], options=Options(missing=()))
         assert (len(kept.log), len(kept.rejected)) == (42, 0)
@@ -186,3 +186,28 @@ class TestIds:
         ]
         big = pl.DataFrame({"user": [10**25, 1], "item": [1, 2]}, schema={"user": pl.Int128, "item": pl.Int64})
         assert Dataset.from_frame(big).user_ids.to_list() == ["1", str(10**25)]
+
+
+class TestOrder:
+    """Rows that only the item ids put in order tell nothing of what people do next."""
+
+    def log(self, file, *, times: bool = False, swapped: int = 0) -> Path:
+        """Four users with ten events each, by item; `swapped` pairs of each are not."""
+        lines = []
+        for user in range(4):
+            items = [item for item in range(11) if item != user]
+            for place in range(swapped):
+                items[2 * place : 2 * place + 2] = items[2 * place : 2 * place + 2][::-1]
+            lines += [f"u{user},{item}" + (",1700000000" if times else "") for item in items]
+        return file("log.csv", "user,item" + (",time" if times else "") + "\n" + "\n".join(lines) + "\n")
+
+    @pytest.mark.parametrize("times", [False, True])
+    def test_of_items_is_told_once_also_among_rows_of_one_time(self, file, times: bool) -> None:
+        (warning,) = import_files([self.log(file, times=times)]).warnings
+        assert "stand in the order of the item ids, so that what comes next is of the file's making" in warning
+        assert "shuffle the rows" in warning
+        assert import_files([self.log(file, times=times)], options=Options(time=None if times else "")).warnings
+
+    def test_of_people_is_not(self, file) -> None:
+        assert not import_files([self.log(file, swapped=1)], options=Options(time="")).warnings
+        assert not import_files([self.log(file, times=True, swapped=1)]).warnings

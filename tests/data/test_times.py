@@ -110,6 +110,15 @@ class TestDates:
         assert read(file, ["2024-12-31T17:30:00+05:30", "2024-12-31 12:00Z"] * 2) == [NOON] * 4
         assert read(file, ["2024/12/31 12:00"] * 4) == [NOON] * 4
 
+    @pytest.mark.parametrize("zone", ["+02", "+02:00", "+0200"])
+    def test_zones_of_hours_alone_as_postgresql_writes_them(self, file, zone: str) -> None:
+        lines = "".join(f"{n},i{n},2024-05-01 12:00:0{n}{'.5' * n}{zone}\n" for n in range(2))
+        log = import_files([file("log.csv", f"user,item,time\n{lines}")]).log
+        assert [str(one) for one in log["timestamp"]] == [
+            "2024-05-01 10:00:00+00:00",
+            "2024-05-01 10:00:01.500000+00:00",
+        ]
+
     def test_what_cannot_be_read_names_the_option(self, file) -> None:
         with pytest.raises(DataError, match=r"not a time: 4.*--time-format says what the times are"):
             read(file, ["New Year's Eve"] * 4)

@@ -92,7 +92,7 @@ def test_intervals_of_averaged_weights_hold_the_value_as_often_as_they_say():
 def test_a_sound_log_is_never_refused(world: Bandit, known: bool):
     for seed in range(1000):
         decisions, target, behaviour = world.draw(ROWS, seed)
-        options = Options(behaviour=behaviour if known else None, penalties=(1.0,))
+        options = Options(behaviour=behaviour if known else None)
         found = estimate(decisions, target, replace(options, resamples=1, seed=seed))["estimates"]
         assert not any(one["refused"] for one in found.values())
 

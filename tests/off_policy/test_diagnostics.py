@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from what_next.off_policy.candidates import Candidate
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
 from what_next.off_policy.diagnostics import (
     Overlap,
@@ -15,15 +16,20 @@ from what_next.off_policy.diagnostics import (
     effective_size,
     effective_size_over_steps,
     efficiency_of_steps,
-    refusal,
 )
+from what_next.off_policy.estimate import refusal
+from what_next.off_policy.weighting import mean_of
 
 THRESHOLDS = Thresholds()
 SOUND = Overlap(ess=500.0, ess_units=400.0, mean_weight=1.0, error=0.05, largest=8.0, largest_share=0.01)
 
 
-def refused(own=SOUND, log=SOUND, support=None, thresholds=THRESHOLDS, **more):
-    return refusal(own, log, support, thresholds, **({"units": 400, "seen": 500.0} | more))
+def refused(own=SOUND, log=SOUND, support=None, thresholds=THRESHOLDS, units=400, seen=500.0, clipped=0.0, missing=0.0):
+    ones = np.ones(units)
+    decisions = Decisions(np.arange(units), np.zeros(units, np.int64), ones, ones, 2)
+    evidence = Evidence.of(decisions, Target(ones), Options(thresholds=thresholds))
+    evidence = replace(evidence, overlap=log, support=support, missing=missing)
+    return refusal(Candidate(mean_of(ones), own, "decision", seen, clipped), evidence)
 
 
 def test_the_effective_size_is_kishs():

@@ -17,12 +17,14 @@ from what_next.off_policy.weighting import clusters_of
 from .logged import BEHAVIOUR, LOG, ONE_STEP, SEQUENCES, TARGET, WEIGHTS, means, plain, told
 from .worlds import sessions
 
+LARGEST = float((TARGET.full / BEHAVIOUR).max())
+
 
 def test_each_estimate_is_what_its_function_says():
-    result = told(options=Options(clip=2.0, switch=3.0, penalties=(7.0,), clusters=np.arange(10)), seed=4, force=True)
+    result = told(options=Options(clip=2.0, switch=3.0, clusters=np.arange(10)), seed=4, force=True)
     found, folds = means(result), deal(400, 5, seed=4)
     vectors = LOG.vectors[LOG.actions]
-    model = cross_fit(LOG.contexts, vectors, TARGET.expected, LOG.rewards, folds, penalties=(7.0,))
+    model = cross_fit(LOG.contexts, vectors, TARGET.expected, LOG.rewards, folds)
     residual = LOG.rewards - model.chosen
     assert found == pytest.approx(
         {
@@ -64,11 +66,11 @@ def test_the_same_seed_gives_the_same_bytes():
 
 
 def test_a_level_of_ninety_is_narrower():
-    known, options = Options(behaviour=BEHAVIOUR), Options(largest_weight=20.0)
+    known = Options(behaviour=BEHAVIOUR)
     wide, narrow = told(options=known)["estimates"], told(options=known, level=90.0)["estimates"]
     for name in ONE_STEP:
         assert wide[name]["low"] < narrow[name]["low"] < narrow[name]["high"] < wide[name]["high"]
-    many = [told(options=options, level=level)["estimates"]["ips"]["bernstein_high"] for level in (95.0, 90.0)]
+    many = [told(options=known, level=level)["estimates"]["ips"]["bernstein_high"] for level in (95.0, 90.0)]
     assert many[1] < many[0]
 
 
@@ -121,15 +123,15 @@ def test_without_a_known_range_of_rewards_there_are_no_bounds_unless_these_are_a
 
 
 def test_estimated_propensities_bound_nothing():
-    options = Options(largest_weight=20.0, reward_range=(0.0, 1.0), estimated=True)
+    options = Options(behaviour=BEHAVIOUR, reward_range=(0.0, 1.0), estimated=True)
     assert all(one["bernstein_low"] is None for one in told(options=options)["estimates"].values())
 
 
 @pytest.mark.parametrize(("low", "high", "span"), [(0.4, 0.6, (0.0, 0.6)), (-0.6, -0.4, (-0.6, 0.0))])
 def test_nothing_is_within_the_range_of_weighted_rewards(low, high, span):
     log = replace(LOG, rewards=low + (high - low) * LOG.rewards)
-    one = told(log, options=Options(largest_weight=20.0, reward_range=(low, high)))["estimates"]["ips"]
-    bounds = empirical_bernstein(WEIGHTS * log.rewards, (20 * span[0], 20 * span[1]), 95.0)
+    one = told(log, options=Options(behaviour=BEHAVIOUR, reward_range=(low, high)))["estimates"]["ips"]
+    bounds = empirical_bernstein(WEIGHTS * log.rewards, (LARGEST * span[0], LARGEST * span[1]), 95.0)
     assert (one["bernstein_low"], one["bernstein_high"]) == pytest.approx(bounds)
 
 
@@ -174,10 +176,10 @@ def test_units_are_drawn_whole():
 
 
 def test_bernstein_bounds_are_of_units_with_as_many_rows_each():
-    options = Options(largest_weight=20.0)
+    options = Options(behaviour=BEHAVIOUR)
     even = told(replace(LOG, units=np.repeat(np.arange(100), 4)), options=options)["estimates"]["ips"]
     means_ = (WEIGHTS * LOG.rewards).reshape(100, 4).mean(axis=1)
-    assert (even["bernstein_low"], even["bernstein_high"]) == empirical_bernstein(means_, (0.0, 20.0), 95.0)
+    assert (even["bernstein_low"], even["bernstein_high"]) == empirical_bernstein(means_, (0.0, LARGEST), 95.0)
     uneven = told(replace(LOG, units=np.append(0, np.arange(399))), options=options)["estimates"]["ips"]
     assert uneven["bernstein_low"] is None
     assert uneven["low"] < uneven["mean"]
@@ -189,10 +191,11 @@ def test_slates_are_told_in_addition_under_three_models():
     chances = np.array([0.5, 0.3, 0.2])
     actions = rng.integers(3, size=900)
     log = Decisions(slates, actions, rng.random(900), np.full(900, 1 / 3), 3, positions, slates)
-    options = Options(largest_weight=1.5, reward_range=(-1.0, 2.0))
+    options = Options(behaviour=np.full((1, 3), 1 / 3), reward_range=(-1.0, 2.0))
     # Drawn with replacement: the chance given the items above is the marginal one, and either may be said.
     result, alone = (
-        told(replace(log, marginal=said), Target(chances[actions]), options=options) for said in (False, True)
+        told(replace(log, marginal=said), Target(chances[actions], full=np.tile(chances, (900, 1))), options=options)
+        for said in (False, True)
     )
     found = {
         f"{model}_{kind}": (alone if model == "independent" else result)["estimates"][f"{model}_{kind}"]

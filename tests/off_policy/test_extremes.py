@@ -52,7 +52,7 @@ def test_extreme_trajectories_and_slates_are_told_without_a_warning():
     strict(told(wild, drawn.target, options=Options(discount=0.9), force=True, resamples=20))
     places = np.arange(len(log.units)) - np.flatnonzero(np.diff(log.units, prepend=-1))[log.units]
     slates = replace(wild, slates=log.units, positions=places)
-    options = Options(largest_weight=1e200, reward_range=(-1e305, 1e305))
+    options = Options(behaviour=np.full((1, log.items), 1e-150), reward_range=(-1e305, 1e305))
     strict(told(slates, drawn.target, options=options, force=True, resamples=20))
 
 

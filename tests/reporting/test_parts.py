@@ -306,5 +306,5 @@ def test_a_table_has_no_more_columns_than_fit_beside_each_other() -> None:
     _, tables = of_windows({**windows, "policies": told, "differences": {}})
     assert [len(table.columns) for table in tables] == [7, 7, 2]
     assert [name for table in tables for name, _ in table.columns] == list(told)
-    assert [cell.mean for table in tables for cell in table.rows[0][2]][7] == number(7 / 20)
+    assert [mean for table in tables for mean, _ in table.rows[0][2]][7] == number(7 / 20)
     assert "columns 8 to 14 of 16" in tables[1].caption

@@ -5,6 +5,8 @@ import pytest
 
 from what_next.retrieval import Box, smallest_tolerance
 
+from .asking import select
+
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.29, 0.7])
 @pytest.mark.parametrize("count", [1, 10, 100])
@@ -15,7 +17,7 @@ def test_it_is_the_smallest(share, count):
     tolerance = smallest_tolerance(vectors, points, share)
 
     def unmatched(radius):
-        return np.count_nonzero(Box(vectors).match_counts(points, radius) == 0) / count
+        return np.count_nonzero(select(Box(vectors), points, rng=None, tolerance=radius).matches == 0) / count
 
     assert unmatched(tolerance) <= share
     assert unmatched(tolerance * (1 - 1e-12)) > share
@@ -36,7 +38,7 @@ def test_the_tolerance_of_a_point_is_its_least_chebyshev_distance():
 def test_a_rounded_border_still_lets_its_point_in():
     """A difference that double precision cannot hold: the box must reach its item all the same."""
     vectors, points = np.ones((1, 1), np.float32), np.full((1, 1), 1e-12, np.float32)
-    assert Box(vectors).match_counts(points, smallest_tolerance(vectors, points)) == 1
+    assert select(Box(vectors), points, rng=None, tolerance=smallest_tolerance(vectors, points)).matches == 1
 
 
 def test_it_needs_points_and_a_share():

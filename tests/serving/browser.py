@@ -143,7 +143,7 @@ def service_fixture(parts: Parts) -> Iterator[str]:
 @pytest.fixture(name="locked", scope="module")
 def locked_fixture(parts: Parts) -> Iterator[tuple[str, str]]:
     """The address of one that does, on the same store, and a key that may read and write."""
-    from what_next.serving.http.keys import digest_of, new_key
+    from what_next.serving.http.callers import digest_of, new_key
 
     key = new_key()
     parts.store.add_key("page", "write", digest_of(key))

@@ -12,7 +12,7 @@ import pytest
 from .endpoint import Service, service
 
 if TYPE_CHECKING:
-    from what_next.serving.http.limits import Rate
+    from what_next.serving.http.callers import Rate
 
 EVENT = {"event_id": "e-secret", "user_id": "user-secret", "item_id": "item-secret"}
 FEEDBACK = {"feedback_id": "f", "recommendation_id": "r", "item_id": "i", "reward": 1.0}
@@ -21,7 +21,7 @@ FEEDBACK = {"feedback_id": "f", "recommendation_id": "r", "item_id": "i", "rewar
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that needs keys, with one of each role, called as the role."""
-    from what_next.serving.http.keys import digest_of
+    from what_next.serving.http.callers import digest_of
 
     with service(tmp_path_factory.mktemp("locked"), fill=False, keys="yes", rate=0) as started:
         for role in ("read", "write", "admin"):
@@ -87,7 +87,7 @@ def test_a_key_is_taken_from_either_header(locked: Service) -> None:
 
 
 def test_a_revoked_key_is_of_no_use_within_five_seconds(locked: Service) -> None:
-    from what_next.serving.http.keys import digest_of
+    from what_next.serving.http.callers import digest_of
 
     locked.store.add_key("short", "read", digest_of("wn_short"))
     until = time.monotonic() + 5
@@ -102,7 +102,7 @@ def test_a_revoked_key_is_of_no_use_within_five_seconds(locked: Service) -> None
 
 
 def test_keys_are_long_differ_and_are_kept_as_hashes(locked: Service) -> None:
-    from what_next.serving.http.keys import digest_of, new_key
+    from what_next.serving.http.callers import digest_of, new_key
 
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
@@ -121,7 +121,7 @@ def test_keys_are_long_differ_and_are_kept_as_hashes(locked: Service) -> None:
     ],
 )  # fmt: skip
 def test_without_keys_only_this_machines_own_names_are_answered(host: str, status: int) -> None:
-    from what_next.serving.http.limits import is_local
+    from what_next.serving.http.callers import is_local
 
     assert is_local(host) == (status == 200)
 
@@ -134,7 +134,7 @@ def test_a_page_of_another_site_that_leads_its_name_here_is_refused(tmp_path: Pa
 
 
 def rate(limit: int, now: list[float]) -> "Rate":
-    from what_next.serving.http.limits import Rate
+    from what_next.serving.http.callers import Rate
 
     return Rate(limit, lambda: now[0])
 
@@ -176,7 +176,7 @@ def test_too_many_requests_are_429_and_told_when_to_come_again(tmp_path: Path) -
 
 @pytest.mark.parametrize("ids", ["none", "hashed"])
 def test_no_log_line_holds_a_persons_id_an_items_or_a_key(tmp_path: Path, ids: str) -> None:
-    from what_next.serving.http.keys import digest_of
+    from what_next.serving.http.callers import digest_of
     from what_next.serving.http.log import Log
 
     lines = StringIO()

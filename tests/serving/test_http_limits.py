@@ -12,7 +12,7 @@ import pytest
 from .endpoint import Service, service
 
 if TYPE_CHECKING:
-    from what_next.serving.http.limits import Rate
+    from what_next.serving.http.callers import Rate
 
 FEEDBACK = {"feedback_id": "f", "recommendation_id": "r", "item_id": "i", "reward": 1}
 
@@ -27,7 +27,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def rate(limit: int, now: list[float]) -> "Rate":
-    from what_next.serving.http.limits import Rate
+    from what_next.serving.http.callers import Rate
 
     return Rate(limit, lambda: now[0])
 
@@ -88,7 +88,7 @@ def test_what_goes_through_many_items_or_events_costs_more(
 def test_bodies_of_all_requests_share_a_bound(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
 
-    from what_next.serving.http import limits
+    from what_next.serving.http import callers as limits
 
     bodies = one.app.parts.bodies
     monkeypatch.setattr(limits, "BODIES", 3000)
@@ -137,7 +137,7 @@ def test_log_lines_that_nobody_takes_are_counted(one: Service, monkeypatch: pyte
 def test_the_thread_that_looks_at_the_keys_outlives_a_mistake(
     one: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from what_next.serving.http import keys
+    from what_next.serving.http import callers as keys
 
     monkeypatch.setattr(keys, "REFRESH", 0.01)
     looks, went_on = list[int](), threading.Event()

@@ -76,7 +76,7 @@ def test_each_question_of_a_batch_is_answered_once(one: Service) -> None:
 
 
 def test_callers_with_other_keys_of_the_service_have_keys_of_their_own(tmp_path: Path) -> None:
-    from what_next.serving.http.keys import digest_of
+    from what_next.serving.http.callers import digest_of
 
     with service(tmp_path, keys="yes", deadline=60_000) as one:
         found = []

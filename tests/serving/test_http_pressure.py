@@ -288,7 +288,7 @@ def refusals(parts: Parts, *requests: tuple[bytes, str]) -> list[bytes | None]:
 
 
 def test_each_caller_is_refused_by_itself(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    from what_next.serving.http.keys import Caller, digest_of
+    from what_next.serving.http.callers import Caller, digest_of
 
     class Keys:
         def caller(self, key: str) -> Caller | None:
@@ -423,7 +423,7 @@ def test_large_batches_under_one_key_do_not_turn_the_answers_of_another_into_fal
     """Four connections keep a second of work waiting; who asks for ten items meanwhile waits for a batch of it."""
     import httpx
 
-    from what_next.serving.http.keys import digest_of
+    from what_next.serving.http.callers import digest_of
 
     async def asked(address: tuple[str, int]) -> tuple[list[httpx.Response], int]:
         heavy, light = ({"authorization": f"Bearer wn_{name}"} for name in ("heavy", "light"))

@@ -20,7 +20,7 @@ IGNORING = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    from what_next.serving.http.keys import digest_of
+    from what_next.serving.http.callers import digest_of
 
     with service(tmp_path_factory.mktemp("schema"), fill=False, keys="yes", rate=0) as started:
         started.store.add_key("fuzz", "admin", digest_of("wn_fuzz"))

@@ -28,8 +28,18 @@ def _version(asked: bool) -> bool:
     return asked
 
 
-class _Patient(TyperCommand):
-    """A command that works with models: PyTorch is imported when it runs, not when it is asked for help."""
+class _Command(TyperCommand):
+    """A command of which no option is given twice: the last would count, and nobody would say so."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        order = self.make_parser(ctx).parse_args(list(args))[2]
+        if twice := next((one for one in order if order.count(one) > 1 and not one.multiple), None):
+            raise SetupError(f"{twice.opts[0]}: is given more than once; keep one")
+        return super().parse_args(ctx, args)
+
+
+class _Patient(_Command):
+    """One that works with models: PyTorch is imported when it runs, not when it is asked for help."""
 
     def invoke(self, ctx: Any) -> Any:
         for name, value in ctx.params.items():
@@ -40,11 +50,10 @@ class _Patient(TyperCommand):
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-app.add_typer(data.app, name="data")
-for commands in (demo, model, judge, estimate, service, promote, loop, plan, hub):
-    app.add_typer(commands.app, name="hub" if commands is hub else None)
+for commands in (data, demo, model, judge, estimate, service, promote, loop, plan, hub):
+    app.add_typer(commands.app, name={data: "data", hub: "hub"}.get(commands))
     for one in commands.app.registered_commands:
-        one.cls = _Patient
+        one.cls = _Command if commands is data else _Patient
 
 FEW, FEW_EPOCHS = 100, 20_000
 """For so many users, or fewer, `init` has whatnext train on fewer histories: with 80 users of ml-100k, spread@5 after
@@ -64,7 +73,7 @@ def program(
     """Recommenders that learn from what happens next."""
 
 
-@app.command("init")
+@app.command("init", cls=_Command)
 def init(
     log: Annotated[
         Path, typer.Argument(metavar="DATA", help="An imported data set, or any file that can be imported.")
@@ -80,20 +89,19 @@ def init(
     if to.exists():
         raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
     dataset = Dataset.read(log)
-    relative = os.path.relpath(log.resolve(), to.resolve().parent)
-    if dataset.catalogue.names:
-        text = template(relative, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000)
-    else:
+    relative = os.path.relpath(os.path.realpath(log), Path(os.path.realpath(to)).parent)
+    text, told = template(relative, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000), ""
+    if not dataset.catalogue.names:
         why = {"algorithm": f"{log.name} has no item attributes, which whatnext needs"}
         if seen := dataset.repeats > REPEATED:
             why["evaluation.seen"] = f"{dataset.repeats:.0%} of the events are of an item that the user had before"
         text = template(relative, "next_item", why, seen=seen)
+        told = f"; algorithm next_item, as {log.name} has no item attributes"
     write_files({to: text.encode()})
-    told = "" if dataset.catalogue.names else f"; algorithm next_item, as {log.name} has no item attributes"
     answer({"setup": str(to)}, as_json, f"{to} written{told}; next: what-next run {to}")
 
 
-@app.command("list")
+@app.command("list", cls=_Command)
 def list_known(
     kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, worlds, data or metrics.")],
     as_json: Json = False,

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from what_next.cli.options import Json, names_of, with_options
 from what_next.cli.output import answer, emit
-from what_next.errors import DataError
+from what_next.errors import DataError, counted
 
 if TYPE_CHECKING:
     from what_next.data import Dataset, Options, Tables
@@ -201,7 +201,9 @@ def _show(tables: "Tables", written: list[Path], dataset: "Dataset") -> None:
     for warning in tables.warnings:
         people.print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
     _say(people, [f"{path} written" for path in written])
-    people.print(f"{tables.rows:,} rows read; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True)
+    people.print(
+        f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 @app.command("describe")
@@ -249,8 +251,8 @@ def _size(dataset: "Dataset") -> dict[str, Any]:
 
 def _sentence(dataset: "Dataset") -> str:
     return (
-        f"{dataset.users:,} users, {len(dataset.catalogue):,} items with {len(dataset.catalogue.names)} attributes, "
-        f"{dataset.events:,} events"
+        f"{counted(dataset.users, 'user')}, {counted(len(dataset.catalogue), 'item')} with "
+        f"{counted(len(dataset.catalogue.names), 'attribute')}, {counted(dataset.events, 'event')}"
     )
 
 

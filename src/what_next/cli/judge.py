@@ -22,7 +22,7 @@ from what_next.cli.options import (
     weights_of,
 )
 from what_next.cli.output import answer, emit, note
-from what_next.errors import SetupError
+from what_next.errors import SetupError, counted
 
 if TYPE_CHECKING:
     from what_next.experiments.next_items import Comparison
@@ -186,7 +186,7 @@ def tune(
 
     if prune not in (None, *PRUNERS):
         raise SetupError(f"--prune {prune}: allowed: {listed(PRUNERS, 'or')}")
-    note(f"{trials} trials by {metric} on the validation users")
+    note(f"{counted(trials, 'trial')} by {metric} on the validation users")
     place = study if study is None or is_shared(study) else Path(study)
     found = tune_setup(settings, trials, seconds=seconds, study=place, prune=prune, tell=progress)
     if as_json:

@@ -214,11 +214,14 @@ def _numbers(pairs: list[str]) -> dict[str, float]:
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file.")], as_json: Json = False
+    path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file, or its agent's setup.")],
+    as_json: Json = False,
 ) -> None:
     """Show what a model file says of itself."""
     from what_next.training.artefacts import read_manifest
 
+    if path.suffix.lower() in (".txt", ".toml"):
+        path = setup_of(path, None, "train=no").model_agent_path
     values = read_manifest(path).model_dump(mode="json")
     shown = Table(show_header=False, title=str(path))
     for name, value in values.items():

@@ -63,6 +63,9 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
                 raise
             return 2
         except (MemoryError, RuntimeError) as error:
+            if "Symlink loop" in str(error):  # an OSError from Python 3.13 on
+                note(f"what-next: {error}; mend that link, or name another path")
+                return 2
             if not (isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)):
                 raise
             reason = str(error).splitlines()[0] if str(error) else "an array did not fit"
@@ -108,7 +111,7 @@ def show(report: "Report", as_json: bool = False) -> int:
     if as_json:
         emit(report.as_json())
     else:
-        Console().print(report)
+        tell(report)
     if report.stopped:
         note("what-next: interrupted and saved; go on with `what-next train SETUP --resume`")
         return INTERRUPTED

@@ -1,5 +1,6 @@
 """`what-next promote` and `what-next rollback`: which model the service answers by."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,17 +120,9 @@ def _judged(
                 raise
             why = f"there is no evidence: {error}"
             return {"promote": False, "why": why.replace(str(evidence), OWN_LOG)}
-    plain = result if log else _called(result, str(evidence), OWN_LOG)
-    return {"promote": plain["promote"], "why": plain["why"], "gate": plain}
-
-
-def _called(result: Any, file: str, name: str) -> Any:
-    """The values, where a file goes by a name, wherever it stands in them: nobody knows the scratch folder."""
-    if isinstance(result, dict):
-        return {key: _called(value, file, name) for key, value in result.items()}
-    if isinstance(result, list | tuple):
-        return [_called(value, file, name) for value in result]
-    return result.replace(file, name) if isinstance(result, str) else result
+    if log is None:  # nobody knows the scratch folder
+        result = json.loads(json.dumps(result).replace(json.dumps(str(evidence)).strip('"'), OWN_LOG))
+    return {"promote": result["promote"], "why": result["why"], "gate": result}
 
 
 def _short(result: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
-    from what_next.serving.http.keys import ROLES, digest_of, new_key
+    from what_next.serving.http.callers import ROLES, digest_of, new_key
     from what_next.serving.store import Store, store_of
 
     if role not in ROLES:

@@ -123,17 +123,13 @@ class Sessions(ABC):
 class Streamed(Sessions):
     """Of an agent with an encoder: its carried state is the session."""
 
-    @property
-    def encoder(self) -> Encoder:
-        """What carries a session on."""
-        encoder = self.agent.nets["encoder"]
+    def __init__(self, agent: Agent) -> None:
+        super().__init__(agent)
+        encoder = agent.nets["encoder"]
         assert isinstance(encoder, Encoder)
-        return encoder
-
-    @property
-    def reads(self) -> bool:
-        """Whether the encoder reads anything of an event besides its item."""
-        return self.encoder.sizes.numbers > self.agent.setup.algorithm.extra_features
+        self.encoder = encoder  # which carries a session on
+        # Whether it reads anything of an event besides its item.
+        self.reads = encoder.sizes.numbers > agent.setup.algorithm.extra_features
 
     def begin(self) -> Session:
         """See `Sessions.begin`."""
@@ -236,17 +232,16 @@ class Windowed(Sessions):
 
     def begin(self) -> Session:
         """See `Sessions.begin`."""
-        return Session(np.zeros(0, np.int32), None, (), None, numbers_of(self.space, []))
+        return self.replay([])
 
     def replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
         """See `Sessions.replays`: nothing is computed yet."""
-        return [self._replayed(events) for events in histories]
-
-    def _replayed(self, events: Sequence[Event]) -> Session:
-        if not events:
-            return self.begin()
-        items = np.array([event.item for event in events], np.int32)
-        return Session(items, events[-1].time, (), None, numbers_of(self.space, events[self._latest]))
+        found = []
+        for events in histories:
+            items = np.array([event.item for event in events], np.int32)
+            numbers, time = numbers_of(self.space, events[self._latest]), events[-1].time if events else None
+            found.append(Session(items, time, (), None, numbers))
+        return found
 
     def fold(self, sessions: Sequence[Session], events: Sequence[Event]) -> list[Session]:
         """See `Sessions.fold`: nothing is computed yet."""

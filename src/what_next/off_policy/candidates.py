@@ -52,6 +52,8 @@ class Candidate:
     flaw: str | None = None
 
 
+FOLDS = 5
+"""Of the units, for models that have not seen what they are asked about."""
 Found = dict[str, Candidate | str]
 """What each estimator gives, or in words what it lacks."""
 
@@ -141,16 +143,16 @@ def _from_model(log: Evidence, only: str | None) -> Found:
 
 def _modelled(log: Evidence) -> Modelled | str:
     """The reward model, or what it lacks."""
-    decisions, target, options = log.decisions, log.target, log.options
+    decisions, target = log.decisions, log.target
     if decisions.vectors is None:
         return "the items have no vectors that a reward model could read"
     if target.expected is None:
         return "the policy's mean over the item vectors is not known in each row"
     if log.units < 2:
         return "a reward model is fitted on other units than it is asked about, and there is one alone"
-    folds = deal(log.units, min(max(2, options.folds), log.units), log.options.seed)[decisions.units]
+    folds = deal(log.units, min(FOLDS, log.units), log.options.seed)[decisions.units]
     chosen = decisions.vectors[decisions.actions]
-    return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds, penalties=options.penalties)
+    return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds)
 
 
 def _marginalised(log: Evidence, only: str | None) -> Found:
@@ -277,7 +279,7 @@ def _sequences(log: Evidence, only: str | None) -> Found:
         lacking = "the items' vectors, or the policy's mean over them in each row, are not known"
         return found | dict.fromkeys(("sequence_dr", "fqe"), lacking)
     if only in (None, "sequence_dr"):
-        crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=seed)
+        crossed = fqe(decisions, log.target, discount, folds=FOLDS, seed=seed)
         values = sequences.sequence_dr(decisions, weights, discount, crossed.values, crossed.chosen)
         found["sequence_dr"] = made(step.Terms(values, one), own, flaw=_diverging(crossed.contraction))
     if only in (None, "fqe"):

@@ -12,7 +12,6 @@ from jaxtyping import Float64, Int64
 from what_next.errors import DataError
 from what_next.metrics.bootstrap import LEVEL, RESAMPLES, Bounds
 from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown
-from what_next.off_policy.reward_model import PENALTIES
 from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
 Looks = Literal["one", "any"]
@@ -90,17 +89,14 @@ class Options:
     """What is known of a log beyond its rows, and how its estimates are made.
 
     Attributes:
-        behaviour: the whole distribution of the behaviour policy in each row, or one row for all.
+        behaviour: the whole distribution of the behaviour policy in each row, or one row for all; without it the
+            largest possible weight is not known, and there are no empirical Bernstein bounds but of clipped IPS.
         clusters: of each item, counted from 0: categories for marginalised weights. None: as many clusters of the
             items' vectors as the square root of the number of items, where these are not one-hot.
-        largest_weight: the largest that a weight could have been, for empirical Bernstein bounds. None: as `behaviour`
-            has it over the log's contexts, with the target's whole distribution where that is known, and with a chance
-            of 1 where it is not; without `behaviour` there are no such bounds.
         reward_range: the least and the largest reward that could have been, for the same bounds. None: 0 to 1 where the
             log has no other rewards than these two, and otherwise not known (the rare largest one may be missing from
             the log), and no such bounds.
         clip: the largest weight of clipped IPS; `switch`: the threshold of SWITCH. None: `growing_threshold`.
-        folds: of the reward model, two or more; `penalties`: of its ridge regression, of which it takes one.
         discount: of the rewards along a unit, for the estimators of sequences; None leaves them out.
         estimated: the propensities are estimated from the log; no weight is known then, and there are no such bounds.
         only: the name of the one estimate that is wanted, where the others need not be made.
@@ -112,12 +108,9 @@ class Options:
 
     behaviour: Float64[np.ndarray, "rows_or_one items"] | None = None
     clusters: Int64[np.ndarray, "items"] | None = None
-    largest_weight: float | None = None
     reward_range: Bounds | None = None
     clip: float | None = None
     switch: float | None = None
-    folds: int = 5
-    penalties: tuple[float, ...] = PENALTIES
     discount: float | None = None
     estimated: bool = False
     only: str | None = None
@@ -178,7 +171,7 @@ class Evidence:
             overlap=Overlap.of(weights, decisions.units),
             support=support,
             missing=missing,
-            largest_weight=_largest_weight(weights, target, options),
+            largest_weight=_largest_weight(weights, target, behaviour),
             rewards=_reward_range(decisions, options),
             clip=growing if options.clip is None else options.clip,
             switch=growing if options.switch is None else options.switch,
@@ -196,12 +189,10 @@ class Evidence:
         return self.rewards[0] * most, self.rewards[1] * most
 
 
-def _largest_weight(weights: Rows, target: Target, options: Options) -> float | None:
-    """As it is given, or as the distributions have it."""
-    behaviour, given = options.behaviour, options.largest_weight
-    if given is not None:
-        assert weights.max() <= given * (1 + ROUNDING), "a given weight is the largest"
-        return given
+def _largest_weight(
+    weights: Rows, target: Target, behaviour: Float64[np.ndarray, "#rows items"] | None
+) -> float | None:
+    """As the distributions have it over the log's contexts, with chances of 1 where the target's are not known."""
     if behaviour is None:
         return None
     chances = np.ones_like(behaviour) if target.full is None else target.full

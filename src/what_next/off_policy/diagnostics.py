@@ -1,6 +1,5 @@
 """Does the log know anything of this policy? What says so, and when an estimate is refused."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,69 +177,6 @@ def never_shown(target: Float64[np.ndarray, "rows items"], actions: Ids) -> floa
     return float(share[~shown & (share * len(actions) >= OFTEN)].sum())
 
 
-# Each comparison is written so that what is not a number is refused.
-
-
-def refusal(
-    own: Overlap | None,
-    log: Overlap,
-    known_support: float | None,
-    thresholds: Thresholds,
-    *,
-    clipped: float = 0.0,
-    missing: float = 0.0,
-    units: int,
-    seen: float,
-) -> str | None:
-    """Why an estimate is not to be trusted, in words; None where nothing speaks against it.
-
-    Args:
-        own: of the weights that the estimate uses; None where it uses none.
-        log: of the decisions' plain weights.
-        known_support: the share of support; None where it is not known, and the mean plain weight, whose expectation it
-            is, stands for it.
-        thresholds: when to refuse.
-        clipped: the share of the weight that was clipped.
-        missing: the share of the target's choices among items that the log never shows (`never_shown`).
-        units: how many there are.
-        seen: the effective number of decisions that are like the target's.
-    """
-    reasons = [*_uncovered(log, known_support, thresholds, units, seen)]
-    if not 1 - missing >= thresholds.support:
-        reasons.append(
-            f"{missing:.0%} of the policy's choices are items that the log never shows: it says nothing of them"
-        )
-    if own is not None:
-        reasons += _weighted(own, log, thresholds)
-    if clipped > thresholds.clipped:
-        reasons.append(
-            f"clipping takes {clipped:.0%} of the weight, more than {thresholds.clipped:.0%}: the estimate is biased"
-        )
-    return "; ".join(reasons) or None
-
-
-def _uncovered(
-    log: Overlap, known_support: float | None, thresholds: Thresholds, units: int, seen: float
-) -> Iterator[str]:
-    """What speaks against any estimate, with weights or without."""
-    share = log.mean_weight + thresholds.errors * log.error if known_support is None else known_support
-    if not share >= thresholds.support:
-        shown = (
-            f"{known_support:.1%}" if known_support is not None else f"about {log.mean_weight:.1%} (the mean weight)"
-        )
-        yield (
-            f"the behaviour policy could have made {shown} of the policy's choices, fewer than "
-            f"{thresholds.support:.0%}: the log says nothing of the others, or is too small to hold them"
-        )
-    if units < thresholds.ess:
-        yield f"the log has {units:,} independent units, fewer than {thresholds.ess:g}: there is no interval"
-    if not seen >= thresholds.seen:
-        yield (
-            f"the log's decisions are worth {seen:.1f} of the policy's, fewer than {thresholds.seen:g}: "
-            "it hardly shows what the policy would do"
-        )
-
-
 def few_units(number: float, thresholds: Thresholds) -> str | None:
     """What speaks against an estimate of which a few units make the most, by their effective number."""
     if number >= thresholds.ess:
@@ -249,29 +185,3 @@ def few_units(number: float, thresholds: Thresholds) -> str | None:
         f"the effective number of units is {number:.1f}, below {thresholds.ess:g}: a few units have most of the rows, "
         "or of their weight; take a log of more units, or at most a few rows of each"
     )
-
-
-def _weighted(own: Overlap, log: Overlap, thresholds: Thresholds) -> Iterator[str]:
-    """What speaks against an estimate with weights."""
-    if not own.ess >= thresholds.ess:
-        size = min(own.ess, own.ess_units)
-        yield (
-            f"the effective sample size is {size:.1f}, below {thresholds.ess:g}: too few decisions or units carry the "
-            "weight; take a larger log, one that explored more, or a policy nearer to the one that wrote it"
-        )
-    elif crowded := few_units(own.ess_units, thresholds):
-        yield crowded
-    if not own.largest_share <= thresholds.largest_share:
-        yield (
-            f"one decision has {own.largest_share:.0%} of all weight, more than {thresholds.largest_share:.0%}: "
-            "it alone decides"
-        )
-    low, high = thresholds.mean_weight
-    margin = thresholds.errors * log.error
-    if log.mean_weight + margin < low or log.mean_weight - margin > high:
-        yield (
-            f"the mean weight is {log.mean_weight:.2f} (standard error {log.error:.2f}), outside {low:g} .. {high:g}, "
-            "where 1 is expected: either the log is too small for what it explored (take more decisions, or explore "
-            "more: a service by server.temperature), or its propensities are not those that it was written with, or "
-            "the policy's chances of all items sum to another number than 1"
-        )

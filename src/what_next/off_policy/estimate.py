@@ -1,6 +1,6 @@
 """What a policy would have earned on a log: every estimator that applies, with intervals, or the reason against it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,7 @@ from what_next.metrics.bootstrap import Bounds, empirical_bernstein, percentiles
 from what_next.off_policy.candidates import Candidate, Found, candidates_of
 from what_next.off_policy.confidence_sequences import asymptotic, betting, effect_of
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
-from what_next.off_policy.diagnostics import refusal
+from what_next.off_policy.diagnostics import Overlap, few_units
 from what_next.off_policy.slates import slate_ips
 from what_next.off_policy.weighting import Terms, mean_of
 
@@ -49,7 +49,7 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
     several = [logged, *(one.estimate for one in made.values())]
     samples = _resampled(several, log.units, options, stages)
     estimates = {
-        name: _shown(_summary(one, sample, log) | {"refused": _refusal(one, log)}, options.force)
+        name: _shown(_summary(one, sample, log) | {"refused": refusal(one, log)}, options.force)
         for (name, one), sample in zip(made.items(), samples[1:], strict=True)
     }
     result = {name: getattr(options, name) for name in ("level", "resamples", "seed", "discount")} | {
@@ -88,7 +88,7 @@ def difference(
     samples = _resampled(several, logs[0].units, options, stages) if options.looks == "one" else []
     found = {}
     for place, (name, pair) in enumerate(pairs.items()):
-        reasons = [_refusal(one, log) for one, log in zip(pair, logs, strict=True)]
+        reasons = [refusal(one, log) for one, log in zip(pair, logs, strict=True)]
         if options.looks == "any":
             kind, bounds = _sequence(name, pair, logs[0])
         else:
@@ -107,19 +107,14 @@ def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tu
     """
     (one, other), options, decisions = pair, log.options, log.decisions
     ours, theirs = one.estimate, other.estimate
-    fixed = one.span and other.span and name != "clipped_ips"
-    if fixed and log.units == len(decisions.units) and (span := log.span(_most(options))) is not None:
+    fixed, behaviour = one.span and other.span and name != "clipped_ips", options.behaviour
+    if fixed and behaviour is not None and log.units == len(decisions.units):
+        span = log.span(float(1 / behaviour[behaviour > 0].min()))  # of the largest weight that any policy could have
+        assert span is not None, "estimates with a range have one"
         width = span[1] - span[0]
         return "betting", betting(ours.tops - theirs.tops, (-width, width), options.level)
     number = len(decisions.units) if one.per == "decision" else ours.bottoms.sum()
     return "asymptotic", asymptotic(ours, theirs, effect_of(decisions.rewards, float(number)), options.level)
-
-
-def _most(options: Options) -> float | None:
-    """The largest weight that any policy could have, whatever the rows of the log; None where it is not known."""
-    if options.behaviour is None:
-        return options.largest_weight
-    return float(1 / options.behaviour[options.behaviour > 0].min())
 
 
 def _logged(decisions: Decisions) -> tuple[Terms, str]:
@@ -146,13 +141,78 @@ def _resampled(
     return list(np.concatenate(parts, axis=1))
 
 
-def _refusal(one: Candidate, log: Evidence) -> str | None:
-    thresholds, missing, units, seen = log.options.thresholds, log.missing, log.units, one.seen
-    known = {"clipped": one.clipped, "missing": missing}
-    reason = refusal(one.own, log.overlap, log.support, thresholds, units=units, seen=seen, **known)
-    lost = None if one.steps is None else one.steps.lost(thresholds)
-    number = None if np.isfinite(one.estimate.value) else "there is no such number, or it is beyond what can be written"
-    return "; ".join(filter(None, [reason, lost, one.flaw, number])) or None
+def refusal(one: Candidate, log: Evidence) -> str | None:
+    """Why an estimate is not to be trusted, in words; None where nothing speaks against it."""
+    weighted = [] if one.own is None else _weighted(one.own, log)
+    return "; ".join([*_uncovered(one, log), *weighted, *_odd(one, log)]) or None
+
+
+# Each comparison is written so that what is not a number is refused.
+
+
+def _uncovered(one: Candidate, log: Evidence) -> Iterator[str]:
+    """What speaks against any estimate, with weights or without: support is known, or the mean weight tells it, whose
+    expectation it is."""
+    overlap, thresholds = log.overlap, log.options.thresholds
+    share, shown = log.support, f"{log.support or 0:.1%}"
+    if share is None:
+        share = overlap.mean_weight + thresholds.errors * overlap.error
+        shown = f"about {overlap.mean_weight:.1%} (the mean weight)"
+    if not share >= thresholds.support:
+        yield (
+            f"the behaviour policy could have made {shown} of the policy's choices, fewer than "
+            f"{thresholds.support:.0%}: the log says nothing of the others, or is too small to hold them"
+        )
+    if log.units < thresholds.ess:
+        yield f"the log has {log.units:,} independent units, fewer than {thresholds.ess:g}: there is no interval"
+    if not one.seen >= thresholds.seen:
+        yield (
+            f"the log's decisions are worth {one.seen:.1f} of the policy's, fewer than {thresholds.seen:g}: "
+            "it hardly shows what the policy would do"
+        )
+    if not 1 - log.missing >= thresholds.support:
+        yield f"{log.missing:.0%} of the policy's choices are items that the log never shows: it says nothing of them"
+
+
+def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
+    """What speaks against an estimate with weights."""
+    overlap, thresholds = log.overlap, log.options.thresholds
+    if not own.ess >= thresholds.ess:
+        size = min(own.ess, own.ess_units)
+        yield (
+            f"the effective sample size is {size:.1f}, below {thresholds.ess:g}: too few decisions or units carry the "
+            "weight; take a larger log, one that explored more, or a policy nearer to the one that wrote it"
+        )
+    elif crowded := few_units(own.ess_units, thresholds):
+        yield crowded
+    if not own.largest_share <= thresholds.largest_share:
+        yield (
+            f"one decision has {own.largest_share:.0%} of all weight, more than {thresholds.largest_share:.0%}: "
+            "it alone decides"
+        )
+    low, high = thresholds.mean_weight
+    margin = thresholds.errors * overlap.error
+    if overlap.mean_weight + margin < low or overlap.mean_weight - margin > high:
+        yield (
+            f"the mean weight is {overlap.mean_weight:.2f} (standard error {overlap.error:.2f}), outside {low:g} .. "
+            f"{high:g}, where 1 is expected: either the log is too small for what it explored (take more decisions, or "
+            "explore more: a service by server.temperature), or its propensities are not those that it was written "
+            "with, or the policy's chances of all items sum to another number than 1"
+        )
+
+
+def _odd(one: Candidate, log: Evidence) -> Iterator[str]:
+    """What else speaks against an estimate: clipping, whole trajectories, its own flaw, and that it is no number."""
+    thresholds = log.options.thresholds
+    if one.clipped > thresholds.clipped:
+        most = f"more than {thresholds.clipped:.0%}"
+        yield f"clipping takes {one.clipped:.0%} of the weight, {most}: the estimate is biased"
+    if one.steps is not None and (lost := one.steps.lost(thresholds)):
+        yield lost
+    if one.flaw:
+        yield one.flaw
+    if not np.isfinite(one.estimate.value):
+        yield "there is no such number, or it is beyond what can be written"
 
 
 def _of_both(reasons: Sequence[str | None]) -> str | None:

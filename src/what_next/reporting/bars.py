@@ -1,6 +1,6 @@
 """Bars of progress, for work that goes on stage by stage."""
 
-from types import TracebackType
+from contextlib import AbstractContextManager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -9,7 +9,7 @@ from what_next.data.stages import Done, Stages
 from what_next.training.tracking import draws
 
 
-class Bars(Stages):
+class Bars(Stages, AbstractContextManager["Bars", None]):
     """A bar for the stage that is under way, with the time that is left; a context manager.
 
     Nothing is drawn where it is to be `silent`, nor where the standard error is no terminal and no notebook.
@@ -20,12 +20,7 @@ class Bars(Stages):
         self.silent = silent or not draws(self.console)
         self.bars: Progress | None = None
 
-    def __enter__(self) -> "Bars":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def begin(self, name: str, total: int) -> Done:

@@ -77,14 +77,11 @@ def picks(view: View) -> list[Pick]:
     badly = np.lexsort((first, -before, mine, ahead))
     middle = np.abs(before - np.median(before))
     typical = np.lexsort((first, middle, np.abs(mine - np.sort(mine)[len(mine) // 2])))
+    usual = f"Of those with the median {view.main} of {view.lead}, the one with the history nearest the median length."
     wanted = (
         (well, "Well served", f"Of those with the highest {view.main} of {view.lead}, {beside}."),
         (badly, "Badly served", f"The one where {view.lead} {behind}; of several, the one with the longest history."),
-        (
-            typical,
-            "Typical",
-            f"Of those with the median {view.main} of {view.lead}, the one with the history nearest the median length.",
-        ),
+        (typical, "Typical", usual),
     )
     found: list[Pick] = []
     for order, title, rule in wanted:
@@ -120,27 +117,19 @@ def story(view: View, pick: Pick) -> Story:
 
 def _ending(view: View, row: int) -> str:
     """Where what came next stood, by each of the policies that are shown."""
-    places = {name: _place(view, name, row) for name in view.shown}
-    several = len(view.came(row)) > 1
-    if all(place is None for place in places.values()):
-        what = "any of them" if several else "it"
-        if len(places) == 1:
-            return f"{view.lead} did not have {what} among {spelled(view.k)}."
-        nobody = f"Neither {' nor '.join(places)}" if len(places) == 2 else f"None of {listed(places)}"
-        return f"{nobody} had {what} among {spelled(view.k)}."
-    parts = []
-    for name, place in places.items():
-        if place is None:
-            parts.append(f"{name} missed {'them all' if several else 'it'}")
-        else:
-            parts.append(f"{name} had {'one of them' if several else 'it'} {place_word(place)}")
-    return f"{'; '.join(parts)}."
-
-
-def _place(view: View, name: str, row: int) -> int | None:
-    """The place of the first item on the slate that came next, counted from 0; None where there is none."""
-    hits = np.flatnonzero(np.isin(view.slates(name)[row], view.came(row)))
-    return int(hits[0]) if len(hits) else None
+    came = view.came(row)
+    places = {name: np.flatnonzero(np.isin(view.slates(name)[row], came)).tolist() for name in view.shown}
+    every, one, any_ = ("them all", "one of them", "any of them") if len(came) > 1 else ("it", "it", "it")
+    if any(places.values()):
+        parts = (
+            f"{name} had {one} {place_word(found[0])}" if found else f"{name} missed {every}"
+            for name, found in places.items()
+        )
+        return f"{'; '.join(parts)}."
+    if len(places) == 1:
+        return f"{view.lead} did not have {any_} among {spelled(view.k)}."
+    nobody = f"Neither {' nor '.join(places)}" if len(places) == 2 else f"None of {listed(places)}"
+    return f"{nobody} had {any_} among {spelled(view.k)}."
 
 
 def worst(view: View) -> list[Worse]:
@@ -152,18 +141,10 @@ def worst(view: View) -> list[Worse]:
     order = np.lexsort((np.arange(len(mine)), -before, mine - theirs))
     found: dict[str, Worse] = {}
     for row in (int(one) for one in order if mine[one] < theirs[one]):
-        user = view.user(row)
-        if user not in found:
-            heard, slate = view.heard(row)[-LATEST:], view.slates(view.lead)[row][:LATEST]
-            found[user] = Worse(
-                user=user,
-                events=int(before[row]),
-                latest=_titles(view, heard),
-                slate=_titles(view, slate),
-                came=_titles(view, view.came(row)[:LATEST]),
-                mine=number(float(mine[row])),
-                theirs=number(float(theirs[row])),
-            )
+        items = view.heard(row)[-LATEST:], view.slates(view.lead)[row][:LATEST], view.came(row)[:LATEST]
+        latest, slate, came = (_titles(view, some) for some in items)
+        values = number(float(mine[row])), number(float(theirs[row]))
+        found.setdefault(view.user(row), Worse(view.user(row), int(before[row]), latest, slate, came, *values))
         if len(found) == WORST:
             break
     return list(found.values())

@@ -16,26 +16,18 @@ COLUMNS = 7
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A mean and its interval as text; empty where there is none."""
-
-    mean: str = ""
-    interval: str = ""
-
-
-@dataclass(frozen=True)
 class Table:
     """Metrics as rows, policies as columns: there are more of those than of these.
 
     Attributes:
         caption: what it shows.
         columns: the names, each with its colour on the page, empty for none.
-        rows: of each metric its name, what it is in words, and its cells.
+        rows: of each metric its name, what it is in words, and its cells: a mean and its interval, or empty texts.
     """
 
     caption: str
     columns: list[tuple[str, str]]
-    rows: list[tuple[str, str, list[Cell]]]
+    rows: list[tuple[str, str, list[tuple[str, str]]]]
 
 
 def full(view: View) -> list[Table]:
@@ -78,5 +70,5 @@ def _tables(
     return tables
 
 
-def _cell(one: Interval | None) -> Cell:
-    return Cell() if one is None else Cell(number(float(one["mean"])), between(one))
+def _cell(one: Interval | None) -> tuple[str, str]:
+    return ("", "") if one is None else (number(float(one["mean"])), between(one))

@@ -84,16 +84,10 @@ def table(result: Mapping[str, Any], groups: bool = False) -> Group:
     parts.append(Text(f"{measured_on(result)}; mean [95 % interval over users]"))
     for title, metrics in _blocks(result):
         took = training if training and not parts[1:] else None
-        sections = [
-            [
-                [name, *(_text(intervals.get(metric), "\n") for metric in metrics), *_trained(took, name)]
-                for name, intervals in section
-            ]
-            for section in _sections(result)
-        ]
+        sections = [[_row(*one, metrics, took) for one in section] for section in _sections(result)]
         parts.append(Folded(title, ["policy", *metrics, *(["training"] if took else [])], sections))
     if result.get("baselines"):
-        chosen = (f"{name} ({_settings(one)})" if one else name for name, one in result["baselines"].items())
+        chosen = (f"{name} ({settings_told(one)})" if one else name for name, one in result["baselines"].items())
         parts.append(Text(f"baselines as validation chose them{_searched(result)}: {', '.join(chosen)}"))
     parts += [Text(f"left out: {name}, since {why}") for name, why in result.get("left_out", {}).items()]
     if groups:
@@ -101,7 +95,8 @@ def table(result: Mapping[str, Any], groups: bool = False) -> Group:
     return Group(*parts)
 
 
-def _settings(chosen: Mapping[str, float]) -> str:
+def settings_told(chosen: Mapping[str, float]) -> str:
+    """What a baseline was set to."""
     return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
 
 
@@ -158,18 +153,18 @@ def metrics_of(result: Mapping[str, Any]) -> list[str]:
 def _text(interval: Interval | None, between: str) -> str:
     if interval is None:
         return ""
-    return f"{interval['mean']:.3f}{between}[{interval['low']:.3f}, {interval['high']:.3f}]"
+    return f"{interval['mean']:z.3f}{between}[{interval['low']:z.3f}, {interval['high']:z.3f}]"
 
 
-def _trained(training: Mapping[str, Any] | None, name: str) -> list[str]:
-    """How long it took to train a policy, where that is known."""
-    return [] if training is None else [_took(training[name]["seconds"]) if name in training else ""]
-
-
-def _took(seconds: Sequence[float | None]) -> str:
-    """The mean over the seeds; nothing where one is not known."""
-    known = [one for one in seconds if one is not None]
-    return f"{sum(known) / len(known):.1f} s" if known and len(known) == len(seconds) else ""
+def _row(
+    name: str, intervals: Mapping[str, Interval], metrics: Sequence[str], training: Mapping[str, Any] | None
+) -> list[str]:
+    """A policy's cells; the last tells how long its training took, the mean over the seeds where all are known."""
+    cells = [name, *(_text(intervals.get(metric), "\n") for metric in metrics)]
+    if training is None:
+        return cells
+    seconds = training[name]["seconds"] if name in training else [None]
+    return [*cells, "" if None in seconds or not seconds else f"{sum(seconds) / len(seconds):.1f} s"]
 
 
 def _searched(result: Mapping[str, Any]) -> str:
@@ -187,21 +182,14 @@ def _searched(result: Mapping[str, Any]) -> str:
 
 def _verdict(result: Mapping[str, Any]) -> str:
     """Where the rule earns more than what was learned."""
-    rivals = {
-        name.removesuffix(f"-{STEER}"): found
-        for name, found in result["differences"].items()
-        if name.endswith(f"-{STEER}")
-    }
-    if not rivals:
+    parts = []
+    for name, found in result["differences"].items():
+        if name.endswith(f"-{STEER}"):
+            won = [length for length in result["windows"] if found.get(f"spread@{length}", {"mean": 0})["mean"] < 0]
+            where = f"at windows of {listed(won)} events" if won else "nowhere"
+            parts.append(f"over `{name.removesuffix(f'-{STEER}')}` {where}")
+    if not parts:
         return f"The rule `{STEER}` was not judged"
-    won = {
-        rival: [length for length in result["windows"] if found.get(f"spread@{length}", {"mean": 0})["mean"] < 0]
-        for rival, found in rivals.items()
-    }
-    parts = [
-        f"over `{rival}` {f'at windows of {listed(lengths)} events' if lengths else 'nowhere'}"
-        for rival, lengths in won.items()
-    ]
     return f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing, wins {listed(parts)}"
 
 
@@ -292,7 +280,7 @@ def _decisions(log: Mapping[str, Any]) -> str:
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.4g}"
 
 
 def _bounds(low: float | None, high: float | None) -> str:

@@ -174,8 +174,7 @@ def number(value: float) -> str:
 
 def number_of(value: float, decimals: int) -> str:
     """A number with so many decimals, and a minus that is one; none before nothing but zeros."""
-    text = f"{value:,.{decimals}f}"
-    return re.sub(r"^-([0.]*)$", r"\1", text).replace("-", MINUS)
+    return f"{value:z,.{decimals}f}".replace("-", MINUS)
 
 
 def percent(value: float) -> str:

@@ -3,15 +3,13 @@
 Names come from users, so every sentence is `Markup` that was formatted, which escapes them.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from markupsafe import Markup
 
 from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
 from what_next.reporting.learning import measured
 from what_next.reporting.tail import LOG, half, shares
+from what_next.reporting.terminal import settings_told
 from what_next.reporting.view import UNTRAINED, View, between, counted, number, number_of, percent, spelled
 from what_next.settings import listed
 
@@ -152,14 +150,9 @@ def facts(view: View) -> list[tuple[str, str]]:
         ("Trained", "; ".join(_trained(view, one) for one in view.learned)),
         ("Intervals", "95\N{NO-BREAK SPACE}%, from a bootstrap over users; the seeds of training are averaged first"),
     ]  # fmt: skip
-    tuned = [f"{rule} with {_settings(values)}" for rule, values in (result.get("baselines") or {}).items() if values]
+    chosen = (result.get("baselines") or {}).items()
+    tuned = [f"{rule} with {settings_told(values)}" for rule, values in chosen if values]
     return sentences + ([("Baselines", "; ".join(tuned))] if tuned else [])
-
-
-def _settings(values: Any) -> str:
-    if not isinstance(values, Mapping):
-        return str(values)
-    return ", ".join(f"{key} {f'{one:g}' if isinstance(one, float) else one}" for key, one in values.items())
 
 
 def _trained(view: View, policy: str) -> str:

@@ -42,16 +42,6 @@ class Box:
     def __len__(self) -> int:
         return int(self.columns.shape[1])
 
-    def match_counts(self, points: Float32[np.ndarray, "batch dim"], tolerance: float) -> Int64[np.ndarray, "batch"]:
-        """How many items lie in the box around each point."""
-        self.check(points, tolerance)
-        counts = np.zeros(len(points), np.int64)
-        radii = np.full(points.shape, tolerance, np.float64)
-        for part, words, _ in self.found(points, radii):
-            rows, _, _ = self.matches(points[part], radii[part], 0.0, words)
-            counts[part] = np.bincount(rows, minlength=part.stop - part.start)
-        return counts
-
     def tolerances(self, points: Float32[np.ndarray, "batch dim"]) -> Float64[np.ndarray, "batch"]:
         """The smallest tolerance at which each point matches an item: the Chebyshev distance to the nearest by it."""
         found = self._chebyshev(points, np.arange(len(points)), self.nearest(points)[:, 0])
@@ -200,7 +190,8 @@ class Matching:
             if not len(rows):
                 continue
             own, some = request.rows(rows), self._of(rows)
-            part = some._selected(points[rows], own, *(some._draws(own, rows, rng, points.shape[1]) if draws else ()))
+            draw = some._draws(own, rows, rng, points.shape[1]) if draws else ()
+            part = some._selected(points[rows], own, *draw)
             if not draws:
                 told = np.empty(part.items.shape) if part.propensities is None else part.propensities
                 before = part.items.copy()

@@ -174,11 +174,9 @@ class _Laid(Scores):
         self, scores: Float32[Tensor, "rows width"], start: int, forbidden: tuple[Tensor, Tensor] | None
     ) -> None:
         end = start + scores.shape[1]
-        shared = len(self.permitted.sets) == 1
-        for row, some in enumerate(self.permitted.sets):
-            if some is not None:
-                mask = torch.from_numpy(~some.mask[start:end])
-                scores[slice(None) if shared else row, ..., : len(mask)].masked_fill_(mask, -torch.inf)
+        for rows, mask in self.permitted.masks():
+            here = torch.from_numpy(~mask[start:end])
+            scores[rows, ..., : len(here)].masked_fill_(here, -torch.inf)
         if end > self.exact.items:
             scores[:, max(0, self.exact.items - start) :] = -torch.inf
         if forbidden is not None:

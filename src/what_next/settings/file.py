@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from what_next.errors import SetupError
+from what_next.errors import SetupError, counted
 
 TOKEN = re.compile(
     r"""
@@ -102,9 +102,9 @@ def parse_text(text: str, source: str = "setup") -> list[Entry]:
     if len(found) % 2:
         alone = _alone(found)
         raise SetupError(
-            f"{source}, line {alone.line}: {len(found)} tokens found, an odd number: {alone.text!r} has no partner; a "
-            "setup file is pairs of key, value, so look for a comma between them or a value that is missing, or for a "
-            "comma too many (a value that holds a comma stands in double quotes)"
+            f"{source}, line {alone.line}: {counted(len(found), 'token')} found, an odd number: {alone.text!r} has no "
+            "partner; a setup file is pairs of key, value, so look for a comma between them or a missing value, or "
+            "for a comma too many (a value that holds a comma stands in double quotes)"
         )
     pairs = zip(found[::2], found[1::2], strict=True)
     entries = [Entry(word(key.text), value.text, f"{source}, line {key.line}", value.quoted) for key, value in pairs]

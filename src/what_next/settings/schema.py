@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import accumulate
-from os.path import expanduser, normpath
+from os.path import expanduser, normpath, realpath
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -162,7 +162,7 @@ def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
             raise SetupError(f"{entry.where}: {entry.key} is {entry.value!r}; allowed: {allowed(field)}")
         joined = folder / Path(expanduser(entry.value))  # noqa: PTH111  a `~` that is nobody's stays
         short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
-        found = short if short.resolve() == joined.resolve() else joined
+        found = short if realpath(short) == realpath(joined) else joined
         return found if Path in choices(field) else str(found)
     value = word(entry.value)
     if int in choices(field) and LONG.fullmatch(value) and not -(2**63) <= int(value) < 2**63:

@@ -270,7 +270,8 @@ def read_trained(path: str | Path, overrides: Iterable[str] = ()) -> Setup:
 
 def _read(path: Path, role: Role | None, *, tensors: bool = True) -> tuple[Manifest, dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise ModelError(f"{path}: no such model file; train one first (`train, yes` in the setup)")
+        what = "is a folder, no" if path.is_dir() else "no such"
+        raise ModelError(f"{path}: {what} model file; train one first (`train, yes` in the setup)")
     try:
         path.open("rb").close()  # safetensors takes what may not be read for what is not there
         with safetensors.safe_open(path, framework="pt") as file:

@@ -104,9 +104,6 @@ class Factors:
     critic: Float32[np.ndarray, "batch time factors"]
 
 
-# How items are asked for
-
-
 @dataclass(frozen=True, eq=False)
 class Events:
     """What an encoder reads: one row for each history, oldest event first.

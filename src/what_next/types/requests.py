@@ -100,12 +100,16 @@ class Permitted:
         """The same without further items, -1 pads."""
         return Permitted(self.sets, items if self.without is None else np.concatenate([self.without, items], axis=1))
 
+    def masks(self) -> list[tuple[int | slice, Bool[np.ndarray, "items"]]]:
+        """The masks of the sets, and of which row or rows each is."""
+        shared = len(self.sets) == 1
+        return [(slice(None) if shared else row, one.mask) for row, one in enumerate(self.sets) if one is not None]
+
     def mask(self, batch: int, items: int) -> Bool[np.ndarray, "batch items"]:
         """Whether each item may be chosen for each row."""
-        found, shared = np.ones((batch, items), np.bool_), len(self.sets) == 1
-        for row, some in enumerate(self.sets):
-            if some is not None:
-                found[slice(None) if shared else row] = some.mask
+        found = np.ones((batch, items), np.bool_)
+        for those, mask in self.masks():
+            found[those] = mask
         if self.without is not None:
             rows, columns = np.nonzero(self.without >= 0)
             found[rows, self.without[rows, columns]] = False
@@ -118,22 +122,17 @@ class Permitted:
 
     def allow(self, items: Int[np.ndarray, "batch slots"]) -> Bool[np.ndarray, "batch slots"]:
         """Which of some items each row may be given."""
-        found, shared = items >= 0, len(self.sets) == 1
-        for row, some in enumerate(self.sets):
-            if some is not None:
-                rows = slice(None) if shared else row
-                found[rows] &= some.mask[items[rows]]
+        found = items >= 0
+        for rows, mask in self.masks():
+            found[rows] &= mask[items[rows]]
         if self.without is not None:
             found &= (items[:, :, None] != self.without[:, None]).all(2)
         return found
 
     def forbid(self, scores: Float[Tensor, "batch items"]) -> None:
         """Set the scores of items that may not be chosen to minus infinity."""
-        shared = len(self.sets) == 1
-        for row, some in enumerate(self.sets):
-            if some is not None:
-                mask = torch.from_numpy(~some.mask).to(scores.device)
-                scores[slice(None) if shared else row].masked_fill_(mask, -torch.inf)
+        for those, mask in self.masks():
+            scores[those].masked_fill_(torch.from_numpy(~mask).to(scores.device), -torch.inf)
         if self.without is not None:
             rows, places = np.nonzero(self.without >= 0)
             columns = self.without[rows, places].astype(np.int64)
@@ -210,18 +209,11 @@ class Slate:
 
     def each(self) -> list["Slate"]:
         """The slates of a batch, row by row, each as long as it has items."""
-        found = []
+        found, parts = [], (self.propensities, self.scores, self.fallback)
         for row, count in enumerate((self.items >= 0).sum(1).tolist()):
-            there = slice(count)
-            found.append(
-                Slate(
-                    self.items[row, there],
-                    None if self.propensities is None else self.propensities[row, there],
-                    None if self.scores is None else self.scores[row, there],
-                    None if self.fallback is None else self.fallback[row, there],
-                    self.candidates and self.candidates[row : row + 1],
-                )
-            )
+            chances, scores, fallback = (None if part is None else part[row, :count] for part in parts)
+            looked_at = self.candidates and self.candidates[row : row + 1]
+            found.append(Slate(self.items[row, :count], chances, scores, fallback, looked_at))
         return found
 
 

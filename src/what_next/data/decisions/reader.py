@@ -19,7 +19,7 @@ from what_next.data.decisions.features import (
 )
 from what_next.data.decisions.log import DecisionLog, Kind, Roles, moments_of
 from what_next.data.decisions.service_log import decisions_in, is_service_log
-from what_next.data.importing.columns import ALIASES, as_number, exact, recognise
+from what_next.data.importing.columns import ALIASES, as_number, as_reward, exact, recognise
 from what_next.data.importing.ids import as_ids, positions
 from what_next.data.importing.readers import Source, open_source
 from what_next.data.importing.times import read_times
@@ -221,8 +221,5 @@ def _numbers(
     source: Source, column: str, role: str, test: Callable[[pl.Expr], pl.Expr], wanted: str
 ) -> Float64[np.ndarray, "rows"]:
     """A column of numbers that all pass a test."""
-    number = as_number(source.frame, column)
-    if role == "reward" and source.frame.collect_schema()[column] == pl.String:  # which may be true or false, too
-        word = pl.col(column).str.strip_chars().str.to_lowercase()
-        number = pl.when(word == "true").then(1.0).when(word == "false").then(0.0).otherwise(number)
+    number = (as_reward if role == "reward" else as_number)(column, source.frame.collect_schema())
     return column_of(source, pl.when(test(number)).then(number), column, role, wanted).to_numpy()

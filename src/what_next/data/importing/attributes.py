@@ -1,11 +1,11 @@
 """The item table: ids, titles, and attributes as finite numbers."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
-from what_next.data.importing.columns import exact, numeric
+from what_next.data.importing.columns import TEXT, exact, numeric
 from what_next.errors import DataError, some
 
 WORD_LIMIT = 200
@@ -39,11 +39,16 @@ def item_table(
         DataError: a column is not there or cannot be an attribute, or a value is missing or infinite.
     """
     others = [name for name in raw.columns if name not in ("item_id", titles)]
-    numbers = numeric(raw.lazy(), others)
+    found = numeric(raw.lazy(), others)
+    numbers = raw.lazy().select(number.alias(name) for name, number in found.items()).collect()
     notes = []
     if attributes is None:
-        chosen = [name for name in others if name in numbers or raw[name].dtype == pl.List(pl.String)]
-        if left := [name for name in others if name not in chosen]:
+        words = [name for name, kind in raw.schema.items() if name in others and kind == pl.List(pl.String)]
+        alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
+        chosen = [name for name in others if name in words or (name in found and name not in alike)]
+        if alike:
+            notes.append(f"item columns left out, since all items have one value: {some(alike)}")
+        if left := [name for name in others if name not in (*found, *words)]:
             notes.append(
                 f"item columns left out, since they are not numbers: {some(left)}; a column of words becomes an "
                 "attribute for each word where --attributes names it"
@@ -52,8 +57,8 @@ def item_table(
         chosen = [exact(raw.columns, name, "--attributes", where) for name in attributes]
     columns: list[pl.Series] = []
     for name in dict.fromkeys(chosen):
-        if name in numbers:
-            column, note = _complete(raw.select("item_id", numbers[name].alias(name)), name, fill, where)
+        if name in found:
+            column, note = _complete(numbers[name], raw["item_id"], fill, where)
             made = [column]
         else:
             made, note = _word_columns(raw[name], name, [*others, *(one.name for one in columns)], where)
@@ -70,25 +75,24 @@ def _title(raw: pl.DataFrame, titles: str) -> pl.Expr:
     return pl.when(text.str.strip_chars() != "").then(text.str.strip_chars())
 
 
-def _complete(pair: pl.DataFrame, name: str, fill: Fill | None, where: str) -> tuple[pl.Series, list[str]]:
+def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) -> tuple[pl.Series, list[str]]:
     """The attribute as finite Float32, with a note when values were filled in."""
-    notes = []
-    missing = pair[name].null_count()
-    if missing and fill == "median" and missing < len(pair):
-        median = pair.select(pl.col(name).median()).item()
+    notes, name, missing = [], column.name, column.null_count()
+    if missing and fill == "median" and missing < len(column):
+        median: Any = column.median()
+        column = column.fill_null(median)
         notes.append(f"attribute {name}: {missing} missing {'value' if missing == 1 else 'values'} set to {median:g}")
-        pair = pair.with_columns(pl.col(name).fill_null(median))
     elif missing:
-        item = pair.filter(pl.col(name).is_null())["item_id"][0]
         raise DataError(
-            f"{where}: item {item!r} has no number for attribute {name!r} ({missing} of {len(pair)} items lack one); "
-            "correct the data, leave the attribute out (--attributes), or fill in with --fill median"
+            f"{where}: item {ids.filter(column.is_null())[0]!r} has no number for attribute {name!r} ({missing} of "
+            f"{len(column)} items lack one); correct the data, leave the attribute out (--attributes), or fill in with "
+            "--fill median"
         )
-    column = pair[name].cast(pl.Float32)
-    if not column.is_finite().all():
-        item, value = pair.filter(~column.is_finite()).row(0)
+    exact_enough = column.cast(pl.Float32)
+    if len(wrong := (~exact_enough.is_finite()).arg_true()):
+        item, value = ids[wrong[0]], column[wrong[0]]
         raise DataError(f"{where}: item {item!r} has {value:g} for attribute {name!r}; expected at most 3.4e38")
-    return column, notes
+    return exact_enough, notes
 
 
 def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str) -> tuple[list[pl.Series], list[str]]:
@@ -118,7 +122,7 @@ def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str
 def _words(column: pl.Series, name: str, where: str) -> pl.Series:
     if column.dtype == pl.List(pl.String):
         words = column
-    elif isinstance(column.dtype, pl.String | pl.Categorical | pl.Enum):
+    elif isinstance(column.dtype, TEXT):
         text = column.cast(pl.String)
         words = text.str.split(_mark(text))
     else:

@@ -14,15 +14,15 @@ import polars as pl
 
 from what_next.data.files import FORMATS, footer_of
 from what_next.data.importing.attributes import first_values, item_table
-from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_number, numeric, recognise
+from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_reward, numeric, recognise
 from what_next.data.importing.contents import data_file
-from what_next.data.importing.events import Events, Order
+from what_next.data.importing.events import Events, Order, repeated
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.raw_log import ROW, RawLog, event_words, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source
-from what_next.data.importing.tables import Options, Tables, counted
+from what_next.data.importing.tables import Options, Tables, by_reason
 from what_next.data.importing.times import EARLIEST, Times, read_times
-from what_next.errors import MOST_NAMES, DataError, some
+from what_next.errors import MOST_NAMES, DataError, counted, some
 
 NO = {
     "user_id": "no user",
@@ -32,6 +32,8 @@ NO = {
     "event": "no event word",
 }
 """Why a row cannot be used where a value is missing."""
+BY_CHANCE = 20
+"""Fewer neighbours than so many may stand in the order of their items by chance."""
 
 
 @dataclass(frozen=True)
@@ -90,41 +92,64 @@ class Checked:
         return [name for name in self.log.names if name not in ROW_LABELS]
 
     def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
-        """The item table, and what people should know of it. `item_ids`: the items of the usable rows, sorted."""
+        """The item table, and what people should know of it. `item_ids`: the items of the usable rows, sorted.
+
+        A table with nothing but titles grows by the items that it lacks.
+        """
         if self.table is not None:
-            return (_with_missing_items(self.table, item_ids) if self.table.width == 2 else self.table), []
+            if self.table.width > 2:
+                return self.table, []
+            missing = item_ids.filter(~item_ids.is_in(self.table["item_id"].implode()))
+            added = pl.DataFrame({"item_id": missing, "title": missing.cast(pl.String)})
+            return pl.concat([self.table, added]), []  # titles alone are no attributes
         titles = self.log.columns.get("titles")
         columns = [*([titles] if titles else []), *self.attributes]
         with_ids = self.kept.with_columns(self.values["item_id"].alias("item_id"))
         raw = first_values(with_ids, columns) if columns else pl.DataFrame({"item_id": item_ids})
         return item_table(raw, titles, self.attributes, self.log.options.fill, self.log.where)
 
-    def tables(self, clean: pl.DataFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame) -> Tables:
+    def tables(
+        self, clean: pl.LazyFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame, kept: pl.DataFrame
+    ) -> Tables:
         """What comes out of the import.
 
         Args:
-            clean: the log; or rows of it that hold the least and the largest user, item and time.
+            clean: the log.
             items: what `item_table` found.
             bad: all rejected rows, see `with_repeats`.
+            kept: the log as the tables hold it.
 
         Raises:
             DataError: fewer than two users or items are left.
         """
-        log = self.log
-        for column, what in (("user_id", "user"), ("item_id", "item")):
-            if clean[column].min() == clean[column].max():  # there is nothing to learn or to choose
-                one = f"all events belong to one {what} ({clean[column][0]!r})"
+        log, ends = self.log, pl.col("^(user_id|item_id|timestamp)$")
+        least, most = (clean.select(one).collect(engine="streaming").row(0) for one in (ends.min(), ends.max()))
+        for what, low, high in zip(("user", "item"), least, most, strict=False):
+            if low == high:  # there is nothing to learn or to choose
+                one = f"all events belong to one {what} ({low!r})"
                 raise DataError(f"{log.where}: {one}; at least two are needed")
         rejected = log.rejected(bad)
         table, more = items
         how, warnings = dict(log.how), list(self.warnings)
         if self.times:
             how["time"] += f", {self.times.kind}"
-            warnings += _early(clean, self.times)
+            warnings += _early(most[2], self.times)
+        one_time = " of one time" if self.times else ""
+        if _by_item(clean):
+            warnings.append(
+                f"{log.where}: rows of a user{one_time} stand in the order of the item ids, so that what comes next is "
+                "of the file's making, and so is most of what is learned and judged by it; shuffle the rows before the "
+                "import, or name a column with " + ("finer times (--time)" if self.times else "times (--time)")
+            )
+        elif not self.times and log.options.time is None:
+            warnings.append(
+                f"{log.where}: no column holds times, so the order of the rows is taken as the order of events; name "
+                "one with --time, or say --time '' if there is none"
+            )
         notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected)]
         if log.options.session_gap is not None:
-            notes.append(f"each session is a user, such as {clean['user_id'][0]!r}")
-        return Tables(clean, table, rejected, log.rows, log.columns, notes, how, warnings)
+            notes.append(f"each session is a user, such as {least[0]!r}")
+        return Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
 
 
 def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:
@@ -174,7 +199,7 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
         order, bad = _without_repeats(checked, events, order)
     table = checked.item_table(events.item_ids)
     log = events.table(order, options.session_gap)
-    return checked.tables(log, table, bad)
+    return checked.tables(log.lazy(), table, bad, log)
 
 
 def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.Expr | None, Times | None]:
@@ -188,13 +213,13 @@ def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.E
     pairs = [(log.raw, columns["item"])]
     if items is not None:
         pairs.append((items.frame, _item_columns(items, log.options)["item"]))
-    item, *rest = as_ids(pairs, missing)
-    values = {"user_id": as_ids([(log.raw, columns["user"])], missing)[0], "item_id": item}
+    item, *rest = as_ids(pairs, missing, log.where)
+    values = {"user_id": as_ids([(log.raw, columns["user"])], missing, log.where)[0], "item_id": item}
     if "time" in columns:
         times = read_times(log.raw, columns["time"], log.options.time_format, log.where)
         values["timestamp"] = times.value
     if "reward" in columns:
-        number = as_number(log.raw, columns["reward"]).cast(pl.Float32)
+        number = as_reward(columns["reward"], log.raw.collect_schema()).cast(pl.Float32)
         values["reward"] = pl.when(number.is_finite()).then(number)
     if "event" in columns:
         values["event"] = event_words(log.raw, columns["event"])
@@ -218,11 +243,11 @@ def _given_table(
     for mark, reason in items.misfits.items():
         odd = raw[mark].is_not_null()
         lines = some((odd.arg_true() + items.first_line).head(MOST_NAMES), int(odd.sum()))
-        warnings.append(f"{where}: {odd.sum():,} rows left out, {reason}: line {lines}")
+        warnings.append(f"{where}: {counted(int(odd.sum()), 'row')} left out, {reason}: line {lines}")
         raw = raw.filter(~odd).drop(mark)
     nameless = raw["item_id"].null_count()
     if nameless:
-        notes.append(f"{where}: {nameless} rows without an item id left out")
+        notes.append(f"{where}: {counted(nameless, 'row')} without an item id left out")
         raw = raw.filter(pl.col("item_id").is_not_null())
     if raw["item_id"].is_duplicated().any():
         rows = len(raw)
@@ -262,14 +287,14 @@ def _reason(faults: list[tuple[pl.Expr, str]], times: Times | None) -> pl.Expr:
 
 def _without_repeats(checked: Checked, events: Events, order: Order) -> tuple[Order, pl.DataFrame]:
     """The order without rows that repeat an earlier one, and the rejected rows with them."""
-    repeats = events.duplicates(order, checked.kept, checked.compared)
-    if not len(repeats):
+    suspects = events.alike(order)
+    if not len(suspects):
         return order, checked.bad
+    rows = checked.kept.select(ROW).collect(engine="streaming").to_series().gather(suspects)
+    again = repeated(checked.kept, ROW, rows, checked.compared)
     keep = np.ones(len(events.users), np.bool_)
-    keep[repeats] = False
-    rows = checked.kept.select(ROW).collect(engine="streaming").to_series().gather(repeats)
-    bad = with_repeats(checked, rows)
-    return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]], bad
+    keep[suspects[rows.is_in(again.implode()).to_numpy()]] = False
+    return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]], with_repeats(checked, again)
 
 
 def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
@@ -284,6 +309,16 @@ def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
     return bad
 
 
+def _by_item(log: pl.LazyFrame) -> bool:
+    """Whether nothing but the item ids put most of users' events in order, as in tables that were sorted."""
+    near = {name: pl.col(name) == pl.col(name).shift() for name in log.collect_schema().names()[:3]}
+    tied = near["user_id"] & near.get("timestamp", True)
+    other, back = tied & ~near["item_id"], pl.col("item_id") < pl.col("item_id").shift()
+    counts = log.select(a=near["user_id"].sum(), b=tied.sum(), c=other.sum(), d=(other & back).sum())
+    all_, ties, others, backwards = counts.collect(engine="streaming").row(0)
+    return bool(2 * ties >= all_ and others >= BY_CHANCE and 1000 * backwards <= others)
+
+
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
     """What to say of words that stand for a missing id."""
     notes = []
@@ -291,16 +326,15 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
         column = rejected.filter(reason=reason)[log.shown(log.columns[role])]
         if column.dtype == pl.String:
             words = column.filter(column.str.strip_chars() != "").value_counts(sort=True)
-            counts = some(f"{word!r} in {count:,} rows" for word, count in words.iter_rows())
+            counts = some(f"{word!r} in {counted(count, 'row')}" for word, count in words.iter_rows())
             if counts:
                 notes.append(f"no {role}: {counts}: rejected as words for no value; --missing names those")
     return notes
 
 
-def _early(log: pl.DataFrame, times: Times) -> list[str]:
+def _early(last: datetime, times: Times) -> list[str]:
     """What to say of numbers that are too small for Unix times."""
-    last = log["timestamp"].max()
-    if not times.guessed or not isinstance(last, datetime) or last.timestamp() >= EARLIEST:
+    if not times.guessed or last.timestamp() >= EARLIEST:
         return []
     return [
         f"the times are small numbers: read as {times.kind} they end on {last:%Y-%m-%d}; if they "
@@ -312,17 +346,11 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
     """Raises a `DataError` where more than half of the rows are rejected."""
     if 2 * len(bad) <= log.rows:
         return
-    counts = ", ".join(f"{reason}: {count:,}" for reason, count in counted(bad).items())
+    counts = ", ".join(f"{reason}: {count:,}" for reason, count in by_reason(bad).items())
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
     raise DataError(
         f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({counts}), more than half, so nothing was "
         f"imported; the first is line {first.pop('line')}: {first}; check which column is which "
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
-        + ("; --time-format says what the times are" if "not a time" in counted(bad) else "")
+        + ("; --time-format says what the times are" if "not a time" in by_reason(bad) else "")
     )
-
-
-def _with_missing_items(table: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:
-    """A table of titles only, grown by the items of the log that it lacks, ordered by id."""
-    missing = item_ids.filter(~item_ids.is_in(table["item_id"].implode()))
-    return pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing.cast(pl.String)})])

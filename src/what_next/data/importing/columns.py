@@ -1,6 +1,7 @@
 """Which column plays which role: given by the user, or recognised by its name."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -34,6 +35,9 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 
 ITEM_TABLE_ALIASES = {**ALIASES, "item": (*ALIASES["item"], "id")}
 """In an item table a bare `id` is the item; in a log it is more likely the number of the event."""
+
+TEXT = pl.String | pl.Categorical | pl.Enum
+"""The types of columns that hold text."""
 
 ROW_LABELS = ("", "Unnamed: 0", "__index_level_0__")
 """What pandas calls the row number that it writes into a file; it is no part of an event."""
@@ -107,30 +111,38 @@ def _plain(name: str) -> str:
 
 def numeric(frame: pl.LazyFrame, columns: Sequence[str]) -> dict[str, pl.Expr]:
     """Those of the columns that hold numbers only, as Float64 expressions; blank, null and NaN become null."""
-    schema = frame.collect_schema()
-    numbers = {name: as_number(frame, name) for name in columns if _may_be_number(frame, name)}
-    texts = [name for name in numbers if isinstance(schema[name], pl.String | pl.Categorical | pl.Enum)]
+    schema = frame.collect_schema()  # once: of thousands of columns it takes a while
+    numbers = {name: as_number(name, schema) for name in columns if _may_be_number(name, schema)}
+    texts = [name for name in numbers if isinstance(schema[name], TEXT)]
     if not texts:
         return numbers
     verdicts = frame.select(
         ((_blank(name) | numbers[name].is_not_null()).all() & numbers[name].is_not_null().any()).alias(name)
         for name in texts
     ).collect(engine="streaming")
-    return {name: number for name, number in numbers.items() if name not in texts or verdicts[name].item()}
+    fits = verdicts.row(0, named=True)
+    return {name: number for name, number in numbers.items() if fits.get(name, True)}
 
 
-def as_number(frame: pl.LazyFrame, column: str) -> pl.Expr:
-    """The column as Float64; null where it is not a number (infinite values stay)."""
-    if isinstance(frame.collect_schema()[column], pl.String | pl.Categorical | pl.Enum):
-        return pl.col(column).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None)
-    if _may_be_number(frame, column):
-        return pl.col(column).cast(pl.Float64, strict=False).fill_nan(None)
-    return pl.lit(None, dtype=pl.Float64)
+def as_number(column: str, schema: Mapping[str, Any]) -> pl.Expr:
+    """The column of a table as Float64; null where it is not a number (infinite values stay)."""
+    if not _may_be_number(column, schema):
+        return pl.lit(None, dtype=pl.Float64)
+    value = pl.col(column).cast(pl.String).str.strip_chars() if isinstance(schema[column], TEXT) else pl.col(column)
+    return value.cast(pl.Float64, strict=False).fill_nan(None)
 
 
-def _may_be_number(frame: pl.LazyFrame, column: str) -> bool:
-    dtype = frame.collect_schema()[column]
-    return dtype.is_numeric() or isinstance(dtype, pl.Boolean | pl.String | pl.Categorical | pl.Enum | pl.Null)
+def as_reward(column: str, schema: Mapping[str, Any]) -> pl.Expr:
+    """The same of a reward, which may be the word true or false, too."""
+    number = as_number(column, schema)
+    if not isinstance(schema[column], TEXT):
+        return number
+    word = pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase()
+    return pl.when(word == "true").then(1.0).when(word == "false").then(0.0).otherwise(number)
+
+
+def _may_be_number(column: str, schema: Mapping[str, Any]) -> bool:
+    return bool(schema[column].is_numeric()) or isinstance(schema[column], TEXT | pl.Boolean | pl.Null)
 
 
 def _blank(column: str) -> pl.Expr:

@@ -129,7 +129,8 @@ def _lines(path: Path, most: int | None) -> bytes:
 def _only_member(path: Path) -> io.BufferedIOBase:
     try:
         archive = zipfile.ZipFile(path)
-        names = [one for one in archive.namelist() if not one.endswith("/")]
+        # What a Mac puts beside each file is of no use elsewhere.
+        names = [one for one in archive.namelist() if not one.endswith("/") and not one.startswith("__MACOSX/")]
         if "[Content_Types].xml" in names:
             raise DataError(f"{path}: is an Excel workbook or the like, not a text file; save the sheet as CSV")
         if len(names) != 1:
@@ -154,6 +155,6 @@ def refuse_foreign(path: Path, start: bytes) -> None:
         raise DataError(f"{path}: is {kind[0]}, which is not read; {kind[1]}")
     if b"\0" in start and not start.startswith(UTF_16):
         raise DataError(
-            f"{path}: is not a text file, nor of another kind that is read (CSV, TSV, JSON lines, Parquet, Arrow, "
-            "RecBole's files, pickled DataFrames; packed by gzip, bzip2, xz, Zstandard or zip)"
+            f"{path}: is not a text file, since it holds zero bytes, nor of another kind that is read (CSV, TSV, JSON "
+            "lines, Parquet, Arrow, RecBole's files, pickled DataFrames; packed by gzip, bzip2, xz, Zstandard or zip)"
         )

@@ -60,23 +60,6 @@ class Events:
         found: Int64[np.ndarray, some] = tied[rows.is_duplicated().to_numpy()]
         return found
 
-    def duplicates(self, order: Order, raw: pl.LazyFrame, compared: Sequence[str]) -> Int64[np.ndarray, "repeats"]:
-        """Rows that repeat an earlier one in every compared column, as places in file order, ascending.
-
-        Equal rows are alike once they are clean, so only such are looked at.
-
-        Args:
-            order: what `order()` returned.
-            raw: the table that the events came from, row for row.
-            compared: its columns that count.
-        """
-        suspects = self.alike(order)
-        if not len(suspects):
-            return suspects
-        place = "\0place"
-        found = repeated(raw.with_row_index(place), place, pl.Series(suspects, dtype=pl.UInt32), compared)
-        return found.cast(pl.Int64).to_numpy()
-
     def table(self, order: Order, gap: timedelta | None = None) -> pl.DataFrame:
         """The log in the given order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context.
 
@@ -130,20 +113,15 @@ def _packed(
     return since
 
 
-def _comparable(raw: pl.LazyFrame, names: Sequence[str]) -> list[pl.Expr]:
-    """The columns, lists as text: a row with a list in it cannot be compared as it is."""
-    schema = raw.collect_schema()
-    return [
-        pl.col(name).cast(pl.List(pl.String)).list.join("\0") if isinstance(schema[name], pl.List) else pl.col(name)
-        for name in names
-    ]
-
-
 def repeated(raw: pl.LazyFrame, index: str, suspects: pl.Series, compared: Sequence[str]) -> pl.Series:
-    """Those of some rows that repeat an earlier one in every compared column; `index` is the column that tells them."""
-    row = pl.struct(_comparable(raw, compared))
-    rows = raw.filter(pl.col(index).is_in(pl.lit(suspects).implode())).select(index, row.alias("row"))
-    found = rows.collect(engine="streaming").sort(index)
+    """Those of some rows that repeat an earlier one in every compared column; `index` is the column that tells them.
+
+    Equal rows are alike once they are clean (`Events.alike`), so only such need to be looked at.
+    """
+    lists = [name for name, kind in raw.collect_schema().items() if isinstance(kind, pl.List)]
+    as_text = pl.col(lists).cast(pl.List(pl.String)).list.join("\0")  # lists cannot be compared
+    near = raw.filter(pl.col(index).is_in(pl.lit(suspects).implode())).with_columns(as_text)
+    found = near.select(index, pl.struct(compared).alias("row")).collect(engine="streaming").sort(index)
     return found.filter(~pl.col("row").is_first_distinct())[index]
 
 

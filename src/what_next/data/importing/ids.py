@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32
 
+from what_next.data.importing.columns import TEXT
 from what_next.errors import DataError
 
 CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
@@ -23,7 +24,9 @@ LOOKUP_TABLE_LIMIT = 1 << 28
 """Largest span of integer ids that gets a direct lookup table (1 GiB of int32)."""
 
 
-def as_ids(frames: Iterable[tuple[pl.LazyFrame, str]], missing: Sequence[str] = MISSING) -> list[pl.Expr]:
+def as_ids(
+    frames: Iterable[tuple[pl.LazyFrame, str]], missing: Sequence[str] = MISSING, where: str = "the log"
+) -> list[pl.Expr]:
     """Expressions that read one kind of id (users, or items) from one or more columns.
 
     All columns become Int64 if every one of them holds whole numbers only, else all become String, so that the ids of
@@ -32,16 +35,22 @@ def as_ids(frames: Iterable[tuple[pl.LazyFrame, str]], missing: Sequence[str] = 
     Args:
         frames: each frame with the name of its id column.
         missing: words that are no id.
+        where: the file, for messages.
+
+    Raises:
+        DataError: a column holds lists, or the like.
     """
     pairs = list(frames)
+    for frame, column in pairs:
+        kind = frame.collect_schema()[column]
+        if kind.is_nested() or kind == pl.Object or isinstance(kind, pl.BaseExtension):
+            raise DataError(f"{where}: column {column!r} holds {kind}, which cannot be an id; name another column")
     whole = all(_whole(frame, column, missing) for frame, column in pairs)
     return [_integer(frame, column, missing) if whole else _text(frame, column, missing) for frame, column in pairs]
 
 
 def _whole(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> bool:
     dtype = frame.collect_schema()[column]
-    if dtype.is_nested() or dtype == pl.Object or isinstance(dtype, pl.BaseExtension):
-        raise DataError(f"column {column!r} holds {dtype}, which cannot be an id; name another column")
     if dtype.is_integer():
         return dtype not in (pl.UInt64, pl.Int128, pl.UInt128) or not _any(
             frame, pl.col(column).cast(pl.Int64, strict=False).is_null() & pl.col(column).is_not_null()
@@ -50,7 +59,7 @@ def _whole(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> bool:
         value = pl.col(column).fill_nan(None)
         # 2**53: the last whole number before floats skip some.
         return not _any(frame, (value != value.round(0)) | (value.abs() > 2.0**53))
-    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+    if isinstance(dtype, TEXT):
         return not _any(frame, ~_trimmed(column, missing).str.contains(WHOLE))
     return False
 

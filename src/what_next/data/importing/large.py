@@ -104,8 +104,8 @@ def import_large(
     same call goes on where it was.
 
     Returns:
-        What came of it, with the log's first and last user and time in place of the log; and the files as `save` writes
-        them, but that `NAME.parquet` is a folder of parts in order, and `NAME.events` the same as arrays.
+        What came of it, with no row in the log; and the files as `save` writes them, but that `NAME.parquet` is a
+        folder of parts in order, and `NAME.events` the same as arrays.
 
     Raises:
         DataError: a file cannot be read or used.
@@ -148,7 +148,8 @@ class _Import:
         bad = self._finish(count, checked, footer)
         log = self.scratch / "log"
         arrays = self._kept("events", partial(mapped.write, log, table, catalogue, self.stages))
-        tables = checked.tables(_ends(log, ids), (table, notes), bad)
+        whole = pl.scan_parquet(sorted(log.glob("*.parquet")), glob=False)
+        tables = checked.tables(whole, (table, notes), bad, whole.head(0).collect())
         folders = {arrays: mapped.folder(to), log: to}
         return tables, _publish(tables, to, footer, folders, self.scratch / ABOUT)
 
@@ -196,7 +197,7 @@ class _Import:
         gap = checked.log.options.session_gap
         folders = [self.scratch / f"sorted-{number}" for number in range(count)]
         again = self._frame("repeats", lambda: _repeats(folders, checked))[ROW]
-        width = self._frame("sessions", lambda: _widest(folders, gap))["width"][0] if gap else 0
+        width = self._frame("sessions", lambda: _widest(folders, gap))["width"][0] if gap else None
         self._part(0).parent.mkdir(exist_ok=True)
         done = self.stages.begin("finishing parts", count)
         for number, folder in enumerate(folders):
@@ -226,7 +227,8 @@ class _Import:
         """A file or a folder that is made once, and has its name only when it is whole."""
         path, begun = self.scratch / name, self.scratch / f"begun-{name}"
         if not path.exists():
-            _remove(begun)
+            shutil.rmtree(begun, ignore_errors=True)  # of a folder
+            begun.unlink(missing_ok=True)
             write(begun)
             begun.rename(path)
         return path
@@ -264,18 +266,6 @@ def _widest(folders: Sequence[Path], gap: timedelta) -> pl.LazyFrame:
     return pl.LazyFrame({"width": [max(len(str(one.max())) for one in counts)]})
 
 
-def _ends(log: Path, ids: pl.Series) -> pl.DataFrame:
-    """Two rows with the least and the largest user, item and time of a sorted log."""
-    parts = sorted(log.glob("*.parquet"))
-    ends = pl.concat([pl.read_parquet(parts[0], glob=False).head(1), pl.read_parquet(parts[-1], glob=False).tail(1)])
-    ends = ends.with_columns(item_id=pl.Series([ids[0], ids[-1]], dtype=ids.dtype))
-    if "timestamp" in ends.columns:
-        time = pl.col("timestamp")
-        span = pl.scan_parquet(parts, glob=False).select(a=time.min(), b=time.max()).collect(engine="streaming")
-        ends = ends.with_columns(timestamp=pl.concat([span["a"], span["b"]]))
-    return ends
-
-
 def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[Path, Path], about: Path) -> list[Path]:
     """Give the files their names, and `folders` theirs; what stood there before goes."""
     written = save(tables, to, footer=footer)
@@ -285,13 +275,6 @@ def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[
             path.rename(new.with_name(f"old-{path.name}"))
         new.rename(path)
     return [*written, *folders.values()]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _discard(scratch: Path) -> None:

@@ -39,7 +39,7 @@ class RawLog:
         rows: how many rows there are.
         columns: the column of each role that has one; `how`: how that is known.
         odd: columns without a role that look like times or ids, so they are neither attribute nor context.
-        warnings: what to say of them, and where no column holds times.
+        warnings: what to say of them.
         misfits: columns that mark rows which do not fit, with the reason.
         options: what the user said.
         where: the files, for messages.
@@ -84,8 +84,8 @@ class RawLog:
         given = dict(options.given)
         if items is not None and options.titles in items.names:
             given["titles"] = None
-        columns, how = _roles(raw, names, {source.named for source in sources}, given, options, where)
-        odd, warnings = _odd(raw, names, columns, given, options, where)
+        columns, how = _roles(raw, names, sources, given, options, where)
+        odd, warnings = _odd(raw, names, columns, options, where)
         if options.session_gap is not None and "time" not in columns:
             raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
         quoted = any(source.quoted for source in sources)
@@ -207,15 +207,18 @@ def odd_columns(times: Sequence[str], ids: Sequence[str], where: str) -> list[st
 def _roles(
     raw: pl.LazyFrame,
     names: Sequence[str],
-    named: set[str],
+    sources: Sequence[Source],
     given: Mapping[str, str | None],
     options: Options,
     where: str,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The column of each role, and how that is known: by the user's options, else by names, else by values."""
+    named, hint = {source.named for source in sources}, " of what-next data import"
     guessed = _by_place(raw, names, given, where) if named == {"nobody"} else {}
-    hint = " of what-next data import"
-    hint += "; if the first line holds no names, see --no-header and --columns" if options.header is None else ""
+    if lists := [name for name, kind in raw.collect_schema().items() if kind == pl.List(pl.Struct)]:
+        hint += f"; {some(map(repr, lists))} holds lists of objects: write those alone, each on a line"
+    elif options.header is None and sources[0].first_line > 1:
+        hint += "; if the first line holds no names, see --no-header and --columns"
     columns = recognise(names, ROLES, ("user", "item"), {**given, **guessed}, where, hint=hint)
     by_name = "by the layout of MovieLens' files" if named == {"layout"} else "by its name"
     how = {role: f"by --{role}" if given.get(role) else by_name for role in columns}
@@ -276,7 +279,6 @@ def _odd(
     raw: pl.LazyFrame,
     names: Sequence[str],
     columns: Mapping[str, str],
-    given: Mapping[str, str | None],
     options: Options,
     where: str,
 ) -> tuple[list[str], list[str]]:
@@ -284,13 +286,7 @@ def _odd(
     free = _free(names, columns, options)
     times = like_times(raw, free)
     ids = like_ids(raw, [name for name in free if name not in times])
-    warnings = odd_columns(times, ids, where)
-    if "time" not in columns and given.get("time") is None:
-        warnings.append(
-            f"{where}: no column holds times, so the order of the rows is taken as the order of events; name one with "
-            "--time, or say --time '' if there is none"
-        )
-    return times + ids, warnings
+    return times + ids, odd_columns(times, ids, where)
 
 
 def _codes(values: pl.Series) -> bool:

@@ -51,7 +51,10 @@ MISFITS = {EXTRA: "too many fields", BROKEN: "not a JSON object"}
 reason for which the row is set apart."""
 ROW_GROUP = 1 << 16
 """Rows of a spilled file that are in memory at once."""
-DECIMAL_COMMA = r"^\s*[+-]?\d+,\d+\s*$"
+DECIMAL_COMMA = r"^\s*[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+\s*$"
+"""A number with a decimal comma, perhaps with points between its thousands."""
+MATRIX = 50
+"""So many numbers, in a first line without a name, are hardly columns of a log."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,7 @@ def open_source(
             return Source(read_pickled_frame(path).lazy(), path)
         if start.startswith((PARQUET, ARROW)) or suffix in (".parquet", ".pq"):
             scan: Callable[..., pl.LazyFrame] = pl.scan_ipc if start.startswith(ARROW) else pl.scan_parquet
-            frame = scan(path, glob=False)
-            frame.collect_schema()
-            return Source(frame, path)
+            return Source(_flat(scan(path, glob=False)), path)
         content = head(path)
         refuse_foreign(path, content)
         text = decoded(content)
@@ -302,6 +303,11 @@ def _refuse_values(path: Path, fields: Sequence[str], sought: Collection[str]) -
     """Raises a `DataError` where the first line has values among its fields, and no name that is known."""
     if not any(map(is_value, fields)) or any(field in sought or is_known_name(field) for field in fields):
         return
+    if len(fields) >= MATRIX and all(map(is_value, fields)):
+        raise DataError(
+            f"{path}: looks like a matrix of users by items ({len(fields)} numbers in its first line), and a log has a "
+            "row for each event; write user,item,rating for each cell that is known"
+        )
     raise DataError(
         f"{path}: seems to have no header: its first line looks like data ({some(map(repr, fields))}). Put a "
         "line of names on top; or let what-next data import name the columns in their order (--columns "
@@ -395,12 +401,16 @@ def _with_points(frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[str]]:
     number = pl.all().exclude(list(MISFITS)).str.contains(DECIMAL_COMMA)
     some_comma = frame.select(number.any()).collect(engine="streaming").row(0, named=True)
     columns = [name for name, found in some_comma.items() if found]
-    pointed = [pl.col(name).str.replace(",", ".", literal=True).alias(name) for name in columns]
+    pointed = {
+        name: pl.when(pl.col(name).str.contains(DECIMAL_COMMA))
+        .then(pl.col(name).str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True))
+        .otherwise(pl.col(name))
+        for name in columns
+    }
     plain = pl.all().str.strip_chars()
-    mended = frame.select(pointed).select((plain.cast(pl.Float64, strict=False).is_not_null() | (plain == "")).all())
+    mended = frame.select(**pointed).select((plain.cast(pl.Float64, strict=False).is_not_null() | (plain == "")).all())
     numbers = mended.collect(engine="streaming").row(0, named=True) if columns else {}
-    columns = [name for name in columns if numbers[name]]
-    if not columns:
+    pointed = {name: one for name, one in pointed.items() if numbers[name]}
+    if not pointed:
         return frame, []
-    points = frame.with_columns(pl.col(name).str.replace(",", ".", literal=True) for name in columns)
-    return points, [f"decimal commas read as points in {some(columns)}"]
+    return frame.with_columns(**pointed), [f"decimal commas read as points in {some(pointed)}"]

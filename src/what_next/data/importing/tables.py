@@ -120,7 +120,7 @@ class Tables:
 
     def reasons(self) -> dict[str, int]:
         """How many rows were rejected, by reason."""
-        return counted(self.rejected)
+        return by_reason(self.rejected)
 
     def must_know(self) -> list[str]:
         """What a person must know where no report is printed: the warnings, and how many rows were rejected."""
@@ -130,7 +130,7 @@ class Tables:
         return [*self.warnings, *([told] if lost else [])]
 
 
-def counted(bad: pl.DataFrame) -> dict[str, int]:
+def by_reason(bad: pl.DataFrame) -> dict[str, int]:
     """How many of the rejected rows have each reason, in the order of `REASONS`."""
     found = dict(bad["reason"].value_counts().iter_rows())
     return {reason: found[reason] for reason in REASONS if reason in found}

@@ -4,7 +4,7 @@ import polars as pl
 
 from what_next.data.dataset import Dataset
 from what_next.data.importing.tables import Tables
-from what_next.errors import MOST_NAMES, some
+from what_next.errors import MOST_NAMES, counted, some
 
 
 def told(tables: Tables, dataset: Dataset) -> list[str]:
@@ -14,7 +14,7 @@ def told(tables: Tables, dataset: Dataset) -> list[str]:
         *(f"{role}: {column} ({known})" for role, (column, known) in roles(tables, dataset).items()),
         *(f"{what}: {some(names)}" for what, names in others.items() if names),
         *tables.notes,
-        *(f"{count:,} rows rejected: {why}{_lines(tables, why)}" for why, count in tables.reasons().items()),
+        *(f"{counted(count, 'row')} rejected: {why}{_lines(tables, why)}" for why, count in tables.reasons().items()),
     ]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
+from what_next.data.importing.columns import TEXT
 from what_next.errors import DataError
 
 SAMPLE = 100_000
@@ -34,6 +35,8 @@ ORDERS = {"dmy": "day, month, year", "mdy": "month, day, year", "ymd": "year, mo
 LIKE_A_DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:$|[ T,])"
 _DATE = r"^(\d{1,4})[./-](\d{1,2})[./-](\d{1,4})(?:,?[ Tt]+(.*))?$"
 _SHORT_START = r"^\d{1,2}[./-]\d{1,2}[./-]\d"
+SHORT_ZONE = r"(:\d\d(?:\.\d+)?[+-]\d\d)$"
+"""How a time ends whose zone is told in hours alone, as PostgreSQL writes it."""
 
 _ELSEWHERE = " (an option of what-next data import)"
 
@@ -93,7 +96,7 @@ def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where:
             return _patterned(frame, text, form)
         whole = [pl.col(column).cast(pl.Int64, strict=False)] if dtype.is_integer() else []
         return _numbers(frame, number, whole or [number], form, f"{where}: column {column!r}")
-    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+    if isinstance(dtype, TEXT):
         return _from_text(frame, pl.col(column).cast(pl.String).str.strip_chars(), form, f"{where}: column {column!r}")
     return Times(pl.lit(None, dtype=pl.Int64), "none")
 
@@ -140,11 +143,12 @@ def _from_text(frame: pl.LazyFrame, text: pl.Expr, form: str | None, where: str)
         return _patterned(frame, text, form)
     number = _finite(text.cast(pl.Float64, strict=False))
     filled = text.filter(text != "").head(SAMPLE)
-    numbers, dates, short, slashed = frame.select(
+    numbers, dates, short, slashed, hours = frame.select(
         filled.cast(pl.Float64, strict=False).is_not_null().mean().alias("numbers"),
         filled.str.contains(LIKE_A_DATE).mean().alias("dates"),
         filled.str.contains(_SHORT_START).mean().alias("short"),
         filled.str.contains(r"^\d{4}/").any().alias("slashed"),
+        filled.str.contains(SHORT_ZONE).any().alias("hours"),
     ).collect().row(0)  # fmt: skip
     if form or (numbers and numbers >= dates):
         # Nanoseconds need more digits than a float has, so whole numbers are read as such.
@@ -152,6 +156,7 @@ def _from_text(frame: pl.LazyFrame, text: pl.Expr, form: str | None, where: str)
     if (short or 0) >= 0.5:
         return _patterned(frame, text, _order(frame, text, where))
     text = text.str.replace_all("/", "-", literal=True) if slashed else text
+    text = text.str.replace(SHORT_ZONE, "${1}:00") if hours else text
     return Times(_iso(text, ISO_FORMATS), "dates")
 
 

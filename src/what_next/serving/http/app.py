@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
 from what_next.serving.http import operations, recommendations, schema  # noqa: F401 (they make the operations)
-from what_next.serving.http.limits import ClientGone, is_local
+from what_next.serving.http.callers import ClientGone, is_local
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
 from what_next.serving.http.routes import CONNECTION, OPERATIONS, Call, Connection, Operation

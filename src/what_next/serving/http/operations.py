@@ -17,7 +17,7 @@ from what_next.errors import CatalogueError, StoreError
 from what_next.serving.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
 from what_next.serving.engine.served import similar, spreads
 from what_next.serving.http import replies
-from what_next.serving.http.keys import ADMIN, WRITE
+from what_next.serving.http.callers import ADMIN, WRITE
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
 from what_next.serving.http.routes import Call, Params, operation

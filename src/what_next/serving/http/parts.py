@@ -9,8 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from what_next.errors import StoreError
 from what_next.serving.engine import Engine
-from what_next.serving.http.keys import Caller, KeyRing
-from what_next.serving.http.limits import Bodies, Rate
+from what_next.serving.http.callers import Bodies, Caller, KeyRing, Rate
 from what_next.serving.http.log import Log
 from what_next.serving.http.problems import not_ready
 from what_next.serving.metrics import Metrics

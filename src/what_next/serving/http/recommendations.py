@@ -6,7 +6,7 @@ import re
 from types import TracebackType
 
 from what_next.serving.bodies import Body, Question, Questions
-from what_next.serving.http.limits import ClientGone
+from what_next.serving.http.callers import ClientGone
 from what_next.serving.http.problems import invalid
 from what_next.serving.http.replies import Recommendations, RecommendationsBatch
 from what_next.serving.http.routes import Call, dumped, operation

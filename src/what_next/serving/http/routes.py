@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from what_next.serving.bodies import Body
-from what_next.serving.http.keys import ADMIN, READ, ROLES
+from what_next.serving.http.callers import ADMIN, READ, ROLES
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import Problem
 from what_next.serving.http.replies import Reply

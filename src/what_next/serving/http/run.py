@@ -22,7 +22,7 @@ from what_next.errors import DataError, SetupError, StoreUnavailable
 from what_next.serving.bodies import LONGEST_ID, SEEN
 from what_next.serving.engine import Engine, check_models
 from what_next.serving.http.app import Application
-from what_next.serving.http.keys import KeyRing
+from what_next.serving.http.callers import KeyRing
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import protocol
 from what_next.serving.request import Stopping

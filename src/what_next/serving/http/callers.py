@@ -1,19 +1,35 @@
-"""What one caller may ask for: how often, how much, for how long, and from where."""
+"""Who asks, by API keys that are kept as hashes; and what one may ask for: how often, how much, and from where."""
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Event, Thread
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from starlette.types import Receive
 
+from what_next.errors import StoreError
 from what_next.serving.bodies import Body
 from what_next.serving.http.problems import CLOSE, RETRY, Problem
+from what_next.serving.store import Store
 
 if TYPE_CHECKING:
     from what_next.serving.http.routes import Call
 
 B = TypeVar("B", bound=Body)
+logger = logging.getLogger("what_next.serving")
+
+Role = Literal["read", "write", "admin"]
+ROLES: tuple[Role, ...] = ("read", "write", "admin")
+"""Each may do what those before it may."""
+READ, WRITE, ADMIN = range(3)
+"""Their places."""
+REFRESH = 2.0
+"""Seconds between two looks at the keys of the store: a revoked key is of no use after that."""
 
 KEPT = 10_000
 """Callers that are remembered before those that have not been seen for a second are forgotten."""
@@ -23,6 +39,67 @@ BODIES = 2**26
 """Bytes of the bodies of all requests under way together, or one whole body where that may be larger."""
 LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """Names by which this machine calls itself."""
+
+
+def new_key() -> str:
+    """A key of 256 random bits, as text."""
+    return "wn_" + secrets.token_urlsafe(32)
+
+
+def digest_of(key: str) -> str:
+    """What the store keeps of a key. A key is random and long, so that a plain hash cannot be tried backwards."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: `name` is that of the key; `role` is a place in `ROLES`."""
+
+    name: str
+    role: int
+
+
+class KeyRing:
+    """The keys of a store, by their hashes; a thread looks for new and revoked ones.
+
+    A digest is looked up in a dictionary: the time that this takes tells nothing of a key, only of its hash.
+    """
+
+    def __init__(self, store: Store, on_failure: Callable[[], None] = lambda: None) -> None:
+        """Reads the keys; `on_failure` is called whenever the store could not be read (the keys known so far stay)."""
+        self._store, self._on_failure = store, on_failure
+        self._callers: Mapping[str, Caller] = {}
+        self._closed = Event()
+        self.refresh()
+        self._thread = Thread(target=self._watch, name="keys", daemon=True)
+        self._thread.start()
+
+    def caller(self, key: str) -> Caller | None:
+        """Who holds a key; None: nobody."""
+        return self._callers.get(digest_of(key))
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def refresh(self) -> None:
+        """Reads the keys of the store."""
+        kept = self._store.keys()
+        valid = [one for one in kept if one.revoked is None and one.role in ROLES]
+        self._callers = {one.digest: Caller(one.name, ROLES.index(one.role)) for one in valid}
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._closed.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(REFRESH):
+            try:
+                self.refresh()
+            except StoreError:
+                self._on_failure()
+            except Exception:  # without this thread, no key would be revoked any more
+                logger.exception("the keys could not be read; those known so far stay")
 
 
 class Rate:
