@@ -6,7 +6,6 @@ gigabytes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +132,11 @@ class Checked:
         how, warnings = dict(log.how), list(self.warnings)
         if self.times:
             how["time"] += f", {self.times.kind}"
-            warnings += _early(most[2], self.times)
+            if self.times.guessed and most[2].timestamp() < EARLIEST:
+                warnings.append(
+                    f"the times are small numbers: read as {self.times.kind} they end on {most[2]:%Y-%m-%d}; if they "
+                    "only number the events, all is well; else say what they are with --time-format"
+                )
         one_time = " of one time" if self.times else ""
         if _by_item(clean):
             warnings.append(
@@ -330,16 +333,6 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
             if counts:
                 notes.append(f"no {role}: {counts}: rejected as words for no value; --missing names those")
     return notes
-
-
-def _early(last: datetime, times: Times) -> list[str]:
-    """What to say of numbers that are too small for Unix times."""
-    if not times.guessed or last.timestamp() >= EARLIEST:
-        return []
-    return [
-        f"the times are small numbers: read as {times.kind} they end on {last:%Y-%m-%d}; if they "
-        "only number the events, all is well; else say what they are with --time-format"
-    ]
 
 
 def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
