@@ -22,7 +22,7 @@ def state_of(dataset: Dataset, **settings: object) -> State:
 
 
 def tuned(state: State, allowed: np.ndarray | None = None) -> dict[str, tuple[Ranking, dict[str, float]]]:
-    search = Search.of(state, allowed)
+    search = Search(state, allowed)
     return {name: search.best(name) for name in had(state, EVERY)}
 
 

@@ -102,7 +102,7 @@ def test_another_question_is_another_choice(setup: Setup, asked: Asked, change: 
     shelves = []
     for one in (setup, changed):
         state = State.from_setup(one)
-        shelves.append(Shelf.of(state, Search.of(state).targets, evaluator_of(state, "test")))
+        shelves.append(Shelf(state, Search(state).targets, evaluator_of(state, "test")))
     assert shelves[0].events == shelves[1].events
     assert shelves[0].choice != shelves[1].choice
 
@@ -111,14 +111,14 @@ def test_allowed_items_other_events_and_other_code_are_other_questions(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = State.from_setup(setup)
-    targets = Search.of(state).targets
-    plain = Shelf.of(state, targets, evaluator_of(state, "test"))
+    targets = Search(state).targets
+    plain = Shelf(state, targets, evaluator_of(state, "test"))
     allowed = np.ones(80, np.bool_)
-    assert Shelf.of(state, targets, evaluator_of(state, "test", allowed)).choice != plain.choice
+    assert Shelf(state, targets, evaluator_of(state, "test", allowed)).choice != plain.choice
     state.dataset = replace(state.dataset, items=state.dataset.items[::-1].copy())
-    assert Shelf.of(state, targets, evaluator_of(state, "test")).events != plain.events
+    assert Shelf(state, targets, evaluator_of(state, "test")).events != plain.events
     monkeypatch.setattr("what_next.experiments.kept._code", lambda: "of tomorrow")
-    assert Shelf.of(State.from_setup(setup), targets, evaluator_of(state, "test")).events != plain.events
+    assert Shelf(State.from_setup(setup), targets, evaluator_of(state, "test")).events != plain.events
 
 
 def test_files_of_other_events_go_when_new_ones_are_written(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Baselines at their best: their few settings are chosen on the validation users."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,7 +91,6 @@ def left_out(items: int) -> dict[str, str]:
     return {} if Ease.fits(items) else {"ease": f"{items:,} items are more than it is solved for"}
 
 
-@dataclass(frozen=True, eq=False)
 class Search:
     """The choice of settings on validation targets; what several settings have in common is counted once.
 
@@ -107,16 +105,9 @@ class Search:
         stages: shows how far the work is.
     """
 
-    state: State
-    targets: Targets
-    allowed: Allowed
-    events: Known
-    stages: Stages = SILENT
-
-    @classmethod
-    def of(cls, state: State, allowed: Allowed = None, stages: Stages = SILENT) -> "Search":
-        """Of a state."""
-        return cls(state, chosen_on(state), allowed, Known.of(state.dataset, state.split.known), stages)
+    def __init__(self, state: State, allowed: Allowed = None, stages: Stages = SILENT) -> None:
+        self.state, self.targets, self.allowed, self.stages = state, chosen_on(state), allowed, stages
+        self.events = Known.of(state.dataset, state.split.known)
 
     def best(self, name: str) -> tuple[Ranking, Settings]:
         """A baseline with the best settings, fitted, and these."""

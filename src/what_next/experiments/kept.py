@@ -8,7 +8,6 @@ events or other code is never read, and goes when a new one is written.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from what_next.state import State
 PARTS = ("items", "above", "tied")
 
 
-@dataclass(frozen=True, eq=False)
 class Shelf:
     """Where the baselines of some data, choice and targets are kept.
 
@@ -41,25 +39,17 @@ class Shelf:
         used: the baselines whose results were read; `notes`: what a person should know of the others.
     """
 
-    folder: Path
-    evaluator: Evaluator
-    events: str
-    choice: str
-    judged: str
-    anew: bool = False
-    used: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, state: State, chosen_on: Targets, evaluator: Evaluator, anew: bool = False) -> "Shelf":
+    def __init__(self, state: State, chosen_on: Targets, evaluator: Evaluator, anew: bool = False) -> None:
         """Of a state, whose settings are chosen on some targets among the items that the evaluator allows."""
         dataset, split, how, targets = state.dataset, state.split, state.setup.evaluation, evaluator.targets
         times, may = dataset.timestamps, [] if evaluator.allowed is None else [evaluator.allowed]
         log = [dataset.offsets, dataset.items, *([] if times is None else [times]), len(dataset.catalogue), _code()]
         choice = [split.known, chosen_on.hash, len(chosen_on), how.targets, how.k[0], how.seen, *may]
         judged = [targets.hash, targets.catalogue, max(evaluator.ks), evaluator.seen, evaluator.seed, *may]
-        path = state.setup.data
-        return cls(path.with_name(f"{path.stem}.baselines"), evaluator, _hash(log), _hash(choice), _hash(judged), anew)
+        self.events, self.choice, self.judged = _hash(log), _hash(choice), _hash(judged)
+        self.folder = state.setup.data.with_name(f"{state.setup.data.stem}.baselines")
+        self.evaluator, self.anew = evaluator, anew
+        self.used, self.notes = list[str](), list[str]()
 
     def settings(self, name: str) -> Settings | None:
         """What was chosen for a baseline, whatever it was judged on; None where nothing is kept."""

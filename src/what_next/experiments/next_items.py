@@ -120,8 +120,8 @@ def rules(
     assert evaluator.statistics is not None
     plain = {"random": RandomItem(evaluator.catalogue), "popular": Popular(evaluator.statistics.counts)}
     scores = {name: evaluator.score([rule], name=name) for name, rule in plain.items() if name in wanted}
-    search = Search.of(state, evaluator.allowed, evaluator.stages)
-    shelf, settings = Shelf.of(state, search.targets, evaluator, anew), {}
+    search = Search(state, evaluator.allowed, evaluator.stages)
+    shelf, settings = Shelf(state, search.targets, evaluator, anew), {}
     for name in had(state, wanted):
         found = shelf.read(name)
         if found is None:

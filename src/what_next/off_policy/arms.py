@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool
 
 from what_next.off_policy.confidence_sequences import effect_of, normal_mixture
-from what_next.off_policy.weighting import Ids, Rows
+from what_next.off_policy.weighting import Ids, Rows, Terms
 
 FEW = 50
 """Users of either arm, below whom nothing is said: the bounds hold in the limit of many."""
@@ -74,8 +74,11 @@ def contrast(users: Ids, ours: Bool[np.ndarray, "rows"], rewards: Rows, level: f
             arms poorer alike.
         level: of the bounds, in percent, of both sides together.
     """
-    sides = [_side(users[mine], rewards[mine]) for mine in (ours, ~ours)]
-    one, other = (_arm(*side) for side in sides)
+    sides = [
+        Terms(rewards[mine], np.ones(int(mine.sum()))).by_unit(np.unique(users[mine], return_inverse=True)[1])
+        for mine in (ours, ~ours)
+    ]
+    one, other = (Arm(len(side.tops), int(side.bottoms.sum()), side.value) for side in sides)
     half = math.inf
     if min(one.users, other.users) >= FEW:
         half = normal_mixture(_error(sides), effect_of(rewards, float(len(rewards))), level)
@@ -84,27 +87,13 @@ def contrast(users: Ids, ours: Bool[np.ndarray, "rows"], rewards: Rows, level: f
     return Contrast(one, other, mean, low, high)
 
 
-Side = tuple[Float64[np.ndarray, "users"], Int64[np.ndarray, "users"]]
-
-
-def _side(users: Ids, rewards: Rows) -> Side:
-    """Of each user with an answer, the sum of the rewards, and how many answers."""
-    found, place = np.unique(users, return_inverse=True)
-    return np.bincount(place, rewards, len(found)).astype(np.float64), np.bincount(place, minlength=len(found))
-
-
-def _arm(sums: Float64[np.ndarray, "users"], counts: Int64[np.ndarray, "users"]) -> Arm:
-    answers = int(counts.sum())
-    return Arm(len(counts), answers, float(sums.sum()) / answers if answers else math.nan)
-
-
-def _error(sides: list[Side]) -> float:
+def _error(sides: list[Terms]) -> float:
     """The standard error of the difference of two ratios of sums over users (the delta method)."""
-    squares = [float(np.square(sums - sums.sum() / counts.sum() * counts).sum()) for sums, counts in sides]
-    answers = [int(counts.sum()) for _, counts in sides]
+    squares = [float(np.square(side.tops - side.value * side.bottoms).sum()) for side in sides]
+    answers = [float(side.bottoms.sum()) for side in sides]
     common = sum(squares) / sum(answers)
     each = (
-        max(square, common * number) * len(counts) / (len(counts) - 1) / number**2
-        for square, number, (_, counts) in zip(squares, answers, sides, strict=True)
+        max(square, common * number) * len(side.tops) / (len(side.tops) - 1) / number**2
+        for square, number, side in zip(squares, answers, sides, strict=True)
     )
     return math.sqrt(sum(each))

@@ -107,17 +107,14 @@ def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tu
     """
     (one, other), options, decisions = pair, log.options, log.decisions
     ours, theirs = one.estimate, other.estimate
-    fixed = one.span and other.span and name != "clipped_ips"
-    if fixed and log.units == len(decisions.units) and (span := log.span(_most(options))) is not None:
+    fixed, behaviour = one.span and other.span and name != "clipped_ips", options.behaviour
+    if fixed and behaviour is not None and log.units == len(decisions.units):
+        span = log.span(float(1 / behaviour[behaviour > 0].min()))  # of the largest weight that any policy could have
+        assert span is not None, "estimates with a range have one"
         width = span[1] - span[0]
         return "betting", betting(ours.tops - theirs.tops, (-width, width), options.level)
     number = len(decisions.units) if one.per == "decision" else ours.bottoms.sum()
     return "asymptotic", asymptotic(ours, theirs, effect_of(decisions.rewards, float(number)), options.level)
-
-
-def _most(options: Options) -> float | None:
-    """The largest weight that any policy could have, whatever the rows of the log; None where it is not known."""
-    return None if options.behaviour is None else float(1 / options.behaviour[options.behaviour > 0].min())
 
 
 def _logged(decisions: Decisions) -> tuple[Terms, str]:

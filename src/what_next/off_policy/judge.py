@@ -1,19 +1,18 @@
 """What a policy would have earned by a log of decisions; and whether a new one may replace the current one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from what_next.data.decisions.log import DecisionLog
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SetupError
-from what_next.off_policy.decisions import Decisions, Looks, Options, Target
+from what_next.off_policy.decisions import Decisions, Looks, Target
 from what_next.off_policy.estimate import difference, estimate
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.reading import LogSettings, binary, options_of, policy_of, read
-from what_next.off_policy.targets import PolicyOnLog, TargetPolicy, decisions_of, places_of, vectors_of
+from what_next.off_policy.targets import TargetPolicy, decisions_of, places_of, vectors_of
 
 ROUNDING = 1e-9
 """Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
@@ -23,7 +22,6 @@ FEW = 100
 """Rows with another reward than the commonest, of which fewer decide nothing, whatever an interval of them says."""
 
 
-@dataclass(frozen=True, eq=False)
 class _Case:
     """The rows in which all policies could be asked, and what these would do there.
 
@@ -31,26 +29,14 @@ class _Case:
         names: of the policies.
         log: those rows; `left`: how many others the file has.
         decisions, options: the same, as estimators read them.
-        answers: of the policies, over all rows of the file; `targets`: over those of `log`.
+        on_log: of the policies, over all rows of the file; `targets`: over those of `log`.
         behaviour: how propensities are known, as plain values.
         top: how many positions of each slate the rows are of; None: all.
     """
 
-    names: Sequence[str]
-    log: DecisionLog
-    left: int
-    decisions: Decisions
-    options: Options
-    on_log: Sequence[PolicyOnLog]
-    targets: Sequence[Target]
-    behaviour: dict[str, Any]
-    top: int | None
-
-    @classmethod
-    def of(cls, settings: LogSettings, policies: Sequence[str | TargetPolicy], stages: Stages) -> "_Case":
-        whole, behaviour = read(settings)
-        vectors = vectors_of(whole)
-        marginal = settings.marginal or settings.estimated
+    def __init__(self, settings: LogSettings, policies: Sequence[str | TargetPolicy], stages: Stages) -> None:
+        whole, self.behaviour = read(settings)
+        self.top, vectors, marginal = settings.top, vectors_of(whole), settings.marginal or settings.estimated
         everything = decisions_of(whole, vectors, marginal=marginal)
         meant = [policy_of(one, whole, settings) if isinstance(one, str) else one for one in policies]
         if settings.overrides and not any(isinstance(one, Learned) for one in meant):
@@ -62,21 +48,21 @@ class _Case:
                 f"{' '.join(settings.overrides)}: a model draws as the service does where that one's exported log "
                 f"judges it, and {settings.path} is none; leave server.* out"
             )
-        names = [one.name for one in meant]
-        on_log = [one.on_log(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
-        covered = np.logical_and.reduce([one.covered for one in on_log])
-        if settings.top is not None:
+        self.names: list[str] = [one.name for one in meant]
+        self.on_log = [one.on_log(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
+        covered = np.logical_and.reduce([one.covered for one in self.on_log])
+        if self.top is not None:
             if whole.slates is None:
-                raise SetupError(
-                    f"--top {settings.top}: {settings.path} has no slates; leave it out, or name their column"
-                )
-            covered &= places_of(whole) < settings.top
+                raise SetupError(f"--top {self.top}: {settings.path} has no slates; leave it out, or name their column")
+            covered &= places_of(whole) < self.top
         if not covered.any():
-            raise DataError(f"{settings.path}: no row in which {' and '.join(names)} could be asked")
-        log, targets = whole.of_rows(covered), [one.of_rows(covered) for one in on_log]
-        decisions, options = decisions_of(log, vectors, marginal=marginal), options_of(log, settings)
-        left = len(whole) - len(log)
-        return cls(names, log, left, decisions, options, on_log, targets, behaviour, settings.top)
+            raise DataError(f"{settings.path}: no row in which {' and '.join(self.names)} could be asked")
+        self.log, self.targets = whole.of_rows(covered), [one.of_rows(covered) for one in self.on_log]
+        self.decisions, self.options = (
+            decisions_of(self.log, vectors, marginal=marginal),
+            options_of(self.log, settings),
+        )
+        self.left = len(whole) - len(self.log)
 
     def about(self) -> dict[str, Any]:
         """The log, as plain values."""
@@ -147,7 +133,7 @@ def estimate_policy(
         ModelError: the model of the setup is missing or damaged.
         SetupError: there is no such policy.
     """
-    case = _Case.of(settings, [policy], stages)
+    case = _Case(settings, [policy], stages)
     found = estimate(case.decisions, case.targets[0], replace(case.options, force=force), stages)
     return {
         "log": case.about(),
@@ -191,7 +177,7 @@ def gate(
     """
     if not np.isfinite(margin):
         raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
-    case = _Case.of(settings, [new, current], stages)
+    case = _Case(settings, [new, current], stages)
     estimator = estimator or case.usual
     each = [_one(case, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)]
     options = replace(case.options, only=estimator, looks=looks)

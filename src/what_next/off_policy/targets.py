@@ -41,14 +41,11 @@ class PolicyOnLog:
 
     def of_rows(self, kept: Bool[np.ndarray, "rows"]) -> Target:
         """The target of some rows."""
+        target = self.target
         if kept.all():
-            return self.target
-        expected, full = self.target.expected, self.target.full
-        return Target(
-            self.target.chances[kept],
-            None if expected is None else expected[kept],
-            None if full is None else full[kept],
-        )
+            return target
+        expected, full = (None if one is None else one[kept] for one in (target.expected, target.full))
+        return Target(target.chances[kept], expected, full)
 
 
 class TargetPolicy(ABC):

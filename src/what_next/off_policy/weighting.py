@@ -43,7 +43,10 @@ class Terms:
 
     def by_unit(self, units: Ids) -> "Terms":
         """The same estimate with one row per unit, `units` as of `Decisions`."""
-        return Terms(np.bincount(units, self.tops), np.bincount(units, self.bottoms))
+        tops, bottoms = (
+            np.bincount(units, one).astype(np.float64) for one in (self.tops, self.bottoms)
+        )  # of none: int
+        return Terms(tops, bottoms)
 
 
 def mean_of(values: Rows) -> Terms:

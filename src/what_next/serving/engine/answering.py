@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from what_next.serving.engine.cache import Entry
 from what_next.serving.engine.live import Active, Mask
 from what_next.serving.engine.served import reasons, spread
 from what_next.serving.request import Fallback, RecommendationResponse, Refused
-from what_next.serving.store import AddImpression, Head
+from what_next.serving.store import AddImpression
 from what_next.settings import Setup
 from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Policy, Request, Sampler, Slate, Softmax
 
@@ -105,15 +105,10 @@ class Answering:
 
         Without the model and without the store: it is the answer where time is short.
         """
-        job = Job(request, role, self._unseen(request), active.withdrawn, fallback=fallback)
         try:
-            job.mask = active.masks.of(request)
             entry = None if request.user_id is None else active.sessions.remembered(request.user_id)
-            if request.history:
-                job.key = None if entry is None else entry.key
-                job.seen, job.unknown = active.known(request.history)
-            elif entry is not None:
-                job.entry, job.seen = entry, entry.session.items
+            job = self._job(active, request, role, entry, fallback)
+            job.key = None if entry is None else entry.key
             answer, impression = self._result(active, job, self._simple(active, [job])[id(job)])
             if entry is None and request.user_id is not None:
                 # Nobody asked whether this user was erased meanwhile, elsewhere.
@@ -140,10 +135,17 @@ class Answering:
         heads = active.sessions.store.heads(others) if others else {}
         jobs: list[Job | Refused] = []
         for request in requests:
+            user = request.user_id or ""
             try:
-                jobs.append(self._job(active, request, role, entries, heads))
+                job = self._job(active, request, role, entries.get(user))
+                self._check_context(active, request.context or {})
             except Refused as error:
                 jobs.append(error)
+                continue
+            job.session = None if job.entry is None else job.entry.session
+            job.key = heads[user].key if user in heads else None
+            job.fallback = "unknown_user" if request.policy == "trained" and not len(job.seen) else None
+            jobs.append(job)
         given = [one for one in jobs if isinstance(one, Job) and one.request.history and len(one.seen)]
         played = [[Event(int(item)) for item in job.seen] for job in given]
         replayed = active.served.sessions.replays(played) if played else []
@@ -199,33 +201,20 @@ class Answering:
         return Softmax(temperature) if temperature else EpsilonGreedy(epsilon) if epsilon else Greedy()
 
     def _job(
-        self,
-        active: Active,
-        request: Question,
-        role: str,
-        entries: dict[str, Entry],
-        heads: dict[str, Head],
+        self, active: Active, request: Question, role: str, entry: Entry | None, fallback: Fallback | None = None
     ) -> Job:
-        job = Job(request, role, self._unseen(request), active.withdrawn, active.masks.of(request))
-        self._check_context(active, request)
+        """What a question starts from; `entry` is of its user, where no history goes before it."""
+        unseen = not self.seen if request.exclude_seen is None else request.exclude_seen
+        job = Job(request, role, unseen, active.withdrawn, active.masks.of(request), fallback=fallback)
         if request.history:
-            if request.user_id is not None and (head := heads.get(request.user_id)) is not None:
-                job.key = head.key
             job.seen, job.unknown = active.known(request.history)
-        elif request.user_id is not None and (entry := entries.get(request.user_id)) is not None:
-            job.entry, job.session, job.seen = entry, entry.session, entry.session.items
-        if request.policy == "trained" and not len(job.seen):
-            job.fallback = "unknown_user"
+        elif entry is not None:
+            job.entry, job.seen = entry, entry.session.items
         return job
 
-    def _unseen(self, request: Question) -> bool:
-        return not self.seen if request.exclude_seen is None else request.exclude_seen
-
-    def _check_context(self, active: Active, request: Question) -> None:
-        if not request.context:
-            return
+    def _check_context(self, active: Active, context: Mapping[str, float]) -> None:
         names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
-        for name in request.context:
+        for name in context:
             if name not in names:
                 raise Refused("context", f"{name!r} is not known to the model; it reads {some(names) or 'none'}")
 
