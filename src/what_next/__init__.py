@@ -10,18 +10,30 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from what_next.agent import Agent
-    from what_next.algorithms import Algorithm, WhatNext
-    from what_next.data import Catalogue, Dataset
-    from what_next.environment import Environment, Report
-    from what_next.experiments.simulation import play, simulate
-    from what_next.inference.recommendation import Recommendation
-    from what_next.inference.recommender import Recommender
-    from what_next.models import AgentModel, CriticModel
-    from what_next.policy import LearnedPolicy
-    from what_next.python import LensKitScorer, Model, RecToolsModel, fit, load, pull, push
-    from what_next.settings import Setup, register
-    from what_next.state import State
+    from what_next.agent import Agent as Agent
+    from what_next.algorithms import Algorithm as Algorithm
+    from what_next.algorithms import WhatNext as WhatNext
+    from what_next.data import Catalogue as Catalogue
+    from what_next.data import Dataset as Dataset
+    from what_next.environment import Environment as Environment
+    from what_next.environment import Report as Report
+    from what_next.experiments.simulation import play as play
+    from what_next.experiments.simulation import simulate as simulate
+    from what_next.inference.recommendation import Recommendation as Recommendation
+    from what_next.inference.recommender import Recommender as Recommender
+    from what_next.models import AgentModel as AgentModel
+    from what_next.models import CriticModel as CriticModel
+    from what_next.policy import LearnedPolicy as LearnedPolicy
+    from what_next.python import LensKitScorer as LensKitScorer
+    from what_next.python import Model as Model
+    from what_next.python import RecToolsModel as RecToolsModel
+    from what_next.python import fit as fit
+    from what_next.python import load as load
+    from what_next.python import pull as pull
+    from what_next.python import push as push
+    from what_next.settings import Setup as Setup
+    from what_next.settings import register as register
+    from what_next.state import State as State
 
 __version__ = version("what-next-rl")
 
@@ -52,33 +64,7 @@ _HOMES = {
     "simulate": "experiments.simulation",
 }
 
-__all__ = [
-    "Agent",
-    "AgentModel",
-    "Algorithm",
-    "Catalogue",
-    "CriticModel",
-    "Dataset",
-    "Environment",
-    "LearnedPolicy",
-    "LensKitScorer",
-    "Model",
-    "RecToolsModel",
-    "Recommendation",
-    "Recommender",
-    "Report",
-    "Setup",
-    "State",
-    "WhatNext",
-    "__version__",
-    "fit",
-    "load",
-    "play",
-    "pull",
-    "push",
-    "register",
-    "simulate",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -117,7 +117,7 @@ class ReplaySource(WorldSource):
 
     def _sampler(self, player: Player) -> Sampler:
         """How slates are taken while it learns."""
-        return Greedy() if self.draws_points else EpsilonGreedy(self.epsilon)
+        return Greedy() if self.algorithm.draws_points else EpsilonGreedy(self.epsilon)
 
     def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
         """See `WorldSource`; what is followed by nothing that is known does not count."""

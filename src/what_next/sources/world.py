@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, TypeGuard, cast
 
 import numpy as np
 import polars as pl
@@ -153,9 +153,7 @@ class Player:
     @property
     def encoder(self) -> Encoder:
         """Of the agent."""
-        encoder = self.policy.agent.nets["encoder"]
-        assert isinstance(encoder, Encoder)
-        return encoder
+        return cast(Encoder, self.policy.agent.nets["encoder"])
 
     def look(
         self, seen: Observation, rows: Int[np.ndarray, "some"] | None = None
@@ -421,7 +419,7 @@ class WorldSource(Source):
         proposal = player.propose(states, numbers, rng, rng)
         product = player.policy.act(proposal, player.request, rng)
         into["slates"][time] = product.items
-        if self.draws_points:
+        if self.algorithm.draws_points:
             if "points" not in into:
                 into["points"] = np.zeros((self.window, *proposal.points.shape), np.float32)
             into["points"][time] = proposal.points
@@ -437,11 +435,6 @@ class WorldSource(Source):
         ended = np.flatnonzero(self.begun)
         self.users_state = world.restart(self.users_state, ended, rng)
         player.forget(ended)
-
-    @property
-    def draws_points(self) -> bool:
-        """Whether points are drawn, and kept."""
-        return self.setup.algorithm.draws_points
 
     def _chose(self, player: Player, states: Tensor, proposal: Proposal, product: Product, time: int) -> None:
         """Write down what whoever chose expected, and with which chance it chose."""
@@ -477,7 +470,7 @@ class WorldSource(Source):
 
     def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product) -> np.ndarray:
         """Of the slates, or the density of the points that were drawn."""
-        if not self.draws_points:
+        if not self.algorithm.draws_points:
             assert product.propensities is not None
             return np.asarray(np.exp(np.log(product.propensities).sum(1)))
         actor: Any = player.policy.agent.nets["actor"]

@@ -112,7 +112,7 @@ def fit(
         "penalty": PENALTIES[chosen],
         "loss": losses[chosen],
         "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(chances / (1 - chances))),
-        "noise": data.noise(held_out[:, chosen]),
+        "noise": losses[chosen] ** 0.5 if data.kind == "ratings" else 0.0,  # what scores do not foretell
         "calibration": data.calibration(held_out[:, chosen]),
     }
     return arrays, _told(log, data, arrays) | tried
@@ -193,10 +193,6 @@ class _Data:
         losses = np.logaddexp(0, np.where(self.rewards > 0, -scores, scores))
         return float(np.average(losses, weights=self.weights))
 
-    def noise(self, scores: Rows) -> float:
-        """Standard deviation of what the scores of ratings do not foretell."""
-        return self.loss(scores) ** 0.5 if self.kind == "ratings" else 0.0
-
     def calibration(self, scores: Rows) -> list[dict[str, Any]]:
         """By tenths of what was foretold of rows that the model has not seen: foretold and observed, weighted."""
         foretold = sigmoid(scores) if self.kind == "clicks" else scores
@@ -252,6 +248,8 @@ def _catalogue(log: DecisionLog) -> Float64[np.ndarray, "items width"]:
 
 def _told(log: DecisionLog, data: _Data, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What a world's file tells of its log, and needs beside the arrays."""
+    low, high = data.rewards.min(), data.rewards.max()
+    whole = (data.rewards == np.round(data.rewards)).all() and high - low <= LEVELS
     return {
         "kind": data.kind,
         "items": len(log.items),
@@ -261,17 +259,11 @@ def _told(log: DecisionLog, data: _Data, arrays: Mapping[str, np.ndarray]) -> di
         "rows": len(data.rewards),
         "log": {"file": log.source.path.name, "hash": log.hash},
         "weighted": log.propensities is not None,
-        "range": [float(data.rewards.min()), float(data.rewards.max())],
+        "range": [float(low), float(high)],
         "mean": float(data.rewards.mean()),
-        "levels": _levels(data.rewards),
+        "levels": int(high - low) if whole else 0,  # steps of a scale of whole numbers; 0: there is none
         "leave": _leaving(log),
     }
-
-
-def _levels(rewards: Rows) -> int:
-    """Steps of a scale of whole numbers; 0: there is none."""
-    low, high = rewards.min(), rewards.max()
-    return int(high - low) if (rewards == np.round(rewards)).all() and high - low <= LEVELS else 0
 
 
 def _leaving(log: DecisionLog) -> float:
