@@ -12,7 +12,7 @@ from tables_page import put
 
 import what_next as wn
 from what_next.data import Options, import_files, save
-from what_next.experiments import evaluate
+from what_next.experiments import evaluate_windows
 from what_next.reporting.terminal import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def main() -> None:
         start = time.perf_counter()
         models = [f"model_{role}_path=../models/results/{name}/{role}.safetensors" for role in ("agent", "critic")]
         setup = wn.Setup.read(ROOT / "src/setup.txt", [f"data=../data/{name}.parquet", *models])
-        result = evaluate(setup, "test", seeds)
+        result = evaluate_windows(setup, "test", seeds)
         (ROOT / "models/results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
         put(name, markdown(result))
         print(markdown(result))

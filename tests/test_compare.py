@@ -11,7 +11,7 @@ import pytest
 from what_next import Agent, Dataset, Environment, Setup, State
 from what_next.cli import main
 from what_next.errors import ModelError, SetupError
-from what_next.experiments import evaluate
+from what_next.experiments import evaluate_next
 from what_next.experiments.compare import ShuffledSource, compare
 from what_next.experiments.models import is_trained, of_seed
 from what_next.policy import LearnedPolicy
@@ -76,7 +76,7 @@ def test_a_model_of_a_seed_is_the_one_that_training_with_that_seed_gives(made) -
     beside = compare({"a": setup, "b": made("b")}, seeds=[5]).result["policies"]["a"]
     alone = setup.model_copy(update={"seed": 5})
     Environment.from_setup(alone).run_sim()
-    assert evaluate(alone)["policies"]["agent"] == beside
+    assert evaluate_next(alone).result["policies"]["agent"] == beside
 
 
 def test_a_model_of_the_users_own_is_used_and_not_overwritten(made, trainings) -> None:

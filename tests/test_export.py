@@ -16,7 +16,6 @@ import torch
 from what_next import Agent, Dataset, Setup, State
 from what_next.algorithms.base import Algorithm
 from what_next.errors import MissingExtraError, ModelError, SaveError
-from what_next.models.linear import RANK
 from what_next.training import checkpoint
 from what_next.training.artefacts import Manifest
 from what_next.types import History
@@ -77,7 +76,8 @@ def with_linear(agent: Agent, items: int) -> None:
     """Let the linear model beside the encoder count, where there is one."""
     if linear := getattr(agent.nets["encoder"], "ridge", None):
         rng = np.random.default_rng(1)
-        shown, strengths = rng.normal(size=(items, RANK)).astype(np.float32), rng.random(RANK).astype(np.float32)
+        rank = linear.rank
+        shown, strengths = rng.normal(size=(items, rank)).astype(np.float32), rng.random(rank).astype(np.float32)
         linear.learn(shown, strengths, rng.integers(0, 9, items))
         if type(agent.setup.algorithm).vectors is Algorithm.vectors:
             linear.follow(*rng.integers(0, items, (2, 500), np.int32), agent.nets["encoder"].items())

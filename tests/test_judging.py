@@ -10,12 +10,16 @@ import torch
 from what_next import Dataset, State
 from what_next.cli import main
 from what_next.errors import ModelError
-from what_next.experiments import evaluate, evaluate_next
+from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.models import of_seed
 from what_next.experiments.next_items import evaluator_of, protocol, rules
 from what_next.settings import Evaluation, SplitSettings
 
 from .conftest import SetupOf, Trained
+
+
+def evaluate(setup, *words, **more):
+    return evaluate_windows(setup, *words, **more) if by_windows(setup) else evaluate_next(setup, *words, **more).result
 
 
 def judged_setup(trained: Trained, log_file):

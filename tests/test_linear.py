@@ -80,7 +80,7 @@ def test_what_is_popular_by_hand() -> None:
     linear = term()
     linear.choose(bias=3.0, temperature=2.0)
     linear.grow(4)
-    points, columns = linear.extended(torch.tensor([[5.0]]), torch.zeros(1, 64)), linear.columns(torch.ones(4, 1))
+    points, columns = linear.extended(torch.tensor([[5.0]]), torch.zeros(1, 3)), linear.columns(torch.ones(4, 1))
     np.testing.assert_allclose((points @ columns.T)[0], (5 + 3 * np.log([0.5, 2, 1, 1])) / 2, rtol=1e-6)
 
 
@@ -115,6 +115,20 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
     assert not later.bias
     assert not later.pull
     np.testing.assert_allclose(after, before, rtol=1e-6)
+
+
+def test_there_are_more_directions_where_there_are_fewer_items() -> None:
+    with torch.device("meta"):
+        assert [LinearTerm(count).rank for count in (3, 500, 2048, 4096, 10**6)] == [3, 500, 512, 256, 64]
+
+
+def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
+    saved, later = term().state_dict(), term()
+    saved |= {"directions": saved["directions"][:, :2], "gains": saved["gains"][:2]}
+    later.load_state_dict(saved)
+    assert later.rank == 2
+    items, lengths = torch.tensor([0, 2]), torch.tensor([2])
+    np.testing.assert_allclose(later.past(items, lengths), term().past(items, lengths)[:, :2], rtol=1e-6)
 
 
 def test_on_a_grid_it_is_the_same_after_every_event() -> None:
@@ -244,8 +258,10 @@ def test_what_was_popular_of_late_by_hand() -> None:
     assert not recent_of(replace(known, times=known.times * 0))
 
 
-def test_a_step_that_was_seen_once_is_known(tmp_path: Path) -> None:
-    """Sessions of two items; after each of 300 comes one of its own, which training shows once or twice."""
+def test_a_step_that_was_seen_once_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of two items; after each of 300 comes one of its own, which training shows once or twice, and a linear
+    model of few directions cannot tell apart."""
+    monkeypatch.setattr("what_next.models.linear.RANKS", (16, 16))
     rng = np.random.default_rng(0)
     first = rng.permutation(np.repeat(np.arange(300), 3))
     rows = [(user, int(item), step) for user, one in enumerate(first) for step, item in enumerate((one, 300 + one))]

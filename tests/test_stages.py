@@ -13,8 +13,8 @@ from what_next import Dataset, State
 from what_next.baselines import Ease
 from what_next.cli import main
 from what_next.data.stages import Done, Stages
-from what_next.experiments import evaluate, evaluate_next
-from what_next.experiments.baselines import EVERY, chosen_on, grid_of, searched, tries, tuned
+from what_next.experiments import evaluate_next, evaluate_windows
+from what_next.experiments.baselines import EVERY, Search, chosen_on, grid_of, searched, tries
 from what_next.experiments.compare import compare
 from what_next.metrics.bootstrap import means, means_of
 from what_next.off_policy import LogSettings, estimate_policy
@@ -55,7 +55,7 @@ class TestEveryStage:
 
     def test_of_windows(self, setup_of: SetupOf, tmp_path: Path) -> None:
         told = Told()
-        evaluate(setup_of(tmp_path, epochs=32), seeds=[0], stages=told)
+        evaluate_windows(setup_of(tmp_path, epochs=32), seeds=[0], stages=told)
         assert told.came_to_their_ends()
         assert {"judging agent by windows", "judging oracle by windows", "intervals"} < set(told.names)
 
@@ -162,7 +162,7 @@ class TestBaselines:
     ) -> None:
         monkeypatch.setattr("what_next.experiments.baselines.MOST", 25)
         state, told = State(dataset, setup_of(tmp_path, algorithm="next_item", passes=1)), Told()
-        tuned(state, wanted=["markov"], stages=told)
+        Search(state, stages=told).best("markov")
         found = searched(state, ["markov"])
         assert (found["targets"], found["of"], len(chosen_on(state))) == (25, 60, 25)
         (_, _, done), ranked = told.stages[0], found["tried"]["markov"] * 25

@@ -63,12 +63,12 @@ def test_small_pieces_of_a_log_give_what_the_whole_gives(dataset: Dataset, monke
     whole = [one() for one in made]
     spaces = [scaled_space(dataset, split) for split in whole]
     held = [Targets.of(dataset, split, "test").held(dataset) for split in whole]
-    assert 0 < np.concatenate(held).mean() < 1
+    assert 0 < sum(held) < sum(len(Targets.of(dataset, split, "test")) for split in whole)
     monkeypatch.setattr(splits, "CHUNK", 77)
     monkeypatch.setattr(training_part, "EVENTS", 77)
     for before, space, holds, one in zip(whole, spaces, held, made, strict=True):
         split = one()
-        assert np.array_equal(Targets.of(dataset, split, "test").held(dataset), holds)
+        assert Targets.of(dataset, split, "test").held(dataset) == holds
         assert split.hash == before.hash
         assert np.array_equal(split.known, before.known)
         again = scaled_space(dataset, split)

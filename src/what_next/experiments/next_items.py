@@ -66,9 +66,17 @@ def evaluate_next(
     items; where scores are equal, a metric is its mean over their orders, so `random`, to whom all are, is chance.
 
     Args:
-        setup, part, seeds, stages: see `experiments.evaluate`.
+        setup: whose model is loaded.
+        part: tune on validation; report the test.
+        seeds: of training; None judges the saved model alone. The model of each seed is trained where it is missing or
+            was made by other settings, beside the setup's own, on the same split.
         allowed: items that may be recommended; None for all.
         baselines: beside which. What they came to is kept beside the data (`kept`), and used again unless `anew`.
+        stages: shows how far the work is.
+
+    Raises:
+        DataError: nobody of the split can be judged on.
+        ModelError: a model is missing or damaged, or was trained on another split.
     """
     state = State.from_setup(setup)
     setups = chosen(setup, state, seeds)
@@ -166,7 +174,7 @@ def protocol(
             "users": len(people),
             "items": len(items),
             "hash": targets.hash,
-            "held": int(targets.held(dataset).sum()),
+            "held": targets.held(dataset),
             "cold_users": int(np.isin(people, judged[split.cold(part)]).sum()),
             "cold_items": None if counts is None else int((counts[items] == 0).sum()),
             "not_allowed": 0 if allowed is None else int((~allowed[items]).sum()),

@@ -9,7 +9,6 @@ from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import SetupError
 from what_next.experiments.baselines import Allowed
-from what_next.experiments.evaluator import Evaluator
 from what_next.experiments.models import beside, of_seed, policy, trained
 from what_next.experiments.next_items import Comparison, evaluator_of, protocol, result_of
 from what_next.rewards import Logged, Spread
@@ -54,7 +53,12 @@ def tradeoff(
     steps, found = sorted(set(weights)), list[tuple[float, Comparison]]()
     done = stages.begin("weights of the spread", len(steps))
     for weight in steps:
-        found.append((weight, _judged(with_spread(setup, weight), first, evaluator, part, seeds)))
+        changed = with_spread(setup, weight)
+        state, setups = State(dataset, changed, first.space), [of_seed(changed, seed) for seed in seeds]
+        policies = [policy(trained(one, state), state) for one in setups]
+        scores = {"agent": evaluator.score(policies, state.histories)}
+        result = result_of(scores, evaluator, protocol(state, part, evaluator, seeds, ()))
+        found.append((weight, Comparison(result, state, evaluator, scores, {"agent": setups})))
         done(1)
     return found
 
@@ -85,12 +89,3 @@ def check(setup: Setup, weights: Sequence[float]) -> None:
         )
     if not all(isfinite(weight) for weight in weights):
         raise SetupError(f"the weights of the spread are {', '.join(map(str, weights))}; give finite numbers")
-
-
-def _judged(setup: Setup, first: State, evaluator: Evaluator, part: Part, seeds: Sequence[int]) -> Comparison:
-    """The scores at one weight; its models are trained where they are missing."""
-    state = State(first.dataset, setup, first.space)
-    setups = [trained(of_seed(setup, seed), state) for seed in seeds]
-    scores = {"agent": evaluator.score([policy(one, state) for one in setups], state.histories)}
-    result = result_of(scores, evaluator, protocol(state, part, evaluator, seeds, ()))
-    return Comparison(result, state, evaluator, scores, {"agent": setups})

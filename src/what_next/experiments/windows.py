@@ -65,7 +65,7 @@ def evaluate_windows(
 
     Policies: `agent` (the founding rule), `agent_critic` (the critic chooses among the items that match), `untrained`
     (the agent before its first step), `random`, `nearest_mean`, `true_next`, `steer` and `oracle`. See
-    `compare_on_windows`; for the arguments, `experiments.evaluate`.
+    `compare_on_windows`; for the arguments, `evaluate_next`.
     """
     state = State.from_setup(setup)
     setups = chosen(setup, state, seeds)

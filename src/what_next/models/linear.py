@@ -9,8 +9,10 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional
 
-RANK = 64
-"""Directions of the linear model: with 64 as with 128, test NDCG@10 on lastfm-s3rec rose from .041 to .056 and .057."""
+RANKS = (64, 512)
+"""Directions of the linear model, at least and at most."""
+ENTRIES = 2**20
+"""Of the table of directions, where there are more than the fewest."""
 PENALTY = 100.0
 """Of the ridge regression. 30 and 300 did as well on lastfm-s3rec, ml-100k and spotify-playlists."""
 FADING = 0.4
@@ -36,6 +38,7 @@ class LinearTerm(nn.Module):
     weight, bias and pull are 0, and nothing is added.
 
     Attributes:
+        rank: how many directions there are.
         directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
         popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
             may count the less, the longer they are past.
@@ -58,8 +61,9 @@ class LinearTerm(nn.Module):
     def __init__(self, count: int) -> None:
         """Of `count` items, about which it knows nothing yet."""
         super().__init__()
-        self.register_buffer("directions", torch.zeros(count, RANK))
-        self.register_buffer("gains", torch.zeros(RANK))
+        rank = min(max(ENTRIES // count, RANKS[0]), RANKS[1], count)
+        self.register_buffer("directions", torch.zeros(count, rank))
+        self.register_buffer("gains", torch.zeros(rank))
         self.register_buffer("popularity", torch.zeros(count))
         self.register_buffer("successors", torch.zeros(count, 0))
         self.choose()
@@ -70,14 +74,19 @@ class LinearTerm(nn.Module):
         return bool(self.weight) or bool(self.bias) or bool(self.pull)
 
     @property
+    def rank(self) -> int:
+        """See above."""
+        return len(self.gains)
+
+    @property
     def width(self) -> int:
         """Entries of what is known of a history."""
-        return RANK + self.successors.shape[1]
+        return self.rank + self.successors.shape[1]
 
     @property
     def decays(self) -> Float[Tensor, "width"]:
         """What each of them counts once one event more was heard."""
-        return torch.cat([self.decay.expand(RANK), torch.full_like(self.successors[0], FADING)])
+        return torch.cat([self.decay.expand(self.rank), torch.full_like(self.successors[0], FADING)])
 
     def choose(
         self, weight: float = 0.0, decay: float = 1.0, bias: float = 0.0, pull: float = 0.0, temperature: float = 1.0
@@ -95,7 +104,7 @@ class LinearTerm(nn.Module):
     ) -> None:
         """Take the directions of a log, the squares of their singular values, and how many events each item has.
 
-        There may be fewer directions than `RANK`.
+        There may be fewer directions than `rank`.
         """
         self.favour(events)
         squares = torch.from_numpy(strengths)
@@ -140,8 +149,8 @@ class LinearTerm(nn.Module):
         self, points: Float[Tensor, "batch columns"], past: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch more"]:
         """Points that have the columns of the linear model, too, and are pulled to what came next."""
-        had, ones = past[:, :RANK], torch.ones_like(points[:, :1])
-        pulled = points + self.pull * past[:, RANK:] if self.successors.shape[1] else points
+        had, ones = past[:, : self.rank], torch.ones_like(points[:, :1])
+        pulled = points + self.pull * past[:, self.rank :] if self.successors.shape[1] else points
         return torch.cat([pulled, self.weight * had, self.bias * ones], 1) / self.temperature
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
@@ -176,15 +185,18 @@ class LinearTerm(nn.Module):
 
     def pointed(self, sums: Float[Tensor, "*grid width"]) -> Float[Tensor, "*grid width"]:
         """From a history's sums to what it foretells: two directions of length 1, side by side."""
-        had = functional.normalize(sums[..., :RANK] * self.gains, dim=-1)
+        had = functional.normalize(sums[..., : self.rank] * self.gains, dim=-1)
         if not self.successors.shape[1]:
             return had
-        return torch.cat([had, functional.normalize(sums[..., RANK:], dim=-1)], -1)
+        return torch.cat([had, functional.normalize(sums[..., self.rank :], dim=-1)], -1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """What was saved before there was a bias or a pull has none; `successors` are as wide as they were."""
-        saved = state_dict.setdefault(prefix + "successors", self.successors[:, :0])
-        self.successors = self.successors.new_zeros(len(self.successors), saved.shape[1])
+        """What was saved before there was a bias or a pull has none; all tables are as wide as they were."""
+        state_dict.setdefault(prefix + "successors", self.successors[:, :0])
+        for name in ("directions", "successors"):
+            saved, own = state_dict[prefix + name], getattr(self, name)
+            setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
+        self.gains = self.gains.new_zeros(self.directions.shape[1])
         for name in ("popularity", "bias", "pull"):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)

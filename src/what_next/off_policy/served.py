@@ -7,6 +7,7 @@ request brought. What is then shown is drawn as the agent's setup has the servic
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -249,10 +250,7 @@ def _withdrawn(log: Path, catalogue: Catalogue, numbers: list[int]) -> Int32[np.
     for last in numbers:
         latest = {place: gone for place, (number, _, gone) in zip(places, changes, strict=True) if number <= last}
         sets.append([place for place, gone in latest.items() if gone and place >= 0])
-    found = np.full((len(sets), max(map(len, sets), default=0)), -1, np.int32)
-    for row, some in enumerate(sets):
-        found[row, : len(some)] = some
-    return found
+    return np.array([*zip_longest(*sets, fillvalue=-1)], np.int32).reshape(-1, len(sets)).T
 
 
 def _permitted(texts: pl.Series, catalogue: Catalogue) -> list[ItemSet | None]:

@@ -142,7 +142,7 @@ def board_of(setup: Setup, run: str) -> Board | None:
 
 
 def add_results(setup: Setup, *results: Mapping[str, Any] | None) -> None:
-    """What judging found (`experiments.evaluate`) joins the model's run: the agent's means, and the whole table."""
+    """What judging found (`evaluate_next`) joins the model's run: the agent's means, and the whole table."""
     manifest = read_manifest(setup.model_agent_path, "agent")
     board = board_of(setup, manifest.run)
     for found in results:
