@@ -144,7 +144,8 @@ class TestData:
         log, items = listening(users=12, events=12)
         log.write_csv(folder / "events.csv")
         items.with_columns(energy=pl.lit(0.5)).write_csv(folder / "items.csv")
-        save(import_files([folder / "events.csv"], folder / "items.csv", Options()), folder / "flat.parquet")
+        named = Options(attributes=["energy", "tempo"])  # else it is left out
+        save(import_files([folder / "events.csv"], folder / "items.csv", named), folder / "flat.parquet")
         message = refused("data=flat.parquet")
         assert "attribute 'energy' is constant: it is 0.5" in message
 

@@ -22,26 +22,18 @@ def quietly() -> Iterator[None]:
     """
     collects = gc.isenabled()
     gc.disable()
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # nobody has their own way to stop
+    usual = usual and threading.current_thread() is threading.main_thread()
+    if usual:
+        signal.signal(signal.SIGINT, _end)
     try:
-        with _at_once():
-            yield
+        yield
     finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         if collects:
             gc.enable()
         gc.freeze()
-
-
-@contextmanager
-def _at_once() -> Iterator[None]:
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # nobody has their own way to stop
-    if not usual or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, _end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -68,7 +68,9 @@ class Batches:
         self.users, self.seed = users[owner], seed
         self.starts = np.maximum(last - max_length, 0)
         self.lengths = last - self.starts + 1
-        self.batch_size = batch_size or _holding(batch_targets, self.lengths - 1)
+        targets = float((self.lengths - 1).mean())
+        # As many windows as hold the targets, or the share of a batch in `LEAST` where that is less.
+        self.batch_size = batch_size or max(1, round(min(batch_targets / targets, len(self.lengths) / LEAST)))
         self.cuts = _cut(np.sort(self.lengths), round(self.batch_size * float(self.lengths.mean())))
         self._pass = -1
 
@@ -110,11 +112,6 @@ def width_of(longest: int) -> int:
         return longest
     step = np.ceil(np.log(longest / FINEST) / np.log(GROWTH) - 1e-9)
     return max(longest, round(FINEST * float(GROWTH**step)))
-
-
-def _holding(targets: int, counts: Int64[np.ndarray, "windows"]) -> int:
-    """How many windows hold about so many targets on average, or the share of a batch in `LEAST` where that is less."""
-    return max(1, round(min(targets / float(counts.mean()), len(counts) / LEAST)))
 
 
 def _cut(lengths: Int[np.ndarray, "windows"], events: int) -> Int64[np.ndarray, "cuts"]:

@@ -214,7 +214,8 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """What is in the data set, as plain values: what `what-next data describe --json` prints."""
-        lengths, items, pairs = self.lengths, len(self.catalogue), self._pairs(self.users)
+        lengths, items, pairs, codes = self.lengths, len(self.catalogue), self._pairs(self.users), self.event_codes
+        counts = None if codes is None else np.bincount(codes, minlength=len(self.event_words))
         return {
             "name": self.name,
             "users": self.users,
@@ -234,7 +235,7 @@ class Dataset:
             "attributes": self.catalogue.describe(),
             "context": list(self.context_names),
             "reward": _distribution(self.rewards),
-            "events": self._kinds(),
+            "events": None if counts is None else dict(zip(self.event_words, counts.tolist(), strict=True)),
         }
 
     @property
@@ -247,13 +248,6 @@ class Dataset:
         """How many pairs of a user and an item the first so many users have."""
         whose = np.repeat(np.arange(users), self.lengths[:users])
         return len(np.unique(whose * len(self.catalogue) + self.items[: self.offsets[users]]))
-
-    def _kinds(self) -> dict[str, int] | None:
-        """How many events there are of each kind."""
-        if self.event_codes is None:
-            return None
-        counts = np.bincount(self.event_codes, minlength=len(self.event_words)).tolist()
-        return dict(zip(self.event_words, counts, strict=True))
 
     def span(self) -> dict[str, str] | None:
         """The first and the last time, UTC; None where there are none."""

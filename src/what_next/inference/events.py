@@ -1,7 +1,7 @@
 """Events of a person as a service hears of them, one by one, in the form that networks are given them in."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,11 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from what_next.data.space import Space
-from what_next.data.training_part import DAY
+from what_next.data.training_part import CLOCK, DAY
 from what_next.types import History
-
-TIME_OF_DAY: Mapping[str, Callable[[float], float]] = {"time_of_day_sin": math.sin, "time_of_day_cos": math.cos}
-"""The numbers that are made of an event's time, by their names: see `training_part`."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,9 @@ def numbers_of(space: Space, events: Sequence[Event]) -> Float32[np.ndarray, "ev
 def _number(event: Event, name: str, default: float) -> float:
     if name == "reward":
         return default if event.reward is None else event.reward
-    if name in TIME_OF_DAY:
-        return default if event.time is None else TIME_OF_DAY[name](2 * math.pi * (event.time % DAY) / DAY)
+    if name in CLOCK:
+        angle = None if event.time is None else 2 * math.pi * (event.time % DAY) / DAY
+        return default if angle is None else math.sin(angle) if name == CLOCK[0] else math.cos(angle)
     return (event.context or {}).get(name, default)
 
 

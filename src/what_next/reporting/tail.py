@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from what_next.reporting.drawing import HEX, Box, Chart, Key, drawn, label, shortened
+from what_next.reporting.drawing import HEX, Chart, Key, drawn, label, shortened
 from what_next.reporting.view import View
 
 LOG = "the log itself"
@@ -60,7 +60,8 @@ def chart(view: View) -> Chart:
         for (x, y), colour in zip(points, colours, strict=True):
             axes.plot(x, y, "o", ms=5, color=HEX[colour])
         faint = [name for name in found if name not in strong]
-        lines = [box for cumulative in found.values() for box in _boxes(grid, cumulative[grid - 1])]
+        x, rising = grid.astype(float).tolist(), [one[grid - 1].tolist() for one in found.values()]
+        lines = [box for y in rising for box in zip(x[:-1], y[:-1], x[1:], y[1:], strict=True)]
         points = [_free(name, found) for name in faint]
         label(axes, points, [shortened(name) for name in faint], ["soft"] * len(faint), lines)
 
@@ -82,9 +83,3 @@ def _free(name: str, found: Mapping[str, Float64[np.ndarray, "items"]]) -> tuple
         spots.append((max(right, left), float(np.exp(mine)), share))
     _, x, y = max(spots)
     return x, y
-
-
-def _boxes(x: Int64[np.ndarray, "points"], y: Float64[np.ndarray, "points"]) -> list[Box]:
-    """What a rising curve covers, piece by piece."""
-    across, up = x.astype(float).tolist(), y.tolist()
-    return list(zip(across[:-1], up[:-1], across[1:], up[1:], strict=True))

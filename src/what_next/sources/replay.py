@@ -30,9 +30,7 @@ class Replay:
         """Keep the rows of a batch, the last ones where there are more than there is room for."""
         arrays = {name: values[-self.rows :] for name, values in batch.arrays().items() if name != "histories"}
         if not self.arrays:
-            self.arrays = {
-                name: np.empty((self.rows, *values.shape[1:]), values.dtype) for name, values in arrays.items()
-            }
+            self.arrays = {name: np.empty((self.rows, *one.shape[1:]), one.dtype) for name, one in arrays.items()}
         new = len(arrays["mask"])
         places = (self.place + np.arange(new)) % self.rows
         for name, values in arrays.items():

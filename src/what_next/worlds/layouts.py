@@ -62,9 +62,8 @@ class Layout(ABC):
         self.env, space = env, env.action_space
         kind = type(space).__name__
         counts = np.atleast_1d(getattr(space, "nvec", getattr(space, "n", 0)))
-        self.box = (
-            space if kind == "Box" and len(space.shape) == 1 and np.isfinite([space.low, space.high]).all() else None
-        )
+        bounded = kind == "Box" and len(space.shape) == 1 and np.isfinite([space.low, space.high]).all()
+        self.box = space if bounded else None
         if self.box is None and (kind not in ("Discrete", "MultiDiscrete") or counts.ndim > 1 or len(set(counts)) > 1):
             raise SetupError(
                 f"environment {name}: an action is {told(space)}; expected an item (Discrete), a slate of items of one "

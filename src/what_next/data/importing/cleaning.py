@@ -6,8 +6,8 @@ gigabytes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,6 +34,8 @@ NO = {
 """Why a row cannot be used where a value is missing."""
 BY_CHANCE = 20
 """Fewer neighbours than so many may stand in the order of their items by chance."""
+MANY = 2**22
+"""Events that are looked at for that, at most."""
 
 
 @dataclass(frozen=True)
@@ -130,25 +132,11 @@ class Checked:
                 raise DataError(f"{log.where}: {one}; at least two are needed")
         rejected = log.rejected(bad)
         table, more = items
-        how, warnings = dict(log.how), list(self.warnings)
-        if self.times:
-            how["time"] += f", {self.times.kind}"
-            warnings += _early(most[2], self.times)
-        one_time = " of one time" if self.times else ""
-        if _by_item(clean):
-            warnings.append(
-                f"{log.where}: rows of a user{one_time} stand in the order of the item ids, so that what comes next is "
-                "of the file's making, and so is most of what is learned and judged by it; shuffle the rows before the "
-                "import, or name a column with " + ("finer times (--time)" if self.times else "times (--time)")
-            )
-        elif not self.times and log.options.time is None:
-            warnings.append(
-                f"{log.where}: no column holds times, so the order of the rows is taken as the order of events; name "
-                "one with --time, or say --time '' if there is none"
-            )
+        how = {**log.how, "time": f"{log.how['time']}, {self.times.kind}"} if self.times else log.how
         notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected)]
         if log.options.session_gap is not None:
             notes.append(f"each session is a user, such as {least[0]!r}")
+        warnings = [*self.warnings, *_of_order(self, clean, most[-1])]
         return Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
 
 
@@ -309,14 +297,38 @@ def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
     return bad
 
 
+def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> list[str]:
+    """What to say of that which puts events in order; `last`: the last time, where there are any."""
+    times, where = checked.times, checked.log.where
+    told = []
+    if times and times.guessed and last.timestamp() < EARLIEST:
+        told.append(
+            f"the times are small numbers: read as {times.kind} they end on {last:%Y-%m-%d}; if they only number the "
+            "events, all is well; else say what they are with --time-format"
+        )
+    if _by_item(clean.head(MANY)):
+        rows, finer = ("rows of one time", "finer times") if times else ("rows", "times")
+        told.append(
+            f"{where}: a user's {rows} stand in the order of the item ids, so that what comes next is of the file's "
+            "making, and so is most of what is learned and judged by it; shuffle the rows before the import, or name a "
+            f"column with {finer} (--time)"
+        )
+    elif not times and checked.log.options.time is None:
+        told.append(
+            f"{where}: no column holds times, so the order of the rows is taken as the order of events; name one with "
+            "--time, or say --time '' if there is none"
+        )
+    return told
+
+
 def _by_item(log: pl.LazyFrame) -> bool:
-    """Whether nothing but the item ids put most of users' events in order, as in tables that were sorted."""
-    near = {name: pl.col(name) == pl.col(name).shift() for name in log.collect_schema().names()[:3]}
-    tied = near["user_id"] & near.get("timestamp", True)
-    other, back = tied & ~near["item_id"], pl.col("item_id") < pl.col("item_id").shift()
-    counts = log.select(a=near["user_id"].sum(), b=tied.sum(), c=other.sum(), d=(other & back).sum())
-    all_, ties, others, backwards = counts.collect(engine="streaming").row(0)
-    return bool(2 * ties >= all_ and others >= BY_CHANCE and 1000 * backwards <= others)
+    """Whether the item ids alone put most of users' events in order, as in tables that were sorted."""
+    same = {name: pl.col(name) == pl.col(name).shift() for name in log.collect_schema().names()}
+    tied = same["user_id"] & same.get("timestamp", True)
+    other, back = tied & ~same["item_id"], pl.col("item_id") < pl.col("item_id").shift()
+    counts = log.select(a=same["user_id"].sum(), b=tied.sum(), c=other.sum(), d=(other & back).sum())
+    neighbours, ties, others, backwards = counts.collect(engine="streaming").row(0)
+    return bool(2 * ties >= neighbours and others >= BY_CHANCE and 1000 * backwards <= others)
 
 
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
@@ -330,16 +342,6 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
             if counts:
                 notes.append(f"no {role}: {counts}: rejected as words for no value; --missing names those")
     return notes
-
-
-def _early(last: datetime, times: Times) -> list[str]:
-    """What to say of numbers that are too small for Unix times."""
-    if not times.guessed or last.timestamp() >= EARLIEST:
-        return []
-    return [
-        f"the times are small numbers: read as {times.kind} they end on {last:%Y-%m-%d}; if they "
-        "only number the events, all is well; else say what they are with --time-format"
-    ]
 
 
 def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:

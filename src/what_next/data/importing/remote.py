@@ -32,9 +32,7 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
     """
     folder = to.with_name(f".{to.name}.fetched")
     try:
-        yield [
-            path for name in names for path in (_copies(name, folder, stages) if "://" in name else _local(Path(name)))
-        ]
+        yield [path for name in names for path in (_copies(name, folder, stages) if "://" in name else _local(name))]
     except SaveError:
         raise
     except WhatNextError:
@@ -44,8 +42,9 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _local(path: Path) -> list[Path]:
-    return [Path(one) for one in _parts(str(path), [str(one) for one in path.rglob("*") if one.is_file()])] or [path]
+def _local(name: str) -> list[Path]:
+    parts = _parts(str(Path(name)), [str(one) for one in Path(name).rglob("*") if one.is_file()])
+    return [Path(one) for one in parts or [name]]
 
 
 def _parts(folder: str, files: Iterable[str]) -> list[str]:

@@ -64,7 +64,7 @@ def get(
     log, items = Source(raw.log.lazy(), Path(chosen.name)), Source(raw.items.lazy(), Path(f"{chosen.name} items"))
     tables = clean([log], items, Options(attributes=raw.attributes, fill="median"))
     save(tables, path)
-    return path, raw.notes + tables.notes
+    return path, raw.notes + tables.notes + tables.warnings
 
 
 def _files(
