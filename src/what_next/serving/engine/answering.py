@@ -138,7 +138,8 @@ class Answering:
             user = request.user_id or ""
             try:
                 job = self._job(active, request, role, entries.get(user))
-                self._check_context(active, request.context or {})
+                if request.context:
+                    self._check_context(active, request.context)
             except Refused as error:
                 jobs.append(error)
                 continue
