@@ -65,7 +65,7 @@ def candidates_of(log: Evidence, stages: Stages = SILENT) -> Found:
     done = stages.begin("estimates", len(GROUPS))
     for names, make in GROUPS:
         if only is None or only in names:
-            found |= make(log, only)
+            found |= make(log)
         done(1)
     return {name: _in_slates(log, name, one) for name, one in found.items() if only in (None, name)}
 
@@ -103,7 +103,7 @@ def _weighted(
     return Candidate(terms.by_unit(log.decisions.units), own, "decision", seen, clipped, log.span(largest))
 
 
-def _from_weights(log: Evidence, only: str | None) -> Found:
+def _from_weights(log: Evidence) -> Found:
     """IPS, clipped IPS and SNIPS."""
     weights, rewards, largest = log.weights, log.decisions.rewards, log.largest_weight
     kept = np.minimum(weights, log.clip)
@@ -118,7 +118,7 @@ def _from_weights(log: Evidence, only: str | None) -> Found:
     }
 
 
-def _from_model(log: Evidence, only: str | None) -> Found:
+def _from_model(log: Evidence) -> Found:
     """The direct method, doubly robust, and SWITCH; and doubly robust under the cascade, where there are slates."""
     names, slates, positions = ("dm", "dr", "switch_dr"), log.decisions.slates, log.decisions.positions
     model = _modelled(log)
@@ -155,7 +155,7 @@ def _modelled(log: Evidence) -> Modelled | str:
     return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds)
 
 
-def _marginalised(log: Evidence, only: str | None) -> Found:
+def _marginalised(log: Evidence) -> Found:
     """Marginalised IPS: exact where both distributions are known."""
     clusters = _clusters(log)
     if isinstance(clusters, str):
@@ -182,7 +182,7 @@ def _clusters(log: Evidence) -> Int64[np.ndarray, "items"] | str:
     return step.clusters_of(vectors, round(items**0.5), log.options.seed)
 
 
-def _slates(log: Evidence, only: str | None) -> Found:
+def _slates(log: Evidence) -> Found:
     """One estimate for each model of what a position's reward depends on, and its self-normalised form."""
     decisions = log.decisions
     ids, positions = decisions.slates, decisions.positions
@@ -203,7 +203,7 @@ def _slates(log: Evidence, only: str | None) -> Found:
     return found
 
 
-def _by_items(log: Evidence, only: str | None) -> Found:
+def _by_items(log: Evidence) -> Found:
     """Of slates whose rewards hang on their items alone, and what the policy must be like for that."""
     decisions, full, names = log.decisions, log.target.full, ("item_ips", "item_snips")
     if decisions.slates is None or decisions.positions is None:
@@ -254,10 +254,10 @@ def _ids(log: Evidence) -> Ids:
     return log.decisions.slates
 
 
-def _sequences(log: Evidence, only: str | None) -> Found:
+def _sequences(log: Evidence) -> Found:
     """What whole trajectories earn, where units have more than one row and these are no slates."""
     decisions, weights, discount = log.decisions, log.weights, log.options.discount
-    alone, seed = len(decisions.units) == log.units, log.options.seed
+    alone, only, seed = len(decisions.units) == log.units, log.options.only, log.options.seed
     if discount is None and (alone or decisions.slates is not None):
         return {}
     if decisions.slates is not None:
@@ -300,7 +300,7 @@ SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate"
 GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips", "item_snips", "item_ips")
 """Estimates of slates that want the chance of each item given those above it; all others want marginal ones."""
 SEQUENCES = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
-GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence, str | None], Found]], ...] = (
+GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence], Found]], ...] = (
     (("ips", "clipped_ips", "snips"), _from_weights),
     (("dm", "dr", "switch_dr", "cascade_dr"), _from_model),
     (("mips",), _marginalised),
@@ -308,4 +308,4 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence, str | None], Found]], .
     (("item_ips", "item_snips"), _by_items),
     (SEQUENCES, _sequences),
 )
-"""What is made together. The second argument of each function is the one that is asked for alone, if any."""
+"""What is made together."""

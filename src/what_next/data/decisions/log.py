@@ -37,11 +37,6 @@ class Roles:
         """The columns that were named, by role."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "context"}
 
-    def filled(self, others: "Roles") -> "Roles":
-        """The same, with other columns for the roles that have none."""
-        columns: dict[str, Any] = {name: value or others.given[name] for name, value in self.given.items()}
-        return replace(self, **columns)
-
 
 @dataclass(frozen=True, eq=False)
 class Items:

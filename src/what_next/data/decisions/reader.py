@@ -95,7 +95,8 @@ def _opened(path: Path, roles: Roles, propensities: bool) -> tuple[Source, Roles
     source = open_source(path)
     if is_service_log(path):
         source, notes = decisions_in(source, propensities)
-        return source, roles.filled(SERVICE), "service", notes
+        named = {name: value or getattr(SERVICE, name) for name, value in roles.given.items()}
+        return source, Roles(**named, context=roles.context), "service", notes
     names = source.names
     open_bandit = set(names) >= OPEN_BANDIT and not recognise(names, ("user",), (), roles.given, str(path))
     if propensities:
