@@ -119,7 +119,7 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
 
 def test_there_are_more_directions_where_there_are_fewer_items() -> None:
     with torch.device("meta"):
-        assert [LinearTerm(count).rank for count in (3, 500, 2048, 4096, 10**6)] == [3, 500, 512, 256, 64]
+        assert [LinearTerm(count).rank for count in (3, 500, 2048, 4096, 10**6)] == [3, 500, 512, 512, 64]
 
 
 def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
@@ -242,6 +242,18 @@ def test_what_was_popular_of_late_counts_where_it_is_better(worth, words, capsys
     assert torch.equal(linear.popularity, shown[words])
     assert float(linear.bias) == 8
     assert ("short" in capsys.readouterr().err) is (words == "short")
+
+
+def test_the_penalty_that_is_better_is_taken() -> None:
+    """Gains of 1/2 and 1/3 are those of squares of 100 and 50: with a penalty of 30 they are 10/13 and 5/8."""
+    linear = term()
+    wanted = torch.tensor([10 / 13, 5 / 8, 0])
+    assert weigh(linear, "ndcg@10", lambda: float(linear.weight) - float((linear.gains - wanted).norm()), lambda: 0.0)
+    np.testing.assert_allclose(linear.gains, wanted, rtol=1e-6)
+    linear = term()
+    before = linear.gains.clone()
+    assert weigh(linear, "ndcg@10", lambda: float(linear.weight) - float((linear.gains - before).norm()), lambda: 0.0)
+    assert torch.equal(linear.gains, before)
 
 
 def test_what_was_popular_of_late_by_hand() -> None:

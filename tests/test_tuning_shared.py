@@ -32,7 +32,7 @@ def setup(setup_of: SetupOf, tmp_path: Path) -> Setup:
     return setup_of(tmp_path / "models", algorithm="next_item", passes=4, split="leave_last_out", batch_size=32)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of an empty database of each kind."""
     if request.param == "sqlite":

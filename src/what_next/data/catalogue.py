@@ -78,8 +78,7 @@ class Catalogue:
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items attributes"]:
         """The standardised attributes, `(attributes - center) / scale`: without units."""
-        vectors: Float32[np.ndarray, "items attributes"] = (self.attributes - self.center) / self.scale
-        return vectors
+        return np.asarray((self.attributes - self.center) / self.scale)
 
     def standardised(self, seen: Bool[np.ndarray, "items"] | Int[np.ndarray, "chosen"] | Sequence[int]) -> "Catalogue":
         """The same catalogue, centred and scaled by the mean and standard deviation (population) of some items.
@@ -104,8 +103,7 @@ class Catalogue:
 
     def restore(self, vectors: Float[np.ndarray, "*batch attributes"]) -> Float[np.ndarray, "*batch attributes"]:
         """Standardised vectors back in the attributes' own units."""
-        restored: Float[np.ndarray, "*batch attributes"] = vectors * self.scale + self.center
-        return restored
+        return np.asarray(vectors * self.scale + self.center)
 
     def index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
         """Positions of external ids, which are compared as text; -1 for those that are not here."""

@@ -42,8 +42,7 @@ class Split:
     def cold(self, part: Part) -> Bool[np.ndarray, "judged"]:
         """Which of the users of a part training knows nothing of, though the split sets nobody aside whole."""
         users = self.validation if part == "validation" else self.test
-        unknown: Bool[np.ndarray, judged] = (self.known[users] == 0) & (self.kind != "users")
-        return unknown
+        return np.asarray((self.known[users] == 0) & (self.kind != "users"))
 
     def targets(self, part: Part) -> tuple[Int64[np.ndarray, "users"], Int64[np.ndarray, "users"] | None]:
         """For each user, where the targets of a part start and end among their events; None: with the last."""
@@ -162,8 +161,7 @@ def _before(dataset: Dataset, times: Int64[np.ndarray, "events"], cut: int) -> I
         early = open_.copy()
         early[open_] = times[middle[open_]] < cut
         low, high = np.where(early, middle + 1, low), np.where(open_ & ~early, middle, high)
-    counts: Int64[np.ndarray, users] = low - dataset.offsets[:-1]
-    return counts
+    return np.asarray(low - dataset.offsets[:-1])
 
 
 def _split(

@@ -101,10 +101,8 @@ def events_per_active_day(
     starts = counts.cumsum() - counts
     # Their events alone: a log may be larger than memory.
     days = timestamps[ranges(offsets[people], counts)] // DAY
-    first = np.ones(len(days), np.bool_)
-    first[1:] = days[1:] != days[:-1]
-    first[starts[counts > 0]] = True
-    running = np.append(0, first.cumsum())
+    owners = np.repeat(np.arange(len(people)), counts)
+    running = np.append(0, ((np.diff(days, prepend=0) != 0) | (np.diff(owners, prepend=-1) != 0)).cumsum())
     active = running[starts[rows] + before] - running[starts[rows]]
     return np.where(before > 0, before / np.maximum(active, 1), np.nan)
 

@@ -67,8 +67,9 @@ def page(
     """The whole page as HTML."""
     view = View(_shown_names(comparison))
     picked = stories.picks(view)
+    by_windows, found = ("", []) if windows is None else tables.of_windows(windows)
     sections = [
-        *_windows(windows),
+        *([Section("windows", "Windows", "The spread, window by window", [by_windows], tables=found)] if found else []),
         _metrics(view),
         _tradeoff(view, [(weight, View(_shown_names(one))) for weight, one in weighted]),
         _learning(view),
@@ -85,7 +86,7 @@ def page(
         Section("table", "Every number", "Every number", tables=tables.full(view)),
     ]  # fmt: skip
     sentences = words.verdict(view)
-    sentences[1:1] = [] if windows is None else [words.by_windows(view, tables.of_windows(windows)[0])]
+    sentences[1:1] = [words.by_windows(view, by_windows)] if found else []
     return rendered(
         view=view, headline=words.headline(view), verdict=sentences,
         tiles=_tiles(view), facts=words.facts(view), sections=sections,
@@ -212,10 +213,3 @@ def _worst(view: View) -> Section:
         names = {"lead": words.name(view, view.lead), "rival": words.name(view, view.rival)}
         text = text.format(**names, main=view.main)
     return Section("worst", "Worst users", "Whom it serves worst", [text], worst=found)
-
-
-def _windows(windows: Mapping[str, Any] | None) -> list[Section]:
-    if windows is None:
-        return []
-    sentence, found = tables.of_windows(windows)
-    return [Section("windows", "Windows", "The spread, window by window", [sentence], tables=found)]

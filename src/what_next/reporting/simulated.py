@@ -1,7 +1,7 @@
 """The page of an agent in a world: its return, how it came there, one user, and what it does otherwise than greed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,27 +24,13 @@ MOST = 10
 """Numbers of items that are compared."""
 
 
-@dataclass(frozen=True)
-class Named:
-    """What the page reads of a comparison, of an agent in a world."""
-
-    result: Mapping[str, Any]
-    lead: str
-    main: str = "return"
-    rival: str = GREED
-    colours: Mapping[str, str] = field(default_factory=dict)
-
-    def colour(self, name: str) -> str:
-        """The colour of the page that a policy has everywhere."""
-        return self.colours.get(name, "muted")
-
-
 def page(simulation: Simulation) -> str:
     """The whole page as HTML."""
     lead, world, policies = simulation.agent, cleaned(simulation.world), simulation.episodes
     colours = {lead: "one", f"{lead}, drawn": "one", GREED: "rival"}
-    view, sections = Named({"data": world}, lead, colours=colours), [_returns(simulation, colours)]
-    sections += _learning(simulation) + _user(simulation) + _otherwise(simulation)
+    # What the template reads of a `View`; the parts that have a main metric and a rival are not there.
+    view = SimpleNamespace(result={"data": world}, lead=lead, colour=lambda name: colours.get(name, "muted"))
+    sections = [_returns(simulation, colours), *_learning(simulation), *_user(simulation), *_otherwise(simulation)]
     headline = f"{lead} earns {policies[lead].mean:.1f} in {world}"
     verdict = []
     if GREED in policies:

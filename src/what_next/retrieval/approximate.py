@@ -199,8 +199,7 @@ class Sphere:
 
     def holds(self, vectors: Float32[np.ndarray, "rows dim"]) -> Bool[np.ndarray, "rows"]:
         """Which vectors are not too long for it."""
-        fits: Bool[np.ndarray, rows] = _lengths(vectors) <= self.longest
-        return fits
+        return np.asarray(_lengths(vectors) <= self.longest)
 
 
 class Approximate(ByScore):
@@ -270,8 +269,7 @@ def _centres(
 
 
 def _lengths(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows"]:
-    lengths: Float64[np.ndarray, rows] = np.sqrt(np.einsum("rd,rd->r", vectors, vectors, dtype=np.float64))
-    return lengths
+    return np.asarray(np.sqrt(np.einsum("rd,rd->r", vectors, vectors, dtype=np.float64)))
 
 
 def _faiss() -> ModuleType:

@@ -35,8 +35,7 @@ class Pool:
     def count(self, chosen: Bool[np.ndarray, "pairs"]) -> Rows:
         """How many pairs of each row a mask holds."""
         totals = np.concatenate([[0], np.cumsum(chosen)])
-        counts: Int64[np.ndarray, rows] = totals[self.offsets[1:]] - totals[self.offsets[:-1]]
-        return counts
+        return np.asarray(totals[self.offsets[1:]] - totals[self.offsets[:-1]])
 
     def eligible(self, attribute: Rows) -> tuple[Bool[np.ndarray, "pairs"], Rows]:
         """The pairs to draw from when this attribute is relaxed, and how many of them match.
@@ -171,8 +170,7 @@ def fewest(rows: Pairs, place: Pairs, averaged: int, batch: int, drawn: Int64[np
     matches = counts[:, :1] + counts[:, 1:]
     if drawn is None:
         drawn = np.broadcast_to(np.arange(averaged), matches.shape)
-    least: Int64[np.ndarray, rows] = np.take_along_axis(matches, drawn, axis=1).min(axis=1)
-    return least
+    return np.asarray(np.take_along_axis(matches, drawn, axis=1).min(axis=1))
 
 
 def merged(

@@ -69,20 +69,15 @@ def other_future(events: Events, known: int) -> Events:
     return replace(events, **changed, sigma=other.sigma, profile=other.profile, after=other.after)
 
 
-def _needed(reward: Reward, events: Events) -> Events:
-    """Without what the reward does not need."""
+def _earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
+    """What it gives for events without what it does not need; a `SetupError` where that is no number for each."""
     left: dict[str, Any] = {field: None for name, field in OPTIONAL.items() if name not in reward.needs}
     if "vectors" in left:
         left["vectors"] = events.vectors[:, :0]
     if "times" in left:
         left["after"] = None
-    return replace(events, **left)
-
-
-def _earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
-    """What it gives; a `SetupError` where that is no number for each event."""
     try:
-        earned = reward.of(_needed(reward, events))
+        earned = reward.of(replace(events, **left))
     except Exception as error:  # a stranger's code may fail in any way
         needs = ", ".join(reward.needs) or "nothing"
         raise SetupError(f"{reward.key}: fails on events that have what it needs ({needs}): {error!r}") from error

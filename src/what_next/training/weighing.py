@@ -14,7 +14,9 @@ Measure = Callable[[], float]
 Counts = Float64[np.ndarray, "items"]
 WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0)
 """Of what the linear model points to, beside the network's logits."""
-DECAYS = (0.9,)
+DECAYS = (0.9, 0.8)
+PENALTIES = (0.1, 0.3, 3.0)
+"""Of the linear model: times the one that it was made with."""
 PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Towards what came next after the last items: of the length of what is added to the point."""
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -41,10 +43,10 @@ def weigh(
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, then the pull to what came next, then the bias for what is popular, or was of late, 0
-    included; where all stay 0, the network is better alone, and that is all. The temperature comes last: all together
-    are surer than each, and a softmax of their scores is calibrated by what came next (Guo, Pleiss, Sun and Weinberger
-    2017, "On Calibration of Modern Neural Networks", section 4.2).
+    The weight comes first, with decay and penalty, then the pull to what came next, then the bias for what is popular,
+    or was of late, 0 included; where all stay 0, the network is better alone, and that is all. The temperature comes
+    last: all together are surer than each, and a softmax of their scores is calibrated by what came next (Guo, Pleiss,
+    Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2).
 
     Args:
         linear: with what was counted in the log; changed.
@@ -58,6 +60,7 @@ def weigh(
     best = _improved(linear, chosen, "weight", WEIGHTS, score, alone)
     if chosen["weight"]:
         best = _improved(linear, chosen, "decay", DECAYS, score, best)
+        best = _penalised(linear, chosen, score, best)
     if linear.successors.shape[1]:
         best = _improved(linear, chosen, "pull", PULLS, score, best)
         if not chosen.get("pull"):
@@ -77,6 +80,17 @@ def weigh(
         highlight=False,
     )
     return True
+
+
+def _penalised(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float) -> float:
+    """Take another penalty where that is better, and the weight that goes with it; the best measure."""
+    made = kept = linear.gains.clone()
+    for ratio in PENALTIES:
+        linear.gains.copy_(made / (made + ratio * (1 - made)))
+        if (found := _measured(linear, chosen, score)) > best:
+            best, kept = found, linear.gains.clone()
+    linear.gains.copy_(kept)
+    return best if kept is made else _improved(linear, chosen, "weight", WEIGHTS, score, best)
 
 
 def recent_of(events: Known) -> dict[str, Counts]:

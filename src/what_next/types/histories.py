@@ -83,12 +83,10 @@ class History:
 def repeats(items: Int[np.ndarray, "*grid slots"], history: History) -> Bool[np.ndarray, "*grid slots"]:
     """Which items stand in the history already: on a grid, up to the step at which they are chosen."""
     if items.ndim == 2:
-        known: Bool[np.ndarray, "batch slots"] = (items >= 0) & (items[..., None] == history.items[:, None]).any(-1)
-        return known
+        return np.asarray((items >= 0) & (items[..., None] == history.items[:, None]).any(-1))
     same = (items[..., None] >= 0) & (items[..., None] == history.items[:, None, None])
     past = np.tri(items.shape[1], history.items.shape[1], dtype=np.bool_)
-    before: Bool[np.ndarray, "batch time slots"] = (same & past[:, None]).any(-1)
-    return before
+    return np.asarray((same & past[:, None]).any(-1))
 
 
 @dataclass(frozen=True, eq=False)

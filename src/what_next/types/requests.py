@@ -117,8 +117,7 @@ class Permitted:
 
     def of_row(self, row: int, items: int) -> Bool[np.ndarray, "items"]:
         """The same for one row."""
-        found: Bool[np.ndarray, items] = self.rows(np.array([row])).mask(1, items)[0]
-        return found
+        return np.asarray(self.rows(np.array([row])).mask(1, items)[0])
 
     def allow(self, items: Int[np.ndarray, "batch slots"]) -> Bool[np.ndarray, "batch slots"]:
         """Which of some items each row may be given."""

@@ -57,8 +57,7 @@ class Events:
         tied = tied if isinstance(order, slice) else order[tied].astype(np.int64)
         columns = {"user": pl.Series(self.users), "item": pl.Series(self.items), **self.values}
         rows = pl.DataFrame([column.gather(tied).alias(name) for name, column in columns.items()])
-        found: Int64[np.ndarray, some] = tied[rows.is_duplicated().to_numpy()]
-        return found
+        return np.asarray(tied[rows.is_duplicated().to_numpy()])
 
     def table(self, order: Order, gap: timedelta | None = None) -> pl.DataFrame:
         """The log in the given order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context.
