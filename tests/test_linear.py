@@ -23,7 +23,7 @@ from what_next.training.artefacts import read_manifest, read_models
 from what_next.training.weighing import recent_of, weigh
 
 GROUPS, EACH = 12, 6
-NEWER = ("bias", "popularity", "pull", "successors")
+NEWER = ("bias", "penalty", "popularity", "pull", "successors")
 """What the first of such models did not have."""
 
 
@@ -244,16 +244,19 @@ def test_what_was_popular_of_late_counts_where_it_is_better(worth, words, capsys
     assert ("short" in capsys.readouterr().err) is (words == "short")
 
 
-def test_the_penalty_that_is_better_is_taken() -> None:
+def test_another_penalty_by_hand() -> None:
     """Gains of 1/2 and 1/3 are those of squares of 100 and 50: with a penalty of 30 they are 10/13 and 5/8."""
     linear = term()
-    wanted = torch.tensor([10 / 13, 5 / 8, 0])
-    assert weigh(linear, "ndcg@10", lambda: float(linear.weight) - float((linear.gains - wanted).norm()), lambda: 0.0)
-    np.testing.assert_allclose(linear.gains, wanted, rtol=1e-6)
+    linear.choose(penalty=0.3)
+    wanted = np.array([10 / 13, 5 / 8])
+    past = linear.past(torch.tensor([0, 1]), torch.tensor([2]))
+    np.testing.assert_allclose(past[0, :2], wanted / np.linalg.norm(wanted), rtol=1e-6)
+
+
+def test_the_penalty_that_is_better_is_taken_with_a_weight_of_its_own() -> None:
     linear = term()
-    before = linear.gains.clone()
-    assert weigh(linear, "ndcg@10", lambda: float(linear.weight) - float((linear.gains - before).norm()), lambda: 0.0)
-    assert torch.equal(linear.gains, before)
+    assert weigh(linear, "ndcg@10", lambda: 1 - abs(float(linear.weight * linear.penalty) - 8 * 0.3) / 9, lambda: 0.0)
+    assert (float(linear.weight), float(linear.penalty)) == (8, pytest.approx(0.3))
 
 
 def test_what_was_popular_of_late_by_hand() -> None:

@@ -420,6 +420,7 @@ class Environment:
         if not len(state.split.validation) or not self.source.foreseen:
             return False
         events = Known.of(state.dataset, state.split.known)
+        linear.favour(events.counts)
         if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
             linear.follow(*events.transitions, encoder.items())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories

@@ -14,7 +14,7 @@ RANKS = (64, 512)
 ENTRIES = 2**21
 """Of the table of directions, where there are more than the fewest."""
 PENALTY = 100.0
-"""Of the ridge regression, until validation chooses another."""
+"""Of the ridge regression, before validation chooses another."""
 FADING = 0.4
 """What an event counts of the one after it, where what came next is looked up; as in `baselines.Markov`."""
 CHUNK = 2**16
@@ -39,11 +39,11 @@ class LinearTerm(nn.Module):
 
     Attributes:
         rank: how many directions there are.
-        directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`, or by another penalty.
+        directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
         popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
             may count the less, the longer they are past.
         successors: [items dim], for each item the mean of the unit vectors of what came next; no column without `pull`.
-        weight, decay, bias: as above.
+        weight, decay, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
         temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
     """
@@ -54,6 +54,7 @@ class LinearTerm(nn.Module):
     successors: Tensor
     weight: Tensor
     decay: Tensor
+    penalty: Tensor
     bias: Tensor
     pull: Tensor
     temperature: Tensor
@@ -89,10 +90,17 @@ class LinearTerm(nn.Module):
         return torch.cat([self.decay.expand(self.rank), torch.full_like(self.successors[0], FADING)])
 
     def choose(
-        self, weight: float = 0.0, decay: float = 1.0, bias: float = 0.0, pull: float = 0.0, temperature: float = 1.0
+        self,
+        weight: float = 0.0,
+        decay: float = 1.0,
+        penalty: float = 1.0,
+        bias: float = 0.0,
+        pull: float = 0.0,
+        temperature: float = 1.0,
     ) -> None:
         """Set the numbers."""
-        numbers = {"weight": weight, "decay": decay, "bias": bias, "pull": pull, "temperature": temperature}
+        numbers = {"weight": weight, "decay": decay, "penalty": penalty, "bias": bias, "pull": pull}
+        numbers["temperature"] = temperature
         for name, value in numbers.items():
             self.register_buffer(name, torch.tensor(value, device=self.directions.device))
 
@@ -185,18 +193,20 @@ class LinearTerm(nn.Module):
 
     def pointed(self, sums: Float[Tensor, "*grid width"]) -> Float[Tensor, "*grid width"]:
         """From a history's sums to what it foretells: two directions of length 1, side by side."""
-        had = functional.normalize(sums[..., : self.rank] * self.gains, dim=-1)
+        gains = self.gains / (self.gains + self.penalty * (1 - self.gains))
+        had = functional.normalize(sums[..., : self.rank] * gains, dim=-1)
         if not self.successors.shape[1]:
             return had
         return torch.cat([had, functional.normalize(sums[..., self.rank :], dim=-1)], -1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """What was saved before there was a bias or a pull has none; all tables are as wide as they were."""
+        """What was saved before there was a bias, a pull or a penalty has none; tables are as wide as they were."""
         state_dict.setdefault(prefix + "successors", self.successors[:, :0])
         for name in ("directions", "successors"):
             saved, own = state_dict[prefix + name], getattr(self, name)
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
         self.gains = self.gains.new_zeros(self.directions.shape[1])
+        state_dict.setdefault(prefix + "penalty", torch.ones_like(self.penalty))
         for name in ("popularity", "bias", "pull"):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)

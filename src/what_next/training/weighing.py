@@ -60,7 +60,9 @@ def weigh(
     best = _improved(linear, chosen, "weight", WEIGHTS, score, alone)
     if chosen["weight"]:
         best = _improved(linear, chosen, "decay", DECAYS, score, best)
-        best = _penalised(linear, chosen, score, best)
+        best = _improved(linear, chosen, "penalty", PENALTIES, score, best)
+    if "penalty" in chosen:
+        best = _improved(linear, chosen, "weight", WEIGHTS, score, best)
     if linear.successors.shape[1]:
         best = _improved(linear, chosen, "pull", PULLS, score, best)
         if not chosen.get("pull"):
@@ -80,17 +82,6 @@ def weigh(
         highlight=False,
     )
     return True
-
-
-def _penalised(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float) -> float:
-    """Take another penalty where that is better, and the weight that goes with it; the best measure."""
-    made = kept = linear.gains.clone()
-    for ratio in PENALTIES:
-        linear.gains.copy_(made / (made + ratio * (1 - made)))
-        if (found := _measured(linear, chosen, score)) > best:
-            best, kept = found, linear.gains.clone()
-    linear.gains.copy_(kept)
-    return best if kept is made else _improved(linear, chosen, "weight", WEIGHTS, score, best)
 
 
 def recent_of(events: Known) -> dict[str, Counts]:
