@@ -97,23 +97,24 @@ def _of_late(
 ) -> tuple[float, list[str]]:
     """Let what was popular of late take the place of what always was, where that is better: the best measure, and the
     words for what was chosen. A first look tells whether any half-life is worth a search."""
-    always, found = linear.popularity.clone(), dict[str, tuple[float, dict[str, float]]]()
-    for words, events in recent.items():
-        linear.favour(events)
-        found[words] = _measured(linear, {"bias": 1.0} | chosen, score), chosen
-    if max((value for value, _ in found.values()), default=0.0) > NEWER * best:
-        for words, events in recent.items():
-            linear.favour(events)
-            trial = dict(chosen)
-            found[words] = _improved(linear, trial, "bias", BIASES, score, 0.0), trial
-    top = max((value for value, _ in found.values()), default=0.0)
-    if top > best:  # the half-lives fall
-        words = next(words for words in reversed(found) if found[words][0] > max(best, NEWER * top))
+    always, found = linear.popularity.clone(), dict[str, float]()
+    trials = {words: dict(chosen) for words in recent}  # the half-lives fall
+
+    def first_look(words: str) -> float:
         linear.favour(recent[words])
-        chosen.update(found[words][1])
-        return found[words][0], [words]
-    linear.popularity.copy_(always)
-    return best, []
+        return _measured(linear, {"bias": 1.0} | chosen, score)
+
+    if any(first_look(words) > NEWER * best for words in recent):
+        for words, trial in trials.items():
+            linear.favour(recent[words])
+            found[words] = _improved(linear, trial, "bias", BIASES, score, 0.0)
+    better = [words for words, value in found.items() if value > max(best, NEWER * max(found.values()))]
+    if not better:
+        linear.popularity.copy_(always)
+        return best, []
+    linear.favour(recent[better[-1]])
+    chosen.update(trials[better[-1]])
+    return found[better[-1]], better[-1:]
 
 
 def _improved(
