@@ -170,7 +170,7 @@ class TestDamage:
             ready(copied)
 
     def test_a_folder_is_no_model(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="no such model file"):
+        with pytest.raises(ModelError, match="is a folder, no model file"):
             read_models(tmp_path)
 
     def test_tensors_without_a_manifest_are_no_model(self, copied: Trained) -> None:

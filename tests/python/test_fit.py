@@ -408,9 +408,10 @@ def test_ids_in_bytes_are_texts_and_what_is_no_id_is_told(model: wn.Model) -> No
     frame = pl.DataFrame({"user": ["a", "a"], "item": ["3", "4"]})
     asked = model.recommend(frame.with_columns(pl.col("item").cast(pl.Binary)), 2)
     assert asked.equals(model.recommend(frame, 2))
-    for strange in (pl.Series([object(), object()], dtype=pl.Object), pd.cut(np.arange(2), 2)):
+    objects = pl.DataFrame({"user": ["a", "b"], "item": pl.Series([object(), object()], dtype=pl.Object)})
+    for strange in (objects, pd.DataFrame({"user": ["a", "b"], "item": pd.cut(np.arange(2), 2)})):
         with pytest.raises(DataError, match=r"column 'item' holds .*, which cannot be an id"):
-            wn.fit(pl.DataFrame({"user": ["a", "b"], "item": strange}), **SMALL)
+            wn.fit(strange, **SMALL)
 
 
 @pytest.mark.parametrize(("columns", "told"), [(["user", "item", "user"], "'user' 2 times"), (["a", "b"], "no column")])
