@@ -277,6 +277,7 @@ def test_items_whose_ids_no_request_may_hold_are_told() -> None:
     from what_next.serving.http.run import unnameable
 
     assert unnameable(pl.Series(["i1", "a b", "\u00fc", "x" * 256])) is None
+    assert unnameable(pl.Series([1, 2])) is None
     told = unnameable(pl.Series(["i1", "a\nb", "x" * 257, " "]))
     assert told is not None
     assert told.startswith(

@@ -76,7 +76,8 @@ def listen(setup: Setup) -> socket.socket:
 
 def unnameable(ids: pl.Series) -> str | None:
     """What people are told where no event can name some items, since requests hold no such ids; None: all can be."""
-    odd = ids.filter((ids.str.len_chars() > LONGEST_ID) | ~ids.str.contains(SEEN))
+    texts = ids.cast(pl.String)  # they may be numbers, as those of the demonstration
+    odd = texts.filter((texts.str.len_chars() > LONGEST_ID) | ~texts.str.contains(SEEN))
     if odd.is_empty():
         return None
     return (
