@@ -36,7 +36,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
                 ("sqn", "", 0.5),
                 ("snqn", "", 0.5),
                 ("sa2c", "algorithm.warm_up=50", 0.5),
-                ("sac_rec", "algorithm.warm_up=50", 0.5),
+                ("sac_rec", "algorithm.warm_up=300", 0.5),
                 ("ddpg", "", 0.5),
                 ("td3", "", 0.5),
                 ("hac", "", 0.5),
