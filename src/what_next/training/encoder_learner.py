@@ -44,7 +44,7 @@ class EncoderLearner(Learner):
     """An encoder's states, heads on them, and learned vectors of the items."""
 
     kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor, Tensor | None]] | None = None
-    remembered: dict[bytes, Tensor] | None = None
+    remembered: dict[tuple[bool, bytes], Tensor] | None = None
 
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Learner.networks`."""
@@ -160,14 +160,7 @@ class EncoderLearner(Learner):
     ) -> Proposal:
         """The point that items are ranked by."""
         with torch.no_grad():
-            if self.remembered is None:
-                states = self._states(nets, history, factors, grid)
-            else:
-                read = b"".join(one.tobytes() for one in (history.items, history.lengths, factors.actor))
-                key = hashlib.sha256(read).digest() + bytes([grid])
-                if key not in self.remembered:
-                    self.remembered[key] = self._states(nets, history, factors, grid)
-                states = self.remembered[key]
+            states = self._states(nets, history, factors, grid)
             past = self.past(nets, history, grid)
         made = self.proposal(nets, states.flatten(0, -2), past=past)
         return replace(made, points=made.points.reshape(*states.shape[:-1], -1), factors=factors)
@@ -176,10 +169,17 @@ class EncoderLearner(Learner):
         self, nets: Networks, history: History, factors: Factors, grid: bool
     ) -> Float[Tensor, "batch dim"] | Float[Tensor, "batch time dim"]:
         """The encoder's states after the last event of each history; on a `grid`, after every event."""
+        if self.remembered is not None:
+            read = b"".join(one.tobytes() for one in (history.items, history.lengths, factors.actor))
+            key = (grid, hashlib.sha256(read).digest())
+            if key in self.remembered:
+                return self.remembered[key]
         states: Tensor = nets["encoder"](self.algorithm.inputs(self.events(history.items, factors), None))
-        return (
-            states if grid else states[torch.arange(len(states), device=self.device), self.tensor(history.lengths - 1)]
-        )
+        if not grid:
+            states = states[torch.arange(len(states), device=self.device), self.tensor(history.lengths - 1)]
+        if self.remembered is not None:
+            self.remembered[key] = states
+        return states
 
     @contextmanager
     def remembering(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ Counts = Float64[np.ndarray, "items"]
 WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0)
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9, 0.8)
+"""Of an event in what the linear model makes of a history, for each one after it."""
 PENALTIES = (0.1, 0.3, 3.0)
 """Of the linear model: times the one that it was made with."""
 PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -57,18 +58,7 @@ def weigh(
     """
     chosen = {"weight": 0.0}
     alone = _measured(linear, chosen, score)
-    best = _improved(linear, chosen, "weight", WEIGHTS, score, alone)
-    if chosen["weight"]:
-        best = _improved(linear, chosen, "decay", DECAYS, score, best)
-        best = _improved(linear, chosen, "penalty", PENALTIES, score, best)
-    if "penalty" in chosen:
-        best = _improved(linear, chosen, "weight", WEIGHTS, score, best)
-    if linear.successors.shape[1]:
-        best = _improved(linear, chosen, "pull", PULLS, score, best)
-        if not chosen.get("pull"):
-            linear.forget()
-    best = _improved(linear, chosen, "bias", BIASES, score, best)
-    best, of_late = _of_late(linear, chosen, recent or {}, score, best)
+    best, of_late = _counted(linear, chosen, score, recent or {}, alone)
     linear.choose(**chosen)
     if not linear.counts:
         return False
@@ -82,6 +72,24 @@ def weigh(
         highlight=False,
     )
     return True
+
+
+def _counted(
+    linear: LinearTerm, chosen: dict[str, float], score: Measure, recent: Mapping[str, Counts], best: float
+) -> tuple[float, list[str]]:
+    """Choose what counts beside the network; the best measure, and the words for what was popular of late."""
+    best = _improved(linear, chosen, "weight", WEIGHTS, score, best)
+    if chosen["weight"]:
+        best = _improved(linear, chosen, "decay", DECAYS, score, best)
+        best = _improved(linear, chosen, "penalty", PENALTIES, score, best)
+    if "penalty" in chosen:
+        best = _improved(linear, chosen, "weight", WEIGHTS, score, best)
+    if linear.successors.shape[1]:
+        best = _improved(linear, chosen, "pull", PULLS, score, best)
+        if not chosen.get("pull"):
+            linear.forget()
+    best = _improved(linear, chosen, "bias", BIASES, score, best)
+    return _of_late(linear, chosen, recent, score, best)
 
 
 def recent_of(events: Known) -> dict[str, Counts]:
