@@ -35,7 +35,7 @@ ALGORITHMS = {name: kind for name, kind in KNOWN.items() if kind.source != "worl
 """Those that learn from a log."""
 MAIN = ("ml-100k", "lastfm-s3rec")
 MORE = ("ml-1m-part", "amazon-beauty-s3rec", "yoochoose-100k", "spotify-playlists")
-"""Sets that every algorithm is judged on with all seeds, and those with one seed."""
+"""Sets that are judged with three seeds unless told otherwise, and those with one."""
 WHOLE = (*MAIN, "amazon-beauty-s3rec")
 """Sets for every algorithm; the others are for two of them and the best of the rest."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
@@ -154,8 +154,8 @@ def fill(wanted: argparse.Namespace) -> None:
             break
         name, row = due[0]
         main = name in MAIN
-        seeds, seconds = (wanted.seeds, wanted.seconds) if main else (wanted.seeds[:1], wanted.more_seconds)
-        cell = measure(name, row, seeds, seconds, wanted.folder)
+        seeds = wanted.seeds or ([0, 1, 2] if main else [0])
+        cell = measure(name, row, seeds, wanted.seconds if main else wanted.more_seconds, wanted.folder)
         cells = read(CELLS)  # anew: another run may have filled cells meanwhile
         write(CELLS, {**cells, name: {**cells.get(name, {}), row: cell}})
         show()
@@ -208,7 +208,10 @@ def configs(cells: Cells) -> dict[Path, str]:
 def _config(name: str, row: str, cell: Mapping[str, Any]) -> Iterator[str]:
     algorithm, settings = VARIANTS.get(row, (row, {}))
     yield f"# {row} on {name}, as in docs/results.md; seeds {', '.join(map(str, cell['seeds']))}. Measured by"
-    yield f"# python benchmarks/tables.py fill --sets {name} --algorithms {row}"
+    yield (
+        f"# python benchmarks/tables.py fill --sets {name} --algorithms {row} "
+        f"--seeds {','.join(map(str, cell['seeds']))} --{'' if name in MAIN else 'more-'}seconds {cell['limit']:g}"
+    )
     yield from ("train, yes", f"data, {name}.parquet", f"algorithm, {algorithm}", "split, leave_last_out")
     yield from (
         "threads, 1",
@@ -239,9 +242,14 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=10**6, help="measure (or tune) so many, and end")
     parser.add_argument("--sets", type=_words, default=[*MAIN, *MORE], help="separated by commas; default: all")
     parser.add_argument("--algorithms", type=_words, default=[*ALGORITHMS, *VARIANTS, *RULES], help="likewise")
-    parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=120.0, help=f"of training at most, on {' and '.join(MAIN)}")
-    parser.add_argument("--more-seconds", type=float, default=600.0, help="the same on the other sets, with one seed")
+    main_sets = " and ".join(MAIN)
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(one) for one in text.split(",")],
+        help=f"separated by commas; default: 0,1,2 on {main_sets}, 0 on the others",
+    )
+    parser.add_argument("--seconds", type=float, default=120.0, help=f"of training at most, on {main_sets}")
+    parser.add_argument("--more-seconds", type=float, default=600.0, help="the same on the other sets")
     parser.add_argument("--trials", type=int, default=TRIALS, help="of tuning, for each algorithm")
     parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of training in each, at most")
     parser.add_argument("--folder", type=Path, default=sets.FOLDER, help="where the data sets are")
