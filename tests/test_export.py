@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from what_next import Agent, Dataset, Setup, State
 from what_next.algorithms.base import Algorithm
@@ -81,7 +80,7 @@ def with_linear(agent: Agent, items: int) -> None:
         linear.learn(shown, strengths, rng.integers(0, 9, items))
         if type(agent.setup.algorithm).vectors is Algorithm.vectors:
             linear.follow(*rng.integers(0, items, (2, 500), np.int32), agent.nets["encoder"].items())
-        linear.choose(weight=3.0, decay=0.8, bias=0.7, pull=2.0, temperature=1.5)
+        linear.choose(weight=3.0, decay=0.8, bias=0.7, pull=2.0, replay=3.0, temperature=1.5)
 
 
 Make = Callable[..., Made]
@@ -146,14 +145,20 @@ def alike(made: Made, history: History) -> None:
     np.testing.assert_allclose(scores, expected[1], atol=CLOSE)
 
 
+def zeros(made: Made, count: int) -> list[np.ndarray]:
+    """The state before any event, as one who looks into the file makes it."""
+    kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+    inputs = [one for one in made.step.get_inputs() if one.name.startswith("state_")]
+    return [
+        np.zeros([size if isinstance(size, int) else count for size in one.shape], kinds[one.type]) for one in inputs
+    ]
+
+
 def stepped(made: Made, history: History) -> None:
     """Every prefix by single steps, the state carried outside; rows end at different steps."""
     count = len(history.items)
     names = [name for name in made.inputs["step"] if name.startswith("state_")]
-    encoder: Any = made.agent.nets["encoder"]
-    state = [part.numpy() for part in encoder.start(count)]
-    if encoder.ridge is not None:
-        state.append(np.zeros((count, encoder.ridge.width), np.float32))
+    state = zeros(made, count)
     given = numbers(made, history)
     points = np.zeros_like(wanted(made, history)[0])
     for step in range(history.items.shape[1]):
@@ -290,11 +295,10 @@ def test_the_command_says_how_to_read_the_files(
 
 def test_masked_rows_of_a_step_keep_their_state(make: Make) -> None:
     made = make("lstm")
-    encoder: Any = made.agent.nets["encoder"]
-    state = [torch.randn_like(part).numpy() for part in encoder.start(2)]
-    state.append(np.ones((2, encoder.ridge.width), np.float32))  # of the linear model
+    state = [one + one.dtype.type(1) for one in zeros(made, 2)]
     feed = {"items": np.array([3, -1]), **{f"state_{place}": part for place, part in enumerate(state)}}
-    after = made.step.run([f"next_{place}" for place in range(3)], feed)
+    after = made.step.run([f"next_{place}" for place in range(len(state))], feed)
+    assert len(state) == 4  # two of the cells, the sums and the last items of the linear model
     for old, new in zip(state, after, strict=True):
         assert np.array_equal(old[1], new[1])
         assert not np.array_equal(old[0], new[0])

@@ -23,7 +23,7 @@ from what_next.training.artefacts import read_manifest, read_models
 from what_next.training.weighing import recent_of, weigh
 
 GROUPS, EACH = 12, 6
-NEWER = ("bias", "penalty", "popularity", "pull", "successors")
+NEWER = ("bias", "penalty", "popularity", "pull", "replay", "successors", "units")
 """What the first of such models did not have."""
 
 
@@ -103,17 +103,52 @@ def test_the_pull_to_what_came_next_by_hand() -> None:
     assert linear.successors[3].tolist() == [0, 0]
 
 
+def test_the_pull_to_what_came_next_in_the_history_by_hand() -> None:
+    """After 0 came first 1, then 2, then 0 again, and 0 is the last: the item after the latest one counts whole, the
+    one before it .8, the first .64, and the sum is made as long as the pull. In the second history nothing came before.
+    """
+    linear, vectors = LinearTerm(3), 2 * torch.eye(3)
+    linear.follow(*np.array([[0, 1, 2], [1, 2, 0]], np.int32), vectors)
+    linear.choose(replay=3.0, temperature=2.0)
+    centred = (np.eye(3) - 1 / 3) / np.sqrt(2 / 3)
+    items, lengths = torch.tensor([0, 1, 0, 2, 0, 0, 1, 2]), torch.tensor([6, 2])
+    past = linear.past(items, lengths)
+    wanted = 0.64 * centred[1] + 0.8 * centred[2] + centred[0]
+    found = past[:, linear.width :]
+    np.testing.assert_allclose(found[0], wanted / np.linalg.norm(wanted), rtol=1e-5)
+    assert not found[1].any()
+    points = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    scores = linear.extended(points, past) @ linear.columns(vectors).T
+    np.testing.assert_allclose(scores[0], (np.array([1, 0, 0]) + 3 * found[0].numpy()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scores[1], [0, 1, 0], atol=1e-6)
+    linear.grow(4)
+    assert linear.past(torch.tensor([3, 0, 3]), torch.tensor([3])).shape == (1, linear.width + 3)
+
+
+def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("what_next.models.linear.RECALLED", 3)
+    linear = LinearTerm(3)
+    linear.follow(*np.array([[0, 1, 2], [1, 2, 0]], np.int32), torch.eye(3))
+    linear.choose(replay=1.0)
+    found = linear.past(torch.tensor([0, 1, 0, 0, 1, 2, 0]), torch.tensor([3, 4]))[:, linear.width :]
+    assert found[0].any()
+    assert not found[1].any()  # the first 0 is four events ago
+    grid = linear.past_on_grid(torch.tensor([[0, 1, 2, 0]]))[0, :, linear.width :]
+    assert not grid.any()
+
+
 def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
     linear, later = term(), term()
     linear.choose(weight=2.0)
     saved = {name: value for name, value in linear.state_dict().items() if name not in NEWER}
     later.follow(*np.array([[0], [1]], np.int32), torch.ones(3, 1))
-    later.choose(bias=4.0, pull=4.0)
+    later.choose(bias=4.0, pull=4.0, replay=4.0)
     later.load_state_dict(saved)
     points, past = torch.ones(1, 1), linear.past(torch.tensor([1]), torch.tensor([1]))
     before, after = ((one.extended(points, past) @ one.columns(torch.ones(3, 1)).T) for one in (linear, later))
     assert not later.bias
     assert not later.pull
+    assert not later.replay
     np.testing.assert_allclose(after, before, rtol=1e-6)
 
 
@@ -134,10 +169,12 @@ def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
 def test_on_a_grid_it_is_the_same_after_every_event() -> None:
     linear = term()
     linear.follow(*np.array([[0, 2, 1], [2, 1, 0]], np.int32), torch.eye(3))
-    linear.choose(weight=1.0, decay=0.7, pull=1.0)
-    items = torch.tensor([[0, 2, 1, 1], [2, 1, -1, -1]])
+    linear.choose(weight=1.0, decay=0.7, pull=1.0, replay=1.0)
+    items = torch.tensor([[0, 2, 1, 1, 2, 1], [2, 1, -1, -1, -1, -1]])
     grid = linear.past_on_grid(items)
-    for row, length in ((0, 4), (1, 2)):
+    assert grid.shape[2] == linear.width + 3
+    assert grid[0, 5, linear.width :].any()
+    for row, length in ((0, 6), (1, 2)):
         for place in range(length):
             alone = linear.past(items[row, : place + 1], torch.tensor([place + 1]))
             np.testing.assert_allclose(grid[row, place], alone[0], atol=1e-6)
@@ -288,6 +325,31 @@ def test_a_step_that_was_seen_once_is_known(tmp_path: Path, monkeypatch: pytest.
     assert saved.tensors["encoder.ridge.pull"] > 0
     policy = LearnedPolicy.load(made, state.dataset)
     assert validation.next_items(policy, state.dataset, state.split, state.histories, seed=0)["ndcg@10"] > 0.6
+
+
+def test_who_plays_a_list_again_is_told_what_comes_next(tmp_path: Path) -> None:
+    """Each of 150 users has a list of four items of his own, and plays it in its order, from some place on."""
+    rng, rows = np.random.default_rng(0), list[tuple[int, int, int]]()
+    for user in range(150):
+        items, start = rng.choice(100, 4, replace=False), rng.integers(4)
+        rows += [(user, int(items[(start + step) % 4]), step) for step in range(rng.integers(6, 12))]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    dataset, found = wn.Dataset.from_frame(log, None, name="lists"), dict[str, float]()
+    for name in ("yes", "no"):
+        made = setup(tmp_path, "split=users", "dim=32", f"evaluation.seen={name}", f"linear={name}", name=name)
+        state = State(dataset, made)
+        Environment(wn.Agent(made, state.space), state, made).run_sim()
+        policy = LearnedPolicy.load(made, dataset)
+        found[name] = validation.next_items(policy, dataset, state.split, state.histories, seed=0, seen=True)["ndcg@10"]
+    assert found["yes"] > 0.9
+    assert found["no"] < 0.5
+
+
+def test_where_nothing_heard_is_recommended_nothing_is_kept_of_it(trained: Setup) -> None:
+    assert not trained.evaluation.seen
+    saved = read_models(trained.model_agent_path).tensors
+    assert not saved["encoder.ridge.replay"]
+    assert not saved["encoder.ridge.units"].numel()
 
 
 def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -> None:

@@ -433,6 +433,7 @@ class Environment:
                 lambda: self.validate().get(self.setup.monitored, 0.0),
                 lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
                 recent_of(events),
+                repeats=seen,
                 quiet=self.quiet,
             )
 

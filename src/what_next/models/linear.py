@@ -1,5 +1,6 @@
-"""What is counted in the log, beside an encoder: what people who had the items of a history had, too; what came next
-after its last items; and how popular each item is."""
+"""What is counted beside an encoder. In the log: what people who had the items of a history had, too; what came next
+after its last items; and how popular each item is. In the history: what came next when its last item was there before.
+"""
 
 from typing import Any
 
@@ -15,6 +16,10 @@ ENTRIES = 2**21
 """Of the table of directions, where there are more than the fewest."""
 PENALTY = 100.0
 """Of the ridge regression, before validation chooses another."""
+RECALLED = 256
+"""Last events of a history among which the last item is looked for."""
+AGAIN = 0.8
+"""What came next after an item counts that much of what did after a later one of the same item."""
 FADING = 0.4
 """What an event counts of the one after it, where what came next is looked up; as in `baselines.Markov`."""
 CHUNK = 2**16
@@ -31,8 +36,10 @@ class LinearTerm(nn.Module):
     and goes into the point; `V` goes into the item vectors: the score stays one inner product. One column more is how
     popular each item is, times `bias`: where a log holds nothing else, what a network makes of it falls short of that.
 
-    Last, the point is pulled to where those items lie that came next after the last ones: the transitions of a Markov
-    chain, read in the network's own item space.
+    The point is pulled to where those items lie that came next after the last ones: the transitions of a Markov chain,
+    read in the network's own item space. And to where those lie that came next in this very history when its last item
+    was there before: who plays a list anew, or buys by a routine, has told what comes next (as induction heads find it:
+    Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
     weight, bias and pull are 0, and nothing is added.
@@ -42,21 +49,25 @@ class LinearTerm(nn.Module):
         directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
         popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
             may count the less, the longer they are past.
-        successors: [items dim], for each item the mean of the unit vectors of what came next; no column without `pull`.
+        units: [items dim], the direction in which each item lies; no column without `replay`.
+        successors: [items dim], for each item the mean of the `units` of what came next; no column without `pull`.
         weight, decay, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
+        replay: likewise, of the mean of `units` over what came next in the history after earlier ones of its last item.
         temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
     """
 
     directions: Tensor
     gains: Tensor
     popularity: Tensor
+    units: Tensor
     successors: Tensor
     weight: Tensor
     decay: Tensor
     penalty: Tensor
     bias: Tensor
     pull: Tensor
+    replay: Tensor
     temperature: Tensor
 
     def __init__(self, count: int) -> None:
@@ -66,13 +77,14 @@ class LinearTerm(nn.Module):
         self.register_buffer("directions", torch.zeros(count, rank))
         self.register_buffer("gains", torch.zeros(rank))
         self.register_buffer("popularity", torch.zeros(count))
+        self.register_buffer("units", torch.zeros(count, 0))
         self.register_buffer("successors", torch.zeros(count, 0))
         self.choose()
 
     @property
     def counts(self) -> bool:
         """Whether anything is added."""
-        return bool(self.weight) or bool(self.bias) or bool(self.pull)
+        return bool(self.weight) or bool(self.bias) or bool(self.pull) or bool(self.replay)
 
     @property
     def rank(self) -> int:
@@ -81,7 +93,7 @@ class LinearTerm(nn.Module):
 
     @property
     def width(self) -> int:
-        """Entries of what is known of a history."""
+        """Entries of a history's sums."""
         return self.rank + self.successors.shape[1]
 
     @property
@@ -96,11 +108,12 @@ class LinearTerm(nn.Module):
         penalty: float = 1.0,
         bias: float = 0.0,
         pull: float = 0.0,
+        replay: float = 0.0,
         temperature: float = 1.0,
     ) -> None:
         """Set the numbers."""
         numbers = {"weight": weight, "decay": decay, "penalty": penalty, "bias": bias, "pull": pull}
-        numbers["temperature"] = temperature
+        numbers |= {"replay": replay, "temperature": temperature}
         for name, value in numbers.items():
             self.register_buffer(name, torch.tensor(value, device=self.directions.device))
 
@@ -136,36 +149,43 @@ class LinearTerm(nn.Module):
                 and is taken off.
         """
         places = [torch.from_numpy(one).to(vectors.device).long() for one in (first, second)]
-        centred = functional.normalize(vectors - vectors[torch.unique(places[1])].mean(0), dim=1)
+        self.units = functional.normalize(vectors - vectors[torch.unique(places[1])].mean(0), dim=1)
         found = torch.zeros_like(vectors)
         for before, after in zip(*(torch.split(one, CHUNK) for one in places), strict=True):
-            found.index_add_(0, before, centred[after])
+            found.index_add_(0, before, self.units[after])
         self.successors = found / places[0].bincount(minlength=len(vectors)).clamp(min=1)[:, None]
 
     def forget(self) -> None:
-        """Keep nothing of what came next, where it does not count."""
-        self.successors = self.successors[:, :0].clone()
+        """Keep nothing of what does not count."""
+        if not self.pull:
+            self.successors = self.successors[:, :0].clone()
+        if not self.replay:
+            self.units = self.units[:, :0].clone()
 
     def grow(self, count: int) -> None:
         """Be of `count` items, about the last of which nothing is known."""
         more = count - len(self.directions)
         self.popularity = functional.pad(self.popularity, (0, more))
         self.directions = functional.pad(self.directions, (0, 0, 0, more))
+        self.units = functional.pad(self.units, (0, 0, 0, more))
         self.successors = functional.pad(self.successors, (0, 0, 0, more))
 
     def extended(
-        self, points: Float[Tensor, "batch columns"], past: Float[Tensor, "batch width"]
+        self, points: Float[Tensor, "batch columns"], past: Float[Tensor, "batch foretold"]
     ) -> Float[Tensor, "batch more"]:
         """Points that have the columns of the linear model, too, and are pulled to what came next."""
         had, ones = past[:, : self.rank], torch.ones_like(points[:, :1])
-        pulled = points + self.pull * past[:, self.rank :] if self.successors.shape[1] else points
-        return torch.cat([pulled, self.weight * had, self.bias * ones], 1) / self.temperature
+        if self.successors.shape[1]:
+            points = points + self.pull * past[:, self.rank : self.width]
+        if self.units.shape[1]:
+            points = points + self.replay * past[:, self.width :]
+        return torch.cat([points, self.weight * had, self.bias * ones], 1) / self.temperature
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
         """Item vectors to go with them."""
         return torch.cat([vectors, self.directions, self.popularity[:, None]], 1)
 
-    def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Float[Tensor, "batch width"]:
+    def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Float[Tensor, "batch foretold"]:
         """What some histories point to; `items` are those of the first, then of the second, and so on."""
         ends = lengths.cumsum(0)
         after = ends.repeat_interleave(lengths) - 1 - torch.arange(len(items), device=items.device)
@@ -174,39 +194,63 @@ class LinearTerm(nn.Module):
             for table, decay in ((self.directions, self.decay), (self.successors, self.decay.new_tensor(FADING)))
             if table.shape[1]
         ]
-        return self.pointed(torch.cat(sums, 1))
+        return self.foretold(torch.cat(sums, 1), last_of(items, lengths))
 
-    def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time width"]:
+    def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time foretold"]:
         """The same after every event; -1 is padding at the end."""
         total, found, decays = self.directions.new_zeros(len(items), self.width), [], self.decays
-        for column in items.unbind(1):
+        for place, column in enumerate(items.unbind(1)):
             total = decays * total + self.vectors(column)
-            found.append(self.pointed(total))
+            found.append(self.foretold(total, items[:, max(0, place + 1 - RECALLED) : place + 1]))
         return torch.stack(found, 1)
 
     def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid width"]:
-        """What some items add to what is known of a history; 0 for -1."""
+        """What some items add to the sums of a history; 0 for -1."""
         known = items.clamp(min=0)
         tables = [one for one in (self.directions, self.successors) if one.shape[1]]
         rows = torch.cat([functional.embedding(known, one) for one in tables], -1)
         return rows.masked_fill((items < 0).unsqueeze(-1), 0.0)
 
-    def pointed(self, sums: Float[Tensor, "*grid width"]) -> Float[Tensor, "*grid width"]:
-        """From a history's sums to what it foretells: two directions of length 1, side by side."""
+    def foretold(
+        self, sums: Float[Tensor, "batch width"], recent: Int64[Tensor, "batch recent"]
+    ) -> Float[Tensor, "batch foretold"]:
+        """From the sums and the last items of histories to what they foretell: directions of length 1, side by side.
+
+        `recent` ends with the last item; -1 stands before the first one.
+        """
         gains = self.gains / (self.gains + self.penalty * (1 - self.gains))
-        had = functional.normalize(sums[..., : self.rank] * gains, dim=-1)
-        if not self.successors.shape[1]:
-            return had
-        return torch.cat([had, functional.normalize(sums[..., self.rank :], dim=-1)], -1)
+        found = [functional.normalize(sums[:, : self.rank] * gains, dim=1)]
+        if self.successors.shape[1]:
+            found.append(functional.normalize(sums[:, self.rank :], dim=1))
+        if self.units.shape[1]:
+            found.append(functional.normalize(self._replayed(recent), dim=1))
+        return torch.cat(found, 1)
+
+    def _replayed(self, recent: Int64[Tensor, "batch recent"]) -> Float[Tensor, "batch dim"]:
+        """What came next in some histories when the last item was there before: a sum of directions."""
+        earlier, last = recent[:, :-1], recent[:, -1:]
+        same = ((earlier == last) & (last >= 0)).to(self.units.dtype)
+        later = same.sum(1, keepdim=True) - same.cumsum(1)
+        vectors = functional.embedding(recent[:, 1:].clamp(min=0), self.units)
+        return ((same * AGAIN**later).unsqueeze(1) @ vectors).squeeze(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What was saved before there was a bias, a pull or a penalty has none; tables are as wide as they were."""
-        state_dict.setdefault(prefix + "successors", self.successors[:, :0])
-        for name in ("directions", "successors"):
+        for name in ("units", "successors"):
+            state_dict.setdefault(prefix + name, self.successors[:, :0])
+        for name in ("directions", "units", "successors"):
             saved, own = state_dict[prefix + name], getattr(self, name)
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
         self.gains = self.gains.new_zeros(self.directions.shape[1])
         state_dict.setdefault(prefix + "penalty", torch.ones_like(self.penalty))
-        for name in ("popularity", "bias", "pull"):
+        for name in ("popularity", "bias", "pull", "replay"):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def last_of(items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Int64[Tensor, "batch recent"]:
+    """The last items of some histories, `RECALLED` at most, each history at the end of its row; -1 before it."""
+    count = min(RECALLED, int(lengths.max()))
+    places = torch.arange(count, device=items.device) - count + lengths.cumsum(0)[:, None]
+    inside = places >= (lengths.cumsum(0) - lengths)[:, None]
+    return items[places.clamp(min=0)].where(inside, -1)

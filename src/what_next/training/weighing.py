@@ -20,6 +20,8 @@ PENALTIES = (0.1, 0.3, 3.0)
 """Of the linear model: times the one that it was made with."""
 PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Towards what came next after the last items: of the length of what is added to the point."""
+REPLAYS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+"""The same towards what came next in the history when its last item was there before."""
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Of the logarithm of how many events an item has."""
 SHARES = (1.0, 1 / 4, 1 / 16, 1 / 64)
@@ -39,12 +41,13 @@ def weigh(
     surprise: Measure,
     recent: Mapping[str, Counts] | None = None,
     *,
+    repeats: bool = False,
     quiet: bool = False,
 ) -> bool:
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, with decay and penalty, then the pull to what came next, then the bias for what is popular,
+    The weight comes first, with decay and penalty, then the pulls to what came next, then the bias for what is popular,
     or was of late, 0 included; where all stay 0, the network is better alone, and that is all. The temperature comes
     last: all together are surer than each, and a softmax of their scores is calibrated by what came next (Guo, Pleiss,
     Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2).
@@ -54,11 +57,14 @@ def weigh(
         monitor: the name of what `score` measures of the agent as it is now, more is better.
         surprise: the mean negative logarithm of the chance that it gives to what came next.
         recent: by words for it, the events of each item where those that are long past count less.
+        repeats: an item of the history may be recommended again.
         quiet: nothing is printed.
     """
     chosen = {"weight": 0.0}
     alone = _measured(linear, chosen, score)
-    best, of_late = _counted(linear, chosen, score, recent or {}, alone)
+    best = _followed(linear, chosen, score, _counted(linear, chosen, score, alone), REPLAYS if repeats else ())
+    best = _improved(linear, chosen, "bias", BIASES, score, best)
+    best, of_late = _of_late(linear, chosen, recent or {}, score, best)
     linear.choose(**chosen)
     if not linear.counts:
         return False
@@ -74,22 +80,27 @@ def weigh(
     return True
 
 
-def _counted(
-    linear: LinearTerm, chosen: dict[str, float], score: Measure, recent: Mapping[str, Counts], best: float
-) -> tuple[float, list[str]]:
-    """Choose what counts beside the network; the best measure, and the words for what was popular of late."""
+def _counted(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float) -> float:
+    """Choose how much people who had the same items count; the best measure."""
     best = _improved(linear, chosen, "weight", WEIGHTS, score, best)
     if chosen["weight"]:
         best = _improved(linear, chosen, "decay", DECAYS, score, best)
         best = _improved(linear, chosen, "penalty", PENALTIES, score, best)
     if "penalty" in chosen:
         best = _improved(linear, chosen, "weight", WEIGHTS, score, best)
+    return best
+
+
+def _followed(
+    linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, replays: Sequence[float]
+) -> float:
+    """Choose the pulls to what came next, in the log and in the history itself; the best measure."""
     if linear.successors.shape[1]:
         best = _improved(linear, chosen, "pull", PULLS, score, best)
-        if not chosen.get("pull"):
-            linear.forget()
-    best = _improved(linear, chosen, "bias", BIASES, score, best)
-    return _of_late(linear, chosen, recent, score, best)
+        best = _improved(linear, chosen, "replay", replays, score, best)
+        linear.choose(**chosen)
+        linear.forget()
+    return best
 
 
 def recent_of(events: Known) -> dict[str, Counts]:

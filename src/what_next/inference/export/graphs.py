@@ -11,6 +11,7 @@ from torch.nn import functional
 from what_next.agent import Agent
 from what_next.models.encoders import Encoder, MeanEncoder, TransformerEncoder
 from what_next.models.encoders.transformer import Layer, attend, banded
+from what_next.models.linear import RECALLED
 from what_next.training.encoder_learner import GAP, EncoderLearner, linear_of
 from what_next.types import Events
 
@@ -73,15 +74,24 @@ class Read(nn.Module):
         return vectors
 
     def start(self, batch: int) -> tuple[Tensor, ...]:
-        """The state before any event: the encoder's, and what the linear model sums up."""
+        """The state before any event: the encoder's, what the linear model sums up, and the last items where they
+        count, each one more than its place: 0 is none."""
         state = self.encoder.start(batch)
-        return (*state, self.ridge.directions.new_zeros(batch, self.ridge.width)) if self.ridge else state
+        if self.ridge is None:
+            return state
+        sums = self.ridge.directions.new_zeros(batch, self.ridge.width)
+        return (*state, sums, *([sums.new_zeros(batch, RECALLED, dtype=torch.int64)] if self.recalls else []))
 
-    def answers(self, states: Float[Tensor, "batch dim"], heard: Tensor | None) -> tuple[Tensor, ...]:
-        """The points, and the scores of all items; `heard` is the linear model's sum over the history, if any."""
+    @property
+    def recalls(self) -> bool:
+        """Whether the last items of a history count, beside what is summed up of all."""
+        return self.ridge is not None and bool(self.ridge.units.shape[1])
+
+    def answers(self, states: Float[Tensor, "batch dim"], foretold: Tensor | None) -> tuple[Tensor, ...]:
+        """The points, and the scores of all items; `foretold` is what the linear model makes of the history, if any."""
         points = self.algorithm.propose(self.nets, states)
-        if self.ridge is not None and heard is not None:
-            points = self.ridge.extended(points, self.ridge.pointed(heard))
+        if self.ridge is not None and foretold is not None:
+            points = self.ridge.extended(points, foretold)
         if not self.has_scores:
             return (points,)
         vectors = self.item_vectors if self.score_vectors is None else self.score_vectors
@@ -94,18 +104,21 @@ class ReadHistory(Read):
     def forward(self, items: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
         """Points [batch columns] and scores [batch items] from items [batch time] and numbers of the same shape."""
         last = (items >= 0).sum(1) - 1
-        inputs, heard = self.read(items, numbers), None
+        inputs, foretold = self.read(items, numbers), None
         if self.ridge is not None:
             lags = (last[:, None] - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
-            heard = (self.ridge.decays ** lags[..., None] * self.ridge.vectors(items)).sum(1)
+            sums = (self.ridge.decays ** lags[..., None] * self.ridge.vectors(items)).sum(1)
+            places = last[:, None] + torch.arange(1 - RECALLED, 1, device=items.device)
+            recent = items.gather(1, places.clamp(min=0)).where(places >= 0, -1)
+            foretold = self.ridge.foretold(sums, recent)
         if isinstance(self.encoder, MeanEncoder):
-            return self.answers(_mean(self.encoder, inputs, last), heard)
+            return self.answers(_mean(self.encoder, inputs, last), foretold)
         if isinstance(self.encoder, TransformerEncoder):
             states = _banded_pass(self.encoder, inputs)
         else:
             states = self.encoder.encode(inputs)
         place = last.clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
-        return self.answers(states.gather(1, place).squeeze(1), heard)
+        return self.answers(states.gather(1, place).squeeze(1), foretold)
 
 
 class ReadStep(Read):
@@ -114,20 +127,22 @@ class ReadStep(Read):
     def forward(self, items: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Points, scores and the new state, from items [batch], numbers [batch] and the state."""
         count = len(self.numbers)
-        numbers, state, heard = [one[:, None] for one in rest[:count]], rest[count:], None
+        numbers, state, foretold = [one[:, None] for one in rest[:count]], rest[count:], None
+        own = len(self.encoder.start(1))
+        states, after = self.encoder.advance(state[:own], self.read(items[:, None], numbers).squeeze(1))
         if self.ridge is not None:
-            state, before = state[:-1], state[-1]
-            heard = self.ridge.decays * before + self.ridge.vectors(items)
-        states, after = self.encoder.advance(state, self.read(items[:, None], numbers).squeeze(1))
+            sums, *recent = state[own:]
+            sums = self.ridge.decays * sums + self.ridge.vectors(items)
+            recent = [torch.cat([one[:, 1:], items[:, None] + 1], 1) for one in recent]
+            foretold = self.ridge.foretold(sums, recent[0] - 1 if recent else items[:, None])
+            after = (*after, sums, *recent)
         there, kept = items >= 0, []
         for new, old in zip(after, state, strict=True):
             known = there.view(-1, *[1] * (old.ndim - 1))
             # ONNX Runtime knows no Where of two masks.
             mask = old.dtype == torch.bool
             kept.append((known & new) | (~known & old) if mask else torch.where(known, new, old))
-        if self.ridge is not None and heard is not None:
-            kept.append(torch.where(there[:, None], heard, before))
-        return (*self.answers(states, heard), *kept)
+        return (*self.answers(states, foretold), *kept)
 
 
 def _mean(
