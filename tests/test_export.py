@@ -79,8 +79,10 @@ def with_linear(agent: Agent, items: int) -> None:
         shown, strengths = rng.normal(size=(items, rank)).astype(np.float32), rng.random(rank).astype(np.float32)
         linear.learn(shown, strengths, rng.integers(0, 9, items))
         if type(agent.setup.algorithm).vectors is Algorithm.vectors:
-            linear.follow(*rng.integers(0, items, (2, 500), np.int32), agent.nets["encoder"].items())
-        linear.choose(weight=3.0, decay=0.8, bias=0.7, pull=2.0, replay=3.0, temperature=1.5)
+            followed = rng.integers(0, items, (2, 500), np.int32)
+            linear.follow(*followed, agent.nets["encoder"].items())
+            linear.mark(*followed)
+        linear.choose(weight=3.0, decay=0.8, bias=0.7, pull=2.0, chain=2.0, replay=3.0, temperature=1.5)
 
 
 Make = Callable[..., Made]

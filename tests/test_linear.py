@@ -23,7 +23,7 @@ from what_next.training.artefacts import read_manifest, read_models
 from what_next.training.weighing import recent_of, weigh
 
 GROUPS, EACH = 12, 6
-NEWER = ("bias", "penalty", "popularity", "pull", "replay", "successors", "units")
+NEWER = ("bias", "chain", "chain_decay", "chains", "codes", "penalty", "popularity", "pull", "replay", "successors")
 """What the first of such models did not have."""
 
 
@@ -107,28 +107,62 @@ def test_the_pull_to_what_came_next_in_the_history_by_hand() -> None:
     """After 0 came first 1, then 2, then 0 again, and 0 is the last: the item after the latest one counts whole, the
     one before it .8, the first .64, and the sum is made as long as the pull. In the second history nothing came before.
     """
-    linear, vectors = LinearTerm(3), 2 * torch.eye(3)
-    linear.follow(*np.array([[0, 1, 2], [1, 2, 0]], np.int32), vectors)
+    linear = LinearTerm(3)
+    linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
     linear.choose(replay=3.0, temperature=2.0)
-    centred = (np.eye(3) - 1 / 3) / np.sqrt(2 / 3)
     items, lengths = torch.tensor([0, 1, 0, 2, 0, 0, 1, 2]), torch.tensor([6, 2])
-    past = linear.past(items, lengths)
-    wanted = 0.64 * centred[1] + 0.8 * centred[2] + centred[0]
-    found = past[:, linear.width :]
-    np.testing.assert_allclose(found[0], wanted / np.linalg.norm(wanted), rtol=1e-5)
-    assert not found[1].any()
-    points = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    scores = linear.extended(points, past) @ linear.columns(vectors).T
-    np.testing.assert_allclose(scores[0], (np.array([1, 0, 0]) + 3 * found[0].numpy()), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(scores[1], [0, 1, 0], atol=1e-6)
+    past, wanted = linear.past(items, lengths), np.array([1, 0.64, 0.8])
+    scores = linear.extended(torch.tensor([[1.0], [5.0]]), past) @ linear.columns(torch.ones(3, 1)).T
+    np.testing.assert_allclose(scores[0], (1 + 3 * wanted / np.linalg.norm(wanted)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(scores[1], [2.5, 2.5, 2.5])
     linear.grow(4)
-    assert linear.past(torch.tensor([3, 0, 3]), torch.tensor([3])).shape == (1, linear.width + 3)
+    scores = linear.extended(torch.ones(1, 1), linear.past(torch.tensor([3, 0, 3]), torch.tensor([3])))
+    np.testing.assert_allclose((scores @ linear.columns(torch.ones(4, 1)).T)[0], [2, 0.5, 0.5, 0.5])
+
+
+def test_what_came_next_in_codes_by_hand() -> None:
+    """Item 0 was followed by 1 twice and by 2 once, 1 by 0: of 0 there are 2/4 and 1/4, of 1 there is 1/2. After 0 and
+    then 1 an event counts .8 of the one after it."""
+    linear, steps = LinearTerm(3), np.array([[0, 0, 0, 1], [1, 2, 1, 0]], np.int32)
+    linear.mark(*steps)
+    np.testing.assert_allclose(linear.chains, [[0, 0.5, 0.25], [0.5, 0, 0], [0, 0, 0]])
+    linear.choose(chain=4.0)
+    points = linear.extended(torch.ones(1, 1), linear.past(torch.tensor([0, 1]), torch.tensor([2])))
+    scores = points @ linear.columns(torch.ones(3, 1)).T
+    np.testing.assert_allclose(scores[0], 1 + 4 * np.array([0.5, 0.8 * 0.5, 0.8 * 0.25]), rtol=1e-6)
+
+
+def test_codes_are_nearly_at_right_angles_and_always_the_same() -> None:
+    none = np.zeros((2, 0), np.int32)
+    one, other = LinearTerm(2000), LinearTerm(2000)
+    one.mark(*none)
+    other.mark(*none)
+    assert torch.equal(one.codes, other.codes)
+    assert one.codes.shape == (2000, 256)
+    angles = one.codes @ one.codes.T
+    np.testing.assert_allclose(angles.diagonal(), 1, rtol=1e-5)
+    assert angles.fill_diagonal_(0).abs().max() < 0.4
+
+
+def test_what_does_not_count_is_forgotten() -> None:
+    steps = np.array([[0, 1, 2], [1, 2, 0]], np.int32)
+    for counts, kept in (({}, (0, 0, 0)), ({"replay": 1.0}, (0, 3, 0)), ({"chain": 1.0}, (0, 3, 3))):
+        linear = LinearTerm(3)
+        linear.follow(*steps, torch.eye(3))
+        linear.mark(*steps)
+        linear.choose(bias=1.0, **counts)
+        before = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])))
+        before = before @ linear.columns(torch.eye(3)).T
+        linear.forget()
+        assert tuple(table.shape[1] for table in (linear.successors, linear.codes, linear.chains)) == kept
+        after = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])))
+        np.testing.assert_allclose(after @ linear.columns(torch.eye(3)).T, before, rtol=1e-6)
 
 
 def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("what_next.models.linear.RECALLED", 3)
     linear = LinearTerm(3)
-    linear.follow(*np.array([[0, 1, 2], [1, 2, 0]], np.int32), torch.eye(3))
+    linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
     linear.choose(replay=1.0)
     found = linear.past(torch.tensor([0, 1, 0, 0, 1, 2, 0]), torch.tensor([3, 4]))[:, linear.width :]
     assert found[0].any()
@@ -169,7 +203,8 @@ def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
 def test_on_a_grid_it_is_the_same_after_every_event() -> None:
     linear = term()
     linear.follow(*np.array([[0, 2, 1], [2, 1, 0]], np.int32), torch.eye(3))
-    linear.choose(weight=1.0, decay=0.7, pull=1.0, replay=1.0)
+    linear.mark(*np.array([[0, 2, 1], [2, 1, 0]], np.int32))
+    linear.choose(weight=1.0, decay=0.7, pull=1.0, chain=1.0, replay=1.0)
     items = torch.tensor([[0, 2, 1, 1, 2, 1], [2, 1, -1, -1, -1, -1]])
     grid = linear.past_on_grid(items)
     assert grid.shape[2] == linear.width + 3
@@ -296,6 +331,38 @@ def test_the_penalty_that_is_better_is_taken_with_a_weight_of_its_own() -> None:
     assert (float(linear.weight), float(linear.penalty)) == (8, pytest.approx(0.3))
 
 
+@pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])
+def test_codes_must_be_worth_their_columns(gain: float, kept: bool) -> None:
+    linear = term()
+    linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
+    assert weigh(linear, "ndcg@10", lambda: (gain if linear.chain == 8 else 1.0) + float(linear.bias == 2), lambda: 0.0)
+    assert bool(linear.chain == 8) == bool(linear.codes.numel()) == kept
+    assert not linear.replay
+    linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
+    weigh(linear, "ndcg@10", lambda: gain if linear.replay == 4 else 1.0, lambda: 0.0, repeats=True)
+    assert bool(linear.replay == 4) == kept
+
+
+@pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])
+def test_more_directions_must_be_worth_their_columns(gain: float, kept: bool) -> None:
+    linear, few = LinearTerm(2**18), 64
+    assert linear.rank == few
+
+    def learn(rank: int) -> None:
+        linear.learn(np.ones((2**18, rank), np.float32), np.ones(rank, np.float32), np.ones(2**18, np.int64))
+
+    learn(few)
+
+    def score() -> float:
+        heavy = {few: 8, 512: 32}[linear.rank]
+        return (
+            (gain if linear.rank == 512 else 1.0) - abs(float(linear.weight) - heavy) / 1000 - float(linear.penalty != 1) / 9
+        )
+
+    assert weigh(linear, "ndcg@10", score, lambda: 0.0, learn=learn)
+    assert (linear.rank, float(linear.weight)) == ((512, 32) if kept else (few, 8))
+
+
 def test_what_was_popular_of_late_by_hand() -> None:
     """Events that are 0, 2 and 4 days old: the median is 2, so half-lives are 2 days, half a day and so on."""
     day = 24 * 3600 * 10**6
@@ -349,7 +416,7 @@ def test_where_nothing_heard_is_recommended_nothing_is_kept_of_it(trained: Setup
     assert not trained.evaluation.seen
     saved = read_models(trained.model_agent_path).tensors
     assert not saved["encoder.ridge.replay"]
-    assert not saved["encoder.ridge.units"].numel()
+    assert not saved["encoder.ridge.codes"].numel()
 
 
 def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -> None:

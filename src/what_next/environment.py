@@ -16,12 +16,14 @@ from rich.text import Text
 from what_next.agent import Agent
 from what_next.algorithms.base import Algorithm, Networks
 from what_next.baselines.counts import Known
+from what_next.data.cooccurrence import directions
 from what_next.data.files import check_paths
 from what_next.errors import DataError, SetupError
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
 from what_next.models.ensemble import join, joinable
+from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import LogSource, Source, source_in, source_of, state_in, world_of
@@ -420,7 +422,12 @@ class Environment:
         if not len(state.split.validation) or not self.source.foreseen:
             return False
         events = Known.of(state.dataset, state.split.known)
-        linear.favour(events.counts)
+
+        def learn(rank: int) -> None:
+            linear.learn(*directions(*events.pairs, events.catalogue, rank, self.setup.seed), events.counts)
+
+        learn(ranks_of(events.catalogue)[0])
+        linear.mark(*events.transitions)
         if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
             linear.follow(*events.transitions, encoder.items())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
@@ -433,6 +440,7 @@ class Environment:
                 lambda: self.validate().get(self.setup.monitored, 0.0),
                 lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
                 recent_of(events),
+                learn,
                 repeats=seen,
                 quiet=self.quiet,
             )

@@ -4,9 +4,9 @@ after its last items; and how popular each item is. In the history: what came ne
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int32, Int64
-from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,14 +16,29 @@ ENTRIES = 2**21
 """Of the table of directions, where there are more than the fewest."""
 PENALTY = 100.0
 """Of the ridge regression, before validation chooses another."""
+CODES = (128, 256)
+"""Entries of the codes of items, at least and at most."""
+MARKS = 2**22
+"""Entries of the table of codes, where there are more than the fewest."""
 RECALLED = 256
 """Last events of a history among which the last item is looked for."""
 AGAIN = 0.8
 """What came next after an item counts that much of what did after a later one of the same item."""
+CHAIN_DECAY = 0.8
+"""What an event counts of the one after it in `chains`, before validation chooses another."""
 FADING = 0.4
 """What an event counts of the one after it, where what came next is looked up; as in `baselines.Markov`."""
 CHUNK = 2**16
 """Events that are looked up at a time: 34 MB of vectors with 128 entries."""
+
+TABLES = ("successors", "codes", "chains")
+"""Of items, with as many columns as count."""
+
+
+def ranks_of(count: int) -> tuple[int, int]:
+    """Directions of the linear model of so many items, before validation may choose more; and at most."""
+    most = min(RANKS[1], count)
+    return min(max(ENTRIES // count, RANKS[0]), most), most
 
 
 class LinearTerm(nn.Module):
@@ -37,9 +52,12 @@ class LinearTerm(nn.Module):
     popular each item is, times `bias`: where a log holds nothing else, what a network makes of it falls short of that.
 
     The point is pulled to where those items lie that came next after the last ones: the transitions of a Markov chain,
-    read in the network's own item space. And to where those lie that came next in this very history when its last item
-    was there before: who plays a list anew, or buys by a routine, has told what comes next (as induction heads find it:
-    Olsson et al. 2022, "In-context Learning and Induction Heads").
+    read in the network's own item space. There the episodes of a series lie side by side, and which comes next is not
+    told. So items have codes, too, as so many more columns: random directions, nearly at right angles (Kanerva,
+    Kristoferson and Holst 2000, "Random Indexing of Text Samples for Latent Semantic Analysis"), or a column each where
+    they are few. In these the point gets what came next after the last items, and what came next in this very history
+    when its last item was there before: who plays a list anew, or buys by a routine, has told what comes next (as
+    induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
     weight, bias and pull are 0, and nothing is added.
@@ -49,42 +67,48 @@ class LinearTerm(nn.Module):
         directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
         popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
             may count the less, the longer they are past.
-        units: [items dim], the direction in which each item lies; no column without `replay`.
-        successors: [items dim], for each item the mean of the `units` of what came next; no column without `pull`.
+        successors: [items dim], for each item the mean of the unit vectors of what came next; no column without `pull`.
+        codes: [items codes], of length 1; no column without `chain` or `replay`.
+        chains: [items codes], for each item the sum of the codes of what came next, by one more than how often anything
+            did; no column without `chain`.
         weight, decay, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
-        replay: likewise, of the mean of `units` over what came next in the history after earlier ones of its last item.
+        chain: what `chains` count, summed over a history where an event counts `chain_decay` of the one after it.
+        replay: the length of the mean code of what came next in the history after earlier ones of its last item.
         temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
     """
 
     directions: Tensor
     gains: Tensor
     popularity: Tensor
-    units: Tensor
     successors: Tensor
+    codes: Tensor
+    chains: Tensor
     weight: Tensor
     decay: Tensor
     penalty: Tensor
     bias: Tensor
     pull: Tensor
+    chain: Tensor
+    chain_decay: Tensor
     replay: Tensor
     temperature: Tensor
 
     def __init__(self, count: int) -> None:
         """Of `count` items, about which it knows nothing yet."""
         super().__init__()
-        rank = min(max(ENTRIES // count, RANKS[0]), RANKS[1], count)
-        self.register_buffer("directions", torch.zeros(count, rank))
-        self.register_buffer("gains", torch.zeros(rank))
+        few, _ = ranks_of(count)
+        self.register_buffer("directions", torch.zeros(count, few))
+        self.register_buffer("gains", torch.zeros(few))
         self.register_buffer("popularity", torch.zeros(count))
-        self.register_buffer("units", torch.zeros(count, 0))
-        self.register_buffer("successors", torch.zeros(count, 0))
+        for name in TABLES:
+            self.register_buffer(name, torch.zeros(count, 0))
         self.choose()
 
     @property
     def counts(self) -> bool:
         """Whether anything is added."""
-        return bool(self.weight) or bool(self.bias) or bool(self.pull) or bool(self.replay)
+        return any(bool(getattr(self, name)) for name in ("weight", "bias", "pull", "chain", "replay"))
 
     @property
     def rank(self) -> int:
@@ -94,12 +118,18 @@ class LinearTerm(nn.Module):
     @property
     def width(self) -> int:
         """Entries of a history's sums."""
-        return self.rank + self.successors.shape[1]
+        return sum(table.shape[1] for table, _ in self._tables)
 
     @property
     def decays(self) -> Float[Tensor, "width"]:
         """What each of them counts once one event more was heard."""
-        return torch.cat([self.decay.expand(self.rank), torch.full_like(self.successors[0], FADING)])
+        return torch.cat([decay.expand(table.shape[1]) for table, decay in self._tables])
+
+    @property
+    def _tables(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """What an event adds to a history's sums, and what it counts of the one after it."""
+        fading = self.decay.new_tensor(FADING)
+        return (self.directions, self.decay), (self.successors, fading), (self.chains, self.chain_decay)
 
     def choose(
         self,
@@ -108,38 +138,40 @@ class LinearTerm(nn.Module):
         penalty: float = 1.0,
         bias: float = 0.0,
         pull: float = 0.0,
+        chain: float = 0.0,
+        chain_decay: float = CHAIN_DECAY,
         replay: float = 0.0,
         temperature: float = 1.0,
     ) -> None:
         """Set the numbers."""
         numbers = {"weight": weight, "decay": decay, "penalty": penalty, "bias": bias, "pull": pull}
-        numbers |= {"replay": replay, "temperature": temperature}
+        numbers |= {"chain": chain, "chain_decay": chain_decay, "replay": replay, "temperature": temperature}
         for name, value in numbers.items():
             self.register_buffer(name, torch.tensor(value, device=self.directions.device))
 
     def learn(
         self,
-        directions: Float32[ndarray, "items some"],
-        strengths: Float32[ndarray, "some"],
-        events: Int64[ndarray, "items"],
+        directions: Float32[np.ndarray, "items some"],
+        strengths: Float32[np.ndarray, "some"],
+        events: Int64[np.ndarray, "items"],
     ) -> None:
-        """Take the directions of a log, the squares of their singular values, and how many events each item has.
-
-        There may be fewer directions than `rank`.
-        """
+        """Take the directions of a log, the squares of their singular values, and how many events each item has."""
         self.favour(events)
         squares = torch.from_numpy(strengths)
-        self.directions.zero_()[:, : directions.shape[1]] = torch.from_numpy(directions)
-        self.gains.zero_()[: len(squares)] = squares / (squares + PENALTY)
+        self.directions = torch.from_numpy(directions).to(self.directions.device)
+        self.gains = (squares / (squares + PENALTY)).to(self.directions.device)
 
-    def favour(self, events: Int64[ndarray, "items"] | Float64[ndarray, "items"]) -> None:
+    def favour(self, events: Int64[np.ndarray, "items"] | Float64[np.ndarray, "items"]) -> None:
         """Let these be the events of each item that tell how popular it is."""
         popularity = torch.from_numpy(events).log1p()
         self.popularity.copy_(popularity - popularity.mean())
 
     @torch.no_grad()
     def follow(
-        self, first: Int32[ndarray, "events"], second: Int32[ndarray, "events"], vectors: Float[Tensor, "items dim"]
+        self,
+        first: Int32[np.ndarray, "events"],
+        second: Int32[np.ndarray, "events"],
+        vectors: Float[Tensor, "items dim"],
     ) -> None:
         """Take what came next in a log.
 
@@ -148,42 +180,51 @@ class LinearTerm(nn.Module):
             vectors: of all items, what points are multiplied with. What all have in common tells none from another,
                 and is taken off.
         """
-        places = [torch.from_numpy(one).to(vectors.device).long() for one in (first, second)]
-        self.units = functional.normalize(vectors - vectors[torch.unique(places[1])].mean(0), dim=1)
-        found = torch.zeros_like(vectors)
-        for before, after in zip(*(torch.split(one, CHUNK) for one in places), strict=True):
-            found.index_add_(0, before, self.units[after])
-        self.successors = found / places[0].bincount(minlength=len(vectors)).clamp(min=1)[:, None]
+        mean = vectors[torch.from_numpy(np.unique(second)).to(vectors.device)].mean(0)
+        sums, counts = _after(first, second, functional.normalize(vectors - mean, dim=1))
+        self.successors = sums / counts.clamp(min=1)
+
+    def mark(self, first: Int32[np.ndarray, "events"], second: Int32[np.ndarray, "events"]) -> None:
+        """Give all items codes, and take what came next in a log, as `follow` does."""
+        count = len(self.directions)
+        width = min(max(MARKS // count, CODES[0]), CODES[1], count)
+        random = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+        codes = torch.eye(count) if width == count else functional.normalize(random, dim=1)
+        self.codes = codes.to(self.directions.device)
+        sums, counts = _after(first, second, self.codes)
+        self.chains = sums / (counts + 1)
 
     def forget(self) -> None:
         """Keep nothing of what does not count."""
-        if not self.pull:
-            self.successors = self.successors[:, :0].clone()
-        if not self.replay:
-            self.units = self.units[:, :0].clone()
+        for name, counts in zip(TABLES, (self.pull, self.chain or self.replay, self.chain), strict=True):
+            if not counts:
+                setattr(self, name, getattr(self, name)[:, :0].clone())
 
     def grow(self, count: int) -> None:
         """Be of `count` items, about the last of which nothing is known."""
         more = count - len(self.directions)
         self.popularity = functional.pad(self.popularity, (0, more))
         self.directions = functional.pad(self.directions, (0, 0, 0, more))
-        self.units = functional.pad(self.units, (0, 0, 0, more))
-        self.successors = functional.pad(self.successors, (0, 0, 0, more))
+        for name in TABLES:
+            setattr(self, name, functional.pad(getattr(self, name), (0, 0, 0, more)))
 
     def extended(
         self, points: Float[Tensor, "batch columns"], past: Float[Tensor, "batch foretold"]
     ) -> Float[Tensor, "batch more"]:
         """Points that have the columns of the linear model, too, and are pulled to what came next."""
-        had, ones = past[:, : self.rank], torch.ones_like(points[:, :1])
-        if self.successors.shape[1]:
-            points = points + self.pull * past[:, self.rank : self.width]
-        if self.units.shape[1]:
-            points = points + self.replay * past[:, self.width :]
-        return torch.cat([points, self.weight * had, self.bias * ones], 1) / self.temperature
+        widths = [table.shape[1] for table, _ in self._tables]
+        had, came, chained, replayed = past.split([*widths, past.shape[1] - sum(widths)], 1)
+        if came.shape[1]:
+            points = points + self.pull * came
+        ones = torch.ones_like(points[:, :1])
+        coded = torch.zeros_like(ones).expand(-1, self.codes.shape[1])
+        for weight, one in ((self.chain, chained), (self.replay, replayed)):
+            coded = coded + weight * one if one.shape[1] else coded
+        return torch.cat([points, self.weight * had, coded, self.bias * ones], 1) / self.temperature
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
         """Item vectors to go with them."""
-        return torch.cat([vectors, self.directions, self.popularity[:, None]], 1)
+        return torch.cat([vectors, self.directions, self.codes, self.popularity[:, None]], 1)
 
     def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Float[Tensor, "batch foretold"]:
         """What some histories point to; `items` are those of the first, then of the second, and so on."""
@@ -191,61 +232,76 @@ class LinearTerm(nn.Module):
         after = ends.repeat_interleave(lengths) - 1 - torch.arange(len(items), device=items.device)
         sums = [
             functional.embedding_bag(items, table, ends - lengths, mode="sum", per_sample_weights=decay**after)
-            for table, decay in ((self.directions, self.decay), (self.successors, self.decay.new_tensor(FADING)))
+            for table, decay in self._tables
             if table.shape[1]
         ]
-        return self.foretold(torch.cat(sums, 1), last_of(items, lengths))
+        return self.foretold(torch.cat(sums, 1), last_of(items, lengths) if self.recalls else None)
 
     def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time foretold"]:
         """The same after every event; -1 is padding at the end."""
         total, found, decays = self.directions.new_zeros(len(items), self.width), [], self.decays
         for place, column in enumerate(items.unbind(1)):
             total = decays * total + self.vectors(column)
-            found.append(self.foretold(total, items[:, max(0, place + 1 - RECALLED) : place + 1]))
+            recent = items[:, max(0, place + 1 - RECALLED) : place + 1] if self.recalls else None
+            found.append(self.foretold(total, recent))
         return torch.stack(found, 1)
 
     def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid width"]:
         """What some items add to the sums of a history; 0 for -1."""
         known = items.clamp(min=0)
-        tables = [one for one in (self.directions, self.successors) if one.shape[1]]
-        rows = torch.cat([functional.embedding(known, one) for one in tables], -1)
+        rows = torch.cat([functional.embedding(known, table) for table, _ in self._tables if table.shape[1]], -1)
         return rows.masked_fill((items < 0).unsqueeze(-1), 0.0)
 
     def foretold(
-        self, sums: Float[Tensor, "batch width"], recent: Int64[Tensor, "batch recent"]
+        self, sums: Float[Tensor, "batch width"], recent: Int64[Tensor, "batch recent"] | None
     ) -> Float[Tensor, "batch foretold"]:
-        """From the sums and the last items of histories to what they foretell: directions of length 1, side by side.
+        """From the sums and the last items of histories to what they foretell, side by side.
 
-        `recent` ends with the last item; -1 stands before the first one.
+        `recent` ends with the last item; -1 stands before the first one. None where they do not count (`recalls`).
         """
         gains = self.gains / (self.gains + self.penalty * (1 - self.gains))
-        found = [functional.normalize(sums[:, : self.rank] * gains, dim=1)]
-        if self.successors.shape[1]:
-            found.append(functional.normalize(sums[:, self.rank :], dim=1))
-        if self.units.shape[1]:
+        had, came, chained = sums.split([table.shape[1] for table, _ in self._tables], 1)
+        found = [functional.normalize(had * gains, dim=1), functional.normalize(came, dim=1), chained]
+        if recent is not None:
             found.append(functional.normalize(self._replayed(recent), dim=1))
         return torch.cat(found, 1)
 
-    def _replayed(self, recent: Int64[Tensor, "batch recent"]) -> Float[Tensor, "batch dim"]:
-        """What came next in some histories when the last item was there before: a sum of directions."""
+    @property
+    def recalls(self) -> bool:
+        """Whether the last items of a history count, beside its sums."""
+        return bool(self.replay)
+
+    def _replayed(self, recent: Int64[Tensor, "batch recent"]) -> Float[Tensor, "batch codes"]:
+        """What came next in some histories when the last item was there before: a sum of codes."""
         earlier, last = recent[:, :-1], recent[:, -1:]
-        same = ((earlier == last) & (last >= 0)).to(self.units.dtype)
+        same = ((earlier == last) & (last >= 0)).to(self.codes.dtype)
         later = same.sum(1, keepdim=True) - same.cumsum(1)
-        vectors = functional.embedding(recent[:, 1:].clamp(min=0), self.units)
-        return ((same * AGAIN**later).unsqueeze(1) @ vectors).squeeze(1)
+        codes = functional.embedding(recent[:, 1:].clamp(min=0), self.codes)
+        return ((same * AGAIN**later).unsqueeze(1) @ codes).squeeze(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What was saved before there was a bias, a pull or a penalty has none; tables are as wide as they were."""
-        for name in ("units", "successors"):
+        for name in TABLES:
             state_dict.setdefault(prefix + name, self.successors[:, :0])
-        for name in ("directions", "units", "successors"):
+        for name in ("directions", *TABLES):
             saved, own = state_dict[prefix + name], getattr(self, name)
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
         self.gains = self.gains.new_zeros(self.directions.shape[1])
         state_dict.setdefault(prefix + "penalty", torch.ones_like(self.penalty))
-        for name in ("popularity", "bias", "pull", "replay"):
+        for name in ("popularity", "bias", "pull", "chain", "chain_decay", "replay"):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def _after(
+    first: Int32[np.ndarray, "events"], second: Int32[np.ndarray, "events"], table: Float[Tensor, "items columns"]
+) -> tuple[Float[Tensor, "items columns"], Int64[Tensor, "items 1"]]:
+    """For each item the sum of the rows of what came next, and how often anything did."""
+    places = [torch.from_numpy(one).to(table.device).long() for one in (first, second)]
+    sums = torch.zeros_like(table)
+    for before, after in zip(*(torch.split(one, CHUNK) for one in places), strict=True):
+        sums.index_add_(0, before, table[after])
+    return sums, places[0].bincount(minlength=len(table))[:, None]
 
 
 def last_of(items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Int64[Tensor, "batch recent"]:

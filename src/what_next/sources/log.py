@@ -14,6 +14,7 @@ from what_next.data.batches import LEAST, Batches, capped, width_of
 from what_next.data.cooccurrence import directions, placed
 from what_next.data.mapped import at_random
 from what_next.errors import SetupError
+from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
 from what_next.settings import AFFORDABLE, LARGE, RARE, SHORT
@@ -62,7 +63,7 @@ class LogSource(Source):
             followed.zero_()[torch.from_numpy(events.transitions[0]).to(followed.device).long()] = True
         if linear is not None:
             pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
-            linear.learn(*directions(*pairs, events.catalogue, linear.rank, setup.seed), users)
+            linear.learn(*directions(*pairs, events.catalogue, ranks_of(events.catalogue)[0], setup.seed), users)
         if drawn:
             agent.copy_targets()
         else:

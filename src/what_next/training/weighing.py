@@ -8,7 +8,7 @@ from rich.console import Console
 
 from what_next.baselines.counts import Known
 from what_next.data.training_part import DAY
-from what_next.models.linear import LinearTerm
+from what_next.models.linear import LinearTerm, ranks_of
 
 Measure = Callable[[], float]
 Counts = Float64[np.ndarray, "items"]
@@ -20,8 +20,12 @@ PENALTIES = (0.1, 0.3, 3.0)
 """Of the linear model: times the one that it was made with."""
 PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Towards what came next after the last items: of the length of what is added to the point."""
-REPLAYS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-"""The same towards what came next in the history when its last item was there before."""
+CHAINS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+"""Of what came next after the last items, in codes; and in the history when its last item was there before."""
+CHAIN_DECAYS = (0.4, 0.95)
+"""Of an event in what came next, in codes, for each one after it."""
+WORTH = 1.02
+"""More directions, and codes, must make so much of the measure: they are as many more columns."""
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Of the logarithm of how many events an item has."""
 SHARES = (1.0, 1 / 4, 1 / 16, 1 / 64)
@@ -40,6 +44,7 @@ def weigh(
     score: Measure,
     surprise: Measure,
     recent: Mapping[str, Counts] | None = None,
+    learn: Callable[[int], None] | None = None,
     *,
     repeats: bool = False,
     quiet: bool = False,
@@ -57,12 +62,18 @@ def weigh(
         monitor: the name of what `score` measures of the agent as it is now, more is better.
         surprise: the mean negative logarithm of the chance that it gives to what came next.
         recent: by words for it, the events of each item where those that are long past count less.
+        learn: give the linear term so many directions; None: it has all that there may be.
         repeats: an item of the history may be recommended again.
         quiet: nothing is printed.
     """
     chosen = {"weight": 0.0}
     alone = _measured(linear, chosen, score)
-    best = _followed(linear, chosen, score, _counted(linear, chosen, score, alone), REPLAYS if repeats else ())
+    best = _counted(linear, chosen, score, alone)
+    best = _wider(linear, chosen, score, best, learn) if learn else best
+    best = _followed(linear, chosen, score, best)
+    best = _coded(linear, chosen, score, best, repeats=repeats)
+    linear.choose(**chosen)
+    linear.forget()
     best = _improved(linear, chosen, "bias", BIASES, score, best)
     best, of_late = _of_late(linear, chosen, recent or {}, score, best)
     linear.choose(**chosen)
@@ -91,16 +102,48 @@ def _counted(linear: LinearTerm, chosen: dict[str, float], score: Measure, best:
     return best
 
 
-def _followed(
-    linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, replays: Sequence[float]
+def _wider(
+    linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, learn: Callable[[int], None]
 ) -> float:
-    """Choose the pulls to what came next, in the log and in the history itself; the best measure."""
-    if linear.successors.shape[1]:
-        best = _improved(linear, chosen, "pull", PULLS, score, best)
-        best = _improved(linear, chosen, "replay", replays, score, best)
-        linear.choose(**chosen)
-        linear.forget()
-    return best
+    """Take as many directions as there may be, where they are worth their columns; the best measure."""
+    fewer, most = (linear.directions, linear.gains), ranks_of(len(linear.directions))[1]
+    if linear.rank >= most:
+        return best
+    learn(most)
+    trial = {name: value for name, value in chosen.items() if name != "penalty"}  # that of all was of a few
+    heavier = [weight for weight in WEIGHTS if weight >= chosen["weight"]]
+    found = _improved(linear, trial, "weight", heavier, score, best)
+    if found > best:
+        found = _improved(linear, trial, "penalty", PENALTIES, score, found)
+    if found < WORTH * best:
+        linear.directions, linear.gains = fewer
+        return best
+    chosen.pop("penalty", None)
+    chosen.update(trial)
+    return found
+
+
+def _followed(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float) -> float:
+    """Choose the pull to what came next; the best measure."""
+    return _improved(linear, chosen, "pull", PULLS, score, best) if linear.successors.shape[1] else best
+
+
+def _coded(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, *, repeats: bool) -> float:
+    """Choose how much counts in codes, where it is worth their columns; the best measure."""
+    if not linear.codes.shape[1]:
+        return best
+    trial = dict(chosen)
+    found = _improved(linear, trial, "chain", CHAINS, score, best)
+    if "chain" in trial:
+        found = _improved(linear, trial, "chain_decay", CHAIN_DECAYS, score, found)
+    if "chain_decay" in trial:
+        found = _improved(linear, trial, "chain", CHAINS, score, found)
+    if repeats:
+        found = _improved(linear, trial, "replay", CHAINS, score, found)
+    if found < WORTH * best:
+        return best
+    chosen.update(trial)
+    return found
 
 
 def recent_of(events: Known) -> dict[str, Counts]:

@@ -34,6 +34,7 @@ class Read(nn.Module):
         self.encoder = copy.deepcopy(encoder, {id(encoder.items): encoder.items})
         self.algorithm, self.nets = agent.setup.algorithm, agent.nets
         self.ridge = linear_of(agent.nets)
+        self.recalls = self.ridge is not None and self.ridge.recalls
         self.heads = nn.ModuleList(net for name, net in agent.nets.items() if name != "encoder")
         inputs, space = agent.setup.inputs, agent.space
         self.rewards, self.gaps = inputs.rewards, inputs.gaps
@@ -80,12 +81,8 @@ class Read(nn.Module):
         if self.ridge is None:
             return state
         sums = self.ridge.directions.new_zeros(batch, self.ridge.width)
-        return (*state, sums, *([sums.new_zeros(batch, RECALLED, dtype=torch.int64)] if self.recalls else []))
-
-    @property
-    def recalls(self) -> bool:
-        """Whether the last items of a history count, beside what is summed up of all."""
-        return self.ridge is not None and bool(self.ridge.units.shape[1])
+        recent = [sums.new_zeros(batch, RECALLED, dtype=torch.int64)] if self.recalls else []
+        return (*state, sums, *recent)
 
     def answers(self, states: Float[Tensor, "batch dim"], foretold: Tensor | None) -> tuple[Tensor, ...]:
         """The points, and the scores of all items; `foretold` is what the linear model makes of the history, if any."""
@@ -110,7 +107,7 @@ class ReadHistory(Read):
             sums = (self.ridge.decays ** lags[..., None] * self.ridge.vectors(items)).sum(1)
             places = last[:, None] + torch.arange(1 - RECALLED, 1, device=items.device)
             recent = items.gather(1, places.clamp(min=0)).where(places >= 0, -1)
-            foretold = self.ridge.foretold(sums, recent)
+            foretold = self.ridge.foretold(sums, recent if self.recalls else None)
         if isinstance(self.encoder, MeanEncoder):
             return self.answers(_mean(self.encoder, inputs, last), foretold)
         if isinstance(self.encoder, TransformerEncoder):
@@ -134,7 +131,7 @@ class ReadStep(Read):
             sums, *recent = state[own:]
             sums = self.ridge.decays * sums + self.ridge.vectors(items)
             recent = [torch.cat([one[:, 1:], items[:, None] + 1], 1) for one in recent]
-            foretold = self.ridge.foretold(sums, recent[0] - 1 if recent else items[:, None])
+            foretold = self.ridge.foretold(sums, recent[0] - 1 if recent else None)
             after = (*after, sums, *recent)
         there, kept = items >= 0, []
         for new, old in zip(after, state, strict=True):
