@@ -354,10 +354,8 @@ def test_more_directions_must_be_worth_their_columns(gain: float, kept: bool) ->
     learn(few)
 
     def score() -> float:
-        heavy = {few: 8, 512: 32}[linear.rank]
-        return (
-            (gain if linear.rank == 512 else 1.0) - abs(float(linear.weight) - heavy) / 1000 - float(linear.penalty != 1) / 9
-        )
+        at_best, heavy = {few: (1.0, 8), 512: (gain, 32)}[linear.rank]
+        return at_best - abs(float(linear.weight) - heavy) / 1000 - float(linear.penalty != 1) / 9
 
     assert weigh(linear, "ndcg@10", score, lambda: 0.0, learn=learn)
     assert (linear.rank, float(linear.weight)) == ((512, 32) if kept else (few, 8))

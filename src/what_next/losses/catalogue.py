@@ -101,7 +101,7 @@ def logsumexp(points: Grid, vectors: Float[Tensor, "items dim"]) -> Float[Tensor
     matrices. The mean of `logsumexp - value(action)` is `linear_cross_entropy`, in three.
     """
     points, level = split(points, vectors.shape[1])
-    found: Tensor = _LogSumExp.apply(points, vectors)  # type: ignore[no-untyped-call]
+    found: Tensor = _LogSumExp.apply(points, vectors)
     return found if level is None else found + level
 
 

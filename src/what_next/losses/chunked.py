@@ -74,7 +74,7 @@ def chunked_loss(
         scale *= weights.detach()
     inputs = (points, vectors) if own is None else (points, vectors, own)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    loss: Tensor = _Chunked.apply(points, vectors, own, scale, kernel, precision, wanted)  # type: ignore[no-untyped-call]
+    loss: Tensor = _Chunked.apply(points, vectors, own, scale, kernel, precision, wanted)
     return loss
 
 

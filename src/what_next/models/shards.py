@@ -104,7 +104,7 @@ class Shards:
         lookup = Lookup(places.flatten(), rows, sent, taken, asked)
         if torch.is_grad_enabled():
             self.lookups.append(lookup)
-        found: Tensor = _Fetch.apply(table, lookup)  # type: ignore[no-untyped-call]
+        found: Tensor = _Fetch.apply(table, lookup)
         return found.view(*items.shape, -1)
 
     def gradient(self, table: Float[Tensor, "own dim"]) -> None:

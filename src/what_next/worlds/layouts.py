@@ -92,7 +92,7 @@ class Layout(ABC):
         """Of the items. Where an action is a point: points that fill the box evenly (Sobol 1967)."""
         if self.box is None:
             return np.zeros((self.items, 0), np.float32)
-        spread = torch.quasirandom.SobolEngine(len(self.box.low)).draw(self.items).numpy()  # type: ignore[no-untyped-call]
+        spread = torch.quasirandom.SobolEngine(len(self.box.low)).draw(self.items).numpy()
         points: Float32[np.ndarray, "items dim"] = self.box.low + spread * (self.box.high - self.box.low)
         return points.astype(np.float32)
 
