@@ -60,7 +60,7 @@ class LinearTerm(nn.Module):
     induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
-    weight, bias and pull are 0, and nothing is added.
+    nothing is added.
 
     Attributes:
         rank: how many directions there are.
@@ -180,7 +180,7 @@ class LinearTerm(nn.Module):
             vectors: of all items, what points are multiplied with. What all have in common tells none from another,
                 and is taken off.
         """
-        mean = vectors[torch.from_numpy(np.unique(second)).to(vectors.device)].mean(0)
+        mean = vectors[torch.from_numpy(np.unique(second)).to(vectors.device).long()].mean(0)
         sums, counts = _after(first, second, functional.normalize(vectors - mean, dim=1))
         self.successors = sums / counts.clamp(min=1)
 
@@ -280,7 +280,7 @@ class LinearTerm(nn.Module):
         return ((same * AGAIN**later).unsqueeze(1) @ codes).squeeze(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """What was saved before there was a bias, a pull or a penalty has none; tables are as wide as they were."""
+        """What was saved before one of the numbers was there goes without it; tables are as wide as they were."""
         for name in TABLES:
             state_dict.setdefault(prefix + name, self.successors[:, :0])
         for name in ("directions", *TABLES):
@@ -306,7 +306,7 @@ def _after(
 
 def last_of(items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Int64[Tensor, "batch recent"]:
     """The last items of some histories, `RECALLED` at most, each history at the end of its row; -1 before it."""
-    count = min(RECALLED, int(lengths.max()))
+    count = min(RECALLED, max(lengths.tolist(), default=0))
     places = torch.arange(count, device=items.device) - count + lengths.cumsum(0)[:, None]
     inside = places >= (lengths.cumsum(0) - lengths)[:, None]
     return items[places.clamp(min=0)].where(inside, -1)
