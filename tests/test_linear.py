@@ -16,7 +16,7 @@ from what_next.inference.events import Event
 from what_next.inference.extend import NewItem, extend
 from what_next.inference.recommender import Recommender
 from what_next.inference.session import Sessions
-from what_next.models.linear import PENALTY, LinearTerm
+from what_next.models.linear import PENALTY, LinearTerm, ranks_of
 from what_next.sources import LogSource
 from what_next.training import validation
 from what_next.training.artefacts import read_manifest, read_models
@@ -189,6 +189,7 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
 def test_there_are_more_directions_where_there_are_fewer_items() -> None:
     with torch.device("meta"):
         assert [LinearTerm(count).rank for count in (3, 500, 2048, 4096, 10**6)] == [3, 500, 512, 512, 64]
+    assert [ranks_of(count)[1] for count in (3, 4096, 2**17, 2**17 + 1)] == [3, 512, 512, 64]
 
 
 def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
@@ -345,11 +346,11 @@ def test_codes_must_be_worth_their_columns(gain: float, kept: bool) -> None:
 
 @pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])
 def test_more_directions_must_be_worth_their_columns(gain: float, kept: bool) -> None:
-    linear, few = LinearTerm(2**18), 64
+    linear, few = LinearTerm(2**17), 64
     assert linear.rank == few
 
     def learn(rank: int) -> None:
-        linear.learn(np.ones((2**18, rank), np.float32), np.ones(rank, np.float32), np.ones(2**18, np.int64))
+        linear.learn(np.ones((2**17, rank), np.float32), np.ones(rank, np.float32), np.ones(2**17, np.int64))
 
     learn(few)
 

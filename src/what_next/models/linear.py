@@ -20,6 +20,8 @@ CODES = (128, 256)
 """Entries of the codes of items, at least and at most."""
 MARKS = 2**22
 """Entries of the table of codes, where there are more than the fewest."""
+TRIED = 2**17
+"""Items up to which more than the fewest directions, and codes, are affordable: 268 MB of 512 directions."""
 RECALLED = 256
 """Last events of a history among which the last item is looked for."""
 AGAIN = 0.8
@@ -37,8 +39,8 @@ TABLES = ("successors", "codes", "chains")
 
 def ranks_of(count: int) -> tuple[int, int]:
     """Directions of the linear model of so many items, before validation may choose more; and at most."""
-    most = min(RANKS[1], count)
-    return min(max(ENTRIES // count, RANKS[0]), most), most
+    few = min(max(ENTRIES // count, RANKS[0]), RANKS[1], count)
+    return few, min(RANKS[1], count) if count <= TRIED else few
 
 
 class LinearTerm(nn.Module):
@@ -185,8 +187,9 @@ class LinearTerm(nn.Module):
         self.successors = sums / counts.clamp(min=1)
 
     def mark(self, first: Int32[np.ndarray, "events"], second: Int32[np.ndarray, "events"]) -> None:
-        """Give all items codes, and take what came next in a log, as `follow` does."""
-        count = len(self.directions)
+        """Give all items codes, and take what came next in a log, as `follow` does; not more than `TRIED` items."""
+        if (count := len(self.directions)) > TRIED:
+            return
         width = min(max(MARKS // count, CODES[0]), CODES[1], count)
         random = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
         codes = torch.eye(count) if width == count else functional.normalize(random, dim=1)

@@ -52,10 +52,11 @@ def weigh(
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, with decay and penalty, then the pulls to what came next, then the bias for what is popular,
-    or was of late, 0 included; where all stay 0, the network is better alone, and that is all. The temperature comes
-    last: all together are surer than each, and a softmax of their scores is calibrated by what came next (Guo, Pleiss,
-    Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2).
+    The weight comes first, with decay, penalty and directions, then what came next, in the network's space and in
+    codes, then the bias for what is popular, or was of late, 0 included; where all stay 0, the network is better alone,
+    and that is all. The temperature comes last: all together are surer than each, and a softmax of their scores is
+    calibrated by what came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks",
+    section 4.2).
 
     Args:
         linear: with what was counted in the log; changed.
@@ -110,12 +111,14 @@ def _wider(
     if linear.rank >= most:
         return best
     learn(most)
+    if linear.rank == len(fewer[1]):  # the log has no more
+        return best
     trial = {name: value for name, value in chosen.items() if name != "penalty"}  # that of all was of a few
     heavier = [weight for weight in WEIGHTS if weight >= chosen["weight"]]
     found = _improved(linear, trial, "weight", heavier, score, best)
     if found > best:
         found = _improved(linear, trial, "penalty", PENALTIES, score, found)
-    if found < WORTH * best:
+    if found <= best or found < WORTH * best:
         linear.directions, linear.gains = fewer
         return best
     chosen.pop("penalty", None)
