@@ -420,8 +420,12 @@ def test_where_nothing_heard_is_recommended_nothing_is_kept_of_it(trained: Setup
 
 def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -> None:
     policy = LearnedPolicy.load(trained)
+    linear = policy.agent.nets["encoder"].ridge
+    assert isinstance(linear, LinearTerm)
+    linear.mark(*np.random.default_rng(0).integers(0, GROUPS * EACH, (2, 300), np.int32))
+    linear.choose(weight=1.0, chain=2.0, replay=3.0)
     sessions = Sessions.of(policy.agent)
-    events = [Event(item) for item in (3, 5, 1, 40)]
+    events = [Event(item) for item in (3, 5, 1, 40, 3)]
     one = sessions.begin()
     for event in events:
         (one,) = sessions.fold([one], [event])
