@@ -332,6 +332,14 @@ def test_the_penalty_that_is_better_is_taken_with_a_weight_of_its_own() -> None:
     assert (float(linear.weight), float(linear.penalty)) == (8, pytest.approx(0.3))
 
 
+def test_where_it_takes_long_it_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    weigh(term(), "ndcg@10", lambda: 0.1, lambda: 0.0)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("what_next.training.weighing.LONG", -1.0)
+    weigh(term(), "ndcg@10", lambda: 0.1, lambda: 0.0)
+    assert "some 50 passes over the validation users, the first in 0 s" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])
 def test_codes_must_be_worth_their_columns(gain: float, kept: bool) -> None:
     linear = term()

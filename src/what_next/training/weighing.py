@@ -1,6 +1,7 @@
 """How much counts of the log weigh beside the network: chosen on the validation users, once it is trained."""
 
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 
 import numpy as np
 from jaxtyping import Float64
@@ -33,6 +34,8 @@ SHARES = (1.0, 1 / 4, 1 / 16, 1 / 64)
 NEWER = 0.97
 """A shorter half-life is taken where it has this share of what the best one has: what will be recommended lies later
 than what validation users did, and there the shorter one is nearer to what is popular."""
+LONG = 2.0
+"""Seconds of one pass over the validation users: where it takes more, it is said that many follow."""
 PATIENCE = 3
 """So many values in a row that are worse than the best, and larger ones are not tried."""
 TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 80.0)
@@ -67,16 +70,19 @@ def weigh(
         repeats: an item of the history may be recommended again.
         quiet: nothing is printed.
     """
-    chosen = {"weight": 0.0}
+    console = Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
+    chosen, start = {"weight": 0.0}, monotonic()
     alone = _measured(linear, chosen, score)
+    if (seconds := monotonic() - start) > LONG:
+        console.print(
+            "weighing counts of the log beside the network: some 50 passes over the validation users, the first in "
+            f"{seconds:.0f} s",
+            highlight=False,
+        )
     best = _counted(linear, chosen, score, alone)
     best = _wider(linear, chosen, score, best, learn) if learn else best
-    best = _followed(linear, chosen, score, best)
-    best = _coded(linear, chosen, score, best, repeats=repeats)
-    linear.choose(**chosen)
-    linear.forget()
-    best = _improved(linear, chosen, "bias", BIASES, score, best)
-    best, of_late = _of_late(linear, chosen, recent or {}, score, best)
+    best = _followed(linear, chosen, score, best, repeats=repeats)
+    best, of_late = _popular(linear, chosen, recent or {}, score, best)
     linear.choose(**chosen)
     if not linear.counts:
         return False
@@ -84,7 +90,7 @@ def weigh(
     _improved(linear, chosen, "temperature", TEMPERATURES, lambda: -surprise(), likelihood)
     linear.choose(**chosen)
     told = ", ".join([*(f"{name} {value:g}" for name, value in chosen.items()), *of_late])
-    Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False).print(
+    console.print(
         f"counts of the log stand beside the network ({told}; see `linear`): {monitor} of the "
         f"validation users {alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
         highlight=False,
@@ -126,9 +132,15 @@ def _wider(
     return found
 
 
-def _followed(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float) -> float:
-    """Choose the pull to what came next; the best measure."""
-    return _improved(linear, chosen, "pull", PULLS, score, best) if linear.successors.shape[1] else best
+def _followed(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, *, repeats: bool) -> float:
+    """Choose how much what came next counts, in the network's space and in codes, and keep nothing of what does not;
+    the best measure."""
+    if linear.successors.shape[1]:
+        best = _improved(linear, chosen, "pull", PULLS, score, best)
+    best = _coded(linear, chosen, score, best, repeats=repeats)
+    linear.choose(**chosen)
+    linear.forget()
+    return best
 
 
 def _coded(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, *, repeats: bool) -> float:
@@ -157,11 +169,12 @@ def recent_of(events: Known) -> dict[str, Counts]:
     return {f"of late: half-life {half / size:.3g} {unit}": events.of_late(half) for half in halves}
 
 
-def _of_late(
+def _popular(
     linear: LinearTerm, chosen: dict[str, float], recent: Mapping[str, Counts], score: Measure, best: float
 ) -> tuple[float, list[str]]:
-    """Let what was popular of late take the place of what always was, where that is better: the best measure, and the
-    words for what was chosen. A first look tells whether any half-life is worth a search."""
+    """Choose how much counts what is popular; of late, where that is better: the best measure, and the words for what
+    was chosen. A first look tells whether any half-life is worth a search."""
+    best = _improved(linear, chosen, "bias", BIASES, score, best)
     always, found = linear.popularity.clone(), dict[str, float]()
     trials = {words: dict(chosen) for words in recent}  # the half-lives fall
 
