@@ -50,7 +50,7 @@ def share(setup: Setup, url: str, folder: Path, hang: bool, seconds: float) -> N
         return -setup.learning_rate
 
     tuning._score = score  # type: ignore[assignment]
-    study.HEARTBEAT, study.GRACE, tuning.WAIT = 1, 6, 0.2
+    study.HEARTBEAT, study.GRACE, tuning.WAIT = 1, 12, 0.2  # a disk that is flushed may hold a sign of life for long
     tuning.tune(setup, TRIALS, seconds=seconds, study=url)
 
 

@@ -106,8 +106,8 @@ class ReadHistory(Read):
             lags = (last[:, None] - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
             sums = (self.ridge.decays ** lags[..., None] * self.ridge.vectors(items)).sum(1)
             places = last[:, None] + torch.arange(1 - RECALLED, 1, device=items.device)
-            recent = items.gather(1, places.clamp(min=0)).where(places >= 0, -1)
-            foretold = self.ridge.foretold(sums, recent if self.recalls else None)
+            recent = items.gather(1, places.clamp(min=0)).where(places >= 0, -1) if self.recalls else None
+            foretold = self.ridge.foretold(sums, recent)
         if isinstance(self.encoder, MeanEncoder):
             return self.answers(_mean(self.encoder, inputs, last), foretold)
         if isinstance(self.encoder, TransformerEncoder):
