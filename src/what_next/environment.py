@@ -426,7 +426,9 @@ class Environment:
         def learn(rank: int) -> None:
             linear.learn(*directions(*events.pairs, events.catalogue, rank, self.setup.seed), events.counts)
 
-        learn(ranks_of(events.catalogue)[0])
+        if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
+            learn(few)
+        linear.favour(events.counts)
         linear.mark(*events.transitions)
         if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
             linear.follow(*events.transitions, encoder.items())
