@@ -40,7 +40,10 @@ WHOLE = (*MAIN, "amazon-beauty-s3rec")
 """Sets for every algorithm; the others are for two of them and the best of the rest."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
 RULES = ("ease", "item_knn", "markov", "popular_recent", "popular", "random")
-VARIANTS = {"next_item-x3": ("next_item", {"ensemble": 3})}
+VARIANTS = {
+    "next_item-x3": ("next_item", {"ensemble": 3}),
+    "next_item-transformer": ("next_item", {"model": "transformer"}),
+}
 """Rows of an algorithm by other settings than its own."""
 TRIALS, TRIAL_SECONDS = 6, 60.0
 
