@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from what_next.algorithms import A2c, NextItem, Ppo, Reinforce
+from what_next.algorithms import A2c, NextItem, Ppo, Reinforce, Slateq
 from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError, TrainingError
 from what_next.losses.rl import gae
 from what_next.models.encoders import Encoder
 from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy
-from what_next.sources import Player, WorldSource, source_in, state_in, world_of
+from what_next.sources import Player, ReplaySource, WorldSource, source_in, state_in, world_of
 from what_next.sources.exploring import explored
 from what_next.types import Batch
 from what_next.worlds import Boredom, Feedback, Observation, World, known_worlds, play, preset
@@ -73,6 +73,38 @@ class TestWhatIsWrittenDown:
         answered = ~(np.roll(batch.begins, -1, 1) | last)
         assert np.array_equal(steps.answered.numpy(), answered.ravel())
         assert np.array_equal(steps.clicks.sum(1).numpy()[answered.ravel()], batch.rewards[answered])
+
+
+class TestHowManyUsers:
+    """As many as leave a run its steps, where the setup leaves it open: 750, or 50 experiences of what replays."""
+
+    @pytest.mark.parametrize(
+        ("algorithm", "steps", "users"),
+        [
+            (A2c(), 600_000, 100),  # 600,000 / (750 * 8)
+            (Ppo(), 96_000, 256),  # an experience is learned from in 16 steps
+            (Ppo(repeats=1, parts=1), 600_000, 100),
+            (Ppo(), 2_000_000, 1024),
+            (A2c(), 10_000, 32),
+            (Reinforce(), 600_000, 200),  # an experience is one episode, of four slates
+        ],
+    )
+    def test_it_follows_from_the_slates_to_learn_from(self, algorithm: Algorithm, steps: int, users: int) -> None:
+        source, _ = playing(algorithm, Detour(), world={"name": "detour", "window": 8, "steps": steps})
+        assert source.users == users
+        known, (reason,) = source.chosen
+        assert known == {"world.users": users}
+        assert reason.startswith(f"world.users {users:,}: an experience is {users * source.window:,} slates")
+
+    def test_the_setup_goes_before(self) -> None:
+        source, _ = playing(A2c(), Detour(), world={"name": "detour", "users": 7, "steps": 600_000})
+        assert source.users == 7
+        assert source.chosen == ({}, ())
+
+    def test_what_replays_has_experiences_enough(self) -> None:
+        settings = setup_for(Slateq(), world={"name": "detour", "window": 8, "steps": 40_000})
+        world = Detour()
+        assert ReplaySource(state_in(world, settings), world).users == 100  # 40,000 / (50 * 8)
 
 
 class TestEnds:

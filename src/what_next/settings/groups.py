@@ -193,7 +193,12 @@ class WorldSettings(Group):
     name: str | None = None
     """simulate: the world, and a preset of it: boredom:SlateTopK-Bored-v0"""
     ideal: bool = Field(default=False, description="simulate: whether the agent sees what is hidden of the users")
-    users: int = Field(default=1024, gt=0, description="simulate: users who are acted on at once in training")
+    users: int | None = Field(
+        default=None,
+        gt=0,
+        description="simulate: users who are acted on at once in training; none: 32 to 1,024, as many as leave the run "
+        "750 steps of learning",
+    )
     window: int = Field(default=20, gt=0, description="simulate: slates of each of them that make one experience")
     steps: int = Field(default=2_000_000, gt=0, description="simulate: slates to learn from in all")
     explore: int = Field(default=100_000, ge=0)

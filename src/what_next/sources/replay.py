@@ -13,6 +13,8 @@ from what_next.worlds import Feedback, World
 
 EXPLORING = 0.1
 """Share of the slates that a run learns from, over which epsilon falls from 1 to its value."""
+EXPERIENCES = 50.0
+"""In a run, at least, where the setup leaves open how many users are acted on at once."""
 
 
 class Replay:
@@ -89,6 +91,11 @@ class ReplaySource(WorldSource):
             self.due = np.diff(ends).tolist()
             self.taken += slates
         return self.replay.sample(rows, rng, self.due.pop())
+
+    @property
+    def _fewest(self) -> float:
+        """See `WorldSource`: what is learned from was not played long ago."""
+        return EXPERIENCES
 
     @property
     def epsilon(self) -> float:

@@ -1,6 +1,6 @@
 """A world as a source: the agent's policy plays for thousands of users at once, and learns from what came of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypeGuard, cast
 
@@ -36,6 +36,11 @@ from what_next.worlds.promises import check_promises
 
 MEMORY = 30
 """Slates by which a belief knows a user."""
+UPDATES = 750
+"""Steps of learning in a run, at least, where the setup leaves open how many users are acted on at once: more users
+make the run faster, and its experiences fewer."""
+USERS = (32, 1024)
+"""So many users then, whatever that makes of the steps."""
 
 
 def world_of(setup: Setup) -> World:
@@ -287,9 +292,10 @@ class WorldSource(Source):
         if self.setup.model == "transformer":
             raise SetupError("model is transformer, whose carried state grows with every event; take lstm, gru or mlp")
         self.algorithm: Any = self._can_learn()
-        self.users, self.window = self.setup.world.users, self.setup.world.window
+        self.window = self.setup.world.window
         if self.algorithm.episodes:
             self.window = self.world.steps or self.window
+        self.users = self.setup.world.users or self._affordable_users()
         self.player: Player | None = None
         self.users_state: Any = None
         self.waiting: Iterator[Batch] = iter(())
@@ -313,6 +319,27 @@ class WorldSource(Source):
                 "its `steps`, or take a2c"
             )
         return algorithm
+
+    def _affordable_users(self) -> int:
+        """As many as leave the run experiences enough to learn from."""
+        return int(np.clip(self.setup.world.steps / (self.window * self._fewest), *USERS))
+
+    @property
+    def _fewest(self) -> float:
+        """So many experiences make a run, at least."""
+        repeats, parts = self.algorithm.turns
+        return UPDATES / float(repeats * parts)
+
+    @property
+    def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
+        """How many users are acted on at once."""
+        if self.setup.world.users is not None:
+            return {}, ()
+        slates, experience = self.setup.world.steps, self.users * self.window
+        return {"world.users": self.users}, [
+            f"world.users {self.users:,}: an experience is {experience:,} slates, so that {slates:,} are "
+            f"{slates / experience:,.0f} experiences; `world.users` sets another"
+        ]
 
     @property
     def explored(self) -> int:
