@@ -9,10 +9,9 @@ import sys
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
-import pytest
-
 from what_next.cli.app import main
 from what_next.cli.output import emit, guarded
+from what_next.data import Dataset
 from what_next.errors import NotFinite
 
 from .forked import Forked
@@ -49,6 +48,16 @@ def test_while_a_library_is_imported(program: str, module: str) -> None:
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip() == "what-next: interrupted"
     assert done.stdout == ""
+
+
+def test_amid_a_command_that_cannot_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Dataset, "read", pressed)
+    monkeypatch.setattr(sys, "argv", ["what-next", "init", str(tmp_path / "log.csv")])
+    assert main() == 130
+    assert capsys.readouterr().err == "what-next: interrupted\n"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train", "serve"])

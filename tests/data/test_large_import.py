@@ -49,6 +49,23 @@ def awkward(rows: int, seed: int = 0) -> pl.DataFrame:
     return pl.concat([table, table.sample(fraction=0.2, seed=seed)])
 
 
+@pytest.mark.parametrize("damaged", ["log", "items"])
+@pytest.mark.parametrize("memory", [None, 300 * 2**20])
+def test_a_file_that_is_damaged_in_its_middle_is_named(damaged: str, memory: int | None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files = {"log": tmp_path / "log.parquet", "items": tmp_path / "items.parquet"}
+    pl.DataFrame({"user": rng.permutation(20_000) % 50, "item": rng.permutation(20_000)}).write_parquet(files["log"])
+    pl.DataFrame({"item": range(20_000), "tempo": rng.random(20_000)}).write_parquet(files["items"])
+    content = bytearray(files[damaged].read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    files[damaged].write_bytes(content)
+    with pytest.raises(DataError, match=rf"{damaged}\.parquet: cannot be read \(.*\); check that it is whole"):
+        if memory is None:
+            import_files([files["log"]], files["items"])
+        else:
+            import_large([files["log"]], tmp_path / "x.parquet", files["items"], memory=memory)
+
+
 def both(
     folder: Path, files: list[Path], memory: int, items: Path | None = None, **options: object
 ) -> tuple[Tables, Tables]:

@@ -14,9 +14,9 @@ from typer.core import TyperCommand
 
 from what_next import __version__
 from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, promote, service
-from what_next.cli.interrupts import import_torch, terminable
+from what_next.cli.interrupts import INTERRUPTED, import_torch, terminable
 from what_next.cli.options import Json
-from what_next.cli.output import answer, emit, guarded
+from what_next.cli.output import answer, emit, guarded, note
 from what_next.errors import SetupError, WhatNextError
 from what_next.metrics import METRICS
 
@@ -29,13 +29,21 @@ def _version(asked: bool) -> bool:
 
 
 class _Command(TyperCommand):
-    """A command of which no option is given twice: the last would count, and nobody would say so."""
+    """A command of which no option is given twice (the last would count, and nobody would say so), and that says when it
+    was interrupted."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         order = self.make_parser(ctx).parse_args(list(args))[2]
         if twice := next((one for one in order if order.count(one) > 1 and not one.multiple), None):
             raise SetupError(f"{twice.opts[0]}: is given more than once; keep one")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # of which Typer makes an exit code without a word
+            note("what-next: interrupted")
+            return INTERRUPTED
 
 
 class _Patient(_Command):

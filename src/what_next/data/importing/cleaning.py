@@ -19,7 +19,7 @@ from what_next.data.importing.contents import data_file
 from what_next.data.importing.events import Events, Order, repeated
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.raw_log import ROW, RawLog, event_words, like_ids, odd_columns
-from what_next.data.importing.readers import Source, open_source
+from what_next.data.importing.readers import Source, open_source, readable
 from what_next.data.importing.tables import Options, Tables, by_reason
 from what_next.data.importing.times import EARLIEST, Times, read_times
 from what_next.errors import MOST_NAMES, DataError, counted, some
@@ -148,7 +148,8 @@ def import_files(files: Sequence[Path], items: Path | None = None, options: Opti
         UnsafePickleError: a pickle holds more than a DataFrame.
     """
     options = options or Options()
-    return clean(*opened(files, items, options), options)
+    with readable(*files, items):
+        return clean(*opened(files, items, options), options)
 
 
 def opened(

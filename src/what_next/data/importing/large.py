@@ -27,7 +27,7 @@ from what_next.data.importing.cleaning import Checked, opened, with_repeats
 from what_next.data.importing.contents import ARROW, PARQUET, data_file, magic
 from what_next.data.importing.events import Events, in_sessions, repeated, sessions
 from what_next.data.importing.raw_log import ROW
-from what_next.data.importing.readers import PACKED, ROW_GROUP
+from what_next.data.importing.readers import PACKED, ROW_GROUP, readable
 from what_next.data.importing.tables import Options, Tables, save
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SaveError, WhatNextError
@@ -113,7 +113,7 @@ def import_large(
     """
     options = options or Options()
     check_paths([beside(to, "items")])
-    with _scratch(to, [*files, *([items] if items else [])], options) as scratch:
+    with _scratch(to, [*files, *([items] if items else [])], options) as scratch, readable(*files, items):
         return _Import(scratch, memory, stages).run(files, to, items, options)
 
 

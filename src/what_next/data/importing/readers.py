@@ -155,6 +155,23 @@ def _explained(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check that it is whole") from error
 
 
+@contextmanager
+def readable(*files: Path | None) -> Iterator[None]:
+    """For whoever reads files that were opened: the pages of a Parquet file are looked at only then.
+
+    Raises:
+        DataError: one of them is damaged; it is named.
+    """
+    try:
+        yield
+    except pl.exceptions.PolarsError:
+        for path in filter(None, files):
+            if magic(path).startswith((PARQUET, ARROW)):
+                with _explained(path):
+                    open_source(path).frame.select(pl.all().null_count()).collect(engine="streaming")
+        raise  # all are whole: our own fault
+
+
 def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
     """JSON lines, or one array of objects. Of lines, those that are no object are marked.
 
