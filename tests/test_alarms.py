@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from what_next import Agent, Dataset, Environment, State
 from what_next.errors import TrainingError
+from what_next.training.encoder_learner import explained
 from what_next.training.monitor import MEMORY, Alarms
 from what_next.training.step import Step
 
@@ -21,6 +23,16 @@ def raised(steps: int = MEMORY, done: float = 0.5, value: float = 1.0, **notes: 
     for _ in range(steps):
         alarms.look(replace(QUIET, value=value, metrics=WELL | notes), done)
     return set(alarms.raised)
+
+
+def test_how_much_of_the_returns_a_critic_explains() -> None:
+    returns, values = torch.tensor([1.0, 3.0, 1.0, 3.0]), torch.tensor([1.5, 2.5, 1.5, 2.5])
+    assert explained(returns, values) == pytest.approx(0.75)  # a variance of 1, of which .25 is left
+    assert explained(returns, -values) == pytest.approx(1 - 2.25)
+    assert explained(returns + 7, values) == pytest.approx(0.75)
+    assert explained(returns + 8, values) == 1.0  # a variance of 1 beside a mean square of 101
+    assert explained(torch.zeros(4), values) == 1.0
+    assert explained(torch.zeros(0), torch.zeros(0)) == 1.0
 
 
 class TestAlarms:

@@ -105,6 +105,26 @@ def test_a_model_of_another_world_is_refused(
     assert "was trained with 10 items and 30 numbers of a user" in capsys.readouterr().err
 
 
+def test_training_in_another_world_writes_over_no_model(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", setup, "--json") == 0
+    model = setup.with_name("agent.safetensors").read_bytes()
+    assert run(monkeypatch, "simulate", setup, "--world", "choice") == 2
+    told = capsys.readouterr().err
+    assert "holds what ppo learned of world boredom:SlateRerank-Bored-v0" in told
+    assert "ppo would learn of world choice now" in told
+    assert setup.with_name("agent.safetensors").read_bytes() == model
+
+
+def test_what_needs_a_log_says_that_a_world_has_none(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", setup, "--json") == 0
+    assert run(monkeypatch, "evaluate", setup) == 2
+    assert "a setup that names a world has no log unless `data` names one" in capsys.readouterr().err
+
+
 def test_a_model_that_learned_from_a_log_acts_in_a_world(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -205,6 +205,6 @@ class LearnedPolicy:
         return None if found is None else np.asarray(found.cpu().numpy(), np.float64).reshape(items.shape)
 
 
-def nobody(catalogue: Catalogue) -> Dataset:
+def nobody(catalogue: Catalogue, name: str = "no log") -> Dataset:
     """A data set without a user: histories are given by item ids."""
-    return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, "no log")
+    return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, name)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +60,9 @@ def test_a_file_that_is_damaged_in_its_middle_is_named(damaged: str, memory: int
     content = bytearray(files[damaged].read_bytes())
     content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
     files[damaged].write_bytes(content)
+    read = import_files if memory is None else partial(import_large, to=tmp_path / "x.parquet", memory=memory)
     with pytest.raises(DataError, match=rf"{damaged}\.parquet: cannot be read \(.*\); check that it is whole"):
-        if memory is None:
-            import_files([files["log"]], files["items"])
-        else:
-            import_large([files["log"]], tmp_path / "x.parquet", files["items"], memory=memory)
+        read([files["log"]], items=files["items"])
 
 
 def both(

@@ -29,8 +29,8 @@ def _version(asked: bool) -> bool:
 
 
 class _Command(TyperCommand):
-    """A command of which no option is given twice (the last would count, and nobody would say so), and that says when it
-    was interrupted."""
+    """A command of which no option is given twice (the last would count, and nobody would say so), and that says so
+    where it was interrupted."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         order = self.make_parser(ctx).parse_args(list(args))[2]

@@ -123,7 +123,9 @@ def state_in(world: World, setup: Setup) -> State:
         event_center=least.astype(np.float32),
         event_scale=scale.astype(np.float32),
     )
-    state = State(nobody(space.catalogue), setup, space)
+    known = setup.world.name or ""  # with its preset, unless it is another world that was given
+    known = known if known.partition(":")[0] == world.known_as else world.known_as
+    state = State(nobody(space.catalogue, f"world {known}"), setup, space)
     if setup.algorithm.by_attributes and setup.tolerance is None:
         state.space = replace(space, tolerance=state.smallest_tolerance(np.random.default_rng(setup.split.seed)))
     return state

@@ -38,6 +38,8 @@ SPARSE = 50_000
 """From this many items on, a sampled loss updates the drawn rows of the item vectors alone."""
 GAP = 20.0
 """What the logarithm of a gap in seconds is divided by: 20 is that of fifteen years."""
+VARIES = 0.01
+"""Of the mean square of returns: where their variance is less, there is nothing for a critic to explain."""
 
 
 class EncoderLearner(Learner):
@@ -397,10 +399,7 @@ class EncoderLearner(Learner):
             "entropy_share": float(torch.special.entr(shares, out=shares).sum(1).mean()) / np.log(len(vectors)),
             "top_share": float(torch.bincount(first).max()) / len(first),
         }
-        if values is not None and float(batch.returns.var(correction=0)) > 0:
-            left = (batch.returns - values).var(correction=0) / batch.returns.var(correction=0)
-            found["explained"] = 1 - float(left)
-        return found
+        return found if values is None else found | {"explained": explained(batch.returns, values)}
 
     @cached_property
     def compiled(self) -> dict[nn.Module, Any]:
@@ -414,6 +413,15 @@ class EncoderLearner(Learner):
         if counts is None:
             return Draws(len(self.space.catalogue), device=self.device)
         return Draws.of(counts, least=0.5, device=self.device)
+
+
+def explained(returns: Float[Tensor, "steps"], values: Float[Tensor, "steps"]) -> float:
+    """The share of the variance of returns that a critic explains; 1 where they hardly vary, as when every user is
+    served as well as can be: then there is nothing to explain."""
+    variance = float(returns.var(correction=0)) if len(returns) else 0.0
+    if not variance or variance < VARIES * float(returns.square().mean()):
+        return 1.0
+    return 1 - float((returns - values).var(correction=0)) / variance
 
 
 def linear_of(nets: Networks) -> LinearTerm | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from what_next.algorithms.base import LossContext, Networks, Part, Root
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
-from what_next.training.encoder_learner import EncoderLearner
+from what_next.training.encoder_learner import EncoderLearner, explained
 from what_next.types import Batch, Choices, Events, Transitions
 
 
@@ -123,9 +123,8 @@ class PlayLearner(EncoderLearner):
         if batch.values is None:
             with torch.no_grad():
                 expected = self.algorithm.estimates(context.nets, steps, context.items)
-        variance = steps.returns.var(correction=0) if len(steps.returns) else torch.zeros(())
-        if float(variance) > 0 and expected is not None:
-            context.metrics["explained"] = 1 - float((steps.returns - expected).var(correction=0) / variance)
+        if expected is not None:
+            context.metrics["explained"] = explained(steps.returns, expected)
         value = float(expected.mean()) if expected is not None and len(expected) else 0.0
         return float(rewards.mean()) if len(rewards) else 0.0, value
 

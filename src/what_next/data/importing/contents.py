@@ -55,6 +55,11 @@ def data_file(path: Path) -> Path:
         raise DataError(f"{path}: is a folder; give the path of a data file ({holds})")
     if re.search(r"(^|/)\w\w+:/", str(path)):
         raise DataError(f"{path}: is a URL, which what-next data import alone reads; import it, and name what it wrote")
+    if str(path) == "-":
+        raise DataError(
+            "-: is no file; a setup that names a world has no log unless `data` names one: play it by what-next "
+            "simulate; and what comes through a pipe is written to a file first"
+        )
     if not path.exists():
         raise DataError(f"{path}: no such file; give the path of a data file")
     if not path.is_file():
