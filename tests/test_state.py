@@ -276,6 +276,14 @@ class TestRefusals:
         with pytest.raises(DataError, match="no training user has 3 events"):
             State(Dataset.from_frame(*listening(events=2)), setup_of(Path("m")))
 
+    @pytest.mark.parametrize("split", ["users", "leave_last_out"])
+    def test_one_event_of_each_user(self, split: str, setup_of: SetupOf) -> None:
+        data = Dataset.from_frame(*listening(events=1))
+        with pytest.raises(
+            DataError, match="every user has one, so nothing came next: name another column as the user"
+        ):
+            State(data, setup_of(Path("m"), split=split))
+
     def test_another_catalogue(self, trained: Trained, setup_of: SetupOf) -> None:
         other = State(Dataset.from_frame(*listening(items=70)), setup_of(Path("m")))
         with pytest.raises(CatalogueError, match=r"another catalogue \(80 items.*70 items"):

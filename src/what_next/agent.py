@@ -274,8 +274,8 @@ class Agent:
         except TrainingError as error:
             raise TrainingError(
                 f"training stopped after {self.histories:,} histories: {error}; the last good save, if any, is kept at "
-                f"{self.setup.model_agent_path}. Look for extreme attributes (`what-next data describe`), or "
-                f"lower learning_rate ({self.setup.learning_rate:g})"
+                f"{self.setup.model_agent_path}. Look for extreme rewards and attributes (`what-next data describe`), "
+                f"or lower learning_rate ({self.setup.learning_rate:g})"
             ) from None
 
     def in_time(self) -> None:

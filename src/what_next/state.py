@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int, Int32
 
 from what_next.data import Dataset
 from what_next.data.space import Space
+from what_next.data.splits import advised
 from what_next.data.training_part import numbers_at, same_catalogue, scaled_space
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, some
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
@@ -55,8 +56,8 @@ class State:
         self.space = space or scaled_space(dataset, self.split)
         if not len(self.train_users) and (space is None):
             raise DataError(
-                f"{dataset.name}: no training user has {least} events, the fewest that teach anything; take a larger "
-                "log, or a smaller split.test"
+                f"{dataset.name}: no training user has {least} events, the fewest that teach anything; "
+                + advised(dataset, "take a larger log, or a smaller split.test")
             )
         if space is None and algorithm.by_attributes:
             self.space = self._measured()
@@ -78,9 +79,9 @@ class State:
         if not dataset.catalogue.names and (algorithm.by_attributes or inputs.items in ("attributes", "both")):
             learned = "" if algorithm.by_attributes else ", or set inputs.items to learned"
             raise DataError(
-                f"{dataset.name}: its items have no attributes, and {algorithm.name} proposes points in their space; "
-                "set algorithm to one that needs none, such as next_item, or import the data with --attributes or an "
-                f"item table (--items){learned}"
+                f"{dataset.name}: its items have no attributes (one that all items share is none), and "
+                f"{algorithm.name} proposes points in their space; set algorithm to one that needs none, such as "
+                f"next_item, or import the data with --attributes or an item table (--items){learned}"
             )
 
     @cached_property

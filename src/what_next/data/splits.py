@@ -82,11 +82,20 @@ def split_leave_last_out(dataset: Dataset) -> Split:
     """
     judged = np.flatnonzero(dataset.lengths >= 3).astype(np.int32)
     if not len(judged):
-        raise DataError(f"{dataset.name}: no user has three events, so none can be left out; split by users")
+        raise DataError(
+            f"{dataset.name}: no user has three events, so none can be left out; {advised(dataset, 'split by users')}"
+        )
     known, until = dataset.lengths.copy(), dataset.lengths.copy()
     known[judged] -= 2
     until[judged] -= 1
     return _split(dataset, "leave_last_out", known, until, judged, judged)
+
+
+def advised(dataset: Dataset, advice: str) -> str:
+    """What to do about histories that are too short; other than the advice where nothing follows anything."""
+    if dataset.events > dataset.users:
+        return advice
+    return "every user has one, so nothing came next: name another column as the user (--user), such as the session"
 
 
 def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None = None) -> Split:

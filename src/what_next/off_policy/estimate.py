@@ -185,7 +185,9 @@ def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
         )
     elif crowded := few_units(own.ess_units, thresholds):
         yield crowded
-    if not own.largest_share <= thresholds.largest_share:
+    if not own.largest:
+        yield "no decision has any weight: the policy never chooses what the log shows"
+    elif not own.largest_share <= thresholds.largest_share:
         yield (
             f"one decision has {own.largest_share:.0%} of all weight, more than {thresholds.largest_share:.0%}: "
             "it alone decides"
