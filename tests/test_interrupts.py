@@ -9,6 +9,8 @@ import sys
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
+import pytest
+
 from what_next.cli.app import main
 from what_next.cli.output import emit, guarded
 from what_next.data import Dataset

@@ -30,7 +30,7 @@ P = ParamSpec("P")
 
 
 def guarded(command: Callable[P, int]) -> Callable[P, int]:
-    """Print the message of a `WhatNextError` without a traceback, and return 2."""
+    """Print the message of a mistake without a traceback, and return 2."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -42,40 +42,41 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             if sys.stdout is not None:
                 sys.stdout.flush()
             return code
-        except WhatNextError as error:
-            error.in_python = False
-            note(f"what-next: {error}")
-            return 2
-        except NotFinite as error:
-            note(f"what-next: the model cannot be used: {error}; it is damaged, or its training diverged; train again")
-            return 2
         except (BrokenPipeError, SystemExit) as error:
             if getattr(error, "code", 1) != 1:  # which Typer and Rich make of a pipe that is closed
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still has to write at the end
             return CLOSED
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                note(f"what-next: the disk is full ({error}); make room, and try again")
-            elif error.errno in BAD_PATH and error.filename:
-                note(f"what-next: {error.filename}: cannot be opened ({error.strerror}); mend that, or name another")
-            else:
+        except (WhatNextError, NotFinite, OSError, MemoryError, RuntimeError) as error:
+            if (told := _told(error)) is None:
                 raise
-            return 2
-        except (MemoryError, RuntimeError) as error:
-            if "Symlink loop" in str(error):  # an OSError from Python 3.13 on
-                note(f"what-next: {error}; mend that link, or name another path")
-                return 2
-            if not (isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)):
-                raise
-            reason = str(error).splitlines()[0] if str(error) else "an array did not fit"
-            note(f"what-next: memory ran out ({reason}); what was saved is intact; lower batch_size, dim or max_length")
+            note(f"what-next: {told}")
             return 2
         except KeyboardInterrupt:
             note("what-next: interrupted")
             return INTERRUPTED
 
     return run
+
+
+def _told(error: Exception) -> str | None:
+    """What to say of a mistake of the user's, or of a machine that is too small; None: it is our own."""
+    text = str(error)
+    if isinstance(error, WhatNextError):
+        error.in_python = False
+        return str(error)
+    if isinstance(error, NotFinite):
+        return f"the model cannot be used: {error}; it is damaged, or its training diverged; train again"
+    if "Symlink loop" in text:  # an OSError from Python 3.13 on
+        return f"{error}; mend that link, or name another path"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error}); make room, and try again"
+    if isinstance(error, OSError) and error.errno in BAD_PATH and error.filename:
+        return f"{error.filename}: cannot be opened ({error.strerror}); mend that, or name another"
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        reason = text.splitlines()[0] if text else "an array did not fit"
+        return f"memory ran out ({reason}); what was saved is intact; lower batch_size, dim or max_length"
+    return None
 
 
 def note(text: str) -> None:
