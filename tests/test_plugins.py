@@ -179,7 +179,7 @@ def test_fit_takes_their_settings_beside_an_algorithm_that_is_an_object(
 
 CHECK = """
 import torch, my_parts
-from what_next.testing import check_encoder, check_reward
+from what_next.testing import check_algorithm, check_encoder, check_reward
 from what_next.policy import LearnedPolicy
 from what_next.types import Events
 encoder = LearnedPolicy.load("agent.safetensors").agent.nets["encoder"]
@@ -191,6 +191,7 @@ for place in range(4):
     assert torch.allclose(one, states[:, place], atol=1e-6)
 check_encoder(my_parts.LastTwo)
 check_reward(my_parts.Fresh(window=2))
+check_algorithm(my_parts.Streamed())
 heard = my_parts.Events(torch.tensor([[3, 1, 3, 1, -1]]), *[None] * 5)
 assert my_parts.Fresh(window=1).of(heard).tolist() == [[1, 1, 1, 1, 0]]
 assert my_parts.Fresh(window=2, cost=0.5).of(heard).tolist() == [[1, 1, -0.5, -0.5, 0]]

@@ -48,6 +48,7 @@ class Rig:
 
     Attributes:
         algorithm, agent, state, source, policy: what is checked, and what it runs on.
+        log: makes the batches of given histories; the source itself, where it is one of a log.
         rng: all random numbers of training.
     """
 
@@ -75,14 +76,16 @@ class Rig:
         self.state = State(_data(), setup)
         self.agent = Agent(setup, self.state.space).wake_agent()
         self.source = Played(self.state) if algorithm.source == "world" else source_of(self.state)
+        self.source.resume(0, 0)
+        self.log = self.source if isinstance(self.source, LogSource) else LogSource(self.state)
         self.policy = LearnedPolicy(self.agent, self.state)
         self.rng = np.random.default_rng(seed)
 
     def history(self) -> History:
         """Histories to learn from: the first windows of the log, or random ones for bandit feedback."""
-        if isinstance(self.source, LogSource):
-            return self.source.windows(self.source.batches.batch(0))
-        return self.state.get_random_user_history(self.setup.batch_size or 1, self.rng)
+        if isinstance(self.source, BanditSource):
+            return self.state.get_random_user_history(self.setup.batch_size or 1, self.rng)
+        return self.log.windows(self.log.batches.batch(0))
 
     def step(self) -> Step:
         """One step of training."""
@@ -94,8 +97,7 @@ class Rig:
             return self.source.batch(
                 history, self.agent.factorize(history), came_next(history), np.random.default_rng(0)
             )
-        assert isinstance(self.source, LogSource)
-        return self.source.batch(self.policy, history)
+        return self.log.batch(self.policy, history)
 
     def shown(self, batch: Batch, *, brought: bool = True) -> Batch:
         """The batch as if a service had shown at each step what came next, and below it an item that nobody took.
