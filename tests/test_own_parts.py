@@ -84,6 +84,11 @@ class Liked(Reward):
         return (events.rewards > 0).float() * events.real
 
 
+def last_of(events: Events) -> Tensor:
+    """Of each history, which event is the last."""
+    return torch.arange(events.items.shape[1]) == events.real.sum(1, keepdim=True) - 1
+
+
 @pytest.mark.parametrize("kind", [Liked, *REWARDS.values()])
 def test_a_reward_that_keeps_its_promises_passes(kind: type[Reward]) -> None:
     check_reward(kind())
@@ -97,6 +102,8 @@ def test_a_reward_that_keeps_its_promises_passes(kind: type[Reward]) -> None:
         ({"of": lambda self, events: torch.ones(events.items.shape)}, "padding earns something"),
         ({"of": lambda self, events: events.real / 0}, "no finite number"),
         ({"of": lambda self, events: events.rewards.flip(1) * events.real}, "reads later events"),
+        ({"of": lambda self, events: events.real * last_of(events)}, "whether any follow"),
+        ({"of": lambda self, events: events.real / (1 + events.real.sum(1, keepdim=True))}, "whether any follow"),
         ({"of": lambda self, events: events.sigma[:, None] * events.real}, "or a label"),
         ({"of": lambda self, events: (events.times > 0) * 1.0}, r"fails on events that have what it needs \(nothing\)"),
         ({"of": lambda self, events: 2.0 * events.real}, "gives 0 to 2 for made-up events; its range is 0 to 1"),

@@ -32,12 +32,12 @@ def check_promises(reward: Reward) -> Float[Tensor, "batch time"]:
     if earned[~events.real].any():
         raise SetupError(f"{reward.key}: padding earns something; multiply by events.real")
     for known in () if reward.reads_future else (1, 4, 8):
-        other = _earned(reward, other_future(events, known))
-        if not torch.allclose(earned[:, :known], other[:, :known], atol=1e-5):
-            raise SetupError(
-                f"{reward.key}: reads later events, or a label (sigma, profile, after); look at earlier events alone, "
-                "or say reads_future"
-            )
+        for other in (other_future(events, known), no_future(events, known)):
+            if not torch.allclose(earned[:, :known], _earned(reward, other)[:, :known], atol=1e-5):
+                raise SetupError(
+                    f"{reward.key}: reads later events, whether any follow, or a label (sigma, profile, after); look at "
+                    "earlier events alone, or say reads_future"
+                )
     return earned
 
 
@@ -67,6 +67,12 @@ def other_future(events: Events, known: int) -> Events:
     changed["rewards"][:, known:] += 1
     changed["times"][:, known:] += 10**11
     return replace(events, **changed, sigma=other.sigma, profile=other.profile, after=other.after)
+
+
+def no_future(events: Events, known: int) -> Events:
+    """The same up to `known` events, and nothing after them; the labels stay."""
+    cut = torch.arange(events.items.shape[1]) >= known
+    return replace(events, items=events.items.masked_fill(cut, -1))
 
 
 def _earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
