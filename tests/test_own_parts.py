@@ -185,6 +185,43 @@ class Beyond(Parity):
         return low, high / 2
 
 
+class Ended(Parity):
+    """Where nobody begins anew."""
+
+    def restart(self, state: Taste, rows: np.ndarray, rng: Draws) -> Taste:
+        return state
+
+
+class Remembering(Parity):
+    """Whose new users were shown what those before them were."""
+
+    def restart(self, state: Taste, rows: np.ndarray, rng: Draws) -> Taste:
+        return replace(super().restart(state, rows, rng), shown=state.shown)
+
+
+class Nowhere(Parity):
+    """Whose items are at no point."""
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        return np.full((self.items, 2), np.nan, np.float32)
+
+
+class Worthless(Parity):
+    """Whose fifth rewards are no numbers."""
+
+    def step(self, state: Taste, slates: np.ndarray, rng: Draws) -> tuple[Taste, Feedback]:
+        after, feedback = super().step(state, slates, rng)
+        return after, replace(feedback, rewards=np.where(after.age > 4, np.float32(np.nan), feedback.rewards))
+
+
+class Drawing(Parity):
+    """Which draws for all users at once."""
+
+    def reset(self, users: int, rng: Draws) -> Taste:
+        return replace(super().reset(users, rng), odd=rng.random(users) < 0.5)  # type: ignore[union-attr]
+
+
 def test_a_world_that_keeps_its_promises_passes() -> None:
     check_world(Parity())
 
@@ -196,6 +233,11 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
         (InPlace(), "a step changes the state that it was given"),
         (Crowd(), "alone than in a batch"),
         (Beyond(), "out of bounds, with ideal=True"),
+        (Ended(), "after restart, `age` or `shown` of who begins anew are not as reset makes them"),
+        (Remembering(), "after restart, `age` or `shown`"),
+        (Nowhere(), "item_vectors has what is no finite number"),
+        (Worthless(), "a reward is not a number"),
+        (Drawing(), r"rng.random draws for all users at once; draw by uniform, .* uniform\(rng, users, slots\)"),
     ],
 )
 def test_a_world_that_breaks_one_is_told_which(world: World, told: str) -> None:

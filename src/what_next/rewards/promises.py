@@ -35,8 +35,8 @@ def check_promises(reward: Reward) -> Float[Tensor, "batch time"]:
         for other in (other_future(events, known), no_future(events, known)):
             if not torch.allclose(earned[:, :known], _earned(reward, other)[:, :known], atol=1e-5):
                 raise SetupError(
-                    f"{reward.key}: reads later events, whether any follow, or a label (sigma, profile, after); look at "
-                    "earlier events alone, or say reads_future"
+                    f"{reward.key}: reads later events, whether any follow, or a label (sigma, profile, after); look "
+                    "at earlier events alone, or say reads_future"
                 )
     return earned
 

@@ -17,7 +17,7 @@ from what_next.rewards import Reward
 from what_next.rewards import promises as reward_promises
 from what_next.worlds import Streams, World
 from what_next.worlds import promises as world_promises
-from what_next.worlds.promises import USERS, expect, same
+from what_next.worlds.promises import USERS, expect, finite, same
 
 
 def check_encoder(kind: type[Encoder]) -> None:
@@ -55,6 +55,19 @@ def check_world(world: World) -> None:
         SetupError: it says which promise is broken.
     """
     world_promises.check_promises(world)
+    try:
+        _users_are_apart(world)
+    except AttributeError as error:
+        if not isinstance(error.obj, Streams):
+            raise
+        raise SetupError(
+            f"world {world.known_as}: rng.{error.name} draws for all users at once; draw by uniform, integers or "
+            "normal of what_next.worlds.base, such as uniform(rng, users, slots), which know streams of users, too"
+        ) from error
+
+
+def _users_are_apart(world: World) -> None:
+    """Each has a random stream, alone and in a batch."""
     rng = Streams(np.random.default_rng(0).integers(2**64, size=USERS, dtype=np.uint64))
     singles = [Streams(rng.keys[row : row + 1]) for row in range(USERS)]
     together, alone = world.reset(USERS, rng), [world.reset(1, single) for single in singles]
@@ -62,6 +75,7 @@ def check_world(world: World) -> None:
     for step in range(30):  # who chooses draws from another generator than the users
         slates = policies[step % len(policies)](together, chooser)
         together, feedback = world.step(together, slates, rng)
+        finite(feedback, world)
         ended = feedback.terminated | (together.age >= 11 + np.arange(USERS))
         for row, single in enumerate(singles):
             alone[row], one = world.step(alone[row], slates[row : row + 1], single)

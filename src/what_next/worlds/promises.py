@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 
 from what_next.errors import SetupError
-from what_next.worlds.base import State, World
+from what_next.worlds.base import Feedback, State, World
 
 USERS = 5
 
@@ -19,6 +19,7 @@ def check_promises(world: World) -> None:
     """
     shape = world.item_vectors.shape
     expect(len(shape) == 2 and shape[0] == world.items, world, f"items is {world.items}, and item_vectors has {shape}")
+    expect(bool(np.isfinite(world.item_vectors).all()), world, "item_vectors has what is no finite number")
     _steps_are_pure(world)
     for ideal in (False, True):
         _within_bounds(world, ideal)
@@ -38,7 +39,7 @@ def _steps_are_pure(world: World) -> None:
         "a step gives a State, and Feedback with clicks of the shape of the slates, a reward and whether the user left "
         "(True or False) for each user; found others",
     )
-    expect(bool(np.isfinite(first.rewards).all()), world, "a reward is not a number")
+    finite(first, world)
     expect(same(state, before), world, "a step changes the state that it was given")
     expect(same(one, two) and np.array_equal(first.rewards, second.rewards), world, "the same draws give another step")
     told = np.array_equal(one.shown, slates) and np.array_equal(one.clicks, first.clicks)
@@ -46,6 +47,9 @@ def _steps_are_pure(world: World) -> None:
     after = world.restart(one, np.array([2]), np.random.default_rng(3))
     others = np.array([0, 1, 3, 4])
     expect(same(after.rows(others), one.rows(others)), world, "where one user begins anew, others change")
+    new, begun = after.rows(np.array([2])), world.reset(1, np.random.default_rng(3))
+    right = np.array_equal(new.age, begun.age) and np.array_equal(new.shown < 0, begun.shown < 0)
+    expect(right, world, "after restart, `age` or `shown` of who begins anew are not as reset makes them")
 
 
 def _within_bounds(world: World, ideal: bool) -> None:
@@ -61,7 +65,13 @@ def _within_bounds(world: World, ideal: bool) -> None:
             inside = (low <= numbers) & (numbers <= high)
             expect(bool(inside.all()), world, f"numbers {numbers[~inside][:3]} are out of bounds, with ideal={ideal}")
             state, feedback = world.step(state, world.check(reference(state, rng)), rng)
+            finite(feedback, world)
             state = world.restart(state, np.flatnonzero(feedback.terminated | world.truncated(state)), rng)
+
+
+def finite(feedback: Feedback, world: World) -> None:
+    """Raises a `SetupError` where a reward is none."""
+    expect(bool(np.isfinite(feedback.rewards).all()), world, "a reward is not a number")
 
 
 def same(one: State, other: State) -> bool:
