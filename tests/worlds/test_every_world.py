@@ -80,7 +80,7 @@ class TestMistakes:
         ("name", "changes", "told"),
         [
             ("bored", {}, "world 'bored' is not known; there are boredom"),
-            ("fitted", {}, "world fitted: path"),
+            ("fitted", {}, "world fitted: path is missing, the file that what-next data world wrote; give that as the"),
             ("boredom:SlateTopK-Bored", {}, "the nearest is 'SlateTopK-Bored-v0'"),
             ("boredom", {"slots": 2000}, "slots is 2000, a slate longer than the catalogue of 1000 items"),
             ("boredom", {"slope": -1}, "slope is -1: "),

@@ -358,12 +358,15 @@ def made(kind: type[World], settings: Mapping[str, Any]) -> World:
     try:
         return kind(**settings)
     except ValidationError as error:
-        told = "; ".join(_told(one) for one in error.errors())
+        told = "; ".join(_told(one, kind) for one in error.errors())
         raise SetupError(f"world {kind.model_fields['name'].default}: {told}") from None
 
 
-def _told(error: Any) -> str:
+def _told(error: Any, kind: type[World]) -> str:
     """One mistake of pydantic's in a few words."""
     place = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        field = kind.model_fields.get(place)
+        return f"{place} is missing, {(field and field.description) or 'and has no default'}"
     what = error["msg"].removeprefix("Value error, ")
     return f"{place} is {error['input']!r}: {what}" if place else what

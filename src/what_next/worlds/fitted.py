@@ -47,7 +47,10 @@ class Fitted(World):
     """
 
     name: Literal["fitted"] = "fitted"
-    path: Path = Field(description="the file that what-next data world wrote")
+    path: Path = Field(
+        description="the file that what-next data world wrote; give that as the world "
+        "(--world world.safetensors), or path=; see docs/worlds.md"
+    )
     slots: int = Field(default=1, ge=1, description="items of a slate; at most as many as the log had positions")
     steps: int | None = Field(default=10, ge=1, description="slates of an episode; none: until the user leaves")
     leave: float | None = Field(
