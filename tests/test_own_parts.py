@@ -58,6 +58,11 @@ def test_an_encoder_that_keeps_its_promises_passes(kind: type[Encoder]) -> None:
             {"encode": lambda self, inputs: inputs[:, 1:]},
             r"encode gives a tensor of shape \(3, 39, 16\); expected .*40",
         ),
+        ({"encode": lambda self, inputs: inputs.double()}, "encode gives torch.float64; expected torch.float32"),
+        (
+            {"advance": lambda self, state, inputs: (LastTwo.advance(self, state, inputs)[0].double(), (inputs,))},
+            "advance gives torch.float64; expected torch.float32",
+        ),
         ({"encode": lambda self, inputs: (inputs, inputs)}, "encode gives a tuple; expected"),
         ({"start": lambda self, batch: torch.zeros(batch, 16)}, "a state is a tuple of tensors"),
         ({"start": lambda self, batch: (torch.zeros(1, batch, 16),)}, "whose first axis is the batch"),

@@ -248,7 +248,9 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _shaped(found: object, like: Tensor, who: str) -> None:
-    """Raises a `SetupError` where what an encoder gave has not the shape of what it read."""
+    """Raises a `SetupError` where what an encoder gave has not the shape and type of what it read."""
     if not isinstance(found, Tensor) or found.shape != like.shape:
         shape = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise SetupError(f"{who} gives {shape}; expected a tensor of shape {tuple(like.shape)}, as what it read")
+    if found.dtype != like.dtype:
+        raise SetupError(f"{who} gives {found.dtype}; expected {like.dtype}, as what it read")
