@@ -233,6 +233,9 @@ def test_the_documented_world_is_played_and_learned_in(tmp_path: Path, capsys: p
     exec(compile(code, "docs/worlds.md", "exec"), names)
     assert capsys.readouterr().out.startswith("Episodes(of 500 users: mean return ")
     (tmp_path / "setup.txt").write_text(SETUP.replace("20000", "500"))
+    with pytest.raises(SetupError, match="has no time limit, so an episode may never end"):
+        wn.simulate(tmp_path / "setup.txt", names["Parity"](steps=None))
+    assert not (tmp_path / "agent.safetensors").exists()
     found = wn.simulate(tmp_path / "setup.txt", names["Parity"]())
     assert found.episodes["random"].mean == pytest.approx(10, abs=2)
     most = wn.Setup.read(tmp_path / "setup.txt", ["data=-", "world.explore=2000", "inputs.items=learned"])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import what_next as wn
 from what_next.errors import CatalogueError, MissingExtraError, SetupError, TrainingError
 from what_next.testing import check_world
 from what_next.worlds import Draws, Feedback, State, Streams, World, known_worlds, play, preset
@@ -112,6 +113,12 @@ class TestMistakes:
         with pytest.raises(SetupError, match="no time limit"):
             play(world, policy, 2, np.random.default_rng(0))
         assert play(world, policy, 2, np.random.default_rng(0), steps=3).lengths.tolist() == [3, 3]
+
+    @pytest.mark.parametrize("episodes", [-1, 0, 1])
+    def test_of_too_few_episodes(self, episodes: int) -> None:
+        world = preset("boredom")
+        with pytest.raises(SetupError, match=f"episodes is {episodes}; .* give 2 or more"):
+            wn.play(world.references()["random"], world, episodes=episodes)
 
     def test_a_return_that_is_no_number_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         kind = known_worlds()["boredom"]

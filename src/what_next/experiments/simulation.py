@@ -22,7 +22,7 @@ from what_next.sources import FoundingPlayer, LogPlayer, Player, world_of
 from what_next.types import Greedy
 from what_next.worlds import Episodes, Reference, World, opened
 from what_next.worlds import play as episodes_of
-from what_next.worlds.base import played
+from what_next.worlds.base import limit_of, played
 
 WATCHED = 100
 """Users who are watched slate by slate, and slates of each at most."""
@@ -133,7 +133,8 @@ def play(
         draws: whether it acts by draws, as when it learned; else it does what it holds for the best.
 
     Raises:
-        SetupError: there is no such world, or nothing here knows what the environment's observations mean.
+        SetupError: there is no such world, its episodes have no time limit, there are fewer than two of them, or
+            nothing here knows what the environment's observations mean.
         ModelError: the model was not made for this world.
     """
     world = opened(env)
@@ -159,12 +160,13 @@ def simulate(
         watch: whether to keep what the agent and greed do slate by slate, as a report shows it.
 
     Raises:
-        SetupError: there is no such world, or the algorithm does not learn by acting.
+        SetupError: there is no such world, its episodes have no time limit, or the algorithm does not learn by acting.
         ModelError: the model was not made for this world.
         TrainingError: a reward or a loss was not a number.
     """
     setup = setup if isinstance(setup, Setup) else Setup.read(setup, ["data=-"])  # a world needs no data
     world, report, seconds, explored = world_of(setup) if env is None else opened(env), None, 0.0, 0
+    limit_of(world)  # before a training, since what it makes is played
     if setup.train:
         environment, before = Environment.from_setup(setup, world=world, force=force), time.process_time()
         report, explored = environment.run_sim(), getattr(environment.source, "explored", 0)

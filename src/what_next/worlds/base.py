@@ -312,13 +312,13 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
         steps: the most slates of an episode, where the world's own time limit is not to be less.
 
     Raises:
-        SetupError: neither the world nor the caller sets a time limit.
+        SetupError: there are fewer than two users, or neither the world nor the caller sets a time limit.
         CatalogueError: the policy gives no slate of the catalogue for each user.
         TrainingError: a reward is not a number.
     """
-    limit = steps or world.steps
-    if limit is None:
-        raise SetupError(f"world {world.known_as}: has no time limit, so an episode may never end; set steps")
+    if users < 2:
+        raise SetupError(f"episodes is {users}; a mean with its interval is of several: give 2 or more")
+    limit = steps or limit_of(world)
     returns, lengths = np.zeros(users), np.zeros(users, np.int64)
     for going, _, _, feedback in played(world, policy, users, rng, limit):
         returns[going] += feedback.rewards
@@ -326,6 +326,13 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     if not np.isfinite(returns).all():
         raise TrainingError(f"world {world.known_as}: a return is not a number")
     return Episodes(returns, lengths)
+
+
+def limit_of(world: World) -> int:
+    """The time limit of its episodes; a `SetupError` where there is none."""
+    if world.steps is None:
+        raise SetupError(f"world {world.known_as}: has no time limit, so an episode may never end; set steps")
+    return world.steps
 
 
 def played(
