@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +26,8 @@ from what_next.training.step import Step
 from what_next.types import Batch, History
 from what_next.worlds import Draws, Feedback, Observation, State, World
 from what_next.worlds.base import Reference, integers
+
+from .forked import Forked
 
 
 class LastTwo(Encoder):
@@ -248,6 +251,38 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
 def test_a_world_that_breaks_one_is_told_which(world: World, told: str) -> None:
     with pytest.raises(SetupError, match=f"world parity: .*{told}"):
         check_world(world)
+
+
+CALLS = """
+from what_next.algorithms import Sqn
+from what_next.errors import SetupError
+from what_next.models.encoders import ENCODERS, EncoderSizes
+from what_next.models.items import ItemVectors
+from what_next.rewards import REWARDS
+from what_next.testing import check_algorithm, check_encoder, check_reward, check_world
+from what_next.worlds import OWN
+
+GRU = ENCODERS["gru"]
+for call, told in (
+    (lambda: check_algorithm(Sqn), "expected an object of a class of Algorithm; found the class Sqn; put () behind it"),
+    (lambda: check_world(OWN["choice"]), "expected an object of a class of World; found the class Choice; put ()"),
+    (lambda: check_reward(REWARDS["repeat"]), "of Reward; found the class Repeat; put () behind it"),
+    (lambda: check_reward(5), "expected an object of a class of Reward; found 5"),
+    (lambda: check_encoder(GRU(ItemVectors(30, 16), EncoderSizes(16))), "expected a class of encoders"),
+    (lambda: check_encoder(GRU(1, 2)), "made of item vectors and EncoderSizes; check_encoder takes the class"),
+):
+    try:
+        call()
+        raise AssertionError(told)
+    except SetupError as error:
+        assert told in str(error), error
+"""
+
+
+def test_a_class_for_an_object_or_an_object_for_a_class_is_told(forked: Forked, tmp_path: Path) -> None:
+    """In another process: here types are checked before."""
+    found = forked.run(code=CALLS, folder=tmp_path)
+    assert found.returncode == 0, found.stderr
 
 
 class Sessions(Source):

@@ -68,6 +68,13 @@ class Unnamed(NextItem):
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "actor")}
 
 
+class Plain(NextItem):
+    """Whose loss is no tensor."""
+
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        return {"actor": 1.0}  # type: ignore[dict-item]
+
+
 class Idle(NextItem):
     """Its loss does not reach the encoder, which it updates."""
 
@@ -192,6 +199,7 @@ BROKEN = [
     (Undescribed, "describes_its_settings", "no description: weight"),
     (Homeless, "names_networks_that_exist", "name {'twin'}, and there is no such network"),
     (Unnamed, "names_networks_that_exist", "losses {'actor'} are not in updates"),
+    (Plain, "names_networks_that_exist", "the loss 'actor' is 1.0; expected a tensor of one finite number"),
     (Idle, "losses_reach_what_they_update", "updates ['encoder'], but has no gradient for it"),
     (Chasing, "losses_reach_what_they_update", "'critic': its target carries a gradient"),
     (Meddling, "updates_what_it_names", "{'behaviour'} changed, and no loss that was due updates it"),

@@ -23,6 +23,7 @@ from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
+from what_next.testing.parts import given
 from what_next.testing.rig import Rig, Weights, other_events, padded, reaches
 from what_next.training import checkpoint
 from what_next.training.step import Step
@@ -37,8 +38,9 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
     Raises:
         AssertionError: it says which promise is broken, and how.
-        SetupError: its networks, points or targets do not go together, which training refuses, too.
+        SetupError: its networks, points or targets do not go together, which training refuses, too; or it is none.
     """
+    given(algorithm, Algorithm)
     for check in CHECKS.values():
         check(algorithm)
 
@@ -56,14 +58,15 @@ def describes_its_settings(algorithm: Algorithm) -> None:
 def names_networks_that_exist(algorithm: Algorithm) -> None:
     """`updates` and `targets` name networks, and `losses` gives losses that `updates` names."""
     rig = Rig(algorithm)
-    found = rig.losses(rig.batch(rig.history()))
+    found = algorithm.losses(rig.context(rig.batch(rig.history())))
     _expect(bool(found), algorithm, "no loss is due at the first step")
     unknown = set(found) - set(algorithm.updates)
     _expect(not unknown, algorithm, f"losses {unknown} are not in updates")
     homeless = {name for loss in found for name in algorithm.updates[loss]} - set(rig.agent.nets)
     _expect(not homeless, algorithm, f"updates name {homeless}, and there is no such network")
     for loss, value in found.items():
-        _expect(value.ndim == 0 and bool(value.isfinite()), algorithm, f"the loss {loss!r} is {value}")
+        right = isinstance(value, Tensor) and value.ndim == 0 and bool(value.isfinite())
+        _expect(right, algorithm, f"the loss {loss!r} is {value}; expected a tensor of one finite number")
 
 
 def losses_reach_what_they_update(algorithm: Algorithm) -> None:

@@ -28,6 +28,9 @@ def check_encoder(kind: type[Encoder]) -> None:
     Raises:
         SetupError: it says which promise is broken.
     """
+    if not (isinstance(kind, type) and issubclass(kind, Encoder)):
+        name = type(kind).__name__
+        raise SetupError(f"found an object, {name}; expected a class of encoders, which is made here: no () behind it")
     for layers in (1, 2):
         check(kind(ItemVectors(30, 16), EncoderSizes(16, layers, dropout=0.3, max_length=20)))
 
@@ -40,6 +43,7 @@ def check_reward(reward: Reward) -> None:
     Raises:
         SetupError: it says which promise is broken.
     """
+    given(reward, Reward)
     earned, (low, high) = reward_promises.check_promises(reward), reward.range
     if earned.min() < min(low, 0) - 1e-5 or earned.max() > max(high, 0) + 1e-5:
         found = f"{earned.min():g} to {earned.max():g}"
@@ -54,6 +58,7 @@ def check_world(world: World) -> None:
     Raises:
         SetupError: it says which promise is broken.
     """
+    given(world, World)
     world_promises.check_promises(world)
     try:
         _users_are_apart(world)
@@ -64,6 +69,13 @@ def check_world(world: World) -> None:
             f"world {world.known_as}: rng.{error.name} draws for all users at once; draw by uniform, integers or "
             "normal of what_next.worlds.base, such as uniform(rng, users, slots), which know streams of users, too"
         ) from error
+
+
+def given(part: object, kind: type) -> None:
+    """Raises a `SetupError` where a part is no object of a kind, as where it is its class."""
+    if not isinstance(part, kind):
+        found = f"the class {part.__name__}; put () behind it" if isinstance(part, type) else repr(part)
+        raise SetupError(f"expected an object of a class of {kind.__name__}; found {found}")
 
 
 def _users_are_apart(world: World) -> None:

@@ -87,6 +87,11 @@ class Encoder(nn.Module):
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         """An encoder that reads `items`; their vectors are part of it, and learn with it."""
         super().__init__()
+        if not isinstance(sizes, EncoderSizes):
+            raise SetupError(
+                f"the encoder {type(self).__name__} is made of item vectors and EncoderSizes; check_encoder takes the "
+                "class, and makes it"
+            )
         assert items.dim == sizes.dim, "states and item vectors have one width"
         self.items, self.sizes = items, sizes
         self.numbers = nn.Linear(sizes.numbers, sizes.dim) if sizes.numbers else None
