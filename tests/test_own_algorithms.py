@@ -53,7 +53,8 @@ def test_it_is_loaded_by_its_class_and_recommends_the_same(saved: tuple[Path, wn
 def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environment]) -> None:
     with pytest.raises(ModelError, match=r"algorithm 'liked', which is not known here.*algorithm=Class"):
         wn.load(saved[0])
-    with pytest.raises(ModelError, match="'liked'"):
+    told = "algorithm 'liked', and the class that was given, NextItem, is called 'next_item'; give the class of 'liked'"
+    with pytest.raises(ModelError, match=told):
         wn.load(saved[0], algorithm=NextItem)
 
 

@@ -97,6 +97,11 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
         if known is not None and known.model_fields["name"].default == name:
             values["algorithm"] = known.model_validate(values["algorithm"])
         elif name not in ALGORITHMS:
+            if known is not None:
+                raise ModelError(
+                    f"the model was trained by the algorithm {name!r}, and the class that was given, {known.__name__}, "
+                    f"is called {known.model_fields['name'].default!r}; give the class of {name!r}"
+                )
             raise ModelError(
                 f"the model was trained by the algorithm {name!r}, which is not known here; install the package that "
                 "brings it (an entry point of what_next.algorithms), or give its class: what_next.load(path, "
