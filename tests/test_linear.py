@@ -379,6 +379,8 @@ def test_what_was_popular_of_late_by_hand() -> None:
     assert list(found)[:2] == ["of late: half-life 2 days", "of late: half-life 0.5 days"]
     np.testing.assert_allclose(found["of late: half-life 2 days"], [1 / 4, 1 / 2 + 1])
     np.testing.assert_allclose(found["of late: half-life 0.5 days"], [1 / 2**8, 1 / 2**4 + 1])
+    sooner = recent_of(replace(known, times=known.times // 10**5))
+    assert next(iter(sooner)) == "of late: half-life 1.73 seconds"
     untimed = recent_of(replace(known, times=None))  # what counts is how many events of the user follow
     np.testing.assert_allclose(untimed["of late: half-life 1 events of a user"], [1 / 4, 1 / 2 + 1])
     assert not recent_of(replace(known, times=known.times * 0))

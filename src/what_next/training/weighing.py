@@ -34,6 +34,7 @@ SHARES = (1.0, 1 / 4, 1 / 16, 1 / 64)
 NEWER = 0.97
 """A shorter half-life is taken where it has this share of what the best one has: what will be recommended lies later
 than what validation users did, and there the shorter one is nearer to what is popular."""
+UNITS = (("days", DAY), ("hours", DAY / 24), ("seconds", DAY / 86_400))
 LONG = 2.0
 """Seconds of one pass over the validation users: where it takes more, it is said that many follow."""
 PATIENCE = 3
@@ -164,9 +165,12 @@ def _coded(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: f
 def recent_of(events: Known) -> dict[str, Counts]:
     """What was popular of late, by words for the half-life of an event's weight."""
     median = float(np.median(events.ages)) if len(events.ages) else 0.0
-    unit, size = ("events of a user", 1) if events.times is None else ("days", DAY)
-    halves = [median * share for share in SHARES if median]
-    return {f"of late: half-life {half / size:.3g} {unit}": events.of_late(half) for half in halves}
+    units = (("events of a user", 1.0),) if events.times is None else UNITS
+    found = dict[str, Counts]()
+    for half in (median * share for share in SHARES if median):
+        unit, size = next((one for one in units if half >= one[1] / 10), units[-1])
+        found[f"of late: half-life {half / size:.3g} {unit}"] = events.of_late(half)
+    return found
 
 
 def _popular(
