@@ -29,7 +29,16 @@ from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, journal_path, status_of
 from what_next.serving.loop.loop import Loop, alone
 from what_next.serving.metrics import Metrics
-from what_next.serving.store import AddEvents, AddFeedback, Deploy, EventRow, FeedbackRow, Store
+from what_next.serving.store import (
+    AddEvents,
+    AddFeedback,
+    AddImpression,
+    Deploy,
+    EraseUser,
+    EventRow,
+    FeedbackRow,
+    Store,
+)
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -387,9 +396,11 @@ def test_other_networks_are_trained_from_nothing(path: Path) -> None:
 def test_erased_users_do_not_make_the_loop_wait_for_ever(shop: Shop) -> None:
     shop.walk()
     shop.journal.measure(exported=10**6)
+    shop.loop.look()
     assert shop.loop._new() == 0
     shop.walk()
     assert shop.loop._new() > 2 * PEOPLE - 1
+    assert "store" not in shop.steps()
 
 
 # What decides
@@ -460,6 +471,63 @@ def test_a_canary_ends_with_patience(path: Path, tmp_path: Path, monkeypatch: py
     bare.clock.pass_by(7.1)
     bare.look(monkeypatch, -1.0, 1.1)
     assert bare.now == (None, "refused", "old")
+
+
+def answered(store: Store, count: int, user: str = "anna") -> None:
+    """Answers that were given to somebody."""
+    names = (f"{user}{next(_numbers)}" for _ in range(count))
+    store.commit([AddImpression(name, user, 5, "old", "trained", ("1", "2"), (0.5, 0.5)) for name in names])
+
+
+@pytest.mark.parametrize("step", ["shadow", "canary", "watch"])
+def test_where_an_earlier_store_is_restored_a_step_counts_anew(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    bare, earlier = Bare(path, tmp_path, step, until={"exported": 40, "last": 20}), Store.open(tmp_path / "e.sqlite")
+    monkeypatch.setattr(bare.loop, "_due", lambda: None)
+    for store, answers in ((bare.store, 30), (earlier, 3)):
+        answered(store, answers)
+        store.commit([Deploy("new", "promoted", {})] if step == "watch" else [])
+    bare.look(monkeypatch, -0.2, 0.3)
+    assert bare.journal.rounds(1)[0].facts[f"{step}_since"] == 30
+    bare.journal.measure(exported=40, last=20, since=10)
+    bare.clock.pass_by(5)
+    bare.loop.store = bare.store = earlier
+    for _ in range(2):
+        bare.look(monkeypatch, -0.2, 0.3)
+    facts = bare.journal.rounds(1)[0].facts
+    assert (facts[f"{step}_since"], facts[f"{step}_began"]) == (3, bare.clock())
+    assert facts["until"] == {"exported": 0, "last": 3}
+    numbers = bare.journal.numbers()
+    assert (numbers["exported"], numbers["last"], numbers["since"]) == (0, 3, 3)
+    (told,) = [one.told for one in bare.journal.lines(99) if one.step == "store"]
+    assert "its answers ended at number 3, and 30 was known" in told
+    bare.clock.pass_by(5)  # ten days after the first answer, and a step's patience is seven
+    bare.look(monkeypatch, -0.2, 0.3)
+    assert bare.journal.rounds(1)[0].step == step
+
+
+def test_erased_users_do_not_make_a_step_count_anew(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = Bare(path, tmp_path, "canary")
+    for user in ("anna", "bert"):
+        answered(bare.store, 5, user)
+    bare.look(monkeypatch, -0.2, 0.3)
+    before = bare.journal.rounds(1)[0].facts
+    bare.clock.pass_by()
+    bare.store.commit([EraseUser("bert")])
+    assert evidence.last_answer(bare.store) == 5
+    bare.look(monkeypatch, -0.2, 0.3)
+    assert bare.journal.rounds(1)[0].facts == before
+    assert not [one for one in bare.journal.lines(99) if one.step == "store"]
+
+
+def test_the_highest_number_of_an_answer_outlives_it(store: Store) -> None:
+    assert evidence.given(store) == 0
+    answered(store, 3)
+    store.commit([EraseUser("anna")])
+    assert (evidence.given(store), evidence.last_answer(store)) == (3, 0)
 
 
 def test_what_turns_out_worse_is_rolled_back(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

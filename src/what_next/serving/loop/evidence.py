@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, func, select, text
 
 from what_next.errors import MissingExtraError
 from what_next.off_policy.arms import FEW, Contrast, contrast
@@ -19,6 +19,11 @@ UNSEEN = select(func.count()).where(
     SHOWN.number > bindparam("since"), SHOWN.shown.is_(False), SHOWN.version == bindparam("version")
 )
 LAST = select(func.coalesce(func.max(SHOWN.number), 0))
+GIVEN = {
+    True: text("SELECT seq FROM sqlite_sequence WHERE name = 'impressions'"),
+    False: text("SELECT pg_sequence_last_value(pg_get_serial_sequence('impressions', 'number')::regclass)"),
+}
+"""By whether it is SQLite: the highest number that an answer ever had; nothing or NULL before the first."""
 COUNTS = select(
     select(func.coalesce(func.sum(tables.users.c.events), 0)).scalar_subquery(),
     select(func.coalesce(func.max(tables.feedback.c.number), 0)).scalar_subquery(),
@@ -34,6 +39,13 @@ RECENT = (
 def last_answer(store: Store) -> int:
     """The number of the store's last answer."""
     return int(store.fetch(LAST)[0][0])
+
+
+def given(store: Store) -> int:
+    """The highest number that an answer of the store ever had: it falls where an earlier store is restored, and stays
+    where users are erased."""
+    found = store.fetch(GIVEN[store.backend.sqlite])
+    return int(found[0][0] or 0) if found else 0
 
 
 def happened(store: Store) -> int:

@@ -130,6 +130,7 @@ class Loop:
             WhatNextError: see `run`.
         """
         self._mind_the_clock()
+        self._mind_the_store()
         current = self._current()
         if current is None or current.step == "watch":
             why = self._due()
@@ -178,10 +179,7 @@ class Loop:
 
     def _new(self) -> int:
         """How many events and how much feedback no candidate has learned from."""
-        there, exported = evidence.happened(self.store), int(self.journal.numbers().get("exported", 0))
-        if there < exported:  # users were erased, or an earlier store was restored
-            self.journal.measure(exported=there)
-        new = max(0, there - exported)
+        new = max(0, evidence.happened(self.store) - int(self.journal.numbers().get("exported", 0)))
         self.journal.measure(unlearned=new)
         return new
 
@@ -405,6 +403,26 @@ class Loop:
         if (current := self._current()) is not None:
             began = {name: now for name in current.facts if name.endswith("_began")}
             self.journal.note(current, began)
+
+    def _mind_the_store(self) -> None:
+        """Where an earlier store was restored, what counts from an answer would wait for too long: it counts anew."""
+        numbers, current = self.journal.numbers(), self._current()
+        given, happened = evidence.given(self.store), evidence.happened(self.store)
+        most = {"exported": happened, "last": given, "since": given}
+        if lower := {name: top for name, top in most.items() if numbers.get(name, 0) > top}:
+            self.journal.measure(**lower)  # where users were erased, there is less to learn from, too
+        facts = {} if current is None else current.facts
+        until = facts.get("until", {})
+        anew = {name: given for name, value in facts.items() if name.endswith("_since") and value > given}
+        reached = max(numbers.get("last", 0), numbers.get("since", 0), until.get("last", 0), *map(facts.get, anew))
+        if reached <= given:
+            return
+        told = f"an earlier store was restored: its answers ended at number {given:,}, and {reached:,.0f} was known"
+        self.journal.tell("store", f"{told}; whatever counts answers, counts anew")
+        if current is not None:
+            began = {name.replace("_since", "_began"): self.journal.clock() for name in anew}
+            until = {name: min(value, most[name]) for name, value in until.items()}
+            self.journal.note(current, {**anew, **began, "until": until})
 
     def _once(self, told: str) -> None:
         """Tell why nothing is done; not again and again."""
