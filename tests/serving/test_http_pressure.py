@@ -481,12 +481,13 @@ def test_large_batches_under_one_key_do_not_turn_the_answers_of_another_into_fal
     [
         (b"hello\r\n\r\n", (400, "bad_request")),
         (b"GET /health HTTP/1.1\r\nhost localhost\r\n\r\n", (400, "bad_request")),
+        ("GET /é HTTP/1.1\r\nhost: localhost\r\n\r\n".encode(), (400, "bad_request")),
         (b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n", (400, "bad_request")),
         (b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n\r\n", (400, "bad_request")),
         (b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 70_000, (431, "too_large")),
         (b"GET /health HTTP/1.1\r\nhost: loc", (408, "slow_request")),
     ],
-    ids=["no request", "no header", "no length", "two hosts", "too long", "too slow"],
+    ids=["no request", "no header", "no path", "no length", "two hosts", "too long", "too slow"],
 )
 def test_every_error_has_one_shape_those_of_http_itself_too(
     one: Service, monkeypatch: pytest.MonkeyPatch, content: bytes, expected: tuple[int, str]
@@ -500,6 +501,117 @@ def test_every_error_has_one_shape_those_of_http_itself_too(
             return await sent(address, content)
 
     assert error_of(asyncio.run(asked())) == expected
+
+
+CHUNKED = b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"ZZ\r\n{}\r\n", b"-1\r\n{}\r\n", b"F" * 18 + b"\r\n{}\r\n", b"5\r\n{}\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("path", [b"/v1/recommendations", b"/v1/feedback", b"/ready"])
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_a_malformed_chunk_is_told_and_logged_as_the_clients_mistake(
+    one: Service, monkeypatch: pytest.MonkeyPatch, path: bytes, chunk: bytes, pause: float
+) -> None:
+    logged = list[tuple[str, int]]()
+    monkeypatch.setattr(one.app.parts.log, "request", lambda *line: logged.append((line[1], line[2])))
+
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(HEAD + b"\r\n")
+            await reader.readuntil(b'"ok"}')
+            writer.write(CHUNKED % path)
+            await asyncio.sleep(pause if path != b"/ready" else 0)  # that has its answer without a body
+            writer.write(chunk)
+            try:
+                return await asyncio.wait_for(reader.read(), 10)
+            finally:
+                writer.close()
+
+    assert error_of(asyncio.run(asked())) == (400, "bad_request")
+    assert logged == [(path.decode(), 400)]
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (CHUNKED.replace(b"json", b"text") % b"/v1/feedback", b"415"),  # its answer is there before the chunk
+        (b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\n\r\n" + CHUNKED % b"/v1/feedback", b"200"),
+    ],
+    ids=["answered", "pipelined"],
+)
+def test_a_malformed_chunk_is_not_told_in_the_place_of_another_answer(
+    one: Service, content: bytes, status: bytes
+) -> None:
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(content)
+            first = await asyncio.wait_for(reader.read(4), 10) + await asyncio.wait_for(reader.readuntil(b"}"), 10)
+            writer.write(b"ZZ\r\n")
+            return first + await asyncio.wait_for(reader.read(), 10)
+
+    answer = asyncio.run(asked())
+    assert answer[9:12] == status
+    assert answer.count(b"HTTP/1.1 ") == (1 if status == b"415" else 2)
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written; a test decides what is read at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closed = b"", False
+
+    def write(self, data: Any) -> None:
+        assert not self.closed
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+@pytest.mark.parametrize(("size", "status"), [(60_000, 200), (70_000, 431), (200_000, 431)])
+@pytest.mark.parametrize("before", [False, True], ids=["first", "after another"])
+def test_headers_that_come_in_one_read_have_the_same_bound(one: Service, size: int, status: int, before: bool) -> None:
+    """What is read at once may be 256 KiB."""
+    import uvicorn
+
+    from what_next.serving.http.protocol import protocol
+
+    async def asked() -> tuple[bytes, bool]:
+        config, wire = uvicorn.Config(one.app, lifespan="off", log_config=None), Wire()
+        speaker = protocol(one.app.parts)(config, uvicorn.server.ServerState(), {})
+        speaker.connection_made(wire)
+        rest = b"x: " + b"x" * size + b"\r\n\r\n"
+        if before:  # its body ends where the next head begins
+            body = b"content-length: 100000\r\n\r\n" + b" " * 99_998
+            speaker.data_received(PLAIN.replace(b"content-length: 2\r\n", body))
+            await asyncio.sleep(0)
+            speaker.data_received(b"{}" + HEAD)
+            while not wire.written:
+                await asyncio.sleep(0.01)
+            wire.written = b""
+            speaker.data_received(rest)
+        else:
+            speaker.data_received(HEAD + rest)
+        while not wire.written:
+            await asyncio.sleep(0.01)
+        return wire.written, wire.closed
+
+    answer, closed = asyncio.run(asked())
+    assert (int(answer[9:12]), closed) == (status, status == 431)
+    if closed:
+        assert error_of(answer) == (431, "too_large")
 
 
 def test_connections_are_bounded_and_it_is_told_but_not_to_probes(

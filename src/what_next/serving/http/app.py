@@ -54,6 +54,7 @@ class Application:
         finally:
             self._under_way -= 1
             parts.bodies.held -= call.held
+            call.status = call.connection.told or call.status
             seconds, method = perf_counter() - start, scope["method"]
             parts.metrics.request(method, call.route, call.status, seconds)
             if call.status != 200 or call.route not in PROBES:

@@ -23,6 +23,7 @@ REST = 10.0
 SPARE = 64
 """Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
 TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
+TOO_LARGE = Problem(431, f"the headers are larger than {HEADERS} bytes", headers=CLOSE)
 REFUSALS = 2000
 """Refusals a second, a thirtieth of the processor's time; further ones are held back."""
 BURST = 200
@@ -192,7 +193,8 @@ class Bounded(HttpToolsProtocol):
     """Connections at once."""
     shedding: Shedding
 
-    _size = 0  # bytes of the request that is coming; 0: none is
+    _size = 0  # bytes of the request that is coming, but for those that came with the one before; 0: none is
+    _came = 0  # bytes since there was no request coming: the headers have no more
     _heading = True  # and its headers are not all there
     _late: asyncio.TimerHandle | None = None
     _refusal: bytes | None = None  # of a request that was not read; it is not sent yet
@@ -220,12 +222,13 @@ class Bounded(HttpToolsProtocol):
                 self._unset_keepalive_if_required()
                 self.shedding.refuse_later(self)
                 return
+        self._came = len(data) + (self._came if self._size else 0)
         data, self._size = data if self._size else staying(data), self._size + len(data)
         super().data_received(data)
         if not (self._heading and self._size) or self.transport.is_closing():
             return
         if self._size > HEADERS:
-            self._end(Problem(431, f"the headers are larger than {HEADERS} bytes"))
+            self._end(TOO_LARGE)
         elif self._late is None:
             self._late = self.loop.call_later(SILENCE, self._silent)
 
@@ -255,7 +258,10 @@ class Bounded(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not take, in the shape of all errors."""
-        told = "this is no request of HTTP/1.1; percent-encode the path, and see the headers and the length of the body"
+        told = (
+            "this is no request of HTTP/1.1; percent-encode the path, and see the headers, and the length or chunks of "
+            "the body"
+        )
         self._end(malformed(told))
 
     def _silent(self) -> None:
@@ -263,10 +269,20 @@ class Bounded(HttpToolsProtocol):
         self._end(Problem(408, "the headers did not come in time") if self._size else None)
 
     def _end(self, problem: Problem | None) -> None:
-        """Tell why, unless an earlier request is still to be answered on this connection, and close it."""
-        if problem is not None and (self.cycle is None or self.cycle.response_complete):
+        """Tell why, unless the next response is that to an earlier request, and close the connection."""
+        if problem is not None and not self.transport.is_closing() and self._untold():
             self.transport.write(problem.response)
+            if not self._heading:  # the request is under way: it ends, and is logged as what was told
+                self._client.told = problem.status
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
         self.transport.close()
+
+    def _untold(self) -> bool:
+        """Whether the next response on this connection is that to the request that is coming, and has not begun."""
+        if self.cycle is None or self._heading:
+            return self.cycle is None or self.cycle.response_complete
+        return not self.cycle.response_started and not self.pipeline
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """A request whose turn it is; beyond the bound of connections only probes are answered."""
@@ -284,9 +300,16 @@ class Bounded(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The body comes next; whoever reads it bounds its size."""
-        self._heading = False
+        if self._came > HEADERS and self._head_size() > HEADERS:
+            self._end(TOO_LARGE)
+            raise ValueError(TOO_LARGE.message)  # the parser stops
         self._wait_no_longer()
         super().on_headers_complete()
+        self._heading = False  # from here on, what is malformed is the body
+
+    def _head_size(self) -> int:
+        """Bytes of the line and the headers that were parsed, about."""
+        return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
 
     def on_message_complete(self) -> None:
         """The request is whole."""

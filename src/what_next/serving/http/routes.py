@@ -29,9 +29,12 @@ HEADERS = (
 
 
 class Connection:
-    """Whether a client is still there; `task` is of a request that is of no use without it."""
+    """Whether a client is still there; `task` is of a request that is of no use without it.
 
-    gone = False
+    `told` is the status that ended the connection in the midst of a request; 0: none did.
+    """
+
+    gone, told = False, 0
     task: "asyncio.Task[Any] | None" = None
 
     def lost(self) -> None:
