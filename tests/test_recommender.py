@@ -270,9 +270,10 @@ class TestSelection:
         setup = setup_of(tmp_path, epochs=32, selection="critic")
         state = State(dataset, setup)
         Environment(wn.Agent(setup, state.space), state, setup).run_sim()
-        (tmp_path / "critic.safetensors").unlink()
-        with pytest.raises(ModelError, match=r"critic\.safetensors: no such model file"):
-            wn.load(tmp_path / "agent.safetensors")
+        for name in ("agent.catalogue.parquet", "critic.safetensors"):  # the critic is read first
+            (tmp_path / name).unlink()
+            with pytest.raises(ModelError, match=rf"{name}: no such model file; it belongs to .*, and must be copied"):
+                wn.load(tmp_path / "agent.safetensors")
 
 
 class TestShown:

@@ -1,6 +1,7 @@
 """Deployed models are immutable copies; a rollback takes one command."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from what_next.cli import promote as commands
 from what_next.cli.output import guarded
 from what_next.errors import ModelError
 from what_next.serving.engine.served import Served
-from what_next.serving.engine.versions import before, keep, line, version_of, versions_folder
+from what_next.serving.engine.versions import before, intact, keep, line, version_of, versions_folder
 from what_next.serving.store import Deployment, Store
 from what_next.settings import Setup
 
@@ -148,3 +149,44 @@ def test_a_setup_names_its_model_and_mistakes_are_told(setup: Setup, second: Pat
     code, told = run("promote", "--model", second.with_name("setup.txt"))
     assert (code, told["version"]) == (0, version_of(second))
     assert "nothing was deployed before" in told["why"]
+
+
+def test_what_is_missing_is_told_apart_from_what_is_damaged(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"a-1-12345678: is missing; restore it from a back-up .* promote SETUP --force"
+    ):
+        intact(tmp_path / "a-1-12345678", "a-1-12345678")
+    (tmp_path / "a-1-12345678").mkdir()
+    with pytest.raises(ModelError, match=r"a-1-12345678: is damaged: .*remove this folder"):
+        intact(tmp_path / "a-1-12345678", "a-1-12345678")
+
+
+def test_what_works_is_told_where_a_deployed_version_is_missing(setup: Setup, second: Path, run: Run) -> None:
+    folder = versions_folder(setup)
+    with running(setup) as service:
+        first = service.ask(history=HISTORY).version
+        other = run("promote", "--model", second, "--force")[1]["version"]
+    shutil.rmtree(folder / other)
+    with running(setup) as service:
+        told = service.engine.undeployed()
+        assert told == (
+            f"the deployed version {other} cannot be used, so the setup's model {first} answers; restore the first "
+            "from a back-up, or deploy the second: what-next promote SETUP --force"
+        )
+        code, refused = run("promote")
+        assert (code, "is missing; restore it from a back-up" in refused["error"]) == (2, True)
+        code, told = run("promote", "--model", second, "--force")
+        assert (code, "is deployed already, and its files are whole" in told["why"]) == (0, True)
+    with running(setup) as service:
+        assert service.ask(history=HISTORY).version == other
+    shutil.rmtree(folder / first)
+    code, refused = run("rollback")
+    assert (code, f"{first}: is missing; restore it from a back-up" in refused["error"]) == (2, True)
+
+
+def test_a_catalogue_that_was_not_copied_with_its_agent_is_told(tmp_path: Path, run: Run, second: Path) -> None:
+    Store.open(tmp_path / "agent.store.sqlite").close()
+    second.with_name("agent.catalogue.parquet").unlink()
+    code, refused = run("promote", "--model", second)
+    told = f"agent.catalogue.parquet: no such model file; it belongs to {second}, and must be copied with it"
+    assert (code, told in refused["error"]) == (2, True)

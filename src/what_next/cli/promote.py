@@ -46,7 +46,7 @@ def promote(
     as_json: Json = False,
 ) -> int:
     """Deploy a model to the service, if a log shows that it earns more: exit code 0; or 3, and why not."""
-    from what_next.serving.engine.versions import AGENT, keep, version_of, versions_folder
+    from what_next.serving.engine.versions import keep, version_of, versions_folder, whole
     from what_next.serving.store import Deploy
 
     settings = setup_of(setup, overrides, "train=no")
@@ -57,12 +57,16 @@ def promote(
         current = deployments[-1].version if deployments else None
         facts: dict[str, Any] = {"version": version, "current": current, "promote": True, "gate": None}
         if version == current:
-            return _show(facts | {"promote": False, "why": f"{version} is deployed already"}, as_json)
+            why = f"{version} is deployed already"
+            if force:
+                keep(versions_folder(settings), agent)
+                why += ", and its files are whole; a service that had refused them takes them up when it starts anew"
+            return _show(facts | {"promote": False, "why": why}, as_json)
         if current is None or force:
             facts["why"] = FORCED if current else FIRST
         else:
             how = {"estimator": estimator, "margin": margin, "looks": looks}
-            files = {version: agent, current: versions_folder(settings) / current / AGENT}
+            files = {version: agent, current: whole(settings, current)}
             facts |= _judged(store, settings, files, log, top, how)
         if not facts["promote"]:
             _show(facts, as_json)
@@ -77,7 +81,7 @@ def promote(
 @app.command()
 def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
     """Have the service answer by the model that it answered by before the current one."""
-    from what_next.serving.engine.versions import before, versions_folder
+    from what_next.serving.engine.versions import before, whole
     from what_next.serving.store import Deploy
     from what_next.training.artefacts import read_models
 
@@ -86,7 +90,7 @@ def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fals
         deployments = store.deployments()
         version = before(deployments)
         current = deployments[-1].version
-        read_models(versions_folder(settings) / version / "agent.safetensors")  # it can be loaded
+        read_models(whole(settings, version))  # it can be loaded
         number = store.put(Deploy(version, "rolled back", {"from": current}))
     why = f"rolled back from {current}"
     return _show({"version": version, "current": current, "promote": True, "why": why, "number": number}, as_json)

@@ -273,8 +273,18 @@ def read_trained(path: str | Path, overrides: Iterable[str] = ()) -> Setup:
     return Setup.read(path, overrides, algorithm=trained)
 
 
-def _read(path: Path, role: Role | None, *, tensors: bool = True) -> tuple[Manifest, dict[str, Tensor], dict[str, str]]:
+def lacking(path: Path, agent: Path) -> ModelError:
+    """What is raised where a file is missing that was saved with an agent's."""
+    return ModelError(f"{path}: no such model file; it belongs to {agent}, and must be copied with it")
+
+
+def _read(
+    path: Path, role: Role | None, agent: Path | None = None, *, tensors: bool = True
+) -> tuple[Manifest, dict[str, Tensor], dict[str, str]]:
+    """A file; `agent` is the one that it belongs to, where that is another."""
     if not path.is_file():
+        if agent is not None and not path.exists():
+            raise lacking(path, agent)
         what = "is a folder, no" if path.is_dir() else "no such"
         raise ModelError(f"{path}: {what} model file; train one first (`train, yes` in the setup)")
     try:
@@ -325,7 +335,7 @@ def read_models(agent: Path, critic: Path | None = None) -> SavedModels:
     """
     manifest, tensors, _ = _read(agent, "agent")
     if critic is not None:
-        other, weights, _ = _read(critic, "critic")
+        other, weights, _ = _read(critic, "critic", agent)
         if (other.run, other.histories) != (manifest.run, manifest.histories):
             raise ModelError(
                 f"{agent} and {critic} do not belong together: runs {manifest.run} and {other.run}, after "
@@ -351,6 +361,8 @@ def models_of(setup: Setup) -> SavedModels:
 
 def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Space:
     path = catalogue_path(agent)
+    if not path.exists():
+        raise lacking(path, agent)
     try:
         catalogue = Catalogue.from_table(pl.read_parquet(path, glob=False).drop_nulls("item_id"))
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -12,7 +12,7 @@ from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.serving.store import Deployment
 from what_next.serving.store.backend import home_of
 from what_next.settings import Setup
-from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, read_models
+from what_next.training.artefacts import catalogue_path, critic_beside, lacking, read_manifest, read_models
 from what_next.training.card import card_path
 
 AGENT, CRITIC = "agent.safetensors", "critic.safetensors"
@@ -55,6 +55,11 @@ def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
         return f"the setup's model cannot be deployed ({error}); {answers} answers"
     if version == deployed:
         return None
+    if version == answers:
+        return (
+            f"the deployed version {deployed} cannot be used, so the setup's model {version} answers; restore the "
+            "first from a back-up, or deploy the second: what-next promote SETUP --force"
+        )
     return f"the setup's model {version} is not deployed ({answers} answers); deploy it with: what-next promote SETUP"
 
 
@@ -111,13 +116,30 @@ def keep(folder: Path, agent: Path) -> str:
 
 
 def intact(place: Path, version: str) -> None:
-    """Raises a `ModelError` where the files of a version are not those that were deployed: its name tells a hash."""
+    """Raises a `ModelError` where the files of a version are missing, or not those that were deployed: its name tells a
+    hash."""
+    if not place.exists():
+        raise ModelError(
+            f"{place}: is missing; restore it from a back-up (what-next restore), or deploy a model that is there: "
+            "what-next promote SETUP --force"
+        )
     files = {name: place / name for name in (AGENT, CATALOGUE, CRITIC) if (place / name).is_file()}
     if _digest(files)[:8] != version.rpartition("-")[2]:
         raise ModelError(
             f"{place}: is damaged: its files are not those that were deployed; restore them from a back-up, or remove "
-            "this folder and deploy the model again"
+            "this folder and deploy the model again: what-next promote SETUP --force"
         )
+
+
+def whole(setup: Setup, version: str) -> Path:
+    """The agent's file of a version in the folder of all, which is intact.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    place = folder_of(versions_folder(setup), version)
+    intact(place, version)
+    return place / AGENT
 
 
 def prune(folder: Path, names: Iterable[str], kept: Collection[str]) -> int:
@@ -158,6 +180,8 @@ def _digest(files: Mapping[str, Path]) -> str:
         try:
             found.update(f"{name} {sha256(path)}\n".encode())
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and name != AGENT and AGENT in files:
+                raise lacking(path, files[AGENT]) from None
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from None
     return found.hexdigest()
 
