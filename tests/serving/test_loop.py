@@ -763,6 +763,14 @@ def test_a_journal_that_found_no_room_is_none_yet(path: Path) -> None:
     assert status_of(setup) == {"rounds": [], "numbers": {}, "lines": []}
 
 
+def test_a_damaged_journal_is_told_to_be_moved_aside(path: Path) -> None:
+    setup = Setup.read(path, ["train=no"])
+    journal_path(setup).parent.mkdir()
+    journal_path(setup).write_text("this is a text, not a database; " * 100)
+    with pytest.raises(StoreError, match="not a database; move it aside, and the loop begins a new one"):
+        status_of(setup)
+
+
 def test_once_does_what_can_be_done_and_says_so(
     shop: Shop, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

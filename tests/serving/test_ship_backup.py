@@ -354,9 +354,12 @@ class TestBackUp:
         filled(tmp_path / "agent.store.sqlite", *(f"many{number}" for number in range(2000)))
         file = tmp_path / "agent.store.sqlite"
         content = file.read_bytes()
-        file.write_bytes(content[: len(content) // 2] + bytes(len(content) // 2))
-        with pytest.raises(StoreError, match=r"agent\.store\.sqlite: (is damaged|cannot be backed up)"):
-            back_up(tmp_path / "setup.txt", read(tmp_path), tmp_path / "backups")
+        for damaged in (content[: len(content) // 2] + bytes(len(content) // 2), b"a text, no database; " * 500):
+            file.write_bytes(damaged)
+            with pytest.raises(
+                StoreError, match=r"agent\.store\.sqlite: is damaged \(.*\); restore an earlier back-up"
+            ):
+                back_up(tmp_path / "setup.txt", read(tmp_path), tmp_path / "backups")
         assert list((tmp_path / "backups").iterdir()) == []
 
     def test_a_deployed_model_that_was_damaged_is_told_and_all_else_is_backed_up(

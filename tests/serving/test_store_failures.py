@@ -292,7 +292,9 @@ def test_two_may_open_a_new_store_at_once(place: str) -> None:
 
 def test_what_is_no_store_is_refused_with_one_message(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is a text, not a database; " * 100)
-    with pytest.raises(StoreError, match="not a database"):
+    with pytest.raises(
+        StoreError, match=r"not a database; restore a back-up: what-next restore SETUP BACKUP --replace"
+    ):
         Store.open(tmp_path / "text")
     with pytest.raises(StoreError, match="cannot be opened"):
         Store.open(tmp_path)

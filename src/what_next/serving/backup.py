@@ -25,7 +25,7 @@ from what_next.data.files import ASIDE, remove_stale, sync
 from what_next.errors import ModelError, SaveError, StoreError, some
 from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, CRITIC, NAME, intact, sha256, versions_folder
 from what_next.serving.store import store_of
-from what_next.serving.store.backend import Backend, connect
+from what_next.serving.store.backend import Backend, connect, is_damaged
 from what_next.serving.store.migrations import REVISIONS
 from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path, critic_beside
@@ -174,11 +174,14 @@ def _copied(file: Path, to: Path) -> None:
         with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
-            (found,) = copy.execute("PRAGMA integrity_check").fetchone()
+            (found,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.Error as error:
-        raise StoreError(f"{file}: cannot be backed up ({error})") from error
+        if not is_damaged(error):
+            raise StoreError(f"{file}: cannot be backed up ({error})") from error
+        found = str(error)
     if found != "ok":
-        raise StoreError(f"{file}: is damaged ({found}); restore an earlier back-up")
+        reason = found.splitlines()[-1]  # the first line only names the database
+        raise StoreError(f"{file}: is damaged ({reason}); restore an earlier back-up (what-next restore --replace)")
 
 
 def _free(file: Path, replace: bool) -> None:

@@ -91,7 +91,8 @@ class Journal:
     """The journal of a store's loop; every change is one durable transaction."""
 
     def __init__(self, backend: Backend, clock: Callable[[], int] = now) -> None:
-        self.backend, self.clock = backend, clock
+        self.backend = replace(backend, mend="move it aside, and the loop begins a new one")
+        self.clock = clock
 
     @classmethod
     def open(cls, path: Path, *, clock: Callable[[], int] = now) -> "Journal":
@@ -101,10 +102,10 @@ class Journal:
             StoreError: it cannot be opened.
         """
         make_file(path)
-        backend = connect(path)
-        with backend.explained(), backend.engine.begin() as connection:
+        journal = cls(connect(path), clock)
+        with journal._change() as connection:
             metadata.create_all(connection)
-        return cls(backend, clock)
+        return journal
 
     def close(self) -> None:
         """Give the connections back."""

@@ -81,11 +81,13 @@ class Backend:
         where: what messages call it, without a password.
         engine: for writes; each transaction of SQLite's takes the write lock as it begins.
         reader: for reads; each statement stands alone, and sees all that was committed before it.
+        mend: what helps where its file is damaged.
     """
 
     where: str
     engine: sa.Engine
     reader: sa.Engine
+    mend: str = "restore a back-up: what-next restore SETUP BACKUP --replace"
 
     @property
     def sqlite(self) -> bool:
@@ -105,6 +107,7 @@ class Backend:
             reason += "; is the disk full?" if reason == "disk I/O error" else ""  # so SQLite, where it makes its index
             if passes(error):
                 raise StoreUnavailable(f"{self.where}: cannot be used now ({reason}); try again") from error
+            reason += f"; {self.mend}" if is_damaged(error.orig) else ""
             raise StoreError(f"{self.where}: {reason}") from error
 
     def close(self) -> None:
@@ -121,6 +124,11 @@ def passes(error: sa.exc.DBAPIError) -> bool:
     state = sqlstate(error) or ""
     # A value too long for an index is "operational", too; a server that only reads, or whose transaction idled, is not.
     return (isinstance(error, sa.exc.OperationalError) and state[:2] != "54") or state in ("25006", "25P03")
+
+
+def is_damaged(error: BaseException | None) -> bool:
+    """Whether a file of SQLite is damaged, or is none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def sqlstate(error: BaseException) -> str | None:
