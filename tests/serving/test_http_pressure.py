@@ -534,6 +534,22 @@ def test_a_malformed_chunk_is_told_and_logged_as_the_clients_mistake(
     assert logged == [(path.decode(), 400)]
 
 
+@pytest.mark.parametrize("start", [b"2\r\n{}\r\n0\r\nx: ", b"2;x="], ids=["trailer", "extension"])
+def test_what_stands_beside_a_body_is_bounded_like_headers(one: Service, start: bytes) -> None:
+    """The parser keeps a trailer, however long it is."""
+
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(CHUNKED % b"/v1/feedback" + start)
+            for _ in range(5):
+                await asyncio.sleep(0.05)
+                writer.write(b"x" * 14_000)
+            return await asyncio.wait_for(reader.read(), 5)
+
+    assert error_of(asyncio.run(asked())) == (431, "too_large")
+
+
 @pytest.mark.parametrize(
     ("content", "status"),
     [

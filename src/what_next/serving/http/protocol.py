@@ -196,6 +196,7 @@ class Bounded(HttpToolsProtocol):
     _size = 0  # bytes of the request that is coming, but for those that came with the one before; 0: none is
     _came = 0  # bytes since there was no request coming: the headers have no more
     _heading = True  # and its headers are not all there
+    _beside = 0  # bytes since the last ones of its body: of sizes of chunks and what stands behind the last one
     _late: asyncio.TimerHandle | None = None
     _refusal: bytes | None = None  # of a request that was not read; it is not sent yet
     _next = b""  # what came after that
@@ -224,12 +225,13 @@ class Bounded(HttpToolsProtocol):
                 return
         self._came = len(data) + (self._came if self._size else 0)
         data, self._size = data if self._size else staying(data), self._size + len(data)
+        self._beside += len(data)
         super().data_received(data)
-        if not (self._heading and self._size) or self.transport.is_closing():
+        if not self._size or self.transport.is_closing():
             return
-        if self._size > HEADERS:
+        if (self._size if self._heading else self._beside) > HEADERS:
             self._end(TOO_LARGE)
-        elif self._late is None:
+        elif self._heading and self._late is None:
             self._late = self.loop.call_later(SILENCE, self._silent)
 
     def send_refusal(self) -> bool:
@@ -305,7 +307,12 @@ class Bounded(HttpToolsProtocol):
             raise ValueError(TOO_LARGE.message)  # the parser stops
         self._wait_no_longer()
         super().on_headers_complete()
-        self._heading = False  # from here on, what is malformed is the body
+        self._heading, self._beside = False, 0  # from here on, what is malformed is the body
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a body."""
+        self._beside = 0
+        super().on_body(body)
 
     def _head_size(self) -> int:
         """Bytes of the line and the headers that were parsed, about."""
