@@ -356,14 +356,16 @@ def test_an_estimator_that_there_is_not_is_refused_before_anything_is_trained(pa
         Loop(setup, bare.loop.store, bare.journal)
 
 
-def test_what_was_deployed_by_hand_meanwhile_stays(shop: Shop) -> None:
+@pytest.mark.parametrize("step", ["canary", "promote"])
+def test_what_was_deployed_by_hand_meanwhile_stays(step: str, shop: Shop) -> None:
     shop.walk(2)
     shop.loop.run()
     shop.clock.pass_by()
     shop.until("canary")
     current = shop.journal.rounds(1)[0]
     shop.service.store.commit([Deploy("by-hand-1-00000000", "promoted", {})])
-    shop.journal.go_on(current, {"live": "it is better"}, "it is better", "promote", None)
+    if step == "promote":
+        shop.journal.go_on(current, {"live": "it is better"}, "it is better", "promote", None)
     shop.loop.look()
     assert "by-hand-1-00000000 was deployed meanwhile" in shop.told()[-1]
     assert shop.versions[-1] == "by-hand-1-00000000"

@@ -198,7 +198,7 @@ class Loop:
         """One step of a round; False: it has to wait."""
         assert current.step is not None, "a round that is over has no step"
         try:
-            done = self.steps[current.step](current)
+            done = self._overtaken(current) or self.steps[current.step](current)
         except StoreUnavailable:
             raise  # nothing failed: it is tried again
         except Exception as error:
@@ -223,6 +223,15 @@ class Loop:
         self.store.put_second(None)
         told = f"given up after {tries} tries, {current.facts['current']} goes on: {told}"
         self.journal.go_on(current, {}, told, None, "failed")
+
+    def _overtaken(self, current: LoopRound) -> Done | None:
+        """The end of a round whose candidate is tried against a version that is deployed no longer."""
+        deployed, facts = self.store.deployments(), current.facts
+        if current.step not in ("shadow", "canary", "promote") or not deployed:
+            return None
+        if (now := deployed[-1].version) in (facts["current"], facts["version"]):
+            return None
+        return Done(f"refused: {now} was deployed meanwhile, and not by this loop", None, {}, "refused")
 
     # Steps
 
@@ -318,9 +327,6 @@ class Loop:
 
     def _promote(self, current: LoopRound) -> Done:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
-        now = self.store.deployments()[-1].version
-        if now not in (deployed, version):
-            return Done(f"refused: {now} was deployed meanwhile, and not by this loop", None, {}, "refused")
         why = current.facts.get("live") or current.facts["judged"]["why"]
         note = {"from": deployed, "why": why, "round": current.number}
         self._deploy(version, "promoted", note, current.facts["exported_at"])
