@@ -12,16 +12,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 
-from what_next import Environment, Setup
+from what_next import Dataset, Environment, Setup, State
 from what_next.algorithms import NextItem
 from what_next.cli import main
 from what_next.errors import DataError, MissingExtraError, SetupError, TrainingError
-from what_next.experiments.tuning import Tuned, distribution, search_space, tune, with_settings
+from what_next.experiments.tuning import Tuned, _score, distribution, search_space, tune, with_settings
 from what_next.metrics.next_items import Targets
 from what_next.settings import SplitSettings
 from what_next.sources import LogSource
 
-from .conftest import SetupOf
+from .conftest import SetupOf, listening
 
 optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
@@ -234,6 +234,14 @@ class TestTraining:
     def test_without_validation_users_there_is_nothing_to_tune_by(self, setup: Setup) -> None:
         with pytest.raises(DataError, match="no validation user"):
             tune(setup.model_copy(update={"split": SplitSettings(validation=0.0)}), 1)
+
+    def test_histories_shorter_than_the_window_are_told(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        """The founding reward is measured on windows of 20 events."""
+        dataset = Dataset.from_frame(*listening(events=16), name="short")
+        founding = setup_of(tmp_path, epochs=8)
+        state = State(dataset, founding)
+        with pytest.raises(DataError, match="none of the 6 validation users has 20 events, the length of a window"):
+            _score(founding, state, 1.0)
 
 
 class TestCommand:

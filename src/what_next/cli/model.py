@@ -57,7 +57,7 @@ def run(setup: SetupFile, overrides: Overrides = None, force: Force = False, as_
     settings = setup_of(setup, overrides)
     if not settings.train:
         settings = trained_setup(setup, overrides)
-    return show(Environment.from_setup(settings, force=force).run_sim(), as_json)
+    return show(Environment.from_setup(settings, force=force).run_sim(), as_json, _next(setup, settings))
 
 
 @app.command()
@@ -83,8 +83,15 @@ def train(
 
             settings = setup_of(setup.resolve(), overrides, "train=yes")  # its processes start in another folder
             work = partial(_trained, settings, resume, origin and origin.resolve(), force)
-            return show(on_ray(work, settings), as_json)
-        return show(_trained(settings, resume, origin, force, ranks), as_json)
+            return show(on_ray(work, settings), as_json, _next(setup, settings))
+        return show(_trained(settings, resume, origin, force, ranks), as_json, _next(setup, settings))
+
+
+def _next(setup: Path, settings: "Setup") -> str:
+    """What is done with a trained model."""
+    if settings.acts:
+        return f"what-next simulate {setup} train=no"
+    return f"what-next recommend {setup} --user ID, and what-next evaluate {setup}"
 
 
 def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, ranks: "Ranks") -> "Report":

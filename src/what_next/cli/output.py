@@ -107,12 +107,14 @@ def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> Non
         print(one) if isinstance(one, str) else tell(one)
 
 
-def show(report: "Report", as_json: bool = False) -> int:
-    """Print a report; returns the exit code."""
+def show(report: "Report", as_json: bool = False, then: str | None = None) -> int:
+    """Print a report, and what comes next where it trained; returns the exit code."""
     if as_json:
         emit(report.as_json())
     else:
         tell(report)
+        if then and report.saved and not report.stopped:
+            print(f"next: {then}")
     if report.stopped:
         note("what-next: interrupted and saved; go on with `what-next train SETUP --resume`")
         return INTERRUPTED

@@ -333,7 +333,14 @@ def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | No
     for name, value in (report.valid or {}).items():
         if name.startswith(setup.monitored):
             return value
-    raise DataError(f"{setup.data}: no validation user can be judged on, so there is nothing to tune by; see `split`")
+    if (people := len(state.split.validation)) and setup.monitored == "spread":
+        why = (
+            f"none of the {people:,} validation users has {setup.reward.spread.window} events, the length of a window; "
+            "lower reward.spread.window"
+        )
+    else:
+        why = "no validation user can be judged on; see `split`"
+    raise DataError(f"{setup.data}: {why}, so there is nothing to tune by")
 
 
 def _is_range(where: Sequence[Value]) -> bool:

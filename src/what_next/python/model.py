@@ -85,7 +85,9 @@ class Model(Recommender):
         found["trained on"] = f"{agent.histories:,} histories"
         if valid := read_manifest(self.setup.model_agent_path, "agent").metrics.get("valid"):
             measured = ", ".join(f"{name} {value:.4g}" for name, value in valid.items() if name != "users")
-            found["measured"] = f"{measured}, on {valid.get('users', 0):,.0f} validation users, never trained on"
+            found["measured"] = (
+                f"{measured}, on {valid.get('users', 0):,.0f} validation users, by events that training never saw"
+            )
         found["kept in"] = "a temporary folder (save it)" if self._home else str(self.setup.model_agent_path.parent)
         return found
 

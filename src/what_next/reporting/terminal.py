@@ -210,7 +210,7 @@ def _targets(result: Mapping[str, Any]) -> str:
     if targets["kind"] == "all":
         rows = "all later items"
     against = {
-        "held": "of them in the history already, where nobody can hit them",
+        "held": "of them in the history already, where nobody can hit them (evaluation.seen, yes counts them)",
         "not_allowed": "of items that may not be recommended",
         "cold_items": "of items without a training event",
         "cold_users": "users without a training event",
