@@ -135,6 +135,11 @@ def test_no_text_of_the_data_becomes_markup(setup_of, tmp_path) -> None:
     assert f"Drama{shown}"[:20] in read.text
 
 
+def test_a_title_neither_turns_nor_moves_what_is_beside_it(text: str) -> None:
+    assert "cite, b { unicode-bidi: isolate; }" in text  # U+202E turns all that follows it, up to the end of a line
+    assert ".worst cite { display: block; overflow-wrap: anywhere; }" in text
+
+
 def test_what_is_missing_is_said(setup_of, tmp_path) -> None:
     log = pl.DataFrame({"user_id": np.repeat(np.arange(20), 6), "item_id": np.tile(np.arange(15), 8)})
     bare = Dataset.from_frame(log, name="bare")
