@@ -287,11 +287,12 @@ class TestShown:
         assert all(name in text for name in found.proposal)
         assert "matches the proposal" in text
 
-    def test_square_brackets_in_a_title_are_shown_as_they_are(self, trained: Trained) -> None:
-        item = wn.inference.recommendation.Item("i1", "[bold]Live[/] [red", {"energy": 1.0}, True, False, None)
-        found = wn.Recommendation("me [/]", ("[/b] one",), {"energy": 1.0}, (item,), ("[/x]",))
+    def test_markup_and_emoji_codes_are_shown_as_they_are(self, trained: Trained) -> None:
+        item = wn.inference.recommendation.Item("shop:a:0", "[bold]L:b:[/] [red", {":x:[/]": 1.0}, True, False, None)
+        found = wn.Recommendation("me [/] :smile:", ("[/b] :o: one",), {":x:[/]": 1.0}, (item,), ("[/x]",))
         console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
         console.print(found)
         text = console.export_text()
-        for part in ("[bold]Live[/] [red", "me [/]", "[/b] one", "[/x]"):
+        for part in ("shop:a:0", "me [/] :smile:", "[/b] :o: one", "[/x]", ":x:[/]"):
             assert part in text
+        assert text.count("[bold]L:b:[/] [red") == 1  # and in the second table

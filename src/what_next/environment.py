@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from what_next.agent import Agent
 from what_next.algorithms.base import Algorithm, Networks
 from what_next.baselines.counts import Known
+from what_next.console import Plain
 from what_next.data.cooccurrence import directions
 from what_next.data.files import check_paths
 from what_next.errors import DataError, SetupError
@@ -301,7 +302,7 @@ class Environment:
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
-            console = Console(stderr=True, quiet=self.quiet)
+            console = Plain(stderr=True, quiet=self.quiet)
             with console.status("counting what goes together in the log") if draws(console) else nullcontext():
                 source.prepare(agent)
         if self.origin:

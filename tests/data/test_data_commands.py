@@ -55,6 +55,18 @@ def test_the_kinds_of_events_are_told(file, tmp_path: Path) -> None:
     assert "play: 2, skip: 1" in run("describe", target).stdout
 
 
+def test_names_are_neither_markup_nor_emoji_codes(file, tmp_path: Path) -> None:
+    log = file("log.csv", "user,item,kind,[/c]\n1,a,[/x],1\n1,b,:b:,2\n2,a,[x],3\n")
+    target = tmp_path / "[x]:a:.parquet"
+    items = file("items.csv", "item,[/a],:smile:\na,1,2\nb,2,1\n")
+    told = run("import", log, "--to", target, "--event", "kind", "--context", "[/c]", "--items", items).stdout
+    assert ":smile:" in told
+    assert "[x]:a:.parquet" in told
+    shown = run("describe", target).stdout
+    for name in ("[x]:a:", "[/x]: 1", ":b:: 1", "[x]: 1", "[/c]", "[/a]", ":smile:"):
+        assert name in shown
+
+
 def test_options_reach_the_importer(file, tmp_path: Path) -> None:
     log = file("log.csv", "user,item,time\n1,a,0\n1,b,0\n1,a,0\n1,c,7200\n2,a,0\n")
     items = file("items.csv", "item,name,genres,tempo\na,A,x y,1\nb,B,y,\nc,C,x,3\n")

@@ -154,6 +154,8 @@ def test_keys_are_told_once_listed_and_revoked(tmp_path: Path, run: Callable[...
     code, _, told = run("key", "add", setup, "--name", "boss", "--role", "boss")
     assert (code, told) == (2, "what-next: --role 'boss': expected one of read, write, admin\n")
     assert run("key", "add", setup, "--name", "a\nb", "--role", "read")[0] == 2
+    assert run("key", "add", setup, "--name", "[/x] :a:", "--role", "read")[0] == 0
+    assert "[/x] :a:" in run("key", "list", setup)[1]
 
 
 def test_headers_that_do_not_end_are_cut_off(tmp_path: Path) -> None:

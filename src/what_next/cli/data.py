@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from what_next.cli.options import Json, names_of, with_options
 from what_next.cli.output import answer, emit
+from what_next.console import Plain
 from what_next.errors import DataError, counted
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def get_known(
     from what_next.data.public.download import get, is_present
     from what_next.data.public.sets import PUBLIC_SETS, public_set
 
-    people = Console(stderr=as_json)
+    people = Plain(stderr=as_json)
     if name is None:
         people.print(_known_table(list(PUBLIC_SETS.values())))
         if as_json:
@@ -49,7 +49,11 @@ def get_known(
     people.print(_known_table([known]))
     if fetched:
         with Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=people
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=people,
         ) as bars:
             task = bars.add_task(known.name, total=None, visible=False)
             path, notes = get(
@@ -57,7 +61,7 @@ def get_known(
                 to,
                 archive,
                 lambda here, total: bars.update(task, completed=here, total=total or None, visible=True),
-                lambda text: bars.console.print(f"{known.name}: {text}", highlight=False, markup=False, soft_wrap=True),
+                lambda text: bars.console.print(f"{known.name}: {text}", highlight=False, soft_wrap=True),
             )
     dataset = Dataset.read(path)
     if as_json:
@@ -65,7 +69,7 @@ def get_known(
         return
     _say(people, notes)
     state = "written" if fetched else "already here"
-    people.print(f"{path}: {state}; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True)
+    people.print(f"{path}: {state}; {_sentence(dataset)}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -196,14 +200,12 @@ def _show(tables: "Tables", written: list[Path], dataset: "Dataset") -> None:
     """What was read and how, for people."""
     from what_next.data.importing.telling import told
 
-    people = Console()
+    people = Plain()
     _say(people, told(tables, dataset))
     for warning in tables.warnings:
-        people.print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
+        people.print(f"warning: {warning}", style="bold yellow", highlight=False, soft_wrap=True)
     _say(people, [f"{path} written" for path in written])
-    people.print(
-        f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True
-    )
+    people.print(f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}", highlight=False, soft_wrap=True)
 
 
 @app.command("describe")
@@ -256,9 +258,9 @@ def _sentence(dataset: "Dataset") -> str:
     )
 
 
-def _say(people: Console, lines: Iterable[str]) -> None:
+def _say(people: Plain, lines: Iterable[str]) -> None:
     for line in lines:
-        people.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        people.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 @app.command("world")
@@ -302,9 +304,9 @@ def fit_world(
     write_world(arrays, told, to)
     if calibration is not None:
         plot_calibration({**told, "given": "users and items"}, calibration, f"World fitted to {log.name}")
-    people = Console(stderr=as_json)
+    people = Plain(stderr=as_json)
     people.print(_calibration_table(told))
-    people.print(f"{to}: written; {_fit_sentence(told)}", highlight=False, markup=False, soft_wrap=True)
+    people.print(f"{to}: written; {_fit_sentence(told)}", highlight=False, soft_wrap=True)
     if as_json:
         emit({"world": str(to), **{name: value for name, value in told.items() if name != "item_ids"}})
 

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from what_next.cli.interrupts import quietly
+from what_next.console import Plain
 
 app = typer.Typer()
 
@@ -28,7 +28,7 @@ def demo(
     """
     for number in (signal.SIGHUP, signal.SIGTERM):  # a terminal that is closed is no reason to leave files behind
         signal.signal(number, signal.default_int_handler)
-    people, began = Console(stderr=True, soft_wrap=True, highlight=False), time.monotonic()
+    people, began = Plain(stderr=True, soft_wrap=True, highlight=False), time.monotonic()
     with people.status("Loading the libraries ..."), quietly():
         from what_next.serving.demo import LOG, WORLD, Listeners, free, learning, trained
         from what_next.serving.http.run import serve
@@ -52,7 +52,7 @@ def demo(
         def log(lines: str) -> None:
             for line in lines.splitlines():
                 if '"error"' in line:  # each request has a line, which would hide the address
-                    people.print(line, markup=False)
+                    people.print(line)
 
         serve(setup, ready, lambda done, total: None, people.print, WORLD, log)
     return 0

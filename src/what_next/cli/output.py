@@ -9,9 +9,10 @@ from functools import wraps
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
+from what_next.console import Plain
 from what_next.errors import NotFinite, WhatNextError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def emit(values: dict[str, Any]) -> None:
 
 def tell(shown: RenderableType) -> None:
     """Print a table or text as wide as the terminal; into a file or a pipe without a limit, so that nothing is cut."""
-    console = Console()
+    console = Plain()
     if not console.is_terminal:
         console.width = WIDE
     console.print(shown)

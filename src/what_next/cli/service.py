@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of
 from what_next.cli.output import answer, emit, note
+from what_next.console import Plain
 from what_next.errors import DataError, SetupError, StoreError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     from what_next.serving.http.run import serve as run
 
     settings = setup_of(setup, overrides, "train=no")
-    people = Console(stderr=True, soft_wrap=True)
+    people = Plain(stderr=True, soft_wrap=True)
     columns = (TextColumn("filling the store"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=people, redirect_stdout=False, redirect_stderr=False)
 
@@ -83,13 +83,13 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
             bar.stop()
 
     def ready(facts: dict[str, Any]) -> None:
-        people.print(_address(facts), markup=False, highlight=False)
+        people.print(_address(facts), highlight=False)
         if as_json:
             sys.stdout.write(json.dumps(facts) + "\n")
             sys.stdout.flush()
 
     try:
-        run(settings, ready, filling, lambda message: people.print(message, markup=False, highlight=False))
+        run(settings, ready, filling, lambda message: people.print(message, highlight=False))
     finally:
         if bar.live.is_started:  # else it would still write a line, which nobody may read any more
             bar.stop()
@@ -183,7 +183,7 @@ def export(
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")
     settings = setup_of(setup, overrides, "train=no")
-    with opened(settings) as store, Progress(console=Console(stderr=True), transient=True) as bars:
+    with opened(settings) as store, Progress(console=Plain(stderr=True), transient=True) as bars:
         tasks = {name: bars.add_task(name, total=None) for name in ("impressions", "events")}
 
         def progress(name: str, here: int, total: int) -> None:

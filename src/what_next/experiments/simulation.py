@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from what_next.data.stages import SILENT, Stages
 from what_next.environment import Environment, Report
@@ -106,13 +107,13 @@ class Simulation:
             lines.add_column(name, justify="left" if name == "policy" else "right")
         for name, one in sorted(self.episodes.items(), key=lambda pair: -pair[1].mean):
             interval = f"{one.mean - one.margin:.1f} to {one.mean + one.margin:.1f}"
-            shown = f"[bold]{name}[/bold]" if name.startswith(self.agent) else name
+            shown = Text(name, style="bold" if name.startswith(self.agent) else "")
             lines.add_row(shown, f"{one.mean:.1f}", interval, f"{one.lengths.mean():.1f}")
         told = f"{self.agent} was there already, {seen}"
         if self.report is not None:
             steps, wall = f"{self.slates:,} slates", f"{self.report.seconds:.0f} s"
             told = f"{self.agent} learned from {steps} in {wall} ({self.seconds:.0f} s of processors), {seen}"
-        return Group(title, lines, told)
+        return Group(Text(title), lines, Text(told))
 
 
 def play(

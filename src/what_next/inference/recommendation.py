@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -77,9 +76,9 @@ class Recommendation:
             parts.append(Text(f"not in the catalogue, left out: {some(self.unknown)}"))
         if not self.items:
             return Group(*parts, Text(self._title), Text(NOTHING))
-        items = Table("", "item", "title", "why", title=escape(self._title), title_justify="left")
+        items = Table("", "item", "title", "why", title=Text(self._title), title_justify="left")
         for place, item in enumerate(self.items, 1):
-            items.add_row(str(place), escape(item.item_id), escape(item.title), self._why(item))
+            items.add_row(str(place), Text(item.item_id), Text(item.title), self._why(item))
         return Group(*parts, items, *([self._reasons()] if self.proposal else []))
 
     def _reasons(self) -> Table:
@@ -88,9 +87,9 @@ class Recommendation:
         for heading in ("attribute", "proposed"):
             table.add_column(heading, no_wrap=True, min_width=len(heading))
         for item in shown:
-            table.add_column(escape(item.title), max_width=14, overflow="ellipsis", no_wrap=True)
+            table.add_column(Text(item.title), max_width=14, overflow="fold")
         for name, value in self.proposal.items():
             others = [item.attributes[name] for item in shown]
             if value or any(others):  # genres that nobody asked for and nothing has would hide the rest
-                table.add_row(escape(name), f"{value:.4g}", *(f"{other:.4g}" for other in others))
+                table.add_row(Text(name), f"{value:.4g}", *(f"{other:.4g}" for other in others))
         return table

@@ -7,10 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
-from rich.console import Console
-
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
+from what_next.console import Plain
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.dataset import is_frame, to_polars
 from what_next.data.files import footer_of, write_files
@@ -94,7 +93,7 @@ def fit(
     tables, dataset = _opened(data, items, options)
     setup = _setup(algorithm, settings, where)
     # A notebook would get a block of its own for each line.
-    people = Console(soft_wrap=True, highlight=False, markup=False, quiet=not verbose, force_jupyter=False)
+    people = Plain(soft_wrap=True, highlight=False, quiet=not verbose, force_jupyter=False)
     if tables is not None:
         lines = (*told(tables, dataset), *(f"warning: {one}" for one in tables.warnings))
         people.print("\n".join(map(in_python, lines)))

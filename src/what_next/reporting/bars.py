@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from what_next.console import Plain
 from what_next.data.stages import Done, Stages
 from what_next.training.tracking import draws
 
@@ -16,7 +17,7 @@ class Bars(Stages, AbstractContextManager["Bars", None]):
     """
 
     def __init__(self, silent: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Plain(stderr=True)
         self.silent = silent or not draws(self.console)
         self.bars: Progress | None = None
 
@@ -30,7 +31,12 @@ class Bars(Stages, AbstractContextManager["Bars", None]):
         notebook = self.console.is_jupyter  # which keeps the place of every bar, so that one place serves all
         if self.bars is None or not notebook:
             self._end()
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+            )
             self.bars = Progress(*columns, console=self.console, transient=True)
             self.bars.start()
         bars = self.bars

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -47,7 +46,7 @@ class Folded:
         if _total(widths) > options.max_width:
             widths[0] = min(widths[0], options.max_width // 2 - FRAME)
         for number, part in enumerate(_fitting(widths, options.max_width)):
-            title = None if number or self.title is None else escape(self.title)
+            title = None if number or self.title is None else Text(self.title)
             shown = Table(title=title, title_justify="left")
             for column in part:
                 how = {"justify": "right"} if column else {"width": widths[0]}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
+from what_next.console import Plain
 from what_next.errors import ModelError, TrainingError
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
@@ -134,7 +134,7 @@ class Monitor:
 
     def __post_init__(self) -> None:
         self.setup, self.saved = self.agent.setup, self.agent.histories
-        self.console = Console(stderr=True, soft_wrap=True, quiet=self.quiet, force_jupyter=False)
+        self.console = Plain(stderr=True, soft_wrap=True, quiet=self.quiet, force_jupyter=False)
         self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)
         self.start = time.perf_counter()
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed

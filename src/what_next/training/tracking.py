@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from what_next.console import Plain
 from what_next.errors import SaveError
 from what_next.training.boards import Board
 from what_next.training.step import Step
@@ -33,7 +34,7 @@ class Tracker:
         `users` is how many histories a pass has; 0 in a world, where slates are counted. `quiet`: nothing is shown.
         """
         self.users = users
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Plain(stderr=True, quiet=quiet)
         self.done, self.total = done, total
         self.log, self.file = log, _opened(log, done)
         self.board = board
@@ -41,7 +42,7 @@ class Tracker:
             TextColumn("training"),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[shown]}"),
+            TextColumn("{task.fields[shown]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             disable=quiet or not draws(self.console),

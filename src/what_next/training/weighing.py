@@ -5,9 +5,9 @@ from time import monotonic
 
 import numpy as np
 from jaxtyping import Float64
-from rich.console import Console
 
 from what_next.baselines.counts import Known
+from what_next.console import Plain
 from what_next.data.training_part import DAY
 from what_next.models.linear import LinearTerm, ranks_of
 
@@ -71,7 +71,7 @@ def weigh(
         repeats: an item of the history may be recommended again.
         quiet: nothing is printed.
     """
-    console = Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
+    console = Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
     chosen, start = {"weight": 0.0}, monotonic()
     alone = _measured(linear, chosen, score)
     if (seconds := monotonic() - start) > LONG:
