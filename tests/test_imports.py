@@ -1,5 +1,6 @@
 """The imports of the package go one way, as pyproject.toml draws it, and need no extra of the service outside it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,14 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 def test_imports_go_one_way(capsys: pytest.CaptureFixture[str]) -> None:
     failed = lint_imports(config_filename=str(PYPROJECT), no_cache=True)
     assert not failed, capsys.readouterr().out
+
+
+def test_only_plain_consoles_print() -> None:
+    """A console of Rich's own would take names for markup and emoji codes, and so would a column of its bars."""
+    for path in sorted((PYPROJECT.parent / "src").rglob("*.py")):
+        text = path.read_text()
+        assert path.name == "console.py" or not re.search(r"\bConsole\(|rich\.markup|from_markup", text), path
+        assert not re.search(r'TextColumn\("[^"]*\{[^)]*"\)', text), path
 
 
 BLOCKED = """

@@ -247,6 +247,14 @@ class TestRecommend:
         found = json.loads(say("recommend", copied, "--user", "u1", "--user", "u2", "--json")[1])
         assert [one["user"] for one in found["recommendations"]] == ["u1", "u2"]
 
+    def test_no_title_is_cut_in_a_pipe(self, copied: Path, say, monkeypatch: pytest.MonkeyPatch) -> None:
+        item = wn.inference.recommendation.Item("shop:a:0", "A" * 200, {}, True, False, None)
+        found = wn.Recommendation("u1", (), {}, (item,))
+        monkeypatch.setattr(wn.Recommender, "recommend", lambda *_, **__: found)
+        told = say("recommend", copied, "--user", "u1")[1]
+        assert "A" * 200 in told
+        assert "shop:a:0" in told
+
     def test_the_ending_says_the_format(self, copied: Path, say, tmp_path: Path) -> None:
         readers = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
         frames = []
@@ -302,6 +310,14 @@ def test_a_file_that_may_not_be_read_is_one_message(copied: Path, say, monkeypat
         code, _, told = say(*words)
         assert code == 2
         assert told == f"what-next: {copied.parent / 'models/agent.safetensors'}: cannot be read (Permission denied)\n"
+
+
+def test_names_in_a_model_file_are_neither_markup_nor_emoji_codes(copied: Path, say, monkeypatch) -> None:
+    odd = read_manifest(copied.parent / "models/agent.safetensors").model_copy(update={"event_names": ("[/c]", ":a:")})
+    monkeypatch.setattr("what_next.training.artefacts.read_manifest", lambda _: odd)
+    told = say("inspect", copied.parent / "models/agent.safetensors")[1]
+    assert '"[/c]"' in told
+    assert '":a:"' in told
 
 
 def test_a_name_that_is_too_long_is_one_message(say, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from what_next.cli.options import (
@@ -23,7 +22,7 @@ from what_next.cli.options import (
     setup_of,
     trained_setup,
 )
-from what_next.cli.output import answer, emit, note, show
+from what_next.cli.output import answer, note, show
 from what_next.errors import SetupError
 
 if TYPE_CHECKING:
@@ -186,11 +185,8 @@ def recommend(
     numbers = _numbers(context or [])
     people: list[str | None] = [*user] if user else [None]
     found = [recommender.recommend(items, k, user=one, context=numbers, **how) for one in people]
-    if as_json:
-        plain = [asdict(one) for one in found]
-        emit(plain[0] if len(plain) == 1 else {"recommendations": plain})
-    else:
-        Console().print(*found, sep="\n\n")
+    plain = [asdict(one) for one in found]
+    answer(plain[0] if len(plain) == 1 else {"recommendations": plain}, as_json, *found)
 
 
 def _recommend_all(recommender: "Recommender", k: int, to: Path, how: dict[str, Any], as_json: bool) -> None:
