@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich
 
 import what_next as wn
 from what_next.cli.app import main
 from what_next.errors import CatalogueError, ModelError
+from what_next.experiments.simulation import Simulation
 from what_next.sources import clicks_in
 from what_next.worlds import preset
+from what_next.worlds.base import Episodes
 
 SETUP = """
 train, yes
@@ -63,6 +66,16 @@ def test_it_trains_and_plays_beside_the_references(
     assert "ppo was there already, and sees what is hidden of the users" in told
     with pytest.raises(ModelError, match="ppo learned by acting in boredom:SlateRerank-Bored-v0, and reads the slates"):
         wn.load(setup.with_name("agent.safetensors"))
+
+
+def test_names_of_policies_and_worlds_are_neither_markup_nor_emoji_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    earned = Episodes(np.ones(2), np.ones(2, np.int64))
+    names = {"[/x] :a:": earned, "[/x] :a:, drawn": earned}
+    world = preset("boredom:SlateRerank-Bored-v0")
+    rich.print(Simulation("gym:a:[/w]", names, "[/x] :a:", ideal=False, report=None, seconds=0.0, played=world))
+    told = capsys.readouterr().out
+    for part in ("gym:a:[/w]: returns", "[/x] :a:, drawn", "[/x] :a: was there already"):
+        assert part in told
 
 
 def test_training_goes_on_with_new_users(

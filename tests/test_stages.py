@@ -87,14 +87,14 @@ class TestBars:
         out = StringIO()
         console = Console(file=out, **{"force_terminal": True, "width": 100, "_environ": {"TERM": "xterm"}, **more})  # type: ignore[arg-type]
         with Bars(console=console) as stages:
-            done = stages.begin("judging agent", 4)
+            done = stages.begin("judging agent [/x] :a:", 4)
             done(1)
             stages.begin("intervals", 2)(2)
         return out.getvalue()
 
     def test_a_terminal_shows_each_stage_with_its_share_and_the_time_that_is_left(self) -> None:
         shown = self.drawn()
-        assert "judging agent" in shown
+        assert "judging agent [/x] :a:" in shown
         assert "25%" in shown
         assert "-:--:--" in shown or "0:00:0" in shown
         assert "intervals" in shown

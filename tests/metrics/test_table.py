@@ -87,6 +87,12 @@ def test_a_long_name_goes_on_in_the_next_line() -> None:
     assert whole == f"{name} 0.25"
 
 
+def test_a_title_is_neither_markup_nor_an_emoji_code():
+    shown = lines(Folded("[/x] :a: [y]", ["policy"], [[["[/x] :b:"]]]), 91)
+    assert "[/x] :a: [y]" in shown
+    assert "[/x] :b:" in shown
+
+
 def test_the_table_shows_policies_shares_and_differences():
     console = Console(width=200)
     with console.capture() as captured:

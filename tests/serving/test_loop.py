@@ -749,6 +749,9 @@ def test_the_time_line_is_told_by_the_command_the_service_and_its_metrics(
     told = capsys.readouterr().out
     assert "events and feedback are new" in told
     assert "round 1: shadow" in told
+    shop.loop.journal.tell("wait", "[/x] :a:")
+    assert commands.loop(["status", str(path)]) == 0
+    assert "[/x] :a:" in capsys.readouterr().out
     assert commands.loop(["status", str(path)], as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["rounds"][0]["step"] == "shadow"
     metrics = Metrics()
