@@ -16,10 +16,9 @@ from rich.text import Text
 from what_next.agent import Agent
 from what_next.algorithms.base import Algorithm, Networks
 from what_next.baselines.counts import Known
-from what_next.console import Plain
 from what_next.data.cooccurrence import directions
 from what_next.data.files import check_paths
-from what_next.errors import DataError, SetupError
+from what_next.errors import DataError, Plain, SetupError
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder

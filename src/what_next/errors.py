@@ -13,15 +13,26 @@
     └── MissingExtraError   an optional library is needed and not installed
 
 Each is the user's to mend: the command line prints its message, without a traceback, and exits with 2. A message
-says where, what was found, and what to do next.
+says where, what was found, and what to do next. So that it says what it holds, `Plain` prints it, and all else that
+people read.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
 
 MOST_NAMES, LONGEST_NAME = 12, 200
 """How many names a message lists, and how many characters it shows of each."""
+
+
+class Plain(Console):
+    """Rich's console without markup and emoji codes: names come from users, and `[/x]` or `:a:` is printed as it is."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(markup=False, emoji=False, **how)
 
 
 def some(names: Iterable[object], of: int | None = None) -> str:

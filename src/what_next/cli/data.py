@@ -10,8 +10,7 @@ from rich.table import Table
 
 from what_next.cli.options import Json, names_of, with_options
 from what_next.cli.output import answer, emit
-from what_next.console import Plain
-from what_next.errors import DataError, counted
+from what_next.errors import DataError, Plain, counted
 
 if TYPE_CHECKING:
     from what_next.data import Dataset, Options, Tables

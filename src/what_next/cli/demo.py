@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from what_next.cli.interrupts import quietly
-from what_next.console import Plain
+from what_next.errors import Plain
 
 app = typer.Typer()
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from rich.console import RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
-from what_next.console import Plain
-from what_next.errors import NotFinite, WhatNextError
+from what_next.errors import NotFinite, Plain, WhatNextError
 
 if TYPE_CHECKING:
     from what_next.environment import Report

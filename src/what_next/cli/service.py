@@ -14,8 +14,7 @@ from rich.table import Table
 
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of
 from what_next.cli.output import answer, emit, note
-from what_next.console import Plain
-from what_next.errors import DataError, SetupError, StoreError
+from what_next.errors import DataError, Plain, SetupError, StoreError
 
 if TYPE_CHECKING:
     from what_next.data import Catalogue

@@ -9,7 +9,6 @@ from typing import Any, Unpack
 
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
-from what_next.console import Plain
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.dataset import is_frame, to_polars
 from what_next.data.files import footer_of, write_files
@@ -20,7 +19,7 @@ from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import duration
 from what_next.data.importing.telling import told
 from what_next.environment import Environment
-from what_next.errors import DataError, ModelError, in_python, told_in_python
+from what_next.errors import DataError, ModelError, Plain, in_python, told_in_python
 from what_next.policy import LearnedPolicy
 from what_next.python.model import AGENT, DATA, SETUP, Model
 from what_next.python.settings import Settings, nested

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from what_next.console import Plain
 from what_next.data.stages import Done, Stages
+from what_next.errors import Plain
 from what_next.training.tracking import draws
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from what_next.console import Plain
-from what_next.errors import ModelError, TrainingError
+from what_next.errors import ModelError, Plain, TrainingError
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
 from what_next.training.sharding import Training

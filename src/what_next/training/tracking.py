@@ -12,8 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from what_next.console import Plain
-from what_next.errors import SaveError
+from what_next.errors import Plain, SaveError
 from what_next.training.boards import Board
 from what_next.training.step import Step
 
