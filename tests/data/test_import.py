@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from what_next.data import Dataset, Options, import_files, save
-from what_next.data.files import write_files
+from what_next.data.files import check_paths, write_files
+from what_next.data.importing.large import import_large
 from what_next.errors import DataError, SaveError
 
 
@@ -315,6 +316,47 @@ def test_what_a_killed_process_left_behind_is_gone_a_day_later_and_nothing_else(
     os.utime(folder, (0, 0))
     write_files({tmp_path / "x": b""})
     assert set(tmp_path.iterdir()) == {tmp_path / "x", young, *others}
+
+
+def test_a_device_or_a_pipe_is_refused_and_stays(file, tmp_path: Path) -> None:
+    log = file("log.csv", "user,item\n1,a\n2,b\n")
+    os.mkfifo(pipe := tmp_path / "pipe.parquet")
+    (link := tmp_path / "link.parquet").symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(SaveError, match="is a device or a pipe; name a file"):
+            check_paths([path])
+        with pytest.raises(SaveError, match="is a device or a pipe; name a file"):
+            write_files({path: b"1"})
+        with pytest.raises(SaveError, match="is a device or a pipe; name a file"):
+            import_large([log], path, memory=2**30)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert set(tmp_path.iterdir()) == {log, pipe, link}
+
+
+def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    (target := folder / "report.html").write_bytes(b"old")
+    (to_file := tmp_path / "link.html").symlink_to(target)
+    (to_nothing := tmp_path / "new.html").symlink_to(tmp_path / "made" / "new.html")
+    (to_folder := tmp_path / "models").symlink_to(folder)
+    write_files({to_file: b"1", to_nothing: b"2", to_folder / "agent": b"3"})
+    assert [one.read_bytes() for one in (target, tmp_path / "made" / "new.html", folder / "agent")] == [
+        b"1",
+        b"2",
+        b"3",
+    ]
+    assert all(one.is_symlink() for one in (to_file, to_nothing, to_folder))
+    assert set(folder.iterdir()) == {target, folder / "agent"}
+
+
+def test_a_file_that_is_written_again_keeps_its_rights(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    for private, before, after in ((False, 0o640, 0o640), (False, 0o600, 0o600), (True, 0o644, 0o600)):
+        path.touch()
+        path.chmod(before)
+        write_files({path: b"1"}, private=private)
+        assert path.stat().st_mode & 0o777 == after
 
 
 def test_a_full_disk_leaves_the_old_files_alone(file, tmp_path: Path) -> None:

@@ -288,6 +288,7 @@ def fit_world(
     """Fit simulated users to a log, and show how well they foretell rows that they were not fitted to."""
     from what_next.data.decisions.log import Roles
     from what_next.data.decisions.reader import read_log
+    from what_next.data.files import check_paths
     from what_next.off_policy.behaviour import plot_calibration
     from what_next.training.artefacts import read_trained
     from what_next.worlds.fitted import write_world
@@ -296,6 +297,7 @@ def fit_world(
     for path, ending in ((to, ".safetensors"), (calibration, ".svg")):
         if path is not None and path.suffix.lower() != ending:
             raise DataError(f"{path}: expected a name that ends in {ending}")
+    check_paths([to, *([calibration] if calibration else [])])
     roles = Roles(user=user, item=item, reward=reward, propensity=propensity)
     shown = read_log(log, roles, items, propensities=not unweighted)
     vectors = None if model is None else Vectors.of(read_trained(model, ["train=no"]), shown)

@@ -111,6 +111,7 @@ def estimate(
     as_json: Json = False,
 ) -> int:
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
+    from what_next.data.files import check_paths
     from what_next.off_policy import estimate_policy
     from what_next.off_policy.behaviour import plot_calibration
     from what_next.reporting.bars import Bars
@@ -118,6 +119,7 @@ def estimate(
 
     if calibration is not None and (options.behaviour != "estimated" or calibration.suffix.lower() != ".svg"):
         raise SetupError(f"--calibration {calibration}: is for --behaviour estimated, and must end in .svg")
+    check_paths([calibration] if calibration else [])
     with Bars(as_json) as stages:
         result = estimate_policy(options.log_settings(), policy, force=force, stages=stages)
     if calibration is not None:

@@ -190,8 +190,9 @@ def recommend(
 
 
 def _recommend_all(recommender: "Recommender", k: int, to: Path, how: dict[str, Any], as_json: bool) -> None:
-    from what_next.data.files import write_files
+    from what_next.data.files import check_paths, write_files
 
+    check_paths([to])
     frame = recommender.recommend_all(k, **how)
     write_files({to: lambda file: FORMATS[to.suffix.lower()](frame, file)})
     users = frame["user_id"].n_unique()

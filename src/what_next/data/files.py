@@ -63,7 +63,8 @@ def write_together(
 def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = False) -> None:
     """Write files that belong together: all under temporary names first, then all renamed, in the order given.
 
-    `private` files are readable by their owner alone; the others get the usual rights.
+    A link is followed: what it names is written, and the link stays. `private` files are readable by their owner alone;
+    the others keep the rights of the file that was there, or get the usual ones.
 
     Raises:
         SaveError: a file could not be written; what stood at the paths before is intact.
@@ -73,10 +74,11 @@ def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = Fals
     path = Path()
     try:
         for path, content in contents.items():
-            waiting.append((_written_beside(path, content, private), path))
+            target = _target(path)
+            waiting.append((_written_beside(target, content, private), target))
         for temporary, path in waiting:
             temporary.replace(path)
-        for folder in {path.parent for path in contents}:
+        for folder in {path.parent for _, path in waiting}:
             remove_stale(folder)
     except (OSError, pl.exceptions.ComputeError) as error:
         # Polars reports a full disk as a ComputeError, with the system's reason in its text.
@@ -90,10 +92,13 @@ def check_paths(paths: Iterable[Path]) -> None:
     """Raises a `SaveError` where a file could not be written; makes the folders that are missing."""
     for path in paths:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 raise IsADirectoryError(EISDIR, "it is a folder")
-            with tempfile.TemporaryFile(dir=path.parent):
+            if path.exists() and not path.is_file():
+                raise SaveError(f"{path}: is a device or a pipe; name a file")
+            folder = _target(path).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise _cannot_write(path, error) from error
@@ -116,6 +121,11 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def _target(path: Path) -> Path:
+    """What is written for a path: where it leads, if it is a link."""
+    return Path(os.path.realpath(path))
+
+
 def _cannot_write(path: Path, error: Exception) -> SaveError:
     reason = getattr(error, "strerror", None) or f"{error}; is the disk full?"  # Polars may tell no more than a failure
     return SaveError(f"{path}: cannot be written ({reason}); nothing was changed there")
@@ -129,7 +139,11 @@ def _written_beside(path: Path, content: Writer | bytes, private: bool) -> Path:
         with Path(name).open("wb") as file:  # some libraries write to the name, not to the file
             file.write(content) if isinstance(content, bytes) else content(file)
         sync(Path(name))
-        if not private:  # as mkstemp makes them
+        if private:  # as mkstemp makes them
+            pass
+        elif path.exists():
+            shutil.copymode(path, name)
+        else:
             mask = os.umask(0)
             os.umask(mask)
             Path(name).chmod(0o666 & ~mask)

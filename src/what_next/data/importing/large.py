@@ -112,7 +112,7 @@ def import_large(
         SaveError: the disk is full, say, or another import writes there; what stood there before is intact.
     """
     options = options or Options()
-    check_paths([beside(to, "items")])
+    check_paths([beside(to, "items"), *([] if to.is_dir() else [to])])
     with _scratch(to, [*files, *([items] if items else [])], options) as scratch, readable(*files, items):
         return _Import(scratch, memory, stages).run(files, to, items, options)
 
