@@ -15,6 +15,7 @@ from rich.console import Console
 
 import what_next as wn
 from what_next import Dataset, Environment, Recommender, State
+from what_next.cli.options import ids_of
 from what_next.errors import CatalogueError, DataError, ModelError
 from what_next.types import Permitted
 
@@ -122,6 +123,13 @@ class TestMasks:
     def test_nothing_allowed_is_refused(self, alone: Recommender, masks: dict[str, list[str]]) -> None:
         with pytest.raises(CatalogueError, match="no item of the catalogue is allowed"):
             alone.recommend(history=["i1"], **masks)
+
+    def test_a_list_that_notepad_wrote_blocks_its_first_id(
+        self, alone: Recommender, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (path := tmp_path / "not.txt").write_bytes(b"\xef\xbb\xbfi4\r\n\xe2\x80\x8bi5\r\n")
+        assert ids_of(path, alone.catalogue) == ["i4", "\u200bi5"]
+        assert r"left out: '\u200bi5'" in capsys.readouterr().err
 
     def test_all_that_is_allowed_was_heard(self, alone: Recommender) -> None:
         assert alone.recommend(history=["i1", "i2"], allowed=["i1", "i2"]).items == ()

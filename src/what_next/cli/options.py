@@ -149,10 +149,10 @@ def ids_of(path: Path | None, catalogue: "Catalogue") -> list[str] | None:
     if path is None:
         return None
     try:
-        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        ids = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise WhatNextError(f"{path}: cannot be read as a list of ids ({error}); write one id on each line") from None
     unknown = [one for one, item in zip(ids, catalogue.index(ids), strict=True) if item < 0]
     if unknown:
-        note(f"{path}: not in the catalogue, left out: {some(unknown)}")
+        note(f"{path}: not in the catalogue, left out: {some(map(repr, unknown))}")
     return ids
