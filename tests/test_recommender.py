@@ -16,6 +16,7 @@ from rich.console import Console
 import what_next as wn
 from what_next import Dataset, Environment, Recommender, State
 from what_next.cli.options import ids_of
+from what_next.data import Catalogue
 from what_next.errors import CatalogueError, DataError, ModelError
 from what_next.types import Permitted
 
@@ -123,6 +124,23 @@ class TestMasks:
     def test_nothing_allowed_is_refused(self, alone: Recommender, masks: dict[str, list[str]]) -> None:
         with pytest.raises(CatalogueError, match="no item of the catalogue is allowed"):
             alone.recommend(history=["i1"], **masks)
+
+    @pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series, pl.Series, pa.array, iter])
+    def test_ids_come_as_lists_series_or_arrays(self, alone: Recommender, kind: Callable[[list[str]], Any]) -> None:
+        found = alone.recommend(history=["i1"], allowed=kind(["i4", "i5", "i6"]), blocked=kind(["i5"]))
+        assert set(ids(found)) == {"i4", "i6"}
+
+    def test_an_array_of_the_id_0_is_not_empty(self) -> None:
+        table = pl.DataFrame({"item_id": [0, 1], "title": ["zero", "one"]})
+        mask = Catalogue.from_table(table).mask(np.array([0]))
+        assert mask is not None
+        assert mask.tolist() == [True, False]
+
+    @pytest.mark.parametrize("one", ["i4", 4, 4.0, np.int64(4), np.array(4), object])
+    def test_one_id_is_no_list(self, alone: Recommender, one: Any) -> None:
+        for ids_given in ((one,), (None, one)):
+            with pytest.raises(CatalogueError, match="is found where several ids are expected"):
+                alone.catalogue.mask(*ids_given)
 
     def test_a_list_that_notepad_wrote_blocks_its_first_id(
         self, alone: Recommender, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,7 +1,7 @@
 """The items: ids, titles, and attributes with the scaling under which distances are taken."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -114,22 +114,18 @@ class Catalogue:
         places = self.index(ids)
         return np.extract(places >= 0, places)
 
-    def mask(
-        self, allowed: Iterable[str | int] | None, blocked: Iterable[str | int] = ()
-    ) -> Bool[np.ndarray, "items"] | None:
+    def mask(self, allowed: Any, blocked: Any = ()) -> Bool[np.ndarray, "items"] | None:
         """The items of some ids without those of others, ids that are not here passed over; None: all.
 
         Raises:
             CatalogueError: none is left; or one id is given, not several.
         """
-        if isinstance(allowed, str | int) or isinstance(blocked, str | int):
-            raise CatalogueError("one id is found where several are expected; give a list of item ids")
-        blocked = list(blocked)
-        if allowed is None and not blocked:
+        permitted, without = None if allowed is None else _several(allowed), _several(blocked)
+        if permitted is None and not without:
             return None
-        mask = np.full(len(self), allowed is None)
-        mask[self.held(list(allowed or ()))] = True
-        mask[self.held(blocked)] = False
+        mask = np.full(len(self), permitted is None)
+        mask[self.held(permitted or [])] = True
+        mask[self.held(without)] = False
         if not mask.any():
             raise CatalogueError("no item of the catalogue is allowed and not blocked; nothing can be recommended")
         return mask
@@ -158,3 +154,13 @@ class Catalogue:
             name: {"mean": float(column.mean()), "sd": float(column.std())}
             for name, column in zip(self.names, values.T, strict=True)
         }
+
+
+def _several(ids: Any) -> list[str]:
+    """Ids that somebody gives (a list, a series, an array), as texts; one alone is a mistake."""
+    try:
+        if not isinstance(ids, str):
+            return [as_text(one) for one in ids]
+    except TypeError:
+        pass
+    raise CatalogueError(f"{ids!r} is found where several ids are expected; give a list of item ids")

@@ -54,8 +54,8 @@ class Recommender:
             k: number of items.
             seen: whether items of the history may be recommended; None: as `evaluation.seen` of the setup says.
             context: numbers about the situation, by name.
-            allowed: ids of the items that may be recommended; None for all.
-            blocked: ids of items that may not.
+            allowed: ids of the items that may be recommended; None for all. Unknown ids are passed over.
+            blocked: ids of items that may not; the same.
             rng: draws the items among those that match the proposal; None takes the nearest.
 
         Raises:
