@@ -242,6 +242,15 @@ def test_an_attribute_with_one_value_is_left_out_unless_it_is_named(file) -> Non
     assert import_files([log], items, Options(attributes=["same"])).items.columns[2:] == ["same"]
 
 
+def test_item_columns_that_attributes_does_not_name_are_told(file) -> None:
+    log, items = file("log.csv", CSV), file("items.csv", "item,title,genre,tempo\né,x,a|b,5\nb,y,a,6\nc,z,b,7\n")
+    tables = import_files([log], items, Options(attributes=["genre"]))
+    assert tables.items.columns[2:] == ["a", "b"]
+    assert "item columns left out, since --attributes names others: tempo" in tables.notes
+    for chosen in (["genre", "tempo"], []):
+        assert not any("left out" in note for note in import_files([log], items, Options(attributes=chosen)).notes)
+
+
 def test_arrow_files_are_read(tmp_path: Path) -> None:
     pl.DataFrame({"user": [1, 2], "item": ["a", "b"]}).write_ipc(tmp_path / "a.arrow")
     assert pairs(import_files([tmp_path / "a.arrow"])) == [(1, "a"), (2, "b")]

@@ -55,6 +55,8 @@ def item_table(
             )
     else:
         chosen = [exact(raw.columns, name, "--attributes", where) for name in attributes]
+        if chosen and (left := [name for name in others if name not in chosen]):
+            notes.append(f"item columns left out, since --attributes names others: {some(left)}")
     columns: list[pl.Series] = []
     for name in dict.fromkeys(chosen):
         if name in found:
