@@ -74,6 +74,21 @@ def begun(folder: Path) -> list[float]:
     return [float(json.loads(one.read_text())) for one in sorted(folder.glob("*.json")) if one.stat().st_size]
 
 
+def test_a_lost_trial_keeps_its_place_until_it_is_put_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna fails it and puts it up in two steps; whoever looks in between would begin another one."""
+    kept = study.open_study(f"sqlite:///{tmp_path / 'study.db'}", {})
+    trial = kept.ask()
+    assert study.under_way(kept, 1.0) == 1
+    kept._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+    assert study.under_way(kept, 1.0) == 1
+    monkeypatch.setattr(study, "GRACE", -1)
+    assert study.under_way(kept, 1.0) == 0  # whoever failed it was killed as well
+    monkeypatch.undo()
+    optuna.storages.RetryHeartbeatStaleTrialCallback()(kept, kept.get_trials()[0])
+    assert study.under_way(kept, 1.0) == 0
+    assert kept.get_trials()[kept.ask().number].system_attrs["failed_trial"] == trial.number
+
+
 def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp_path: Path) -> None:
     folder = tmp_path / "begun"
     folder.mkdir()

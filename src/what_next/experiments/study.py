@@ -143,11 +143,18 @@ def _is_journal(path: Path) -> bool:
 def under_way(study: "optuna.Study", seconds: float) -> int:
     """How many trials other processes are at; those that gave no sign of life for long are set free.
 
-    Behind a gRPC proxy nobody gives one: what began so long ago that it must have ended is not waited for.
+    Behind a gRPC proxy nobody gives one: what began so long ago that it must have ended is not waited for. A trial that
+    another process has just found lost counts, too, until it is put up again: between these two steps, its place must
+    not go to another trial.
     """
     import optuna
 
     optuna.storages.fail_stale_trials(study)
-    oldest = datetime.now() - timedelta(seconds=2 * seconds + GRACE)
-    running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-    return sum(one.datetime_start is None or one.datetime_start > oldest for one in running)
+    trials, now, state = study.get_trials(deepcopy=False), datetime.now(), optuna.trial.TrialState
+    oldest, recent = now - timedelta(seconds=2 * seconds + GRACE), now - timedelta(seconds=GRACE)
+    running = [one for one in trials if one.state == state.RUNNING]
+    again = {one.system_attrs.get("failed_trial") for one in trials}
+    lost = [one for one in trials if one.state == state.FAIL and one.number not in again]
+    return sum(one.datetime_start is None or one.datetime_start > oldest for one in running) + sum(
+        "seconds" not in one.user_attrs and (one.datetime_complete or oldest) > recent for one in lost
+    )
