@@ -203,7 +203,7 @@ def test_processes_that_disagree_are_told_so_once(log_file: Path, tmp_path: Path
         "what-next: process 1 of 2 has another dim than the first; start all of them with the same setup, data and "
         "release"
     ]
-    assert [(tmp_path / f"code{rank}").read_text().strip() for rank in range(2)] == ["2", "2"]
+    assert [(tmp_path / f"code{rank}").read_text().strip() for rank in range(2)] == ["2", "2"], done.stderr
     assert not (tmp_path / "agent.safetensors").exists()
 
 

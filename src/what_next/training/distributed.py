@@ -334,8 +334,9 @@ def launched() -> Iterator[Ranks]:
     except Refused as error:
         if not ranks.rank:
             print(f"what-next: {error}", file=sys.stderr, flush=True)
-        dist.barrier()  # torchrun ends the others as soon as one has ended
-        raise SystemExit(2) from None
+        with suppress(RuntimeError):  # torchrun ends the others as soon as one has ended
+            dist.barrier()
+        os._exit(2)  # nothing began; at a usual end PyTorch 2.15 aborts now and then, which is 134
     finally:
         dist.destroy_process_group()
 
