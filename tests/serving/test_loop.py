@@ -526,10 +526,10 @@ def test_erased_users_do_not_make_a_step_count_anew(
 
 
 def test_the_highest_number_of_an_answer_outlives_it(store: Store) -> None:
-    assert evidence.given(store) == 0
+    assert evidence.highest_number(store) == 0
     answered(store, 3)
     store.commit([EraseUser("anna")])
-    assert (evidence.given(store), evidence.last_answer(store)) == (3, 0)
+    assert (evidence.highest_number(store), evidence.last_answer(store)) == (3, 0)
 
 
 def test_what_turns_out_worse_is_rolled_back(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

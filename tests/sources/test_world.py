@@ -90,11 +90,17 @@ class TestHowManyUsers:
         ],
     )
     def test_it_follows_from_the_slates_to_learn_from(self, algorithm: Algorithm, steps: int, users: int) -> None:
-        source, _ = playing(algorithm, Detour(), world={"name": "detour", "window": 8, "steps": steps})
+        world = {"name": "detour", "window": 8, "steps": steps, "explore": 0}
+        source, _ = playing(algorithm, Detour(), world=world)
         assert source.users == users
         known, (reason,) = source.chosen
         assert known == {"world.users": users}
         assert reason.startswith(f"world.users {users:,}: an experience is {users * source.window:,} slates")
+
+    def test_slates_that_explore_are_not_learned_from(self) -> None:
+        world = {"name": "detour", "window": 8, "steps": 600_000, "explore": 300_000}
+        source, _ = playing(A2c(), Detour(), world=world, inputs={"items": "learned"})
+        assert source.users == 50  # 300,000 / (750 * 8)
 
     def test_the_setup_goes_before(self) -> None:
         source, _ = playing(A2c(), Detour(), world={"name": "detour", "users": 7, "steps": 600_000})
@@ -102,7 +108,7 @@ class TestHowManyUsers:
         assert source.chosen == ({}, ())
 
     def test_what_replays_has_experiences_enough(self) -> None:
-        settings = setup_for(Slateq(), world={"name": "detour", "window": 8, "steps": 40_000})
+        settings = setup_for(Slateq(), world={"name": "detour", "window": 8, "steps": 40_000, "explore": 0})
         world = Detour()
         assert ReplaySource(state_in(world, settings), world).users == 100  # 40,000 / (50 * 8)
 

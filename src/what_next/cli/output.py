@@ -61,10 +61,10 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
 
 def _told(error: Exception) -> str | None:
     """What to say of a mistake of the user's, or of a machine that is too small; None: it is our own."""
-    text = str(error)
     if isinstance(error, WhatNextError):
         error.in_python = False
         return str(error)
+    text = str(error)
     if isinstance(error, NotFinite):
         return f"the model cannot be used: {error}; it is damaged, or its training diverged; train again"
     if "Symlink loop" in text:  # an OSError from Python 3.13 on

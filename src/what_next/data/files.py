@@ -139,11 +139,9 @@ def _written_beside(path: Path, content: Writer | bytes, private: bool) -> Path:
         with Path(name).open("wb") as file:  # some libraries write to the name, not to the file
             file.write(content) if isinstance(content, bytes) else content(file)
         sync(Path(name))
-        if private:  # as mkstemp makes them
-            pass
-        elif path.exists():
+        if not private and path.exists():
             shutil.copymode(path, name)
-        else:
+        elif not private:  # else as mkstemp makes them
             mask = os.umask(0)
             os.umask(mask)
             Path(name).chmod(0o666 & ~mask)

@@ -324,7 +324,7 @@ class WorldSource(Source):
 
     def _affordable_users(self) -> int:
         """As many as leave the run experiences enough to learn from."""
-        return int(np.clip(self.setup.world.steps / (self.window * self._fewest), *USERS))
+        return int(np.clip(self.horizon / (self.window * self._fewest), *USERS))
 
     @property
     def _fewest(self) -> float:
@@ -337,7 +337,7 @@ class WorldSource(Source):
         """How many users are acted on at once."""
         if self.setup.world.users is not None:
             return {}, ()
-        slates, experience = self.setup.world.steps, self.users * self.window
+        slates, experience = self.horizon, self.users * self.window
         return {"world.users": self.users}, [
             f"world.users {self.users:,}: an experience is {experience:,} slates, so that {slates:,} are "
             f"{slates / experience:,.0f} experiences; `world.users` sets another"

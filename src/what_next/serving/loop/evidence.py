@@ -19,7 +19,7 @@ UNSEEN = select(func.count()).where(
     SHOWN.number > bindparam("since"), SHOWN.shown.is_(False), SHOWN.version == bindparam("version")
 )
 LAST = select(func.coalesce(func.max(SHOWN.number), 0))
-GIVEN = {
+HIGHEST = {
     True: text("SELECT seq FROM sqlite_sequence WHERE name = 'impressions'"),
     False: text("SELECT pg_sequence_last_value(pg_get_serial_sequence('impressions', 'number')::regclass)"),
 }
@@ -41,10 +41,10 @@ def last_answer(store: Store) -> int:
     return int(store.fetch(LAST)[0][0])
 
 
-def given(store: Store) -> int:
+def highest_number(store: Store) -> int:
     """The highest number that an answer of the store ever had: it falls where an earlier store is restored, and stays
     where users are erased."""
-    found = store.fetch(GIVEN[store.backend.sqlite])
+    found = store.fetch(HIGHEST[store.backend.sqlite])
     return int(found[0][0] or 0) if found else 0
 
 

@@ -226,10 +226,10 @@ class Loop:
 
     def _overtaken(self, current: LoopRound) -> Done | None:
         """The end of a round whose candidate is tried against a version that is deployed no longer."""
-        deployed, facts = self.store.deployments(), current.facts
-        if current.step not in ("shadow", "canary", "promote") or not deployed:
+        if current.step not in ("shadow", "canary", "promote"):
             return None
-        if (now := deployed[-1].version) in (facts["current"], facts["version"]):
+        deployed, facts = self.store.deployments(), current.facts
+        if not deployed or (now := deployed[-1].version) in (facts["current"], facts["version"]):
             return None
         return Done(f"refused: {now} was deployed meanwhile, and not by this loop", None, {}, "refused")
 
@@ -413,7 +413,7 @@ class Loop:
     def _mind_the_store(self) -> None:
         """Where an earlier store was restored, what counts from an answer would wait for too long: it counts anew."""
         numbers, current = self.journal.numbers(), self._current()
-        given, happened = evidence.given(self.store), evidence.happened(self.store)
+        given, happened = evidence.highest_number(self.store), evidence.happened(self.store)
         most = {"exported": happened, "last": given, "since": given}
         if lower := {name: top for name, top in most.items() if numbers.get(name, 0) > top}:
             self.journal.measure(**lower)  # where users were erased, there is less to learn from, too
