@@ -86,7 +86,12 @@ def test_a_lost_trial_keeps_its_place_until_it_is_put_up_again(tmp_path: Path, m
     monkeypatch.undo()
     optuna.storages.RetryHeartbeatStaleTrialCallback()(kept, kept.get_trials()[0])
     assert study.under_way(kept, 1.0) == 0
-    assert kept.get_trials()[kept.ask().number].system_attrs["failed_trial"] == trial.number
+    again = kept.ask()
+    assert kept.get_trials()[again.number].system_attrs["failed_trial"] == trial.number
+    kept._storage.set_trial_state_values(again._trial_id, optuna.trial.TrialState.FAIL)
+    assert study.under_way(kept, 1.0) == 1  # lost a second time
+    optuna.storages.RetryHeartbeatStaleTrialCallback()(kept, kept.get_trials()[again.number])
+    assert study.under_way(kept, 1.0) == 0
 
 
 def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp_path: Path) -> None:

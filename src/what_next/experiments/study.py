@@ -153,7 +153,7 @@ def under_way(study: "optuna.Study", seconds: float) -> int:
     trials, now, state = study.get_trials(deepcopy=False), datetime.now(), optuna.trial.TrialState
     oldest, recent = now - timedelta(seconds=2 * seconds + GRACE), now - timedelta(seconds=GRACE)
     running = [one for one in trials if one.state == state.RUNNING]
-    again = {one.system_attrs.get("failed_trial") for one in trials}
+    again = {number for one in trials for number in one.system_attrs.get("retry_history", ())}
     lost = [one for one in trials if one.state == state.FAIL and one.number not in again]
     return sum(one.datetime_start is None or one.datetime_start > oldest for one in running) + sum(
         "seconds" not in one.user_attrs and (one.datetime_complete or oldest) > recent for one in lost
