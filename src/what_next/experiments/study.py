@@ -140,21 +140,38 @@ def _is_journal(path: Path) -> bool:
         return False
 
 
-def under_way(study: "optuna.Study", seconds: float) -> int:
-    """How many trials other processes are at; those that gave no sign of life for long are set free.
+def with_a_place(study: "optuna.Study", seconds: float, waiting: bool = False) -> "list[optuna.trial.FrozenTrial]":
+    """The trials that are judged or under way, or `waiting`; those that gave no sign of life for long are set free.
 
-    Behind a gRPC proxy nobody gives one: what began so long ago that it must have ended is not waited for. A trial that
-    another process has just found lost counts, too, until it is put up again: between these two steps, its place must
-    not go to another trial.
+    Behind a gRPC proxy nobody gives one: what began so long ago that it must have ended has no place. A trial that
+    another process has just found lost keeps its own until it is put up again: between these two steps, it must not go
+    to another trial.
     """
     import optuna
 
     optuna.storages.fail_stale_trials(study)
     trials, now, state = study.get_trials(deepcopy=False), datetime.now(), optuna.trial.TrialState
     oldest, recent = now - timedelta(seconds=2 * seconds + GRACE), now - timedelta(seconds=GRACE)
-    running = [one for one in trials if one.state == state.RUNNING]
     again = {number for one in trials for number in one.system_attrs.get("retry_history", ())}
-    lost = [one for one in trials if one.state == state.FAIL and one.number not in again]
-    return sum(one.datetime_start is None or one.datetime_start > oldest for one in running) + sum(
-        "seconds" not in one.user_attrs and (one.datetime_complete or oldest) > recent for one in lost
-    )
+
+    def has_a_place(trial: "optuna.trial.FrozenTrial") -> bool:
+        if trial.state == state.RUNNING:
+            return trial.datetime_start is None or trial.datetime_start > oldest
+        if trial.state == state.FAIL:
+            lost = trial.number not in again and "seconds" not in trial.user_attrs
+            return lost and (trial.datetime_complete or oldest) > recent
+        return waiting or bool(trial.state != state.WAITING)
+
+    return [one for one in trials if has_a_place(one)]
+
+
+def is_too_many(study: "optuna.Study", number: int, most: int, seconds: float) -> bool:
+    """Whether a trial that was just begun has no place, since processes that asked at the same time came first.
+
+    A trial that was put up again has the place of the one that was lost.
+    """
+    first = {
+        one.number: min([one.number, *one.system_attrs.get("retry_history", ())])
+        for one in with_a_place(study, seconds, waiting=True)
+    }
+    return sum(one < first.get(number, number) for one in first.values()) >= most

@@ -13,7 +13,7 @@ import numpy as np
 from what_next.agent import Agent
 from what_next.environment import Environment
 from what_next.errors import DataError, SetupError, TrainingError
-from what_next.experiments.study import is_shared, open_study, shown, under_way
+from what_next.experiments.study import is_shared, is_too_many, open_study, shown, with_a_place
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -136,11 +136,12 @@ def tune(
     kept = open_study(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
     place, stopped = shown(path), False
     while len(judged := _judged(kept)) < trials and not stopped:
-        if is_shared(path) and len(judged) + under_way(kept, seconds) >= trials:
+        if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
             time.sleep(WAIT)  # others have the last ones; one of them may be killed
             continue
         _prepare(kept, setup, len(judged), shared=is_shared(path), prune=prune)
-        number = _try(kept, setup, state, seconds, shared=is_shared(path), pruned=prune is not None)
+        most = trials if is_shared(path) else None
+        number = _try(kept, setup, state, seconds, most, pruned=prune is not None)
         stopped = number is None
         if not stopped:
             found = Tuned(place, setup.monitored, tuple(_judged(kept)), False)
@@ -244,16 +245,26 @@ def _prepare(study: "optuna.Study", setup: Setup, judged: int, *, shared: bool, 
         study.pruner = optuna.pruners.HyperbandPruner(max_resource=setup.passes or "auto")
 
 
+class _TooManyError(Exception):
+    """Other processes have the last trials."""
+
+
 def _try(
-    study: "optuna.Study", setup: Setup, state: State, seconds: float, *, shared: bool, pruned: bool
+    study: "optuna.Study", setup: Setup, state: State, seconds: float, most: int | None, *, pruned: bool
 ) -> int | None:
-    """Take the next trial, train and judge it, and tell the study; its number, or None where an interrupt ended it."""
+    """Take the next trial, train and judge it, and tell the study; its number, or None where an interrupt ended it.
+
+    `most`: trials in all of a study that several processes share.
+    """
     import optuna
 
     asked: list[optuna.Trial] = []
 
     def objective(trial: optuna.Trial) -> float:
         asked.append(trial)
+        if most is not None and is_too_many(study, trial.number, most, seconds):
+            trial.set_user_attr("seconds", 0.0)
+            raise _TooManyError
         settings = {name: _suggested(trial, name, where) for name, where in search_space(setup).items()}
         start = time.perf_counter()
         try:
@@ -269,14 +280,14 @@ def _try(
         return score
 
     try:
-        study.optimize(objective, n_trials=1)
+        study.optimize(objective, n_trials=1, catch=_TooManyError)
     except KeyboardInterrupt:
-        if shared and asked:  # others go on: it is theirs
+        if most is not None and asked:  # others go on: it is theirs
             study.enqueue_trial(asked[0].params)
         return None
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
         late = isinstance(error, optuna.exceptions.UpdateFinishedTrialError) or "Cannot tell" in str(error)
-        if not (shared and late):  # late: it gave no sign of life for so long that another process took it up
+        if most is None or not late:  # late: it gave no sign of life for so long that another process took it up
             raise
     return asked[0].number
 
