@@ -156,11 +156,11 @@ def with_a_place(study: "optuna.Study", seconds: float, waiting: bool = False) -
 
     def has_a_place(trial: "optuna.trial.FrozenTrial") -> bool:
         if trial.state == state.RUNNING:
-            return trial.datetime_start is None or trial.datetime_start > oldest
+            return (trial.datetime_start or now) > oldest
         if trial.state == state.FAIL:
             lost = trial.number not in again and "seconds" not in trial.user_attrs
             return lost and (trial.datetime_complete or oldest) > recent
-        return waiting or bool(trial.state != state.WAITING)
+        return waiting or trial.state != state.WAITING
 
     return [one for one in trials if has_a_place(one)]
 
@@ -170,7 +170,7 @@ def is_too_many(study: "optuna.Study", number: int, most: int, seconds: float) -
 
     A trial that was put up again has the place of the one that was lost.
     """
-    first = {
+    first: dict[int, int] = {
         one.number: min([one.number, *one.system_attrs.get("retry_history", ())])
         for one in with_a_place(study, seconds, waiting=True)
     }
