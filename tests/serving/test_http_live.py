@@ -132,7 +132,7 @@ def test_a_place_of_the_store_that_is_no_url_is_one_message_and_exit_code_2(
         assert (code, "WHAT_NEXT_STORE is no URL" in told, "sqlite:///PATH" in told) == (2, True, True)
     assert sorted(tmp_path.iterdir()) == before
     monkeypatch.setenv("WHAT_NEXT_STORE", f"sqlite:///{tmp_path / 'there.sqlite'}")
-    assert json.loads(run("key", "list", tmp_path / "setup.txt", "--json")[1]) == {"keys": []}
+    assert run("key", "add", tmp_path / "setup.txt", "--name", "a", "--role", "read")[0] == 0
     assert (tmp_path / "there.sqlite").is_file()
 
 

@@ -23,6 +23,7 @@ from what_next.serving.store import (
     WithdrawItem,
     Writer,
     backend,
+    tables,
 )
 
 from .postgres import Postgres
@@ -264,6 +265,70 @@ def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(plac
     assert [(one.recommendation_id, one.items) for one in impressions_of(store, "anna")] == [("r1", ("i1",))]
     assert rows(store, "SELECT withdrawn FROM impressions") == [(0,)]
     assert store.commit([WithdrawItem("i1"), events(0)]) == [True, EventsAdded(1, 0)]
+    store.close()
+
+
+def test_what_later_versions_keep_goes_where_an_older_back_up_was_put_over_it(place: str) -> None:
+    store = Store.open(place)
+    store.commit([WithdrawItem("i1")])
+    with store.backend.engine.begin() as link:  # as pg_restore --clean leaves it: the dump knows no such table
+        link.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    store.close()
+    store = Store.open(place)
+    assert store.withdrawals_after(0) == []
+    store.close()
+
+
+VERSION = "CREATE TABLE alembic_version (version_num text); INSERT INTO alembic_version VALUES "
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        "CREATE TABLE users (id int, email text); CREATE TABLE events (id int); CREATE TABLE orders (id int)",
+        f"{VERSION} ('0001'); CREATE TABLE items (sku text); CREATE TABLE keys (id int)",
+        f"{VERSION} ('abc123def'); CREATE TABLE users (user_id text); CREATE TABLE meta (name text)",
+        "CREATE TABLE orders (id int); CREATE VIEW events AS SELECT id FROM orders",
+    ],
+)
+def test_a_database_of_another_program_is_refused_and_stays_as_it_was(place: str, others: str) -> None:
+    store = Store(backend.connect(place))
+    with store.backend.engine.begin() as link:
+        for statement in others.split(";"):
+            link.exec_driver_sql(statement)
+    before = schema_of(store)
+    with pytest.raises(
+        StoreError, match=r"tables of another program \((alembic_version|events).*\); nothing was changed"
+    ):
+        Store.open(place)
+    assert schema_of(store) == before
+    if store.backend.sqlite:
+        assert rows(store, "PRAGMA journal_mode") == [("delete",)]
+    store.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_is_not_kept_in_utf8_is_refused(postgres_server: Postgres, encoding: str) -> None:
+    name = encoding.lower()
+    postgres_server.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(StoreError, match=f"{name}.*: keeps texts in {encoding}, .*; make .* ENCODING 'UTF8' TEMPLATE"):
+        Store.open(postgres_server.url(name))
+
+
+def test_who_reads_makes_no_store(place: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no such store; serve first"):
+        Store.open(place, make=False)
+    assert list(tmp_path.iterdir()) == []
+    store = Store.open(place)
+    schema = schema_of(store)
+    assert schema
+    Store.open(place, make=False).close()
+    with store.backend.engine.begin() as link:
+        for table in reversed(tables.metadata.sorted_tables):
+            table.drop(link)
+    with pytest.raises(StoreError, match=r"no such store; serve first"):
+        Store.open(place, make=False)
+    assert schema_of(store) == {}
     store.close()
 
 

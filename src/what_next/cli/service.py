@@ -14,7 +14,7 @@ from rich.table import Table
 
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of
 from what_next.cli.output import answer, emit, note
-from what_next.errors import DataError, Plain, SetupError, StoreError
+from what_next.errors import DataError, Plain, SetupError
 
 if TYPE_CHECKING:
     from what_next.data import Catalogue
@@ -37,10 +37,7 @@ def opened(setup: "Setup") -> Iterator["Store"]:
     """The store of a setup; a `StoreError` where it is not there, or cannot be opened."""
     from what_next.serving.store import Store, store_of
 
-    place = store_of(setup)
-    if isinstance(place, Path) and not place.is_file():
-        raise StoreError(f"{place}: no such store; serve first (what-next serve), or name it with server.store")
-    with closing(Store.open(place)) as store:
+    with closing(Store.open(store_of(setup), make=False)) as store:
         yield store
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -246,9 +246,10 @@ def connect(place: str | Path) -> Backend:
         except ImportError:
             raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
         reader = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **options)
-        prepare, where = _patient, url.render_as_string(hide_password=True)
+        where = url.render_as_string(hide_password=True)
+        prepare = partial(_patient, where)
     for one in (engine, reader):
-        sa.event.listen(one, "connect", prepare)
+        sa.event.listen(one, "connect", prepare, insert=True)  # before SQLAlchemy itself asks the server anything
     return Backend(where, engine, reader)
 
 
@@ -329,8 +330,17 @@ def _file(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _patient(connection: Any, record: object) -> None:
-    """Settings of each connection: a commit is on the disk when it returns, and nothing waits for ever."""
+def _patient(where: str, connection: Any, record: object) -> None:
+    """Settings of each connection: a commit is on the disk when it returns, and nothing waits for ever.
+
+    Raises:
+        StoreError: the database cannot hold the characters of all languages.
+    """
+    if (encoding := connection.info.parameter_status("server_encoding")) not in ("UTF8", None):
+        raise StoreError(
+            f"{where}: keeps texts in {encoding}, which cannot hold every language; make a database with "
+            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
     before = connection.autocommit
     connection.autocommit = True
     connection.execute(

@@ -99,19 +99,20 @@ class Store:
         self.scrubber = Scrubber(backend, clock)
 
     @classmethod
-    def open(cls, place: str | Path, *, clock: Callable[[], int] = now) -> "Store":
+    def open(cls, place: str | Path, *, make: bool = True, clock: Callable[[], int] = now) -> "Store":
         """The store at a path (SQLite), or a URL (`sqlite:///PATH`, `postgresql://USER:PASSWORD@HOST/DATABASE`).
 
         Args:
-            place: where it is; a SQLite file is made where there is none.
+            place: where it is.
+            make: whether it is made where there is none, and so is its SQLite file.
             clock: tells the time, in microseconds since 1970 UTC.
 
         Raises:
-            StoreError: it cannot be opened, or is of a newer version.
+            StoreError: it cannot be opened, is of a newer version, or is not there; or another program's tables are.
         """
         backend = connect(place)
         try:
-            migrate(backend)
+            migrate(backend, make)
             return cls(backend, clock)
         except BaseException:
             backend.close()
