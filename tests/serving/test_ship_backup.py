@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -31,7 +32,7 @@ from what_next.cli.app import main
 from what_next.cli.service import restore as command
 from what_next.serving.backup import SUMS, back_up, restore
 from what_next.serving.engine.versions import _digest, keep, sha256, versions_folder
-from what_next.serving.store import AddEvents, EventRow, Store
+from what_next.serving.store import AddEvents, EventRow, Store, WithdrawItem
 
 
 def read(folder: Path) -> Setup:
@@ -396,30 +397,130 @@ class TestBackUp:
             back_up(backup / "setup.txt", read(backup), tmp_path / "file")
 
 
-def test_a_store_in_postgresql_is_backed_up_and_restored(
-    postgres_server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def database(postgres_server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Makes a new database and names it as the place of the store, in `tmp_path`."""
     served(tmp_path, import_data=False)
-    urls = []
-    for name in ("ship_from", "ship_to"):
-        postgres_server.sql(f"CREATE DATABASE {name}")
-        urls.append(postgres_server.url(name))
     monkeypatch.setenv("PG_BIN", str(postgres_server.programs))
-    filled(urls[0], "kept")
-    monkeypatch.setenv("WHAT_NEXT_STORE", urls[0])
-    backup = back_up(tmp_path / "setup.txt", read(tmp_path), tmp_path / "backups")
-    filled(urls[1], "other")
-    monkeypatch.setenv("WHAT_NEXT_STORE", urls[1])
-    with pytest.raises(StoreError, match="holds a store already; nothing was changed; give --replace"):
-        restore(read(tmp_path), backup)
-    running = Store.open(urls[1])
-    running.events_of("u1")
-    with pytest.raises(StoreError, match="nothing was changed; stop the service first"):
+
+    def make() -> str:
+        name = f"ship_{uuid4().hex}"
+        postgres_server.sql(f"CREATE DATABASE {name}")
+        monkeypatch.setenv("WHAT_NEXT_STORE", postgres_server.url(name))
+        return name
+
+    return make
+
+
+def backed_up(folder: Path) -> Path:
+    made = back_up(folder / "setup.txt", read(folder), folder / "backups")
+    return made.rename(made.with_name(uuid4().hex))  # two may be made in one second
+
+
+class TestPostgreSQL:
+    def test_a_store_is_backed_up_and_restored(
+        self,
+        postgres_server: Postgres,
+        database: Callable[[], str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        filled(postgres_server.url(database()), "kept")
+        backup = backed_up(tmp_path)
+        url = postgres_server.url(database())
+        filled(url, "other")
+        with pytest.raises(StoreError, match="holds a store already; nothing was changed; give --replace"):
+            restore(read(tmp_path), backup)
+        running = Store.open(url)
+        running.events_of("u1")
+        with pytest.raises(StoreError, match="nothing was changed; stop the service first"):
+            restore(read(tmp_path), backup, replace=True)
+        running.close()
+        assert held(url) == ["other"]
         restore(read(tmp_path), backup, replace=True)
-    running.close()
-    assert held(urls[1]) == ["other"]
-    restore(read(tmp_path), backup, replace=True)
-    assert held(urls[1]) == ["kept"]
-    monkeypatch.setenv("PG_BIN", str(tmp_path))
-    with pytest.raises(StoreError, match=r"pg_dump: cannot be run .* name their folder by PG_BIN"):
-        back_up(tmp_path / "setup.txt", read(tmp_path), tmp_path / "backups")
+        assert held(url) == ["kept"]
+        monkeypatch.setenv("PG_BIN", str(tmp_path))
+        with pytest.raises(StoreError, match=r"pg_dump: cannot be run .* name their folder by PG_BIN"):
+            backed_up(tmp_path)
+
+    def test_tables_of_other_programs_are_neither_kept_nor_replaced(
+        self, postgres_server: Postgres, database: Callable[[], str], tmp_path: Path
+    ) -> None:
+        name = database()
+        filled(postgres_server.url(name), "kept")
+        postgres_server.sql("CREATE TABLE orders (id int)", name)
+        backup = backed_up(tmp_path)
+        postgres_server.sql("INSERT INTO orders VALUES (1)", name)
+        restore(read(tmp_path), backup, replace=True)
+        assert postgres_server.sql("SELECT id FROM orders", name).split() == ["1"]
+        postgres_server.sql(
+            "CREATE TABLE events (id int, what text); CREATE TABLE items (sku text)", name := database()
+        )
+        for replace in (False, True):
+            with pytest.raises(StoreError, match=r"tables of another program \(events, items\); nothing was changed"):
+                restore(read(tmp_path), backup, replace)
+        with pytest.raises(StoreError, match="tables of another program"):
+            backed_up(tmp_path)
+        assert postgres_server.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", name).split() == ["2"]
+
+    def test_what_is_no_store_is_neither_backed_up_nor_restored(
+        self, postgres_server: Postgres, database: Callable[[], str], tmp_path: Path
+    ) -> None:
+        name = database()
+        with pytest.raises(StoreError, match="no such store; serve first"):
+            backed_up(tmp_path)
+        assert list((tmp_path / "backups").iterdir()) == []
+        filled(postgres_server.url(name), "there")
+        others, newer = database(), database()
+        postgres_server.sql("CREATE TABLE mine (x int)", others)
+        filled(postgres_server.url(newer), "newer")
+        postgres_server.sql("UPDATE alembic_version SET version_num = '0009'", newer)
+        with pytest.raises(StoreError, match="version 0009, newer than"):
+            backed_up(tmp_path)
+        url = postgres_server.url(database())
+        filled(url, "there")
+        odd = backed_up(tmp_path)
+        dump = [str(postgres_server.programs / "pg_dump"), "--format=custom", f"--file={odd / 'store.dump'}"]
+        for source, reason in ((others, "is no store"), (newer, "is of version 0009, and .* is the newest known")):
+            subprocess.run([*dump, f"--dbname={postgres_server.url(source)}"], check=True)
+            summed(odd)
+            with pytest.raises(StoreError, match=f"{reason}.*; nothing was changed; take another back-up$"):
+                restore(read(tmp_path), odd, replace=True)
+        text("store.dump")(odd)
+        summed(odd)
+        with pytest.raises(StoreError, match=r"pg_restore: .*; nothing was changed; take another back-up$"):
+            restore(read(tmp_path), odd, replace=True)
+        assert held(url) == ["there"]
+
+    def test_an_older_back_up_leaves_nothing_of_what_later_versions_keep(
+        self, postgres_server: Postgres, database: Callable[[], str], tmp_path: Path
+    ) -> None:
+        url = postgres_server.url(name := database())
+        filled(url, "kept")
+        postgres_server.sql("DROP TABLE withdrawals; UPDATE alembic_version SET version_num = '0001'", name)
+        backup = backed_up(tmp_path)
+        store = Store.open(url)
+        assert store.put(WithdrawItem("i1"))
+        store.close()
+        restore(read(tmp_path), backup, replace=True)
+        assert (
+            postgres_server.sql("SELECT version_num, to_regclass('withdrawals') FROM alembic_version", name)
+            == "0001|\n"
+        )
+        assert held(url) == ["kept"]
+
+    def test_a_failure_says_what_became_of_what_was_asked_for(
+        self, postgres_server: Postgres, database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = postgres_server.url(name := database())
+        filled(url, "there")
+        backup = backed_up(tmp_path)
+        postgres_server.sql("CREATE VIEW seen AS SELECT * FROM impressions", name)
+        with pytest.raises(StoreError, match=r"pg_restore: .* depend.*; the database is as it was$"):
+            restore(read(tmp_path), backup, replace=True)
+        assert held(url) == ["there"]
+        (tmp_path / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump: error: no room' >&2; exit 1\n")
+        (tmp_path / "pg_dump").chmod(0o755)
+        monkeypatch.setenv("PG_BIN", str(tmp_path))
+        with pytest.raises(StoreError, match=r"^pg_dump: error: no room; no back-up was made$"):
+            backed_up(tmp_path)

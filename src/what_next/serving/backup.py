@@ -18,7 +18,6 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import inspect
 from sqlalchemy.engine import URL
 
 from what_next.data.files import ASIDE, remove_stale, sync
@@ -26,7 +25,8 @@ from what_next.errors import ModelError, SaveError, StoreError, some
 from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, CRITIC, NAME, intact, sha256, versions_folder
 from what_next.serving.store import store_of
 from what_next.serving.store.backend import Backend, connect, is_damaged
-from what_next.serving.store.migrations import REVISIONS
+from what_next.serving.store.migrations import MARKS, REVISIONS, drop_later, known_version, missing, version_of
+from what_next.serving.store.tables import metadata
 from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path, critic_beside
 from what_next.training.card import card_path
@@ -136,11 +136,14 @@ def _put_back_file(setup: Setup, backend: Backend, kept: Path, replace: bool) ->
 
 def _put_back_tables(setup: Setup, backend: Backend, kept: Path, replace: bool) -> tuple[list[str], None]:
     """What is wrong with versions that were left out."""
+    version = check_dump(kept)
     there = _tables(backend, replace)
     damaged = unpack(setup, kept.with_name(MODELS))
-    words = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
-    clean = ("--clean", "--if-exists") if there else ()
-    _postgresql("pg_restore", backend.engine.url, (*words, *clean, str(kept)))
+    words = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
+    clean = ["--clean", "--if-exists"] if there else []
+    _postgresql("pg_restore", [*words, *clean, str(kept)], "the database is as it was", backend.engine.url)
+    with backend.explained(), backend.engine.begin() as link:
+        drop_later(link, version)
     return damaged, None
 
 
@@ -152,9 +155,13 @@ def _keep_store(setup: Setup, folder: Path) -> None:
     with closing(connect(store_of(setup))) as backend:
         if backend.sqlite:
             _copied(Path(str(backend.engine.url.database)), folder / SQLITE)
-        else:
-            words = ("--format=custom", "--no-owner", "--no-privileges", f"--file={folder / POSTGRESQL}")
-            _postgresql("pg_dump", backend.engine.url, words)
+        with backend.explained(), backend.reader.connect() as link:
+            if known_version(link, backend.where) is None:
+                raise missing(backend)
+        if not backend.sqlite:
+            words = ["--format=custom", "--no-owner", "--no-privileges", f"--file={folder / POSTGRESQL}"]
+            own = [f"--table={name}" for name in metadata.tables]  # whatever else is there belongs to others
+            _postgresql("pg_dump", [*words, *own], "no back-up was made", backend.engine.url)
 
 
 def _seal(folder: Path) -> None:
@@ -223,7 +230,7 @@ def _placed(kept: Path, file: Path) -> Path | None:
 def _tables(backend: Backend, replace: bool) -> bool:
     """Whether a PostgreSQL database holds a store; a `StoreError` where it is in the way, or others are connected."""
     with backend.explained(), backend.reader.connect() as link:
-        there = inspect(link).has_table("events")
+        there = version_of(link, backend.where) is not None
         others = link.exec_driver_sql(OTHERS).scalar_one()
     if there and not replace:
         raise StoreError(f"{backend.where}: holds a store already; nothing was changed; give --replace to replace it")
@@ -233,17 +240,20 @@ def _tables(backend: Backend, replace: bool) -> bool:
     return there
 
 
-def _postgresql(program: str, url: URL, words: Sequence[str]) -> None:
-    """Run a program of PostgreSQL; the password goes into its environment, since others see command lines."""
-    password = url.password or url.query.get("password")
-    shown = url.set(drivername="postgresql", password=None).difference_update_query(["password"])
-    command = [str(Path(os.environ.get("PG_BIN", "")) / program), *words]
-    known = os.environ | ({"PGPASSWORD": str(password)} if password else {})
+def _postgresql(program: str, words: Sequence[str], after: str, url: URL | None = None) -> str:
+    """Run a program of PostgreSQL, on a database where it works on one; returns what it printed.
+
+    The password goes into its environment, since others see command lines. `after` says what became of the task where
+    the program fails.
+    """
+    command, known = [str(Path(os.environ.get("PG_BIN", "")) / program), *words], dict(os.environ)
+    if url is not None:
+        shown = url.set(drivername="postgresql", password=None).difference_update_query(["password"])
+        command.append(f"--dbname={shown.render_as_string(hide_password=False)}")
+        if password := url.password or url.query.get("password"):
+            known["PGPASSWORD"] = str(password)
     try:
-        done = subprocess.run(
-            [*command, f"--dbname={shown.render_as_string(hide_password=False)}"],
-            env=known, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        done = subprocess.run(command, env=known, capture_output=True, text=True, errors="replace")
     except OSError as error:
         raise StoreError(
             f"{command[0]}: cannot be run ({error.strerror}); install PostgreSQL's client programs, no older than the "
@@ -251,7 +261,8 @@ def _postgresql(program: str, url: URL, words: Sequence[str]) -> None:
         ) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
-        raise StoreError(f"{reason}; the database is as it was")
+        raise StoreError(f"{reason}; {after}")
+    return done.stdout
 
 
 # The models in their archive
@@ -379,6 +390,18 @@ def check_store(file: Path) -> None:
             f"damaged ({found})" if found != "ok" else f"of version {version}, and {REVISIONS[-1]} is the newest known"
         )
         raise StoreError(f"{file}: is {reason}; {AGAIN}")
+
+
+def check_dump(file: Path) -> str:
+    """The version of the store that `pg_dump` wrote; a `StoreError` where it is none, or one of a newer version."""
+    listed = _postgresql("pg_restore", ["--list", str(file)], AGAIN)
+    rows = _postgresql("pg_restore", ["--data-only", "--table=alembic_version", "--file=-", str(file)], AGAIN)
+    version = re.search(r"^COPY \S*alembic_version \(version_num\) FROM stdin;\n(.*)$", rows, re.MULTILINE)
+    if version is None or not MARKS.keys() <= set(re.findall(r"^\d+; \d+ \d+ TABLE \S+ (\S+)", listed, re.MULTILINE)):
+        raise StoreError(f"{file}: is no store; {AGAIN}")
+    if version[1] not in REVISIONS:
+        raise StoreError(f"{file}: is of version {version[1]}, and {REVISIONS[-1]} is the newest known; {AGAIN}")
+    return version[1]
 
 
 def give_to_owner(path: Path, folder: Path) -> None:
