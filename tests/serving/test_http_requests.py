@@ -283,3 +283,4 @@ def test_items_whose_ids_no_request_may_hold_are_told() -> None:
     assert told.startswith(
         "3 items have ids that no request may hold (above 256 characters, or with control characters)"
     )
+    assert str(unnameable(pl.Series(["a\0"]), "users")).startswith("1 users have ids that no request may hold")

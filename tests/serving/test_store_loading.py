@@ -52,6 +52,23 @@ def test_histories_come_in_whole_and_in_order(store: Store) -> None:
     assert store.events_of("a")[-1].time == 50_000_000
 
 
+@pytest.mark.parametrize("odd", ["b\0", "\u00fc" * 2000])
+def test_ids_that_postgresql_cannot_hold_are_told_before_anything_is_in(store: Store, odd: str) -> None:
+    log = pl.DataFrame({"user_id": ["a", odd], "item_id": ["x", "y"]})
+    if store.backend.sqlite:
+        assert store.load_histories(Dataset.from_frame(log)) == 2
+        return
+    for dataset in (
+        Dataset.from_frame(log),
+        Dataset.from_frame(log.rename({"user_id": "item_id", "item_id": "user_id"})),
+    ):
+        with pytest.raises(
+            StoreError, match=r"1 (user|item) ids.*, such as '(b\\x00|\u00fc{40})'; rename them in the data"
+        ):
+            store.load_histories(dataset)
+        assert store.users() == []
+
+
 def test_a_second_time_adds_nothing(store: Store) -> None:
     store.load_histories(data())
     assert store.load_histories(data()) == 0

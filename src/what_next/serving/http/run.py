@@ -74,15 +74,16 @@ def listen(setup: Setup) -> socket.socket:
     return bound
 
 
-def unnameable(ids: pl.Series) -> str | None:
-    """What people are told where no event can name some items, since requests hold no such ids; None: all can be."""
+def unnameable(ids: pl.Series, kind: str = "items") -> str | None:
+    """What people are told where some items or users (`kind`) have ids that no request holds; None: none has."""
     texts = ids.cast(pl.String)  # they may be numbers, as those of the demonstration
     odd = texts.filter((texts.str.len_chars() > LONGEST_ID) | ~texts.str.contains(SEEN))
     if odd.is_empty():
         return None
+    so = {"items": "they are shown, and no event can name them", "users": "nobody can ask for them"}[kind]
     return (
-        f"{len(odd):,} items have ids that no request may hold (above {LONGEST_ID} characters, or with control "
-        f"characters), such as {odd[0][:40]!r}: they are shown, and no event can name them; rename them in the data"
+        f"{len(odd):,} {kind} have ids that no request may hold (above {LONGEST_ID} characters, or with control "
+        f"characters), such as {odd[0][:40]!r}: {so}; rename them in the data"
     )
 
 
@@ -145,11 +146,15 @@ class Opening:
         self._check_keys(parts.keys)
         if not parts.store.loaded and (dataset := dataset or self._dataset(parts.store)) is not None:
             parts.store.load_histories(dataset, self._progress)
+            self._tell(unnameable(dataset.user_ids, "users"))
         if parts.writer is None:
             parts.writer = Writer(parts.store)
         parts.engine = Engine(setup, parts.store, parts.writer, parts.metrics, self._stop)
         ids = parts.engine.models.live.current.served.catalogue.ids
-        for message in (parts.engine.undeployed(), parts.engine.unfit(), unnameable(ids)):
+        self._tell(parts.engine.undeployed(), parts.engine.unfit(), unnameable(ids))
+
+    def _tell(self, *messages: str | None) -> None:
+        for message in messages:
             if message is not None:
                 self.notify(message)
 

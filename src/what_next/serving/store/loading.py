@@ -24,6 +24,8 @@ CHUNK = 50_000
 """Events of one transaction, about: some tenths of a second, in which other writers wait."""
 ATTEMPTS = 20
 """How often a chunk is tried whose users write in the same moment."""
+LONGEST = 2600
+"""Bytes of an id that PostgreSQL takes: a third of a page, less what it adds, is what an index holds."""
 LOADING, LOADED = "loading", "loaded"
 """What is remembered: how far it went, and that it was done."""
 PROGRESS = select(tables.meta.c.value).where(tables.meta.c.name == LOADING).with_for_update()
@@ -47,6 +49,7 @@ class Filling:
 
     def run(self, progress: Progress) -> int:
         """See `Store.load_histories`."""
+        self._check()
         added, total = 0, self.dataset.events
         progress(0, total)
         while (done := self._next()) is not None:
@@ -54,6 +57,15 @@ class Filling:
             added += more
             progress(int(self.dataset.offsets[end]), total)
         return added
+
+    def _check(self) -> None:
+        """Raises a `StoreError` where the data hold ids that PostgreSQL cannot; SQLite holds all."""
+        for kind, ids in (("user", self.users), ("item", self.items)) if not self.backend.sqlite else ():
+            if odd := [one for one in ids if "\0" in one or len(one.encode()) > LONGEST]:
+                raise StoreError(
+                    f"{self.backend.where}: cannot hold {len(odd):,} {kind} ids of {self.dataset.name} (above "
+                    f"{LONGEST:,} bytes, or with a NUL character), such as {odd[0][:40]!r}; rename them in the data"
+                )
 
     @retry(retry=retry_if_exception(in_the_way), stop=stop_after_attempt(ATTEMPTS), reraise=True)
     def _next(self) -> tuple[int, int] | None:
