@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -146,6 +147,42 @@ class TestRecommend:
     def test_blocked_items_are_left_out_of_frames_as_well(self, model: wn.Model) -> None:
         frame = pl.DataFrame({"user_id": ["new"] * 3, "item_id": [3, 4, 5]})
         assert model.recommend(frame, k=1, blocked=[6])["item_id"].to_list() != [6]
+
+    @pytest.mark.parametrize(
+        "kind", [*LIBRARIES.values(), lambda frame: frame.to_numpy(), lambda _: {"item_id": [6]}, lambda _: [[6]]]
+    )
+    def test_what_holds_ids_somewhere_within_is_no_list_of_ids(self, kind: Kind, model: wn.Model) -> None:
+        strange = kind(pl.DataFrame({"item_id": [6]}))
+        for how in ({"blocked": strange}, {"allowed": strange}):
+            with unchecked(), pytest.raises(CatalogueError, match="found where"):
+                model.recommend([3, 4, 5], **how)
+
+    @pytest.mark.parametrize("library", LIBRARIES)
+    def test_of_no_events_the_answer_has_no_rows_and_the_usual_kinds_of_columns(
+        self, library: str, model: wn.Model
+    ) -> None:
+        frames = [pl.DataFrame({"Customer": ["a"] * rows, "Product": [3] * rows}) for rows in (0, 1)]
+        none, some = (model.recommend(LIBRARIES[library](frame)) for frame in frames)
+        kinds = [list(map(str, nw.from_native(one).schema.values())) for one in (none, some)]
+        assert len(none) == 0
+        assert kinds[0][1:] == kinds[1][1:]  # users have the kind of those that were given
+
+    def test_times_are_read_as_in_training_by_the_loaded_model_as_well(self, tmp_path: Path) -> None:
+        days = pl.from_epoch("When").dt.strftime("%d/%m/%Y %H:%M")
+        found = wn.fit(shopping().with_columns(days), time_format="dmy", **(SMALL | {"passes": 1}))
+        doubtful = ["02/01/2024", "01/02/2024"]  # of January and February
+        frame = pl.DataFrame({"Customer": ["a"] * 2, "Product": [4, 3], "When": doubtful})
+        backwards = frame.with_columns(pl.Series("When", doubtful[::-1]))
+        answer = found.recommend(frame)
+        assert not answer.equals(found.recommend(backwards))
+        loaded = wn.load(found.save(tmp_path))
+        assert loaded.recommend(frame).equals(answer)
+        (tmp_path / "frame.json").write_text("[]")
+        with pytest.raises(ModelError, match=r"frame.json: is damaged"):
+            wn.load(tmp_path)
+        (tmp_path / "frame.json").unlink()  # as folders were before
+        with pytest.raises(DataError, match="time_format='dmy'"):
+            wn.load(tmp_path).recommend(frame.rename({"Customer": "user", "Product": "item", "When": "time"}))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -310,6 +347,19 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         "no column for the user; it has Product, Stars; call it 'Customer'",
     ),
     "a lazy frame": (lambda model, log: model.recommend(log.lazy()), DataError, "collect it"),
+    "an event without a time": (
+        lambda model, _: model.recommend(pl.DataFrame({"user": [1] * 3, "item": [3, 4, 5], "time": [1, None, 2]})),
+        DataError,
+        r"column 'time' holds None in row 2, which is not a time \(1 of 3 rows\)",
+    ),
+    "no time at all": (
+        lambda model, _: model.recommend(pl.DataFrame({"user": [1, 1], "item": [3, 4], "time": ["x", "y"]})),
+        DataError,
+        "holds 'x' in row 1, which is not a time",
+    ),
+    "an array without an axis": (lambda model, _: model.recommend(np.array("3")), CatalogueError, "give a list"),
+    "a number that draws nothing": (lambda model, _: model.recommend([3], rng=-1), DataError, "rng is -1; expected"),
+    "a word that draws nothing": (lambda model, _: model.recommend([3], rng="a"), DataError, "rng is 'a'; expected"),
     "a user beside a frame": (lambda model, log: model.recommend(log, user=1), DataError, "users of its own"),
     "a baseline that there is not": (
         lambda model, _: model.evaluate(baselines=["best"]),
@@ -322,6 +372,16 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         "fit: there is no setting 'learning_rat'; the nearest is 'learning_rate'",
     ),
     "a setting out of range": (lambda _, log: wn.fit(log, seed=-1), SetupError, "fit: seed is -1; allowed"),
+    "a mistyped setting of an object": (
+        lambda _, __: wn.algorithms.Sqn(wieght=0.3),
+        SetupError,
+        "Sqn: there is no setting 'wieght'; the nearest is 'weight'; allowed: name, weight, tau",
+    ),
+    "a setting of an object that is out of range": (
+        lambda _, __: wn.algorithms.Sqn(weight=-1),
+        SetupError,
+        "Sqn: weight is -1: Input should be greater than or equal to 0",
+    ),
     "an unknown algorithm": (lambda _, log: wn.fit(log, "sqm"), SetupError, "algorithm is 'sqm'; allowed"),
     "a setting of an object": (
         lambda _, log: wn.fit(log, Liked(), **{"algorithm.temperature": 1}),

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
-from what_next.data.importing.ids import as_text
+from what_next.data.importing.ids import as_text, several
 from what_next.errors import CatalogueError, DataError
 
 SHOWN = 12
@@ -118,9 +118,9 @@ class Catalogue:
         """The items of some ids without those of others, ids that are not here passed over; None: all.
 
         Raises:
-            CatalogueError: none is left; or one id is given, not several.
+            CatalogueError: none is left; or what is given is no list of ids.
         """
-        permitted, without = None if allowed is None else _several(allowed), _several(blocked)
+        permitted, without = None if allowed is None else several(allowed), several(blocked)
         if permitted is None and not without:
             return None
         mask = np.full(len(self), permitted is None)
@@ -154,13 +154,3 @@ class Catalogue:
             name: {"mean": float(column.mean()), "sd": float(column.std())}
             for name, column in zip(self.names, values.T, strict=True)
         }
-
-
-def _several(ids: Any) -> list[str]:
-    """Ids that somebody gives (a list, a series, an array), as texts; one alone is a mistake."""
-    try:
-        if not isinstance(ids, str):
-            return [as_text(one) for one in ids]
-    except TypeError:
-        pass
-    raise CatalogueError(f"{ids!r} is found where several ids are expected; give a list of item ids")

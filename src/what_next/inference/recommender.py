@@ -220,4 +220,8 @@ def _one_thread_in_forks() -> None:
 def like(frame: Any, result: pl.DataFrame) -> Any:
     """The result as a frame of the library that another frame is of (pandas, Polars, pyarrow)."""
     backend = nw.from_native(frame, eager_only=True).implementation
-    return nw.from_dict(result.to_dict(as_series=False), backend=backend).to_native()
+    kinds = None
+    if not len(result):  # then no values tell them
+        result = result.with_columns(pl.col(pl.Null).cast(pl.String))
+        kinds = nw.from_native(result).schema
+    return nw.from_dict(result.to_dict(as_series=False), kinds, backend=backend).to_native()

@@ -21,7 +21,7 @@ from what_next.data.importing.telling import told
 from what_next.environment import Environment
 from what_next.errors import DataError, ModelError, Plain, in_python, told_in_python
 from what_next.policy import LearnedPolicy
-from what_next.python.model import AGENT, DATA, SETUP, Model
+from what_next.python.model import AGENT, DATA, FRAME, SETUP, Model, frame_of, framed
 from what_next.python.settings import Settings, nested
 from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
@@ -101,10 +101,11 @@ def fit(
     environment = Environment(agent, state, setup, force=overwrite, on_step=on_step, on_save=on_save, quiet=not verbose)
     if not overwrite:
         checkpoint.spare(setup, dataset.name, dataset.catalogue)
-    _keep(where, tables or dataset.to_tables(), setup)
+    frame: dict[str, Any] = {"columns": tables.columns if tables else {}, "time_format": time_format}
+    _keep(where, tables or dataset.to_tables(), setup, framed(**frame))
     report = environment.train_agent()
     policy = LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)  # as the command line opens it
-    model = Model(policy, setup, training=report, columns=tables.columns if tables else {}, home=home)
+    model = Model(policy, setup, training=report, home=home, **frame)
     people.print(replace(report, saved=()))
     if report.stopped:
         people.print(f"stopped before its end; this is the best so far: {model!r}")
@@ -135,7 +136,8 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
     policy = LearnedPolicy.load(path, data, algorithm=algorithm)
     setup = read_manifest(path, "agent").made_by(algorithm)
     paths = {"data": kept, "model_agent_path": path, "model_critic_path": critic_beside(path)}
-    return Model(policy, setup.model_copy(update={"train": False, "log": None, "track": None} | paths))
+    changed = setup.model_copy(update={"train": False, "log": None, "track": None} | paths)
+    return Model(policy, changed, **frame_of(path.with_name(FRAME)))
 
 
 def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dataset]:
@@ -176,8 +178,8 @@ def _setup(algorithm: str | Algorithm | type[Algorithm], settings: Settings, fol
     return Setup.model_validate(values, context={"entries": {}, "source": "fit"})
 
 
-def _keep(folder: Path, tables: Tables, setup: Setup) -> None:
-    """Write the data, and the setup for the command line, where it can name the algorithm."""
+def _keep(folder: Path, tables: Tables, setup: Setup, frame: bytes) -> None:
+    """Write the data, how they were read, and the setup for the command line, where it can name the algorithm."""
     save(tables, folder / DATA)
-    if setup.algorithm.name in ALGORITHMS:
-        write_files({folder / SETUP: written(setup, folder).encode()})
+    own = {folder / SETUP: written(setup, folder).encode()} if setup.algorithm.name in ALGORITHMS else {}
+    write_files({folder / FRAME: frame, **own})

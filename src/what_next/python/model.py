@@ -1,5 +1,6 @@
 """A trained model as Python's users hold it."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from what_next.data import html
 from what_next.data.dataset import is_frame, to_polars
 from what_next.data.files import beside, write_files
 from what_next.data.importing.columns import recognise
-from what_next.data.importing.ids import as_text
+from what_next.data.importing.ids import as_text, several
 from what_next.data.importing.times import read_times
 from what_next.data.splits import Part
 from what_next.environment import Report
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 else:
     IntoDataFrame = Any  # a protocol, which cannot be checked at run time
 
-AGENT, DATA, SETUP, PAGE = "agent.safetensors", "data.parquet", "setup.txt", "report.html"
+AGENT, DATA, SETUP, PAGE, FRAME = "agent.safetensors", "data.parquet", "setup.txt", "report.html", "frame.json"
 """The files of a model's folder."""
 Frame = TypeVar("Frame", bound=IntoDataFrame)
 
@@ -49,7 +50,7 @@ class Model(Recommender):
     Attributes:
         setup: all settings, and where the files are.
         training: what training came to (`Report`); None for a loaded model.
-        columns: the column of each role in the frame that it was made of.
+        columns: the column of each role in the frame that it was made of; `time_format`: what was said of its times.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Model(Recommender):
         *,
         training: Report | None = None,
         columns: Mapping[str, str] | None = None,
+        time_format: str | None = None,
         home: TemporaryDirectory[str] | None = None,
     ) -> None:
         """`home`: the temporary folder of its files, which goes with it."""
         super().__init__(policy)
-        self.setup, self.training, self.columns, self._home = setup, training, dict(columns or {}), home
+        self.setup, self.training, self._home = setup, training, home
+        self.columns, self.time_format = dict(columns or {}), time_format
         self._judged: dict[tuple[object, ...], Results] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class Model(Recommender):
         Args:
             history: one of: item ids, oldest first (a list, a series, an array); the id of a user of the data; a frame
                 of events of any users, its columns called as in training or by usual names, and sorted by its times
-                where it has any; a frame of users of the data alone.
+                where it has any, which are read as in training; a frame of users of the data alone.
             k: number of items for each.
             user, seen, context, allowed, blocked, rng: see `Recommender.recommend`.
 
@@ -146,9 +149,12 @@ class Model(Recommender):
 
         Raises:
             CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
-            DataError: a column of the frame is missing.
+            DataError: a column of the frame is missing, or a time in it; or an argument is out of range.
         """
-        rng = None if rng is None else np.random.default_rng(rng)
+        try:
+            rng = None if rng is None else np.random.default_rng(rng)
+        except (TypeError, ValueError):
+            raise DataError(f"rng is {rng!r}; expected a whole number of at least 0, or a generator of NumPy") from None
         how: dict[str, Any] = {"seen": seen, "allowed": allowed, "blocked": blocked, "rng": rng}
         if not isinstance(k, int | np.integer) or k < 1:
             raise DataError(f"k is {k!r}; expected a whole number above 0")
@@ -166,7 +172,7 @@ class Model(Recommender):
             history, user = None, as_text(history)
         if user is not None and history is None and not self.state.dataset.users:
             raise CatalogueError("the model was loaded without a log, so no user is known; give a history of item ids")
-        given = None if history is None else [as_text(one) for one in history]
+        given = None if history is None else several(history)
         return super().recommend(given, k, user=user, context=context, **how)
 
     def _for_frame(self, frame: pl.DataFrame, k: int, how: dict[str, Any]) -> pl.DataFrame:
@@ -181,10 +187,24 @@ class Model(Recommender):
         if "item" not in found:
             wanted = users.drop_nulls().unique(maintain_order=True)
             return self.recommend_all(k, users=self.users(wanted.to_list()), **how)
+        events = frame.select(user_id=found["user"], item_id=found["item"])
         if "time" in found:
-            times = read_times(frame.lazy(), found["time"], None, "the frame")
-            frame = frame.sort(times.value, maintain_order=True)
-        return self.with_events(frame.select(user_id=found["user"], item_id=found["item"]), k, **how)
+            events = self._in_order(events, frame, found["time"])
+        return self.with_events(events, k, **how)
+
+    def _in_order(self, events: pl.DataFrame, frame: pl.DataFrame, column: str) -> pl.DataFrame:
+        """The events by their times, a column of the frame; a `DataError` where an event has none."""
+        times = read_times(frame.lazy(), column, self.time_format, "the frame")
+        dated = frame.select(events["user_id"], events["item_id"], time=times.value)
+        lost = dated.select(pl.col("time").is_null() & ~pl.any_horizontal(pl.col("user_id", "item_id").is_null()))
+        if count := int(lost.to_series().sum()):
+            row = int(lost.to_series().arg_true()[0])
+            raise DataError(
+                f"the frame: column {column!r} holds {frame[column][row]!r} in row {row + 1}, which is not a time "
+                f"({count:,} of {len(frame):,} rows), so the order of events is not known; correct these rows, or "
+                "leave them or the column out"
+            )
+        return dated.sort("time", maintain_order=True)
 
     # Judging
 
@@ -281,5 +301,30 @@ class Model(Recommender):
         content = {new: path.read_bytes() for new, path in files.items() if path.is_file() and path != new}
         if data and setup.algorithm.name in ALGORITHMS:
             content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
+        content[folder / FRAME] = framed(self.columns, self.time_format)
         write_files(content)
         return folder
+
+
+def framed(columns: Mapping[str, str], time_format: str | None) -> bytes:
+    """What is kept of the frame that a model was made of, so that others like it are read alike."""
+    return json.dumps({"columns": dict(columns), "time_format": time_format}).encode()
+
+
+def frame_of(path: Path) -> dict[str, Any]:
+    """The same, read beside a model's file; nothing where there is none, as before there was such a file.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        form = found["time_format"]
+        return {
+            "columns": {str(role): str(name) for role, name in found["columns"].items()},
+            "time_format": None if form is None else str(form),
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: is damaged ({error}); save the model again, or remove this file") from None

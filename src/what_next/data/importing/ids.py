@@ -1,13 +1,14 @@
 """External ids: whole numbers stay whole numbers, everything else is text; and ids turned into positions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int32
 
 from what_next.data.importing.columns import TEXT
-from what_next.errors import DataError
+from what_next.errors import CatalogueError, DataError
 
 CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 """Text that reads back as it was written; `007` is not such a number, and stays text."""
@@ -93,6 +94,25 @@ def _text(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> pl.Expr:
 def as_text(one: object) -> str:
     """An id that somebody gives, as it is compared; a float that is whole stands for the number that was imported."""
     return str(int(one)) if isinstance(one, float | np.floating) and one.is_integer() else str(one)
+
+
+def several(ids: Any) -> list[str]:
+    """Ids that somebody gives (a list, a series, an array), as texts.
+
+    Raises:
+        CatalogueError: it is one id alone; or a frame, a mapping, or a list of lists, whose columns, keys or parts are
+            no ids.
+    """
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
+        raise CatalogueError(f"{ids!r:.200} is found where several ids are expected; give a list of item ids")
+    flat = not isinstance(ids, Mapping) and getattr(ids, "ndim", 1) == 1
+    found = list(ids) if flat else []
+    if not flat or any(isinstance(one, Iterable) and not isinstance(one, str | bytes) for one in found):
+        raise CatalogueError(
+            f"{type(ids).__name__} of several columns or parts is found where ids are expected; give one list of item "
+            "ids, or one column of the frame"
+        )
+    return [as_text(one) for one in found]
 
 
 def positions(values: pl.Series, ids: pl.Series) -> Int32[np.ndarray, "events"]:
