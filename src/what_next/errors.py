@@ -18,8 +18,9 @@ people read.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 from rich.console import Console
@@ -103,6 +104,41 @@ class WhatNextError(Exception):
 
 class SetupError(WhatNextError):
     """A setting is missing, unknown or out of range."""
+
+
+class Explained:
+    """Of pydantic's models that people make themselves: what is wrong with their settings becomes a `SetupError`.
+
+    Models within a setup are not made by this: the setup explains them, with file and line.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        from pydantic import ValidationError  # here, as this file is read where nobody needs it
+
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            told = "; ".join(_mistake(one, getattr(type(self), "model_fields", {})) for one in error.errors())
+            raise SetupError(f"{self.called()}: {told}") from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic calls no other within a model
+
+    @classmethod
+    def called(cls) -> str:
+        """Its name in messages."""
+        return cls.__name__
+
+
+def _mistake(error: Any, fields: Mapping[str, Any]) -> str:
+    """One mistake that pydantic found, in a few words."""
+    place, what = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        nearest = get_close_matches(place, fields, 1, 0)
+        hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
+        return f"there is no setting {place!r}{hint}; allowed: {', '.join(fields)}"
+    if error["type"] == "missing":
+        return f"{place} is missing, {getattr(fields.get(place), 'description', None) or 'and has no default'}"
+    return f"{place} is {error['input']!r}: {what}" if place else what
 
 
 class DataError(WhatNextError):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from what_next.errors import SetupError
 from what_next.rewards import REWARDS, Reward
 from what_next.rewards.promises import other_future, random_events
 from what_next.settings import RewardSettings as Settings
@@ -96,5 +97,5 @@ def test_a_setup_has_the_settings_of_every_reward() -> None:
 def test_it_is_frozen_and_takes_no_weight_that_is_no_number(reward: Reward) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         reward.weight = 1.0
-    with pytest.raises(ValidationError):
+    with pytest.raises(SetupError, match=f"{type(reward).__name__}: weight is inf: Input should be a finite number"):
         type(reward)(weight=inf)

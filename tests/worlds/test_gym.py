@@ -17,6 +17,8 @@ from what_next.errors import CatalogueError, SetupError
 from what_next.worlds import OWN
 from what_next.worlds.gym import Points, VectorPoints, WorldEnv, WorldVectorEnv
 
+from ..shapes import unchecked
+
 IDS = [f"what_next/{name.capitalize()}-v0" for name in OWN]
 EVERY = pytest.mark.parametrize("identity", IDS)
 EITHER = pytest.mark.parametrize("ideal", [False, True], ids=["plain", "ideal"])
@@ -150,6 +152,21 @@ class TestPoints:
         many, *_ = envs.step(np.stack([point, -point]))
         assert many["shown"][0].tolist() == seen["shown"].tolist()
         assert many["shown"][1].tolist() == np.argsort(env.world.item_vectors @ point)[:3].tolist()
+
+    @pytest.mark.parametrize(
+        ("point", "told"), [(np.zeros(3), r"of shape \(3,\)"), (np.full(10, np.nan), "not all finite")]
+    )
+    def test_that_are_none_are_refused(self, point: np.ndarray, told: str) -> None:
+        one, many = Points(WorldEnv("boredom")), VectorPoints(WorldVectorEnv(2, "boredom"))
+        for env, action in ((one, point), (many, np.stack([point, point]))):
+            env.reset(seed=0)
+            with unchecked(), pytest.raises(CatalogueError, match=f"points are {told}; expected 10 finite numbers"):
+                env.step(action)
+
+    def test_a_setting_that_there_is_not_is_told_with_the_nearest(self) -> None:
+        told = "world boredom: there is no setting 'windw'; the nearest is 'window'; allowed: name, slots"
+        with pytest.raises(SetupError, match=told):
+            gymnasium.make("what_next/Boredom-v0", windw=1)
 
 
 class TestStableBaselines:

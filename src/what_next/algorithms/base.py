@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int64
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from what_next.errors import TrainingError
+from what_next.errors import Explained, TrainingError
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
 from what_next.models.item_space import ItemSpace
@@ -120,7 +120,7 @@ class LossContext(Generic[Steps]):
         return torch.from_numpy(drawn).to(steps.device)
 
 
-class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """An algorithm: its hyper-parameters, its networks, which of them each loss updates, and the losses.
 
     It never touches an optimiser: `Agent.propagate` takes each loss's gradient for the networks in `updates` alone, and

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from what_next.data import Dataset
-from what_next.errors import SetupError
+from what_next.errors import Explained, SetupError
 
 NEVER = torch.iinfo(torch.int64).max
 """A time that does not come."""
@@ -57,7 +57,7 @@ class Events:
         return self.vectors[self.items.clamp(min=0)]
 
 
-class Reward(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Reward(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A reward: for each event, what it was worth to play its item to a user who had heard the events before.
 
     Its settings are the object. It looks at the events up to the one that it rewards, and at nothing later, unless

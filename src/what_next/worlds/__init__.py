@@ -13,7 +13,6 @@ from what_next.worlds.base import Reference as Reference
 from what_next.worlds.base import State as State
 from what_next.worlds.base import Streams as Streams
 from what_next.worlds.base import World as World
-from what_next.worlds.base import made
 from what_next.worlds.base import play as play
 from what_next.worlds.boredom import Boredom as Boredom
 from what_next.worlds.choice import Choice as Choice
@@ -63,7 +62,7 @@ def preset(name: str, **changes: Any) -> World:
         nearest = get_close_matches(variant, kind.presets, 1, 0)
         hint = f"the nearest is {nearest[0]!r}; " if nearest else ""
         raise SetupError(f"world {world}: no preset {variant!r}; {hint}there are {', '.join(kind.presets) or 'none'}")
-    return made(kind, {**(kind.presets[variant] if variant else {}), **changes})
+    return kind(**{**(kind.presets[variant] if variant else {}), **changes})
 
 
 def opened(env: Any) -> World:

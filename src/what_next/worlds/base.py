@@ -20,9 +20,9 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64, UInt64
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from what_next.errors import CatalogueError, SetupError, TrainingError
+from what_next.errors import CatalogueError, Explained, SetupError, TrainingError
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -144,7 +144,7 @@ Reference = Callable[[OwnState, Draws], Int64[np.ndarray, "users slots"]]
 """A policy to compare with: slates for users whose whole state it may read."""
 
 
-class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
+class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     """A world: its settings, and how its users answer.
 
     `reset`, `step`, `observe`, `bounds` and `item_vectors` are a world's own; the rest follows.
@@ -216,6 +216,11 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     def truncated(self, state: OwnState) -> Bool[np.ndarray, "users"]:
         """Whose episode has reached the time limit."""
         return state.age >= self.steps if self.steps else np.zeros(len(state.age), np.bool_)
+
+    @classmethod
+    def called(cls) -> str:
+        """Its name in messages about its settings."""
+        return f"world {cls.model_fields['name'].default}"
 
     def check(self, slates: np.ndarray) -> Int64[np.ndarray, "users slots"]:
         """A copy of slates that came from outside, as `step` takes them.
@@ -354,26 +359,3 @@ def played(
             if hasattr(policy, "keep"):
                 policy.keep(stay)
             rng = rng.of(stay) if isinstance(rng, Streams) else rng
-
-
-def made(kind: type[World], settings: Mapping[str, Any]) -> World:
-    """A world of a kind.
-
-    Raises:
-        SetupError: a setting is unknown or out of range.
-    """
-    try:
-        return kind(**settings)
-    except ValidationError as error:
-        told = "; ".join(_told(one, kind) for one in error.errors())
-        raise SetupError(f"world {kind.model_fields['name'].default}: {told}") from None
-
-
-def _told(error: Any, kind: type[World]) -> str:
-    """One mistake of pydantic's in a few words."""
-    place = ".".join(map(str, error["loc"]))
-    if error["type"] == "missing":
-        field = kind.model_fields.get(place)
-        return f"{place} is missing, {(field and field.description) or 'and has no default'}"
-    what = error["msg"].removeprefix("Value error, ")
-    return f"{place} is {error['input']!r}: {what}" if place else what

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float32, Int, Int64
 from pydantic import Field, PrivateAttr
 
 from what_next.errors import MissingExtraError, SetupError, WhatNextError
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, integers, made
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, integers
 from what_next.worlds.layouts import Layout, Numbers, Own, RecSim, Sardine, told
 
 LAYOUTS: tuple[type[Layout], ...] = (Sardine, RecSim, Own, Numbers)
@@ -81,7 +81,7 @@ class EnvironmentWorld(World):
             first = make()
         layout = layout_of(first, name)
         limit = getattr(getattr(first, "spec", None), "max_episode_steps", None) or layout.steps or LONG
-        found = made(cls, {"id": name, "slots": layout.slots, "items": layout.items, "steps": limit})
+        found = cls(id=name, slots=layout.slots, items=layout.items, steps=limit)
         assert isinstance(found, EnvironmentWorld)
         found._make, found._layout = make, layout
         return found

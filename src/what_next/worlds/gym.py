@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt64
 
-from what_next.errors import MissingExtraError
+from what_next.errors import CatalogueError, MissingExtraError
 from what_next.worlds import OWN, Observation, Streams, World, preset
 from what_next.worlds.base import best
 
@@ -209,7 +209,7 @@ class Points(gymnasium.ActionWrapper, gymnasium.utils.RecordConstructorArgs):
 
     def action(self, action: Float32[np.ndarray, "dim"]) -> Int[np.ndarray, "slots"]:
         """The slate of a point."""
-        slate: Int[np.ndarray, slots] = nearest(self.world, action[None])[0]
+        slate: Int[np.ndarray, slots] = nearest(self.world, np.asarray(action)[None])[0]
         return slate
 
 
@@ -228,7 +228,15 @@ class VectorPoints(VectorActionWrapper):
 
 
 def nearest(world: World, points: Float32[np.ndarray, "users dim"]) -> Int[np.ndarray, "users slots"]:
-    """The items of the largest inner products with each point."""
+    """The items of the largest inner products with each point.
+
+    Raises:
+        CatalogueError: a point has another length than the items' vectors, or is not finite.
+    """
+    points, dim = np.asarray(points), world.item_vectors.shape[1]
+    if points.ndim != 2 or points.shape[1] != dim or not np.isfinite(points).all():
+        found = "not all finite" if points.shape[1:] == (dim,) else f"of shape {points.shape[1:]}"
+        raise CatalogueError(f"world {world.known_as}: points are {found}; expected {dim} finite numbers each")
     return best(points @ world.item_vectors.T, world.slots)
 
 
