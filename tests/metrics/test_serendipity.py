@@ -19,30 +19,36 @@ def slates(*rows) -> np.ndarray:
     return np.array([[*row, *[-1] * (width - len(row))] for row in rows], np.int32)
 
 
+def against(rows, relevant, popular) -> np.ndarray:
+    """Of slates, and slates of what is popular."""
+    one, other = (Places.of_slates(each, relevant) for each in (rows, popular))
+    return serendipity(one, other, popular.shape[1])
+
+
 def test_a_hit_counts_unless_the_popular_slate_holds_it():
     relevant, popular = slates([5], [5], [6]), slates([0, 1], [5, 1], [0, 1])
-    places = Places.of_slates(slates([4, 5], [4, 5], [4, 5]), relevant)
-    assert serendipity(places, relevant, popular).tolist() == [1, 0, 0]
+    assert against(slates([4, 5], [4, 5], [4, 5]), relevant, popular).tolist() == [1, 0, 0]
 
 
 def test_hits_are_told_as_a_share_of_those_that_could_be():
     relevant = slates([1, 2, 3], [1, 2], [1, -1])
-    places = Places.of_slates(slates([1, 2], [1, 9], [9, 1]), relevant)
     popular = slates([2, 0], [0, 7], [0, 7])
-    assert serendipity(places, relevant, popular).tolist() == [0.5, 0.5, 1]
+    assert against(slates([1, 2], [1, 9], [9, 1]), relevant, popular).tolist() == [0.5, 0.5, 1]
 
 
 def test_a_tied_hit_counts_by_its_chance():
     places = Places(np.array([[1, 1, NOWHERE]]), np.array([[4, 4, 1]]), np.array([3]))
-    popular = slates([1, 0])
+    popular = Places(np.array([[0, NOWHERE, NOWHERE]]), np.array([[1, 1, 1]]), np.array([3]))
     # Each of the two has a chance of 1 in 4 for the second slot; item 1 is expected anyway; two hits could be.
-    assert serendipity(places, np.array([[1, 2, 3]], np.int32), popular).tolist() == [0.125]
+    assert serendipity(places, popular, 2).tolist() == [0.125]
+    tied = Places(np.array([[1, 1, NOWHERE]]), np.array([[2, 2, 1]]), np.array([3]))
+    # Each of the two stands in the popular slate with a chance of a half: 2 * 1/4 * 1/2, over two.
+    assert serendipity(places, tied, 2).tolist() == [0.125]
 
 
 def test_without_a_relevant_item_nothing_is_told_and_padding_is_no_hit():
     relevant = slates([], [5, -1])
-    places = Places.of_slates(slates([4, -1], [-1, -1]), relevant)
-    values = serendipity(places, relevant, slates([-1, -1], [-1, -1]))
+    values = against(slates([4, -1], [-1, -1]), relevant, slates([-1, -1], [-1, -1]))
     assert np.isnan(values[0])
     assert values[1] == 0
 
@@ -51,35 +57,20 @@ def test_without_a_relevant_item_nothing_is_told_and_padding_is_no_hit():
 def test_serendipity_never_exceeds_the_hit_rate_and_equals_it_beside_an_empty_slate(order, liked, known, wanted, k):
     rows, relevant, popular = slates(order[:4]), slates(liked[:wanted]), slates(known[:k])
     places = Places.of_slates(rows, relevant)
-    value = serendipity(places, relevant, popular)[0]
+    value = against(rows, relevant, popular)[0]
     assert value == pytest.approx(len((set(order[:k]) & set(liked[:wanted])) - set(known[:k])) / min(wanted, k))
     assert 0 <= value <= hit_rate(places, k)[0] + 1e-12
-    alone = Places.of_slates(rows, relevant[:, :1])
-    assert serendipity(alone, relevant[:, :1], np.full_like(popular, -1)) == hit_rate(alone, k)
+    alone = relevant[:, :1]
+    assert against(rows, alone, np.full_like(popular, -1)) == hit_rate(Places.of_slates(rows, alone), k)
 
 
 def test_the_popular_slate_itself_is_never_serendipitous():
     popular = slates([3, 1, 2])
-    relevant = slates([1, 2])
-    assert serendipity(Places.of_slates(popular, relevant), relevant, popular).tolist() == [0]
+    assert against(popular, slates([1, 2]), popular).tolist() == [0]
 
 
-def test_a_scorer_without_an_opinion_is_as_serendipitous_as_chance():
-    relevant, popular = slates([0, 3]), slates([0, 1])
-    found = [
-        serendipity(Places.of_slates(slates(order[:2]), relevant), relevant, popular)[0]
-        for order in permutations(range(5))
-    ]
-    tied = Places(np.array([[0, 0]]), np.array([[5, 5]]), np.array([2]))
-    assert serendipity(tied, relevant, popular)[0] == pytest.approx(np.mean(found))
-
-
-def test_serendipity_is_the_same_however_the_rows_are_cut(monkeypatch):
-    rng = np.random.default_rng(0)
-    rows, popular = rng.permuted(np.tile(np.arange(40, dtype=np.int32), (2, 100, 1)), axis=2)[:, :, :10]
-    relevant = rng.integers(40, size=(100, 1)).astype(np.int32)
-    places = Places.of_slates(rows, relevant)
-    whole = serendipity(places, relevant, popular)
-    assert 0 < whole.mean() < 1
-    monkeypatch.setattr("what_next.metrics.beyond.CHUNK", 300)
-    np.testing.assert_array_equal(serendipity(places, relevant, popular), whole)
+def test_scorers_without_an_opinion_come_to_the_mean_over_all_orders_of_both():
+    relevant, tied = slates([0, 3]), Places(np.array([[0, 0]]), np.array([[4, 4]]), np.array([2]))
+    orders = [slates(order[:2]) for order in permutations(range(4))]
+    found = [against(one, relevant, other)[0] for one in orders for other in orders]
+    assert serendipity(tied, tied, 2)[0] == pytest.approx(np.mean(found))

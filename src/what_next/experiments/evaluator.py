@@ -19,6 +19,7 @@ from what_next.metrics.accuracy import average_precision, hit_rate, ndcg, precis
 from what_next.metrics.beyond import ItemStatistics, Profile
 from what_next.metrics.bootstrap import Interval, means_of, user_means
 from what_next.metrics.next_items import Histories, Ranks, Targets, chunks, rank
+from what_next.metrics.places import Places
 from what_next.metrics.windows import Sampling
 from what_next.types import History, Policy
 
@@ -167,7 +168,7 @@ class Evaluator:
         slates = ranks.items[:, :k]
         found = {
             "novelty": beyond.novelty(slates, statistics),
-            "serendipity": beyond.serendipity(ranks.places, self.targets.sets, self._popular[:, :k]),
+            "serendipity": beyond.serendipity(ranks.places, self._popular, k),
             "popularity_lift": beyond.popularity_lift(slates, self._profile, statistics),
         }
         if statistics.vectors.shape[1]:
@@ -177,11 +178,11 @@ class Evaluator:
         return found
 
     @cached_property
-    def _popular(self) -> Int32[np.ndarray, "rows k"]:
-        """What the most popular items come to, which nobody is surprised by."""
+    def _popular(self) -> Places:
+        """Where popularity puts the targets: what nobody is surprised by."""
         assert self.statistics is not None
         done = self.stages.begin("what popularity finds", len(self.targets))
-        return self._rank(Popular(self.statistics.counts), self.histories, self.seed, done).items
+        return self._rank(Popular(self.statistics.counts), self.histories, self.seed, done).places
 
     @cached_property
     def _profile(self) -> Profile:

@@ -196,7 +196,7 @@ def _divergence(
     return np.asarray(np.maximum(terms.sum(axis=1), 0.0))  # rounding may leave it below
 
 
-def serendipity(places: Places, relevant: Int[np.ndarray, "rows relevant"], popular: Slates) -> Values:
+def serendipity(places: Places, popular: Places, k: int) -> Values:
     """The hits of a slate that the popular slate does not hold, as a share of all the hits that it could have.
 
     Ge et al. 2010 ("Beyond accuracy: evaluating recommender systems by coverage and serendipity"), with popularity as
@@ -206,18 +206,16 @@ def serendipity(places: Places, relevant: Int[np.ndarray, "rows relevant"], popu
 
     Args:
         places: where the relevant items stand in the ranking that is judged.
-        relevant: the items themselves, in the same columns; -1 pads, and is nowhere.
-        popular: the first `k` items by popularity, under the same exclusions; -1 is no item.
+        popular: where the same items stand by popularity, under the same exclusions; its ties are in an order of
+            their own.
+        k: slots.
 
     Returns:
         From 0 to 1, higher is better; not a number for a row without a relevant item.
     """
-    slots, chances = popular.shape[1], np.zeros(len(relevant))
-    hits = np.clip(slots - places.above, 0, places.tied) / places.tied
-    for part in parts(len(relevant), relevant.shape[1] * slots):
-        expected = (relevant[part, :, None] == popular[part, None]).any(axis=2)
-        chances[part] = np.where(expected, 0.0, hits[part]).sum(axis=1)
-    return np.where(places.counts, chances / np.maximum(np.minimum(places.counts, slots), 1), np.nan)
+    hits, expected = (np.clip(k - one.above, 0, one.tied) / one.tied for one in (places, popular))
+    chances = (hits * (1 - expected)).sum(axis=1)
+    return np.where(places.counts, chances / np.maximum(np.minimum(places.counts, k), 1), np.nan)
 
 
 def gini_index(
