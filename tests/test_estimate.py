@@ -129,6 +129,12 @@ class TestKnownWorld:
         assert any("taken as marginal" in note for note in marginal["notes"])
         assert (found["log"]["unit"], found["log"]["slates"]) == ("slate", 1000)
 
+    def test_the_first_row_below_a_gap_in_its_slate_is_named(self, tmp_path: Path, told) -> None:
+        more = {"slate_id": np.arange(2000) // 2, "position": np.arange(2000) % 2 + 2 * (np.arange(2000) == 41)}
+        path = write(tmp_path / "log.csv", decided(**more))
+        note = f"the first row of a slate that lacks a position above it is line 43 of {path}"
+        assert note in told(path, "uniform")["notes"]
+
     def test_as_many_clusters_as_items_are_the_items(self, tmp_path: Path, told) -> None:
         columns = decided()
         items = write(tmp_path / "items.csv", {"item_id": np.arange(ITEMS), "size": [1.0, 2.0, 4.0, 8.0]})
@@ -185,6 +191,12 @@ class TestTold:
         assert "2.333" in shown
         assert "2.333 (refused)" in shown
         assert "refused: the log has 4 independent units, fewer than 50" in shown
+
+    def test_numbers_without_a_bound_do_not_widen_the_table(self, tmp_path: Path, capsys, monkeypatch) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        path = write(tmp_path / "log.csv", decided(reward=np.full(2000, 1e299)))
+        assert max(map(len, run(capsys, "estimate", "--log", path, "--policy", "better").out.splitlines()[:8])) < 200
+        assert "1e+299" in run(capsys, "estimate", "--log", path, "--policy", "better").out
 
     def test_people_see_a_table(self, log: Path, capsys, monkeypatch) -> None:
         monkeypatch.setenv("COLUMNS", "200")

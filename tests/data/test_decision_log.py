@@ -1,5 +1,6 @@
 """Logs of decisions: which column is what, in which order rows stand, and what is refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,20 @@ class TestCatalogue:
         table = written({"item_id": [5, 7], "price": [1.0, 2.0]}, "items.csv")
         with pytest.raises(DataError, match=r"item 9 is not in .*items.csv, the table of what could have been chosen"):
             read_log(written(), items=table)
+
+    @pytest.mark.parametrize(
+        ("ids", "told"),
+        [
+            (["a", "b", "a"], "line 4 is another row of item 'a' (1 such of 3 rows)"),
+            (["a", "", "b"], "line 3 has no item id"),
+        ],
+    )
+    def test_a_table_with_an_item_twice_or_without_id_is_refused_with_its_line(
+        self, written, tmp_path: Path, ids: list[str], told: str
+    ) -> None:
+        pl.DataFrame({"item_id": ids, "price": [1, 2, 3]}).write_csv(tmp_path / "table.csv")
+        with pytest.raises(DataError, match=re.escape(told)):
+            read_log(written(), items=tmp_path / "table.csv")
 
     def test_many_attributes_are_put_together(self, written) -> None:
         wide = {f"a{number}": np.random.default_rng(number).normal(size=60) for number in range(55)}

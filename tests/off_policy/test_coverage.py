@@ -14,7 +14,7 @@ from what_next.off_policy.estimate import estimate
 from what_next.off_policy.reward_model import cross_fit
 from what_next.off_policy.weighting import clipped_ips, dm, dr, growing_threshold, ips, snips, switch_dr
 
-from .bandits import Bandit, bandit
+from .bandits import Bandit, bandit, softmax
 
 ROWS = 2000
 LINEAR, CURVED = bandit(), bandit(linear=False)
@@ -56,6 +56,39 @@ def test_intervals_hold_the_value_as_often_as_they_say():
     assert min(held.values()) >= 930
     assert max(held.values()) <= 970
     assert min(bounded.values()) >= 950
+
+
+def skewed(spread: float) -> Bandit:
+    """A world whose behaviour policy hardly shows some items, the more so the larger the spread."""
+    rng = np.random.default_rng(2)
+    behaviour, rewards = softmax(spread * rng.normal(size=(3, 10))), rng.beta(1.2, 4, (3, 10))
+    return Bandit(np.zeros((3, 1)), np.eye(10), rewards, behaviour, np.full((3, 10), 0.1), np.arange(10))
+
+
+@pytest.mark.parametrize(("spread", "noted", "least", "most"), [(0.5, 0, 0.9, 1.0), (1.6, 120, 0.5, 0.87)])
+def test_intervals_that_few_rows_carry_are_said_to_be_too_narrow_and_are(
+    spread: float, noted: int, least: float, most: float
+):
+    world, held, notes = skewed(spread), 0, 0
+    for seed in range(120):
+        decisions, target, _ = world.draw(ROWS, seed)
+        found = estimate(decisions, target, Options(only="ips", resamples=200, seed=seed, force=True))
+        one = found["estimates"]["ips"]
+        held += one["low"] <= world.value <= one["high"]
+        notes += any("ips: few units have most of the squared weight" in note for note in found["notes"])
+    assert notes == noted
+    assert least <= held / 120 <= most
+
+
+def test_what_a_log_lacks_of_a_policy_is_told():
+    lacking, rows = bandit(), 4000
+    target = np.full((12, 10), 0.1)
+    behaviour = np.full((12, 10), (1 - 1e-9) / 9)
+    behaviour[:, 9] = 1e-9  # which no log of this length holds
+    for world, told in ((replace(lacking, target=target, behaviour=behaviour), True), (lacking, False)):
+        decisions, aimed, _ = world.draw(rows, 0)
+        notes = estimate(decisions, aimed, Options(only="snips", resamples=10))["notes"]
+        assert any("the mean weight is 0.900" in note for note in notes) == told
 
 
 def covered_by_averages(repetitions: int, resamples: int) -> int:

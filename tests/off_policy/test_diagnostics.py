@@ -21,7 +21,9 @@ from what_next.off_policy.estimate import refusal
 from what_next.off_policy.weighting import mean_of
 
 THRESHOLDS = Thresholds()
-SOUND = Overlap(ess=500.0, ess_units=400.0, mean_weight=1.0, error=0.05, largest=8.0, largest_share=0.01)
+SOUND = Overlap(
+    ess=500.0, ess_units=400.0, mean_weight=1.0, error=0.05, largest=8.0, largest_share=0.01, carriers=200.0
+)
 
 
 def refused(own=SOUND, log=SOUND, support=None, thresholds=THRESHOLDS, units=400, seen=500.0, clipped=0.0, missing=0.0):

@@ -1,5 +1,6 @@
 """Slates whose items were drawn given those above: what may be told of them, and that it is right."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -44,6 +45,19 @@ def test_each_kind_of_chances_has_its_own_estimates(marginal: bool, right: set[s
     assert offered(result) == right
     assert set(result["estimates"]) == (CASCADE if marginal else GIVEN_ABOVE) | MARGINAL
     assert set(result["left_out"]) == ({"mips"} | BY_ITEMS if marginal else {"mips"})
+
+
+def test_a_refusal_names_the_estimates_that_are_there_and_how_many_slates_have_gaps():
+    log, target = MILD.draw(2000, seed=0, marginal=False)
+    for only in (None, "ips"):  # without the policy's whole distribution, two thirds of them
+        found = estimate(log, replace(target, expected=None, full=None), Options(resamples=2, only=only))
+        named = re.search("take (.*?);", found["estimates"]["ips"]["refused"])
+        assert named is not None
+        assert set(named[1].split(", ")) == {"cascade_ips", "cascade_snips", "slate_ips", "slate_snips"}
+    assert log.positions is not None
+    gap = replace(log, positions=log.positions + (log.slates == 3))
+    refused = estimate(gap, target, Options(resamples=2))["estimates"]["cascade_ips"]["refused"]
+    assert "1 of 2,000 slates lack the row of a position above others" in refused
 
 
 LONG = SlateWorld(np.linspace(0.05, 0.6, 12), 6, np.geomspace(1.0, 8.0, 12)[::-1].copy(), np.geomspace(1.0, 8.0, 12))

@@ -1,6 +1,6 @@
 """Every estimate that a log allows, with what it rests on; and why the others cannot be made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -67,11 +67,16 @@ def candidates_of(log: Evidence, stages: Stages = SILENT) -> Found:
         if only is None or only in names:
             found |= make(log)
         done(1)
-    return {name: _in_slates(log, name, one) for name, one in found.items() if only in (None, name)}
+    # Of slates, where one alone is wanted, those are named that any log with slates allows.
+    made = [one for one in GIVEN_ABOVE if (isinstance(found[one], Candidate) if one in found else one in SLATES)]
+    return {name: _in_slates(log, name, one, made) for name, one in found.items() if only in (None, name)}
 
 
-def _in_slates(log: Evidence, name: str, one: Candidate | str) -> Candidate | str:
-    """The same, with what speaks against it where the log has slates and other chances than it wants."""
+def _in_slates(log: Evidence, name: str, one: Candidate | str, given: Sequence[str]) -> Candidate | str:
+    """The same, with what speaks against it where the log has slates and other chances than it wants.
+
+    `given`: estimates that could be made of chances given the items above.
+    """
     decisions, given_above, flaw = log.decisions, name in GIVEN_ABOVE, None
     if isinstance(one, str) or decisions.slates is None:
         return one
@@ -80,11 +85,14 @@ def _in_slates(log: Evidence, name: str, one: Candidate | str) -> Candidate | st
     elif not decisions.marginal and not given_above:
         flaw = (
             "the chances are of items given those above them, and nothing in this estimate corrects for how those came "
-            f"about: take {', '.join(GIVEN_ABOVE)}; or give the chance of each item at its position, whatever stands "
+            f"about: take {', '.join(given)}; or give the chance of each item at its position, whatever stands "
             "above it, and say so (--marginal)"
         )
-    elif given_above and not np.array_equal(decisions.positions, slate.places(decisions.slates)):  # type: ignore[arg-type]
-        flaw = "some slates lack the row of a position above others, and so how those came about is not known"
+    elif given_above and (gaps := decisions.slates[decisions.positions != slate.places(decisions.slates)]).size:
+        flaw = (
+            f"{len(np.unique(gaps)):,} of {len(np.unique(decisions.slates)):,} slates lack the row of a position above "
+            "others, and so how those came about is not known"
+        )
     return replace(one, flaw="; ".join(filter(None, [one.flaw, flaw])) or None)
 
 

@@ -29,6 +29,9 @@ class Thresholds:
         largest_share: the most of all weight that one decision may have. At a tenth, one reward moves the estimate by a
             tenth.
         clipped: the most of all weight that clipping may have taken away: the bias may be as large.
+        carriers: the least effective number of units by squared weights. An estimate of fewer is not refused, but its
+            interval is said to be too narrow: over 9,500 logs of 600 made-up worlds, intervals of 95 % held the value
+            in 84 % (ips) and 91 % (snips) below this, and in 94 % and 95 % from it on.
         errors: how many standard errors a mean weight is given before it is held against a threshold. With three, one
             sound log in a thousand would be refused by chance for a mean that lies just at the threshold.
     """
@@ -39,6 +42,7 @@ class Thresholds:
     mean_weight: tuple[float, float] = (0.5, 1.25)
     largest_share: float = 0.1
     clipped: float = 0.1
+    carriers: float = 50.0
     errors: float = 3.0
 
 
@@ -53,6 +57,7 @@ class Overlap:
         error: the mean weight's standard error over units.
         largest: the largest weight.
         largest_share: its share of the sum.
+        carriers: the effective number of units by their squared weights: how many of them the spread is known from.
     """
 
     ess: float
@@ -61,6 +66,7 @@ class Overlap:
     error: float
     largest: float
     largest_share: float
+    carriers: float
 
     @classmethod
     def of(cls, weights: Rows, units: Ids, ess: float | None = None) -> "Overlap":
@@ -76,6 +82,7 @@ class Overlap:
             error=largest * float(np.sqrt(spread * len(sums)) / len(weights)),
             largest=largest,
             largest_share=float(1 / parts.sum()) if largest > 0 else 1.0,
+            carriers=effective_size(np.square(sums)),
         )
 
 

@@ -12,12 +12,14 @@ from what_next.metrics.bootstrap import Bounds, empirical_bernstein, percentiles
 from what_next.off_policy.candidates import Candidate, Found, candidates_of
 from what_next.off_policy.confidence_sequences import asymptotic, betting, effect_of
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
-from what_next.off_policy.diagnostics import Overlap, few_units
+from what_next.off_policy.diagnostics import Overlap, Thresholds, few_units
 from what_next.off_policy.slates import slate_ips
 from what_next.off_policy.weighting import Terms, mean_of
 
 PLAIN = Options()
 
+LITTLE = 0.01
+"""Of what a policy would do: less than this may be missing from a log without a word."""
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
@@ -37,8 +39,8 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
         `support`, `per` ("decision", "slate" or "trajectory"), `refused` (None, or why), and `forced` where a refused
         one is shown all the same. `left_out`: what each estimator lacks that could not be made. `logged`: what the
         behaviour policy earned, per decision, or per slate where the chances are of items given those above.
-        `diagnostics`: of the plain weights, and the range of rewards that bounds are made with. And what it was made
-        with. All numbers are finite.
+        `diagnostics`: of the plain weights, and the range of rewards that bounds are made with. `notes`: what the
+        intervals do not know. And what it was made with. All numbers are finite.
 
     Raises:
         DataError: for a given range of rewards that does not hold them.
@@ -59,6 +61,7 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
         "estimates": estimates,
         "left_out": {name: one for name, one in found.items() if isinstance(one, str)},
         "diagnostics": _diagnostics(log),
+        "notes": [*_lacking(log), *_narrow(made, estimates, log.options.thresholds)],
         "thresholds": asdict(options.thresholds) | {"clip": log.clip, "switch": log.switch},
     }
     return {name: _finite(one) for name, one in result.items()}
@@ -172,6 +175,32 @@ def _uncovered(one: Candidate, log: Evidence) -> Iterator[str]:
         )
     if not 1 - log.missing >= thresholds.support:
         yield f"{log.missing:.0%} of the policy's choices are items that the log never shows: it says nothing of them"
+
+
+def _lacking(log: Evidence) -> Iterator[str]:
+    """That the log lacks more of what the policy would do than chance explains, so that no interval tells of it."""
+    overlap, thresholds = log.overlap, log.options.thresholds
+    if overlap.mean_weight + thresholds.errors * overlap.error < 1 - LITTLE:
+        yield (
+            f"the mean weight is {overlap.mean_weight:.3f} (standard error {overlap.error:.3f}), where 1 is expected: "
+            "the log hardly holds the rest of what the policy would do, and no interval here knows what that earns"
+        )
+
+
+def _narrow(made: dict[str, Candidate], told: dict[str, Any], thresholds: Thresholds) -> Iterator[str]:
+    """Which of the estimates that are told have intervals that are too narrow, as few units carry them."""
+    few = {
+        name: one.own.carriers
+        for name, one in made.items()
+        if one.own is not None and one.own.carriers < thresholds.carriers and told[name]["mean"] is not None
+    }
+    if few:
+        yield (
+            f"{', '.join(few)}: few units have most of the squared weight (their effective number is "
+            f"{min(few.values()):.0f}, and {thresholds.carriers:.0f} are wanted), so the interval is likely too "
+            "narrow, and where rewards are positive too low: of those of 95 % about 84 % hold the value by ips, 91 % "
+            "by snips; a Bernstein interval, where there is one, holds as often as it says"
+        )
 
 
 def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:

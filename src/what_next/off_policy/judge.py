@@ -12,6 +12,7 @@ from what_next.off_policy.decisions import Decisions, Looks, Target
 from what_next.off_policy.estimate import difference, estimate
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.reading import LogSettings, binary, options_of, policy_of, read
+from what_next.off_policy.slates import places
 from what_next.off_policy.targets import TargetPolicy, decisions_of, places_of, vectors_of
 
 ROUNDING = 1e-9
@@ -102,6 +103,9 @@ class _Case:
             yield f"judged by the first {self.top} positions of each slate, and by nothing below"
         if self.decisions.slated:
             yield _of_slates(self.decisions, log.places is not None)
+        if log.slates is not None and log.places is not None and (gaps := log.places != places(log.slates)).any():
+            line = int(log.order[gaps].min()) + log.source.first_line
+            yield f"the first row of a slate that lacks a position above it is line {line} of {log.source.path}"
         if log.unit == "row" and log.times is not None and (copies := log.copies):
             yield (
                 f"{copies:,} rows are copies of others in all columns: if they are the same decisions once more, the "
@@ -143,7 +147,7 @@ def estimate_policy(
         "left_out": found["left_out"],
         "diagnostics": found["diagnostics"],
         "settings": {name: found[name] for name in SETTINGS} | {"reward_range": case.options.reward_range},
-        "notes": case.notes(),
+        "notes": [*case.notes(), *found["notes"]],
     }
 
 
@@ -196,7 +200,11 @@ def gate(
         "on_policy": each[0]["logged"],
         "log": case.about(),
         "settings": {name: each[0][name] for name in SETTINGS},
-        "notes": [*case.notes(), *_of_looks(apart, looks, margin, case)],
+        "notes": [
+            *case.notes(),
+            *(f"{name}: {note}" for name, found in zip(case.names, each, strict=True) for note in found["notes"]),
+            *_of_looks(apart, looks, margin, case),
+        ],
     }
 
 

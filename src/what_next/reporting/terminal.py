@@ -279,7 +279,7 @@ def _decisions(log: Mapping[str, Any]) -> str:
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.4g}"
+    return "" if value is None else f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:z.4g}"
 
 
 def _bounds(low: float | None, high: float | None) -> str:

@@ -75,8 +75,14 @@ def read_items(source: Source, column: str, path: Path | None, *, words: bool) -
     mine, theirs = as_ids([(source.frame, column), (table.frame, roles["item"])])
     others = [name for name in names if name not in roles.values()]
     raw = table.frame.select(theirs.alias("item_id"), *(other for other in others if other != "item_id")).collect()
-    if raw["item_id"].null_count() or raw["item_id"].is_duplicated().any():
-        raise DataError(f"{path}: an item has no id, or two rows; give one row per item")
+    for wrong, what in (
+        (raw["item_id"].is_null(), "has no item id"),
+        (~raw["item_id"].is_first_distinct(), "is another row of item {!r}"),
+    ):
+        if count := int(wrong.sum()):
+            row = int(wrong.arg_true()[0])
+            told = f"line {row + table.first_line} {what.format(raw['item_id'][row])}"
+            raise DataError(f"{path}: {told} ({count:,} such of {len(raw):,} rows); give one row per item")
     logged = column_of(source, mine, column, "item")
     missing = logged.filter(~logged.is_in(raw["item_id"].implode()))
     if len(missing):
