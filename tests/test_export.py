@@ -105,7 +105,7 @@ def make(dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathF
             checkpoint.save(agent, np.random.default_rng(0), RUN)
             (folder / "setup.txt").write_text(text_of(setup))
             with traced(), redirect_stdout(StringIO()) as told:
-                command(folder / "setup.txt", folder / "encoder.onnx", as_json=True)
+                command(folder / "setup.txt", folder / "encoder.onnx", ["threads=1"], as_json=True)
             said = json.loads(told.getvalue())
             files = {graph: Path(path) for graph, path in said["files"].items()}
             sessions = [runtime.InferenceSession(files[graph]) for graph in ("history", "step")]
@@ -288,7 +288,7 @@ def test_the_command_says_how_to_read_the_files(
     done = Exported(files, inputs, outputs, scores=False, metadata={})  # type: ignore[arg-type]
     monkeypatch.setattr("what_next.inference.export.export", lambda *_: done)
     (tmp_path / "setup.txt").write_text(text_of(trained.setup))
-    command(tmp_path / "setup.txt", tmp_path / "a.onnx")
+    command(tmp_path / "setup.txt", tmp_path / "a.onnx", ["threads=1"])
     told = capsys.readouterr().out.splitlines()
     assert told[:2] == ["a.onnx: items -> points", "a.step.onnx: items, state_0 -> points, next_0"]
     assert told[2].endswith("agent.catalogue.parquet")

@@ -239,6 +239,7 @@ def export(
     to: Annotated[Path, typer.Option(help="The ONNX file to write; that of single steps is written beside it.")] = Path(
         "encoder.onnx"
     ),
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Write encoder and actor as ONNX: a graph of whole histories, and one of single steps."""
@@ -246,7 +247,7 @@ def export(
     from what_next.policy import LearnedPolicy
     from what_next.training.artefacts import catalogue_path, read_manifest
 
-    settings = setup_of(setup, None, "train=no").model_copy(update={"model_critic_path": None})
+    settings = setup_of(setup, overrides, "train=no").model_copy(update={"model_critic_path": None})
     path = settings.model_agent_path
     done = write(LearnedPolicy.load(settings).agent, read_manifest(path, "agent"), to)
     files = {graph: str(file) for graph, file in done.files.items()}
