@@ -86,7 +86,7 @@ class TestMistakes:
             ("boredom", {"slots": 2000}, "slots is 2000, a slate longer than the catalogue of 1000 items"),
             ("boredom", {"slope": -1}, "slope is -1: "),
             ("boredom", {"slope": float("nan")}, "slope is nan: "),
-            ("boredom", {"speed": 1}, "speed is 1: "),
+            ("boredom", {"speed": 1}, "there is no setting 'speed'; the nearest is 'seed'; allowed: name, slots"),
         ],
     )
     def test_of_names_and_settings(self, name: str, changes: dict[str, Any], told: str) -> None:
