@@ -261,7 +261,7 @@ class TestFitted:
         for items, most in ((9_000, 9_000), (12_000, 4096)):
             log = pl.DataFrame({"user_id": np.arange(items) // 6, "item_id": np.arange(items)})
             widths.clear()
-            run(Dataset.from_frame(log), log_setup(setup_of, tmp_path / str(items), batch_size=None))
+            run(Dataset.from_frame(log), log_setup(setup_of, tmp_path / str(items), batch_size=None, linear="no"))
             assert widths
             assert max(widths) <= most
             assert (max(widths) == items) == (items == 9_000)
