@@ -20,14 +20,14 @@ from what_next.cli import loop as commands
 from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
-from what_next.errors import MissingExtraError, ModelError, SaveError, SetupError, StoreError
+from what_next.errors import MissingExtraError, ModelError, SaveError, SetupError, StoreError, StoreUnavailable
 from what_next.off_policy import LogSettings
 from what_next.off_policy.arms import Arm, Contrast
 from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, evidence
 from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, journal_path, status_of
-from what_next.serving.loop.loop import Loop, alone
+from what_next.serving.loop.loop import Loop, NotAlone, alone
 from what_next.serving.metrics import Metrics
 from what_next.serving.store import (
     AddEvents,
@@ -43,6 +43,7 @@ from what_next.settings import Setup
 from what_next.state import State
 
 from .engines import Service, asking, ids, in_time, running
+from .postgres import Postgres
 from .processes import environment
 
 ITEMS, PEOPLE = 8, 200
@@ -207,11 +208,25 @@ def test_two_loops_on_one_store_are_one_too_many(shop: Shop) -> None:
     shop.journal.lock().release()
 
 
-def test_two_machines_on_one_postgresql_are_one_too_many(postgres_url: str, tmp_path: Path) -> None:
+def test_two_machines_on_one_postgresql_are_one_too_many(
+    postgres_server: Postgres, postgres_url: str, tmp_path: Path
+) -> None:
     stores = [Store.open(postgres_url) for _ in range(2)]
     journals = [Journal.open(tmp_path / name / "journal.sqlite") for name in ("one", "two")]
     with alone(stores[0], journals[0]), pytest.raises(StoreError, match="another loop"), alone(stores[1], journals[1]):
         pass
+    with alone(stores[0], journals[0]) as make_sure:
+        postgres_server.stop()
+        with pytest.raises(StoreUnavailable):
+            make_sure()
+        postgres_server.start()
+        make_sure()  # takes the place again, which the server has forgotten
+        with pytest.raises(StoreError, match="another loop"), alone(stores[1], journals[1]):
+            pass
+        postgres_server.stop()
+        postgres_server.start()
+        with alone(stores[1], journals[1]), pytest.raises(NotAlone, match="another loop"):
+            make_sure()
     with alone(stores[1], journals[1]):
         pass
     for store in stores:
@@ -847,7 +862,7 @@ def test_beside_the_service_it_goes_on_after_a_failure(
 
     def sleep(seconds: float) -> None:
         waited.append(seconds)
-        if len(waited) == 2:
+        if len(waited) >= 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(bare.loop, "run", run)
@@ -858,3 +873,27 @@ def test_beside_the_service_it_goes_on_after_a_failure(
     told = capsys.readouterr().err
     assert "what-next: the store is away; try again" in told
     assert told.count("wait: there is nothing to do") == 1
+
+    def another() -> None:
+        raise NotAlone("another loop works on this store")
+
+    monkeypatch.setattr(bare.loop, "make_sure", another)
+    monkeypatch.setattr("what_next.cli.loop.time.sleep", lambda _: pytest.fail("it goes on"))
+    monkeypatch.setattr(bare.loop, "run", bare.loop.look)
+    with pytest.raises(NotAlone):
+        commands._go_on(bare.loop, 60.0)
+
+
+def test_a_store_that_is_away_at_the_start_is_waited_for_unless_it_runs_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sleep(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("WHAT_NEXT_STORE", "postgresql://anna:secret@127.0.0.1:1/db")
+    monkeypatch.setattr("what_next.cli.loop.time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        commands.loop([str(path)])
+    assert "it is tried again in 60 s" in capsys.readouterr().err
+    with pytest.raises(StoreUnavailable):
+        commands.loop([str(path)], once=True)

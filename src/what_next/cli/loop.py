@@ -2,7 +2,7 @@
 
 import os
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +14,12 @@ from rich.table import Table
 from what_next.cli.options import Json, setup_of
 from what_next.cli.output import answer, emit, note
 from what_next.cli.service import opened
-from what_next.errors import SetupError, StoreError, WhatNextError
+from what_next.errors import SetupError, StoreError, StoreUnavailable, WhatNextError
 
 if TYPE_CHECKING:
     from what_next.serving.loop.loop import Loop
+    from what_next.serving.store import Store
+    from what_next.settings import Setup
 
 app = typer.Typer()
 
@@ -55,23 +57,40 @@ def loop(
             status = journal.status()
         answer(status, as_json, _shown(status))
         return 0
-    with opened(settings) as store, closing(Journal.open(path)) as journal:
-        with alone(store, journal):
+    every = None if once else settings.loop.look
+    with ExitStack() as stack:
+        store = _opened(stack, settings, every)
+        journal = stack.enter_context(closing(Journal.open(path)))
+        with alone(store, journal) as make_sure:
             os.nice(settings.loop.nice)
-            _go_on(Loop(settings, store, journal), None if once else settings.loop.look)
+            _go_on(Loop(settings, store, journal, make_sure), every)
         if as_json:
             emit(journal.status())
     return 0
 
 
+def _opened(stack: ExitStack, settings: "Setup", every: float | None) -> "Store":
+    """The store; one that is away is waited for, unless the loop runs once."""
+    while True:
+        try:
+            return stack.enter_context(opened(settings))
+        except StoreUnavailable as error:
+            if every is None:
+                raise
+            note(f"what-next: {error}; it is tried again in {every:g} s")
+        time.sleep(every)
+
+
 def _go_on(loop: "Loop", every: float | None) -> None:
     """Do what is to be done, for ever or once; and print what was done."""
+    from what_next.serving.loop.loop import NotAlone
+
     told = max((one.number for one in loop.journal.lines(1)), default=0)
     while True:
         try:
             loop.run()
         except WhatNextError as error:
-            if every is None:
+            if every is None or isinstance(error, NotAlone):
                 raise
             note(f"what-next: {error}")
         for line in reversed(loop.journal.lines(1000)):

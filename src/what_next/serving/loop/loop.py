@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from what_next.errors import ModelError, SetupError, StoreError, StoreUnavailable, WhatNextError
@@ -23,6 +23,7 @@ from what_next.serving.loop import candidate, evidence
 from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, LoopRound
 from what_next.serving.store import Deploy, Second, Store
+from what_next.serving.store.backend import Backend
 from what_next.settings import Setup
 
 LOCK = 0x6C6F6F70
@@ -57,26 +58,67 @@ class Done:
     outcome: str | None = None
 
 
+class NotAlone(StoreError):
+    """Another loop works on the store."""
+
+
+@dataclass(eq=False)
+class Place:
+    """The place of the only loop on a store in PostgreSQL: a lock that its server knows, and forgets when it restarts.
+
+    Attributes:
+        backend: of the store; `connection`: which has the lock as long as it is open; None: before the first time.
+    """
+
+    backend: Backend
+    connection: Connection | None = None
+
+    def take(self) -> None:
+        """Take the place, or make sure that it is taken still.
+
+        Raises:
+            NotAlone: another loop has it.
+            StoreUnavailable: the store is away.
+        """
+        if self.backend.sqlite:  # the lock of the journal's file is enough
+            return
+        if self.connection is not None:
+            with suppress(SQLAlchemyError):
+                self.connection.execute(select(1))
+                return
+            self.connection.close()
+            self.connection = None
+        with self.backend.explained():
+            connection = self.backend.reader.connect()
+            connection.detach()  # the lock goes when it is closed, and not back to the pool with it
+            if not connection.execute(LOCKED).scalar():
+                connection.close()
+                raise NotAlone(f"{self.backend.where}: another loop works on this store; there can be one")
+        self.connection = connection
+
+    def leave(self) -> None:
+        """Give it back."""
+        if self.connection is not None:
+            with suppress(SQLAlchemyError):  # the server may take its time to notice that the connection is closed
+                self.connection.execute(FREED)
+            self.connection.close()
+
+
 @contextmanager
-def alone(store: Store, journal: Journal) -> Iterator[None]:
+def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
     """Be the only loop on a store, in all its processes and on all machines; it ends with the process.
+
+    Yields what makes sure that it still is the only one: see `Place.take`.
 
     Raises:
         StoreError: another loop works on it.
     """
-    lock = journal.lock()
+    lock, place = journal.lock(), Place(store.backend)
     try:
-        with store.backend.reader.connect() as connection:
-            connection.detach()  # the lock goes when it is closed, and not back to the pool with it
-            if not store.backend.sqlite and not connection.execute(LOCKED).scalar():
-                raise StoreError(f"{store.backend.where}: another loop works on this store; there can be one")
-            try:
-                yield
-            finally:  # the server may take its time to notice that the connection is closed
-                if not store.backend.sqlite:
-                    with suppress(SQLAlchemyError):
-                        connection.execute(FREED)
+        place.take()
+        yield place.take
     finally:
+        place.leave()
         lock.release()
 
 
@@ -87,8 +129,10 @@ class Loop:
         setup: how candidates are trained and served; `store`: of the service; `journal`: what is remembered.
     """
 
-    def __init__(self, setup: Setup, store: Store, journal: Journal) -> None:
-        """`journal`, whose clock holds for everything here.
+    def __init__(
+        self, setup: Setup, store: Store, journal: Journal, make_sure: Callable[[], None] = lambda: None
+    ) -> None:
+        """`journal`, whose clock holds for everything here; `make_sure`: what `alone` yields.
 
         Raises:
             SetupError: the setup names a second model of its own, or an estimator that there is not.
@@ -102,7 +146,7 @@ class Loop:
             raise SetupError(f"loop.estimator is {estimator!r}; allowed: {', '.join(ESTIMATORS)}, or none")
         if setup.loop.drift:
             evidence.adwin(setup.loop.drift)
-        self.setup, self.store, self.journal = setup, store, journal
+        self.setup, self.store, self.journal, self.make_sure = setup, store, journal, make_sure
         self.folder = Path(journal.backend.where).parent
         self.steps: dict[str, Callable[[LoopRound], Done | None]] = {
             "export": self._export,
@@ -128,7 +172,9 @@ class Loop:
 
         Raises:
             WhatNextError: see `run`.
+            NotAlone: another loop took the place, while the database was away.
         """
+        self.make_sure()
         self._mind_the_clock()
         self._mind_the_store()
         current = self._current()
