@@ -54,6 +54,21 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+UNESCAPED = "the database's URL has an @ too many; in a password, write %40 for @, and %25 for %"
+"""What is said where `is_unescaped`."""
+
+
+def is_unescaped(url: str) -> bool:
+    """Whether the password of a URL holds an @ as it is: what follows would be taken for the host, and be told."""
+    return re.search(r"://[^:/]*:[^@]*@[^?]*@", url) is not None
+
+
+def without_password(url: str) -> str:
+    """The URL of a database as people may read it, also without what its query keeps secret."""
+    url = re.sub(r"(://[^:/?]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:password|sslpassword|passfile|options)=)[^&]*", r"\1***", url)
+
+
 IN_PYTHON = {
     r" \(an option of what-next data import\)": "",
     r" of what-next data import(; if the first line holds no names, see --no-header and --columns)?": "",

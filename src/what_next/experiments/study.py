@@ -9,14 +9,13 @@ up by another.
 """
 
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from what_next.errors import MissingExtraError, SaveError, SetupError
+from what_next.errors import UNESCAPED, MissingExtraError, SaveError, SetupError, is_unescaped, without_password
 
 if TYPE_CHECKING:
     import optuna
@@ -34,7 +33,7 @@ def is_shared(study: Path | str | None) -> bool:
 
 def shown(study: Path | str) -> Path | str:
     """Where a study is, without a password."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", study) if isinstance(study, str) else study
+    return without_password(study) if isinstance(study, str) else study
 
 
 def open_study(path: Path | str, made_for: Mapping[str, Any]) -> "optuna.Study":
@@ -78,6 +77,8 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
     from sqlalchemy.exc import SQLAlchemyError
 
     kind, _, place = url.partition("://")
+    if is_unescaped(url):
+        raise SetupError(UNESCAPED)
     if kind == "postgresql":
         url = f"postgresql+psycopg://{place}"  # what the store of the service takes, too
     options: dict[str, Any] = {"pool_pre_ping": True}
