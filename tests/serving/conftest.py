@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -42,6 +42,27 @@ def postgres_url(postgres_server: Postgres) -> Iterator[str]:
     postgres_server.sql(f"CREATE DATABASE {name}")
     yield postgres_server.url(name)
     postgres_server.sql(f"DROP DATABASE {name} WITH (FORCE)")  # each is 7 MB of files
+
+
+@pytest.fixture
+def limited(postgres_server: Postgres, postgres_url: str) -> Iterator[tuple[str, Callable[[str], object]]]:
+    """A store's URL of a role that owns nothing; and what grants or revokes (`REVOKE INSERT ON events`)."""
+    from what_next.serving.store import Store
+
+    Store.open(postgres_url).close()
+    database = postgres_url.split("/")[3].split("?")[0]
+    role = f"role_{database}"
+
+    def sql(text: str) -> object:
+        to = "FROM" if text.startswith("REVOKE") else "TO"
+        return postgres_server.sql(f"{text} {to} {role}", database)
+
+    postgres_server.sql(f"CREATE ROLE {role} LOGIN")
+    sql("GRANT ALL ON ALL TABLES IN SCHEMA public")
+    sql("GRANT ALL ON ALL SEQUENCES IN SCHEMA public")
+    yield postgres_url.replace("postgres@", f"{role}@"), sql
+    postgres_server.sql(f"DROP OWNED BY {role}", database)
+    postgres_server.sql(f"DROP ROLE {role}")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

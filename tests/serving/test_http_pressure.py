@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from what_next.errors import StoreUnavailable
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import Shedding, plain
+from what_next.serving.http.run import Opening
 from what_next.serving.metrics import Metrics
 
 from .endpoint import Service, service
@@ -89,8 +91,6 @@ def test_a_service_whose_disk_is_full_is_not_ready(one: Service, monkeypatch: py
 def test_a_service_whose_store_takes_no_writes_is_not_ready_until_it_does(
     one: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from what_next.errors import StoreUnavailable
-
     def full(*_: Any) -> None:
         raise StoreUnavailable("store.sqlite: cannot be used now (database or disk is full); try again")
 
@@ -100,8 +100,30 @@ def test_a_service_whose_store_takes_no_writes_is_not_ready_until_it_does(
         assert one.ask("POST", "/v1/events", {"event_id": "e", "user_id": "u", "item_id": "i1"}).status_code == 503
         in_time(lambda: one.writer.failing)
         assert one.ask("GET", "/ready").status_code == 503
-    assert one.ask("GET", "/ready").status_code == 200  # though nobody wrote anything since
+        assert "what_next_ready 0.0" in one.ask("GET", "/metrics").text
+    assert "what_next_ready 1.0" in one.ask("GET", "/metrics").text  # though nobody wrote anything since
+    assert one.ask("GET", "/ready").status_code == 200
     assert not one.writer.failing
+
+
+def test_a_service_that_may_not_keep_its_answers_is_not_ready_until_it_may(
+    tmp_path: Path, limited: tuple[str, Callable[[str], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, sql = limited
+    monkeypatch.setenv("WHAT_NEXT_STORE", url)
+    with service(tmp_path, fill=False, import_data=False) as locked:
+        sql("REVOKE INSERT ON impressions")
+        assert locked.ask("POST", "/v1/recommendations", {}).status_code == 503
+        for _ in range(2):
+            assert locked.ask("GET", "/ready").status_code == 503
+        sql("GRANT INSERT ON impressions")
+        assert locked.ask("GET", "/ready").status_code == 200
+        sql("REVOKE INSERT ON meta")
+        starting = Parts(locked.setup.server)
+        with pytest.raises(StoreUnavailable, match="permission denied"):
+            Opening(locked.setup, starting, print, print)._try()
+        starting.reads.close()
+        starting.close()
 
 
 def test_a_service_whose_store_was_taken_away_is_not_ready(tmp_path: Path) -> None:

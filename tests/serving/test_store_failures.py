@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -150,6 +151,32 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(
     writer.close()
     store.close()
     assert (told(caplog), "s3cret" in caplog.text) == (EPISODE, False)
+
+
+def test_what_a_role_may_no_longer_do_is_told_until_it_may(
+    limited: tuple[str, Callable[[str], object]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (url, sql), denied = limited, "permission denied for table"
+    store = Store.open(url)
+    writer = Writer(store)
+    sql("REVOKE INSERT ON events")
+    with pytest.raises(StoreUnavailable, match=rf"{denied} events\); an administrator"):
+        writer.submit(events(0)).result(10)
+    assert writer.submit(WithdrawItem("i1")).result(10)  # what it may write says nothing of what it may not
+    with pytest.raises(StoreUnavailable, match=f"{denied} events"):
+        store.try_writing([*writer.failing.values()])
+    assert told(caplog) == EPISODE[:1]
+    sql("GRANT INSERT ON events")
+    store.try_writing([*writer.failing.values()])
+    assert store.heads(["anna"]) == {}  # it was tried alone
+    assert writer.submit(events(0)).result(10) == EventsAdded(1, 0)
+    writer.close()
+    assert (told(caplog), f"{denied} events" in caplog.text) == (EPISODE, True)
+    sql("REVOKE SELECT ON users")
+    with pytest.raises(StoreUnavailable, match=f"{denied} users"):
+        store.ping()
+    store.close()
 
 
 def test_a_server_that_was_started_anew_between_two_calls_is_not_noticed(
@@ -367,15 +394,32 @@ def test_what_is_no_store_is_refused_with_one_message(tmp_path: Path) -> None:
         Store.open("sqlite://")
     with pytest.raises(StoreError, match="cannot be kept in 'mysql'"):
         Store.open("mysql://anna:secret@localhost/db")
-    with pytest.raises(StoreError, match="cannot be read"):
-        Store.open("post gres://anna:secret@localhost:x/db")
+    for place in ("127.0.0.1:x", "127.0.0.1:", "one:5432,two:5432"):
+        with pytest.raises(StoreError, match=r"cannot be read.*host=FIRST,SECOND"):
+            Store.open(f"postgresql://anna:secret@{place}/db")
+    with pytest.raises(StoreError, match="has no host"):
+        Store.open("sqlite://folder/store.sqlite")
 
 
-def test_no_message_holds_a_password() -> None:
+@pytest.mark.parametrize("place", ["anna:secret@127.0.0.1:1/db", "anna@127.0.0.1:1/db?sslmode=allow&password=secret"])
+def test_no_message_holds_a_password(place: str) -> None:
     with pytest.raises(StoreUnavailable) as refused:
-        Store.open("postgresql://anna:secret@127.0.0.1:1/db")
+        Store.open(f"postgresql://{place}")
     assert "secret" not in str(refused.value)
     assert "anna" in str(refused.value)
+
+
+def test_a_password_that_is_not_escaped_is_told_and_not_repeated() -> None:
+    with pytest.raises(StoreError, match="write %40 for @") as refused:
+        Store.open("postgresql://anna:sec@ret@127.0.0.1:1/db")
+    assert "ret@" not in str(refused.value)
+
+
+def test_what_an_url_has_wrong_is_told_without_waiting(postgres_server: Postgres, postgres_url: str) -> None:
+    for wrong in (postgres_url.replace("postgres@", "nobody@"), postgres_server.url("none")):
+        with pytest.raises(StoreError, match=r"does not exist\); mend the user") as refused:
+            Store.open(wrong)
+        assert not isinstance(refused.value, StoreUnavailable)
 
 
 def test_a_new_file_is_read_by_its_owner_alone(tmp_path: Path) -> None:

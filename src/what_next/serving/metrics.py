@@ -34,7 +34,7 @@ class Metrics:
         sessions: how users' sessions were found: there, by folding events in, or rebuilt from the store.
         loads: by what came of it: loaded, failed, late; `shadows`: by what became of it: recorded, dropped, failed.
         overlap: of shown answers with those in the shadow; `store_failures`: times that the store could not be used.
-        shed: questions that were refused before they were read, by route.
+        shed: questions that were refused before they were read, by route; `ready`: as of the last look, see `/ready`.
     """
 
     def __init__(self) -> None:
@@ -49,6 +49,8 @@ class Metrics:
         self._answering = self._histogram("answer_seconds", about, SECONDS, "role")
         self.batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
         sessions = self._counter("sessions", "Sessions, by how they were found", "found")
+        about = "Whether /ready says that the service can answer (1) or not (0)"
+        self.ready = Gauge("what_next_ready", about, registry=self.registry)
         self.versions = self._counter("versions", "Times that a version took over")
         self.loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
         self.shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")

@@ -331,6 +331,7 @@ class Poller:
         left, reported, outage = 0.0, "", Outage("reading the store")
         while not self._stop.is_set():
             try:
+                self.models.store.try_reading()
                 self.models.look()
                 if left <= 0:
                     self.models.count()

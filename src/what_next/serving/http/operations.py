@@ -324,12 +324,8 @@ async def ready(call: Call) -> dict[str, bool]:
 
     The store is missing, too, where it takes no more writes, such as on a full disk.
     """
-    parts = call.parts
-    missing = list(parts.engine.missing()) if parts.engine is not None else ["model"]
-    if not await parts.store_works():
-        missing.append("store")
-    if missing:
-        raise not_ready(list(dict.fromkeys(missing)))
+    if missing := await call.parts.missing():
+        raise not_ready(missing)
     return {"ready": True}
 
 
@@ -342,6 +338,7 @@ async def metrics(call: Call) -> Response:
     if parts.engine is not None:
         with suppress(StoreError):  # the loop's own trouble
             parts.metrics.loop((await parts.run(status_of, parts.engine.setup))["numbers"])
+    await parts.missing()
     return Response(await parts.run(parts.metrics.text, model), headers=headers)
 
 

@@ -87,6 +87,14 @@ class Parts:
         done: Future[Any] = self.writer.submit(write)
         return await asyncio.shield(asyncio.wrap_future(done))
 
+    async def missing(self) -> list[str]:
+        """What the service lacks to answer; nothing: it is ready, which the metrics then tell, too."""
+        missing = list(self.engine.missing()) if self.engine is not None else ["model"]
+        if not await self.store_works():
+            missing.append("store")
+        self.metrics.ready.set(not missing)
+        return list(dict.fromkeys(missing))
+
     async def store_works(self) -> bool:
         """Whether the store can be read and written; asked of a thread of its own, and not waited for longer than that.
 
@@ -100,8 +108,8 @@ class Parts:
         def tried() -> None:
             store.ping()
             if writer is not None and writer.failing:
-                store.try_writing()
-                writer.failing = False
+                store.try_writing([*writer.failing.values()])
+                writer.failing.clear()
 
         look = self.looks.submit(tried)
         try:
@@ -125,7 +133,6 @@ class Parts:
 
         watch = self.metrics.watch
         watch("writer_depth", "Writes that wait for the store", lambda: float(self.writer.depth if self.writer else 0))
-        watch("ready", "Whether the model answers (1) or not (0)", of(lambda engine: not engine.missing()))
         about = "Whether the deployed version cannot be loaded (1)"
         watch("version_refused", about, of(lambda engine: engine.model()["refused"] is not None))
         about = "Whether the second model, of server.candidate, cannot be loaded (1)"

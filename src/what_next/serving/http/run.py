@@ -148,6 +148,7 @@ class Opening:
             parts.store.load_histories(dataset, self._progress)
             self._tell(unnameable(dataset.user_ids, "users"))
         if parts.writer is None:
+            parts.store.try_writing()  # whoever may only read is told at once, and not with the first request
             parts.writer = Writer(parts.store)
         parts.engine = Engine(setup, parts.store, parts.writer, parts.metrics, self._stop)
         ids = parts.engine.models.live.current.served.catalogue.ids

@@ -1,6 +1,7 @@
 """The two databases behind the store: where they are, how they are reached and differ, and what their errors mean."""
 
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.sql import FromClause
 
-from what_next.errors import MissingExtraError, SetupError, StoreError, StoreUnavailable
+from what_next.errors import (
+    UNESCAPED,
+    MissingExtraError,
+    SetupError,
+    StoreError,
+    StoreUnavailable,
+    is_unescaped,
+    without_password,
+)
 from what_next.serving.store.tables import dumps
 from what_next.settings import Setup
 
@@ -38,6 +47,11 @@ the file itself."""
 CONFLICTS = ("40001", "40P01", "23505", "23503", "25P03")
 """SQLSTATEs after which a transaction is tried anew: serialisation failure, deadlock, another process that wrote the
 same id (or erased what was referred to) in between, and one that idled too long, since this process stood still."""
+REFUSED = ("42501", "42P01", "3F000")
+"""SQLSTATEs after which an administrator can mend the database: no permission, no such table, no such schema."""
+MISTAKE = re.compile(r'authentication failed|no password|no pg_hba.conf entry|invalid port|"[^"]*" does not exist')
+"""How PostgreSQL refuses a connection by its URL, in English: libpq keeps the SQLSTATE (28P01, 28000, 3D000) to itself.
+In another language it counts as a server that is away."""
 DIALECTS: Mapping[str, sa.Dialect] = {
     "sqlite": sqlite.dialect(),
     "postgresql": postgresql.psycopg.dialect(paramstyle="format"),  # type: ignore[no-untyped-call]
@@ -106,7 +120,7 @@ class Backend:
             reason = lines[0] if lines else type(error.orig).__name__
             reason += "; is the disk full?" if reason == "disk I/O error" else ""  # so SQLite, where it makes its index
             if passes(error):
-                raise StoreUnavailable(f"{self.where}: cannot be used now ({reason}); try again") from error
+                raise StoreUnavailable(f"{self.where}: cannot be used now ({reason}); {_next(error)}") from error
             reason += f"; {self.mend}" if is_damaged(error.orig) else ""
             raise StoreError(f"{self.where}: {reason}") from error
 
@@ -123,7 +137,21 @@ def passes(error: sa.exc.DBAPIError) -> bool:
         return isinstance(error, sa.exc.OperationalError) and code & 0xFF != sqlite3.SQLITE_ERROR
     state = sqlstate(error) or ""
     # A value too long for an index is "operational", too; a server that only reads, or whose transaction idled, is not.
-    return (isinstance(error, sa.exc.OperationalError) and state[:2] != "54") or state in ("25006", "25P03")
+    return (isinstance(error, sa.exc.OperationalError) and state[:2] != "54") or state in ("25006", "25P03", *REFUSED)
+
+
+def is_mistake(error: BaseException | None) -> bool:
+    """Whether PostgreSQL refuses a connection for what stands in its URL, so that waiting does not help."""
+    if not isinstance(error, sa.exc.OperationalError) or sqlstate(error) is not None:
+        return False
+    return MISTAKE.search(str(error.orig).partition("\n")[0]) is not None
+
+
+def _next(error: sa.exc.DBAPIError) -> str:
+    """What helps where a database cannot be used now."""
+    if is_mistake(error):
+        return "mend the user, the password, the port or the database of its URL"
+    return "an administrator of the database can mend it" if sqlstate(error) in REFUSED else "try again"
 
 
 def is_damaged(error: BaseException | None) -> bool:
@@ -246,7 +274,7 @@ def connect(place: str | Path) -> Backend:
         except ImportError:
             raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
         reader = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **options)
-        where = url.render_as_string(hide_password=True)
+        where = without_password(url.render_as_string(hide_password=False))
         prepare = partial(_patient, where)
     for one in (engine, reader):
         sa.event.listen(one, "connect", prepare, insert=True)  # before SQLAlchemy itself asks the server anything
@@ -258,14 +286,19 @@ def _url(place: str | Path) -> URL:
         return URL.create("sqlite", database=str(Path(place).absolute()))
     try:
         url = make_url(place)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # such as a port that is no number
         raise StoreError(
-            "the store's URL cannot be read; expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
+            "the store's URL cannot be read; expected sqlite:///PATH, postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
+            "or, for several servers, postgresql://USER:PASSWORD@/DATABASE?host=FIRST,SECOND&port=5432,5432"
         ) from None
     kind = url.get_backend_name()
     if kind == "sqlite" and url.database in (None, "", ":memory:"):
         raise StoreError("a SQLite store needs a file (sqlite:///PATH): in memory it would be lost")
+    if kind == "sqlite" and url.host:
+        raise StoreError("a SQLite store has no host; expected sqlite:///PATH (four slashes begin an absolute path)")
     if kind in ("postgresql", "postgres"):
+        if is_unescaped(place):
+            raise StoreError(UNESCAPED)
         return url.set(drivername="postgresql+psycopg")
     if kind != "sqlite":
         raise StoreError(f"a store cannot be kept in {kind!r}; expected sqlite:///PATH or postgresql://...")

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Executable, bindparam, delete, exc, func, insert, select, update
+from sqlalchemy import Executable, bindparam, delete, exc, exists, func, insert, select, update
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from what_next.data import Dataset
 from what_next.errors import StoreError, StoreUnavailable
 from what_next.serving.store import records, tables
 from what_next.serving.store.answers import KEPT, RESPONSES
-from what_next.serving.store.backend import Backend, among, connect, in_the_way, pairs, passes
+from what_next.serving.store.backend import Backend, among, connect, in_the_way, is_mistake, pairs, passes
 from what_next.serving.store.histories import EVENTS, NOTE, USERS, put_note
 from what_next.serving.store.loading import LOADED, Filling, Progress
 from what_next.serving.store.migrations import migrate
@@ -50,6 +50,7 @@ AFTER = (
     )
     .order_by(WANTED.c.key, EVENTS.time, EVENTS.number)
 )  # fmt: skip
+READABLE = select(exists(select(USERS.key)), exists(select(EVENTS.number)))
 FOUND = (
     select(USERS.user_id)
     .where(USERS.user_id >= bindparam("query"), USERS.events > 0)
@@ -108,14 +109,17 @@ class Store:
             clock: tells the time, in microseconds since 1970 UTC.
 
         Raises:
-            StoreError: it cannot be opened, is of a newer version, or is not there; or another program's tables are.
+            StoreError: it cannot be opened (its URL is wrong), is of a newer version, or is not there; or another
+                program's tables are.
         """
         backend = connect(place)
         try:
             migrate(backend, make)
             return cls(backend, clock)
-        except BaseException:
+        except BaseException as error:
             backend.close()
+            if isinstance(error, StoreUnavailable) and is_mistake(error.__cause__):
+                raise StoreError(str(error)) from error.__cause__
             raise
 
     def close(self) -> None:
@@ -229,10 +233,21 @@ class Store:
         with self.backend.explained(), self.backend.engine.begin() as connection:
             put_note(connection, SECOND, value)
 
-    def try_writing(self) -> None:
-        """Raises a `StoreUnavailable` where nothing can be written: the only way to tell that it can be again."""
+    def try_writing(self, writes: Sequence[records.Write] = ()) -> None:
+        """Raises a `StoreUnavailable` where nothing can be written: the only way to tell that it can be again.
+
+        `writes` that failed are tried, too, and taken back: what refuses one table may take the others.
+        """
         with self.backend.explained(), self.backend.engine.begin() as connection:
             put_note(connection, "tried", str(self.clock()))
+            for write in writes:
+                try:
+                    with connection.begin_nested() as trial:
+                        Transaction(connection, self.clock()).apply([write])
+                        trial.rollback()
+                except Exception as error:  # what cannot be stored at all says nothing of the store
+                    if isinstance(error, exc.DBAPIError) and passes(error):
+                        raise
 
     # Reading
 
@@ -241,9 +256,13 @@ class Store:
         with self.backend.explained(), self.backend.reader.connect() as connection:
             return connection.execute(statement, values).all()
 
+    def try_reading(self) -> None:
+        """Raises a `StoreUnavailable` where users and their events cannot be read, though the database may answer."""
+        self.fetch(READABLE)
+
     def ping(self) -> None:
-        """Raises a `StoreUnavailable` where the database does not answer, its file is gone, or its disk is full."""
-        self.fetch(NOTE, note=LOADED)
+        """Raises a `StoreUnavailable` where the database cannot be read, its file is gone, or its disk is full."""
+        self.try_reading()
         if not self.backend.sqlite:
             return
         path = Path(self.backend.where)

@@ -49,7 +49,7 @@ class Writer:
     A future is done when its write is durable; it holds the outcome, or the reason why the write was refused.
 
     Attributes:
-        failing: whether the store did not take what was written last.
+        failing: by kind, the last write that the store did not take; none of a kind that it has taken since.
     """
 
     def __init__(self, store: Store) -> None:
@@ -57,7 +57,8 @@ class Writer:
         self._waiting: deque[Pending] = deque()
         self._rows = 0
         self._changed = threading.Condition()
-        self._closed = self.failing = False
+        self._closed = False
+        self.failing: dict[type[Write], Write] = {}
         self._thread = threading.Thread(target=self._run, name="what-next-writer", daemon=True)
         self._scrubbing = Scrubbing(store.scrubber)
         self._thread.start()
@@ -101,16 +102,17 @@ class Writer:
                 outcomes: list[Any] = self.store.commit([write for write, _, _ in group])
             except BaseException as error:  # whoever waits must hear of it, whatever it is
                 outcomes = [error] * len(group)
-            if (away := next((one for one in outcomes if isinstance(one, StoreUnavailable)), None)) is None:
-                outage.worked()
-            else:
-                outage.failed(away)
-            self.failing = outage.lasts
-            for (_, future, _), outcome in zip(group, outcomes, strict=True):
+            for (write, future, _), outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, StoreUnavailable):
+                    self.failing[type(write)] = write
+                    outage.failed(outcome)
                 if isinstance(outcome, BaseException):
                     future.set_exception(outcome)
                 else:
+                    self.failing.pop(type(write), None)
                     future.set_result(outcome)
+            if not self.failing:
+                outage.worked()
 
     def _next(self) -> list[Pending]:
         """Everything that waits, up to `MOST` rows; nothing when the writer is closed."""
