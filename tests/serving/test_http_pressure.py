@@ -107,7 +107,10 @@ def test_a_service_whose_store_takes_no_writes_is_not_ready_until_it_does(
 
 
 def test_a_service_that_may_not_keep_its_answers_is_not_ready_until_it_may(
-    tmp_path: Path, limited: tuple[str, Callable[[str], object]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    limited: tuple[str, Callable[[str], object]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     url, sql = limited
     monkeypatch.setenv("WHAT_NEXT_STORE", url)
@@ -118,6 +121,10 @@ def test_a_service_that_may_not_keep_its_answers_is_not_ready_until_it_may(
             assert locked.ask("GET", "/ready").status_code == 503
         sql("GRANT INSERT ON impressions")
         assert locked.ask("GET", "/ready").status_code == 200
+        sql("REVOKE SELECT ON users")
+        assert locked.ask("GET", "/ready").status_code == 503
+        in_time(lambda: "reading the store fails" in caplog.text)
+        sql("GRANT SELECT ON users")
         sql("REVOKE INSERT ON meta")
         starting = Parts(locked.setup.server)
         with pytest.raises(StoreUnavailable, match="permission denied"):
