@@ -1,9 +1,12 @@
 """Models on disk come back the same, belong together, and are never left half written."""
 
 import json
+import os
 import resource
 import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ from safetensors.torch import save_file
 
 import what_next as wn
 from what_next import Agent, Catalogue, Environment, LearnedPolicy, State
-from what_next.data.files import write_files
+from what_next.data.files import finish, write_files
 from what_next.errors import ModelError, SaveError
 from what_next.training import checkpoint
 from what_next.training.artefacts import FORMAT, KEY, catalogue_path, read_manifest, read_models, read_rest, resume_path
@@ -247,6 +250,73 @@ class TestSaving:
         with pytest.raises(KeyboardInterrupt):
             write_files({tmp_path / "one": lambda file: file.write(b"1"), tmp_path / "two": crash})
         assert not names(tmp_path)
+
+    @pytest.mark.parametrize("renamed", [0, 1, 2])
+    def test_who_reads_finishes_the_renames_of_a_save_that_was_killed(self, tmp_path: Path, renamed: int) -> None:
+        paths = [tmp_path / name for name in ("one [*]", ".two", "three")]
+        write_files(dict.fromkeys(paths, b"old"))
+        if not (child := os.fork()):
+            replace, kept = Path.replace, iter(range(renamed))
+            kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            Path.replace = lambda one, to: kill() if next(kept, None) is None else replace(one, to)  # type: ignore[assignment, method-assign]
+            write_files(dict.fromkeys(paths, b"new"))
+        os.waitpid(child, 0)
+        assert [path.read_bytes() for path in paths] == [b"new"] * renamed + [b"old"] * (3 - renamed)
+        finish(tmp_path / "any")
+        assert [path.read_bytes() for path in paths] == [b"new"] * 3
+        assert names(tmp_path) == {path.name for path in paths}
+
+    def test_models_whose_save_was_broken_off_between_two_renames_are_whole(
+        self, copied: Trained, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        agent = Agent(copied.setup, copied.state.space).wake_agent()
+        agent.histories = 7
+        before, replace = names(copied.folder), Path.replace
+
+        def broken_off(path: Path, to: Path) -> Path:
+            if to.name == "critic.safetensors":
+                raise KeyboardInterrupt
+            return replace(path, to)
+
+        monkeypatch.setattr(Path, "replace", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(agent, np.random.default_rng(0), "another")
+        monkeypatch.undo()
+        assert read_rest(copied.setup.model_agent_path)[0].histories == 7
+        assert ready(copied).histories == 7
+        assert names(copied.folder) == before
+
+    def test_readers_and_a_writer_do_not_break_each_other(self, tmp_path: Path) -> None:
+        paths = [tmp_path / str(number) for number in range(5)]
+        with ThreadPoolExecutor(4) as pool:
+            writing = pool.submit(lambda: [write_files(dict.fromkeys(paths, b"%d" % n)) for n in range(40)])
+            reading = [pool.submit(lambda: [finish(paths[0]) for _ in iter(writing.done, True)]) for _ in range(3)]
+            assert all(done.result() for done in (writing, *reading))
+        assert [path.read_bytes() for path in paths] == [b"39"] * 5
+        assert names(tmp_path) == {path.name for path in paths}
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "no JSON",
+            "17",
+            "[17]",
+            '["../.own.abc.aside"]',
+            '[".a.abc.aside", "..abc.aside"]',
+            '["....abc.aside"]',
+            "[" * 9999,
+        ],
+        ids=lambda text: text[:20],
+    )
+    def test_a_journal_that_is_none_renames_nothing(self, tmp_path: Path, text: str) -> None:
+        folder = tmp_path / "models"
+        folder.mkdir()
+        for path in (tmp_path / ".own.abc.aside", folder / ".a.abc.aside"):
+            path.write_text("stays")
+        (folder / ".x.names.aside").write_text(text)
+        before = names(tmp_path)
+        finish(folder / "a")
+        assert names(tmp_path) == before
 
     def test_a_second_save_replaces_the_first(self, copied: Trained) -> None:
         before = names(copied.folder)

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int32, Int64
 from what_next.data import mapped
 from what_next.data.catalogue import Catalogue
 from what_next.data.decisions.service_log import events_of
-from what_next.data.files import FORMATS, beside, footer_of
+from what_next.data.files import FORMATS, beside, finish, footer_of
 from what_next.data.html import table
 from what_next.data.importing.cleaning import clean, import_files
 from what_next.data.importing.ids import as_text
@@ -134,6 +134,8 @@ class Dataset:
             DataError: a file is missing, damaged or cannot be used.
         """
         path = Path(path)
+        if path.suffix == ".parquet":
+            finish(path)
         footer = footer_of(path)
         if "what_next.format" not in footer:
             tables = import_files([path])

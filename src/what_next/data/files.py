@@ -1,11 +1,13 @@
 """Writing files so that a reader sees the whole new file or the whole old one; and the data set's own files by name."""
 
+import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from errno import EISDIR
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,8 @@ from what_next.errors import DataError, SaveError
 
 ASIDE = ".aside"
 """How temporary names end, of what gets its own name when it is whole; they begin with a dot."""
+NAMES = f".names{ASIDE}"
+"""How a journal ends: a list of temporary names, each of them `.NAME.RANDOM.aside`, which are to become NAME."""
 STALE = 86_400
 """Seconds after which nobody writes there any more."""
 Writer = Callable[[BinaryIO], object]
@@ -63,29 +67,56 @@ def write_together(
 def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = False) -> None:
     """Write files that belong together: all under temporary names first, then all renamed, in the order given.
 
-    A link is followed: what it names is written, and the link stays. `private` files are readable by their owner alone;
-    the others keep the rights of the file that was there, or get the usual ones.
+    Killed between two renames, a journal in each folder tells `finish` of the others. A link is followed: what it names
+    is written, and the link stays. `private` files are readable by their owner alone; the others keep the rights of the
+    file that was there, or get the usual ones.
 
     Raises:
         SaveError: a file could not be written; what stood at the paths before is intact.
     """
     check_paths(contents)
     waiting: list[tuple[Path, Path]] = []
+    journals: list[Path] = []
     path = Path()
     try:
         for path, content in contents.items():
             target = _target(path)
             waiting.append((_written_beside(target, content, private), target))
+        folders = {path.parent for _, path in waiting}
+        if len(waiting) > 1:
+            journals += (_journal(folder, waiting, private) for folder in folders)
         for temporary, path in waiting:
-            temporary.replace(path)
-        for folder in {path.parent for _, path in waiting}:
+            _rename(temporary, path)
+        _settle(folders, journals)
+        for folder in folders:
             remove_stale(folder)
     except (OSError, pl.exceptions.ComputeError) as error:
         # Polars reports a full disk as a ComputeError, with the system's reason in its text.
         raise _cannot_write(path, error) from error
     finally:
-        for temporary, _ in waiting:
-            temporary.unlink(missing_ok=True)
+        if all(temporary.exists() for temporary, _ in waiting):  # else some have their names, and `finish` goes on
+            for left in (*journals, *(temporary for temporary, _ in waiting)):
+                left.unlink(missing_ok=True)
+
+
+def finish(path: Path) -> None:
+    """Rename what a `write_files` that was killed amid its renames has left beside a path; whoever reads there asks.
+
+    Several may do so at once, and beside the one who still writes. A journal that is damaged or of something else is
+    passed over, as is a folder that may not be written.
+    """
+    folder = _target(path).parent
+    for journal in folder.glob(f".*{NAMES}"):
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            names = json.loads(journal.read_text(encoding="utf-8"))
+            found = [re.fullmatch(rf"\.(.*[^.].*)\.\w+{re.escape(ASIDE)}", name, re.DOTALL) for name in names]
+            waiting = {one[0]: one[1] for one in found if one and Path(one[0]).name == one[0]}
+            if len(waiting) < len(names):
+                continue  # others are of other folders
+            for temporary, name in waiting.items():
+                with suppress(FileNotFoundError):  # it has its name
+                    (folder / temporary).replace(folder / name)
+            _settle({folder}, [journal])
 
 
 def check_paths(paths: Iterable[Path]) -> None:
@@ -106,6 +137,7 @@ def check_paths(paths: Iterable[Path]) -> None:
 
 def remove_stale(folder: Path) -> None:
     """Remove from a folder what killed processes began to write under temporary names: histories may be in it."""
+    finish(folder / ASIDE)
     for path in folder.glob(f".*{ASIDE}"):
         with suppress(OSError):  # another process was first, say
             if path.stat().st_mtime < time.time() - STALE:
@@ -113,17 +145,45 @@ def remove_stale(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Wait until a file, or the names in a folder, are on the disk; of folders, not every file system can say so."""
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _target(path: Path) -> Path:
     """What is written for a path: where it leads, if it is a link."""
     return Path(os.path.realpath(path))
+
+
+def _journal(folder: Path, waiting: Iterable[tuple[Path, Path]], private: bool) -> Path:
+    """Note, on the disk, which temporary files of a folder are to be renamed."""
+    names = [temporary.name for temporary, target in waiting if target.parent == folder]
+    written = _written_beside(folder / "journal", json.dumps(names).encode(), private)
+    journal = written.with_suffix(NAMES)
+    written.rename(journal)
+    sync(folder)
+    return journal
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Give a file its name; a reader may have been first (`finish`)."""
+    try:
+        temporary.replace(path)
+    except FileNotFoundError:
+        if not path.exists():
+            raise
+
+
+def _settle(folders: Iterable[Path], journals: Iterable[Path]) -> None:
+    """All renames are on the disk before nothing tells of them any more."""
+    for folder in folders:
+        sync(folder)
+    for journal in journals:
+        journal.unlink(missing_ok=True)
 
 
 def _cannot_write(path: Path, error: Exception) -> SaveError:

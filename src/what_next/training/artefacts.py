@@ -2,7 +2,8 @@
 
 `<agent>.safetensors` holds encoder, actor and the scaling of the space, `<critic>.safetensors` all other networks,
 `<agent>.catalogue.parquet` the items, `<agent>.resume.safetensors` the optimisers and random states. All carry one run
-id and position, and are renamed into place together; a mixed pair is refused. `<agent>.card.md` tells people (`card`).
+id and position, and are renamed into place together (whoever opens them finishes what a kill left undone); a mixed
+pair is refused. `<agent>.card.md` tells people (`card`).
 """
 
 import json
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
 from what_next.data import Catalogue
-from what_next.data.files import Writer, write_files
+from what_next.data.files import Writer, finish, write_files
 from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.settings import ALGORITHMS, UNKNOWN, Setup
@@ -282,6 +283,7 @@ def _read(
     path: Path, role: Role | None, agent: Path | None = None, *, tensors: bool = True
 ) -> tuple[Manifest, dict[str, Tensor], dict[str, str]]:
     """A file; `agent` is the one that it belongs to, where that is another."""
+    finish(path)
     if not path.is_file():
         if agent is not None and not path.exists():
             raise lacking(path, agent)
