@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from what_next.data import Dataset, Options, import_files, save
 from what_next.data.files import check_paths, write_files
 from what_next.data.importing.large import import_large
+from what_next.data.importing.telling import told
 from what_next.errors import DataError, SaveError
 
 
@@ -47,6 +49,26 @@ def test_every_bad_row_is_counted_by_reason_and_kept_with_its_line(file, tmp_pat
     assert len(tables.log) + len(tables.rejected) == tables.rows == 19
     save(tables, tmp_path / "data" / "log.parquet")
     assert pl.read_parquet(tmp_path / "data" / "log.rejected.parquet").equals(tables.rejected)
+
+
+def test_rewards_that_are_too_large_are_told_from_what_is_no_number(file) -> None:
+    rows = "1,a,1e30\n2,b,-1e30\n1,b,3e38\n2,a,-1e39\n3,a,x\n1,c,2\n2,c,3\n"
+    tables = import_files([file("log.csv", "user,item,rating\n" + rows)])
+    assert tables.reasons() == {"reward too large": 2, "reward not a number": 1}
+    assert tables.rejected["line"].to_list() == [4, 5, 6]
+    assert np.isfinite(tables.log["reward"].sum())
+
+
+def test_of_several_files_it_is_told_which_rows_were_rejected_where(file) -> None:
+    fine = file("fine.csv", "user,item,time\n" + "".join(f"u{n % 3},i{n},170000000{n}\n" for n in range(9)))
+    micro = file("micro.csv", "user,item,time\n" + "".join(f"u{n % 3},i{n},170000000{n}000000\n" for n in range(3)))
+    odd = file("odd.csv", "user,item,time\nu1,i1,soon\nu2,i1,1700000000\n")
+    tables = import_files([fine, micro, odd])
+    [warning] = [one for one in tables.warnings if "can be used" in one]
+    assert warning.startswith(f"no row of {micro} (time in another unit) can be used; ")
+    lines = told(tables, Dataset.from_tables(tables, "log"))
+    assert f"3 rows rejected: time in another unit (3 in {micro}, from line 2 on)" in lines
+    assert f"1 row rejected: not a time (1 in {odd}, from line 2 on)" in lines
 
 
 def test_more_than_half_rejected_is_an_error_and_half_is_not(file) -> None:

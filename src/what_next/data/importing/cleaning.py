@@ -18,7 +18,7 @@ from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_
 from what_next.data.importing.contents import data_file
 from what_next.data.importing.events import Events, Order, repeated
 from what_next.data.importing.ids import as_ids
-from what_next.data.importing.raw_log import ROW, RawLog, event_words, like_ids, odd_columns
+from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source, readable
 from what_next.data.importing.tables import Options, Tables, by_reason
 from what_next.data.importing.times import EARLIEST, Times, read_times
@@ -32,6 +32,8 @@ NO = {
     "event": "no event word",
 }
 """Why a row cannot be used where a value is missing."""
+LARGEST = 1e30
+"""Of a reward, so that batches of them can be summed in 32 bits."""
 BY_CHANCE = 20
 """Fewer neighbours than so many may stand in the order of their items by chance."""
 MANY = 2**22
@@ -136,7 +138,7 @@ class Checked:
         notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected)]
         if log.options.session_gap is not None:
             notes.append(f"each session is a user, such as {least[0]!r}")
-        warnings = [*self.warnings, *_of_order(self, clean, most[-1])]
+        warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, most[-1])]
         return Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
 
 
@@ -208,11 +210,16 @@ def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.E
         times = read_times(log.raw, columns["time"], log.options.time_format, log.where)
         values["timestamp"] = times.value
     if "reward" in columns:
-        number = as_reward(columns["reward"], log.raw.collect_schema()).cast(pl.Float32)
-        values["reward"] = pl.when(number.is_finite()).then(number)
+        number = _reward(log)
+        values["reward"] = pl.when(number.is_finite() & (number.abs() <= LARGEST)).then(number).cast(pl.Float32)
     if "event" in columns:
         values["event"] = event_words(log.raw, columns["event"])
     return values, rest[0] if rest else None, times
+
+
+def _reward(log: RawLog) -> pl.Expr:
+    """The number in the column of rewards."""
+    return as_reward(log.columns["reward"], log.raw.collect_schema())
 
 
 def _item_columns(items: Source, options: Options) -> dict[str, str]:
@@ -257,7 +264,11 @@ def _given_table(
 def _faults(log: RawLog, values: dict[str, pl.Expr], table: pl.DataFrame | None) -> list[tuple[pl.Expr, str]]:
     """Each test that a row of the raw log may fail, so that it cannot be used, with the reason."""
     tests = [(pl.col(mark).is_not_null(), reason) for mark, reason in log.misfits.items()]
-    tests += [(value.is_null(), NO[name]) for name, value in values.items()]
+    for name, value in values.items():
+        if name == "reward":
+            number = _reward(log)
+            tests.append((number.is_finite() & (number.abs() > LARGEST), "reward too large"))
+        tests.append((value.is_null(), NO[name]))
     if table is not None and table.width > 2:
         known = values["item_id"].is_in(pl.lit(table["item_id"]).implode())
         tests.append((~known.fill_null(False), "item not in the item table"))
@@ -343,6 +354,18 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
             if counts:
                 notes.append(f"no {role}: {counts}: rejected as words for no value; --missing names those")
     return notes
+
+
+def _lost_files(log: RawLog, rejected: pl.DataFrame) -> list[str]:
+    """What to say of files of which no row can be used."""
+    if not log.several or not len(rejected):
+        return []
+    rows = dict(log.raw.group_by(FILE).len().collect(engine="streaming").iter_rows())
+    found = [
+        (name, lost) for (name,), lost in rejected.group_by("file", maintain_order=True) if len(lost) == rows[name]
+    ]
+    names = some(f"{name} ({', '.join(by_reason(lost))})" for name, lost in found)
+    return [f"no row of {names} can be used; make it like the other files, and import them again"] if found else []
 
 
 def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:

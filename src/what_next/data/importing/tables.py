@@ -17,7 +17,7 @@ from what_next.errors import DataError
 
 REASONS = (
     "too many fields", "not a JSON object", "no user", "no item", "zero or negative time", "time in another unit",
-    "not a time", "reward not a number", "no event word", "item not in the item table",
+    "not a time", "reward too large", "reward not a number", "no event word", "item not in the item table",
     "exact duplicate",
 )  # fmt: skip
 """Why a row is rejected; the first that applies."""

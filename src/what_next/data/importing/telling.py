@@ -28,6 +28,10 @@ def roles(tables: Tables, dataset: Dataset) -> dict[str, tuple[str, str]]:
 
 
 def _lines(tables: Tables, reason: str) -> str:
-    """Where the rows stand that were rejected for a reason."""
-    lines = tables.rejected.filter(pl.col("reason") == reason)["line"]
+    """Where the rows stand that were rejected for a reason; of several files, how many in each."""
+    found = tables.rejected.filter(pl.col("reason") == reason)
+    lines = found["line"]
+    if "file" in found.columns:
+        files = found.group_by("file", maintain_order=True).agg(pl.len(), pl.col("line").first())
+        return f" ({some(f'{count:,} in {name}, from line {line} on' for name, count, line in files.iter_rows())})"
     return f" (line{'s' if len(lines) > 1 else ''} {some(lines.head(MOST_NAMES), len(lines))})"
