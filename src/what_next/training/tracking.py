@@ -1,6 +1,7 @@
 """What is seen of a run while it goes on: a progress bar, a log of JSON lines, and what `track` names (`boards`)."""
 
 import json
+import math
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -72,10 +73,15 @@ class Tracker:
         values |= {f"note_{name}": value for name, value in step.metrics.items()}
         try:
             passes = round(histories / self.users, 3) if self.users else 0.0
-            self.file.write(json.dumps({"histories": histories, "passes": passes, **values}) + "\n")
+            # JSON has neither NaN nor Infinity.
+            finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            self.file.write(json.dumps({"histories": histories, "passes": passes, **finite}, allow_nan=False) + "\n")
             self.file.flush()
         except OSError as error:
-            raise _unwritable(self.log, error) from None
+            raise SaveError(
+                f"{self.log}: the log of training cannot be written ({error.strerror}), so training ends; the last "
+                "save, if any, is kept: make room, or set `log` to another path, and go on with --resume"
+            ) from None
         if self.board is not None:
             self.board.add(values, histories)
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in step.losses.items())
@@ -96,27 +102,25 @@ def draws(console: Console) -> bool:
 def _opened(log: Path, done: int) -> Any:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        kept = _until(log, done) if done and log.exists() else []
-        file = log.open("w")
-        file.writelines(f"{line}\n" for line in kept)
-        file.flush()
+        kept = _until(log, done) if done and log.exists() else 0
+        file = log.open("a")
+        if log.is_file():  # no device
+            file.truncate(kept)  # which needs no room on a full disk
     except OSError as error:
-        raise _unwritable(log, error) from None
+        told = f"{log}: the log of training cannot be written ({error.strerror}); set `log` to another path"
+        raise SaveError(told) from None
     return file
 
 
-def _until(log: Path, done: int) -> list[str]:
-    """The lines up to some histories; a line that a crash cut short, and all after it, were of later ones."""
-    kept = []
-    for line in log.read_text(errors="replace").splitlines():
-        try:
-            if json.loads(line)["histories"] > done:
+def _until(log: Path, done: int) -> int:
+    """The bytes of the lines up to some histories; one that a crash cut short, and all after it, were of later ones."""
+    kept = 0
+    with log.open("rb") as lines:
+        for line in lines:
+            try:
+                if not line.endswith(b"\n") or json.loads(line)["histories"] > done:
+                    break
+            except (ValueError, KeyError, TypeError):
                 break
-        except (ValueError, KeyError, TypeError):
-            break
-        kept.append(line)
+            kept += len(line)
     return kept
-
-
-def _unwritable(log: Path, error: OSError) -> SaveError:
-    return SaveError(f"{log}: the log of training cannot be written ({error.strerror}); set `log` to another path")
