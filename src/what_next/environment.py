@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from what_next.agent import Agent
 from what_next.algorithms.base import Algorithm, Networks
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
-from what_next.data.files import check_paths
+from what_next.data.files import alone, check_paths
 from what_next.errors import DataError, Plain, SetupError
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
@@ -193,11 +193,21 @@ class Environment:
 
         Raises:
             TrainingError: a loss was not a finite number; the last good save is kept.
-            SaveError: a model could not be written; this is tried before the first step.
+            SaveError: a model could not be written, or another training writes it; this is tried before the first step.
             ModelError: models of another algorithm or of other data lie there, and there is no `force`.
         """
-        if self.setup.ensemble > 1:
-            return self._train_members()
+        with nullcontext() if self.ranks.rank else self._alone():
+            return self._train_members() if self.setup.ensemble > 1 else self._train()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Within, no other training writes this model."""
+        path = self.setup.model_agent_path
+        check_paths([path])
+        refusal = f"{path}: another training writes it; wait for its end, or set model_agent_path to another"
+        return alone(path.with_name(f".{path.name}.lock"), refusal)
+
+    def _train(self) -> Report:
+        """The same for one network, or for one of an ensemble."""
         agent, setup = self.agent, self.setup
         monitor = self._begin()
         start = time.perf_counter()

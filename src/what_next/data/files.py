@@ -6,8 +6,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext, suppress
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from errno import EISDIR
 from functools import partial
 from pathlib import Path
@@ -105,8 +106,11 @@ def finish(path: Path) -> None:
     Several may do so at once, and beside the one who still writes. A journal that is damaged or of something else is
     passed over, as is a folder that may not be written.
     """
-    folder = _target(path).parent
-    for journal in folder.glob(f".*{NAMES}"):
+    journals = set[Path]()
+    with suppress(OSError, ValueError):  # no folder that can be looked at
+        journals = {found for one in (path, _target(path)) for found in one.parent.glob(f".*{NAMES}")}
+    for journal in journals:
+        folder = journal.parent
         with suppress(OSError, ValueError, TypeError, RecursionError):
             names = json.loads(journal.read_text(encoding="utf-8"))
             found = [re.fullmatch(rf"\.(.*[^.].*)\.\w+{re.escape(ASIDE)}", name, re.DOTALL) for name in names]
@@ -142,6 +146,33 @@ def remove_stale(folder: Path) -> None:
         with suppress(OSError):  # another process was first, say
             if path.stat().st_mtime < time.time() - STALE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def alone(lock: Path, refusal: str) -> Iterator[None]:
+    """Within, nobody else holds a lock, which is a file; what a killed process leaves of it keeps nobody out.
+
+    Where the file system has no locks, a warning says so, and that is all.
+
+    Raises:
+        SaveError: the refusal, where somebody else holds it.
+    """
+    from filelock import FileLock, Timeout  # PyTorch brings it
+
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise SaveError(refusal) from None
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(f"{lock}: cannot be locked ({error}); see that nobody else writes there", stacklevel=3)
+    try:
+        yield
+    finally:
+        if held.is_locked:
+            with suppress(OSError):  # Windows removes no file that is open
+                lock.unlink()
+        held.release()
 
 
 def sync(path: Path) -> None:

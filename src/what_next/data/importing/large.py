@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from what_next.data import mapped
 from what_next.data.catalogue import Catalogue
-from what_next.data.files import FORMATS, beside, check_paths
+from what_next.data.files import FORMATS, alone, beside, check_paths
 from what_next.data.importing.cleaning import Checked, opened, with_repeats
 from what_next.data.importing.contents import ARROW, PARQUET, data_file, magic
 from what_next.data.importing.events import Events, in_sessions, repeated, sessions
@@ -113,7 +112,12 @@ def import_large(
     """
     options = options or Options()
     check_paths([beside(to, "items"), *([] if to.is_dir() else [to])])
-    with _scratch(to, [*files, *([items] if items else [])], options) as scratch, readable(*files, items):
+    lock = to.with_name(f".{to.name}.lock")
+    with (
+        alone(lock, f"{to}: another import writes there now; wait for its end"),
+        _scratch(to, [*files, *([items] if items else [])], options) as scratch,
+        readable(*files, items),
+    ):
         return _Import(scratch, memory, stages).run(files, to, items, options)
 
 
@@ -292,11 +296,6 @@ def _scratch(to: Path, files: Sequence[Path], options: Options) -> Iterator[Path
     path = to.with_name(f".{to.name}.import")
     stats = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in map(data_file, files)]
     about = json.dumps({"files": stats, "options": asdict(options)}, default=str)
-    lock = FileLock(path.with_suffix(".lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise SaveError(f"{to}: another import writes there now; wait for its end") from error
     try:
         if path.exists() and not ((path / ABOUT).is_file() and (path / ABOUT).read_text() == about):
             _discard(path)
@@ -317,6 +316,3 @@ def _scratch(to: Path, files: Sequence[Path], options: Options) -> Iterator[Path
         ) from error
     else:
         _discard(path)
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
