@@ -1,5 +1,6 @@
 """A run is the spine: every call of it nests as promised, matters, and an interrupted one goes on bit for bit."""
 
+import errno
 import json
 import math
 import signal
@@ -13,11 +14,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 
 from what_next import Agent, Dataset, Environment, Report, Setup, State
 from what_next.algorithms.base import LossContext
 from what_next.errors import CatalogueError, ModelError, SaveError, TrainingError
+from what_next.training.step import Step
+from what_next.training.tracking import Tracker
 from what_next.types import Factors, History, Product, Proposal
 
 from .conftest import SetupOf, Trained, listening
@@ -248,6 +252,14 @@ class TestTraining:
         }  # fmt: skip
         assert all(math.isfinite(value) for line in lines for value in line.values())
 
+    def test_the_log_is_json_where_a_number_is_none(self, tmp_path: Path) -> None:
+        log = tmp_path / "a.jsonl"
+        log.write_text('{"histories": 1}\n{"histories": 2}\n{"histories": ')
+        with Tracker(log, 1, 4, users=2, quiet=True) as tracker:
+            tracker.show(Step({"actor": math.nan}, math.inf, 0.0, 0.0, 0.0, 0.0), 2)
+        kept, line = (json.loads(line, parse_constant=pytest.fail) for line in log.read_text().splitlines())
+        assert (kept["histories"], line["histories"], line["reward"], line["loss_actor"]) == (1, 2, None, None)
+
     def test_models_are_saved_at_intervals_and_at_the_end(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -399,9 +411,23 @@ class TestResume:
         with pytest.raises(ModelError, match="trained with another batch_size, learning_rate"):
             environment_of(dataset, setup_of(tmp_path, batch_size=16, learning_rate=0.1), resume=True).run_sim()
 
+    @pytest.mark.parametrize("changed", ["rewards", "timestamps"])
+    def test_a_log_that_has_changed_is_refused_and_may_be_started_from(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, changed: str
+    ) -> None:
+        setup = setup_of(tmp_path, epochs=32)
+        environment_of(dataset, setup).run_sim()
+        other = replace(dataset, **{changed: getattr(dataset, changed) + 1})
+        with pytest.raises(ModelError, match=r"listening\.parquet has changed since it was saved .*--from"):
+            environment_of(other, setup_of(tmp_path, epochs=64), resume=True).run_sim()
+        assert environment_of(other, setup, origin=setup.model_agent_path).run_sim().histories == 32
+
     def test_nothing_to_resume_is_told(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="no such model file"):
+        told = pytest.raises(ModelError, match=r"no such model file, .* leave --resume out")
+        with told:
             environment_of(dataset, setup_of(tmp_path), resume=True).run_sim()
+        with told:
+            Environment.from_setup(setup_of(tmp_path), resume=True)
 
 
 class TestFailures:
@@ -422,10 +448,36 @@ class TestFailures:
         assert agent.histories == 128
         assert all(weight.isfinite().all() for net in agent.nets.values() for weight in net.parameters())
 
+    def test_a_second_training_of_one_model_is_refused(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        setup, lock = setup_of(tmp_path, epochs=64), tmp_path / ".agent.safetensors.lock"
+        lock.touch()  # as a killed one leaves it
+
+        def second(_: object) -> None:
+            with pytest.raises(SaveError, match=r"agent\.safetensors: another training writes it; wait for its end"):
+                environment_of(dataset, setup, force=True).run_sim()
+
+        assert environment_of(dataset, setup, on_step=second).run_sim().histories == 64
+        assert not lock.exists()
+        with pytest.raises(ZeroDivisionError):
+            environment_of(dataset, setup, force=True, on_step=lambda _: 1 / 0).run_sim()
+        assert not lock.exists()
+
+    def test_where_nothing_can_be_locked_training_goes_on(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unable(_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(FileLock, "acquire", unable)
+        with pytest.warns(UserWarning, match=r"lock: cannot be locked .*No locks"):
+            assert environment_of(dataset, setup_of(tmp_path, epochs=32)).run_sim().histories == 32
+
     def test_a_log_that_cannot_be_written_is_told(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         log = tmp_path / "log.jsonl"
         log.symlink_to("/dev/full")
-        with pytest.raises(SaveError, match=r"log\.jsonl.*No space left"):
+        with pytest.raises(SaveError, match=r"log\.jsonl.*No space left.* last save.* --resume"):
             environment_of(dataset, setup_of(tmp_path, log=log)).run_sim()
 
     def test_an_unknown_user_is_told(self, dataset: Dataset, trained: Trained) -> None:

@@ -29,7 +29,7 @@ from what_next.settings import Setup
 from what_next.sources import LogSource, Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
-from what_next.training.artefacts import remove_models
+from what_next.training.artefacts import remove_models, to_resume
 from what_next.training.boards import Board, board_of
 from what_next.training.boards import check as check_board
 from what_next.training.card import card_path
@@ -306,7 +306,8 @@ class Environment:
             raise SetupError("patience is set, and the split has no validation users; raise split.validation")
         check_paths(setup.model_paths)
         check_board(setup)
-        if weights := self.origin or (setup.model_agent_path if self.resume else None):
+        digest = state.dataset.digest  # before what lies on the disk is read here and there
+        if weights := self.origin or (to_resume(setup.model_agent_path) if self.resume else None):
             agent.like(weights)
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
@@ -323,7 +324,8 @@ class Environment:
                 f"{setup.algorithm.name} acts in a world here, which every process would play from end to end; start "
                 "one process, with `threads`"
             )
-        self.ranks.begin(setup, agent, agent.device, split=state.split.hash, items=state.space.catalogue.hash())
+        held = {"items": state.space.catalogue.hash(), "events": digest}
+        self.ranks.begin(setup, agent, agent.device, split=state.split.hash, **held)
         monitor = self._monitor(run)
         if self.ranks.launch:  # so that there is a save of this run, whatever it is replaced after
             monitor.made_on["launch"] = self.ranks.launch
@@ -376,7 +378,12 @@ class Environment:
             "validation users": len(split.validation),
             "test users": len(split.test),
         }
-        made_on: dict[str, Any] = {"data": dataset.name, "counts": counts, "split": split.hash}
+        made_on: dict[str, Any] = {
+            "data": dataset.name,
+            "counts": counts,
+            "split": split.hash,
+            "events": dataset.digest,
+        }
         monitor = Monitor(
             self.agent,
             self.rng,

@@ -17,7 +17,7 @@ from what_next.errors import CatalogueError, DataError, ModelError, SetupError, 
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
 from what_next.rewards import population_sigma
 from what_next.settings import Setup
-from what_next.training.artefacts import read_models
+from what_next.training.artefacts import read_models, to_resume
 from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax
 
 DEFAULTS = "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
@@ -110,7 +110,7 @@ class State:
         state = cls.from_setup(setup)
         if resume:
             begun = setup.members[0].model_agent_path
-            saved = read_models(begun if begun.is_file() else setup.model_agent_path).space
+            saved = read_models(begun if begun.is_file() else to_resume(setup.model_agent_path)).space
             return cls(state.dataset, setup, saved.measured(state.space))
         return cls(state.dataset, setup, state.space_under(origin)) if origin else state
 

@@ -1,8 +1,10 @@
 """The data set in memory: every event in one array, users as offsets into it."""
 
 import logging
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,14 @@ class Dataset:
     def lengths(self) -> Int64[np.ndarray, "users"]:
         """How many events each user has."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def digest(self) -> str:
+        """A checksum of all that the events say, in their order; of 10 million it takes about .2 s."""
+        found = zlib.crc32(repr(self.event_words).encode())
+        for values in (self.offsets, self.items, self.timestamps, self.rewards, self.event_codes, self.context):
+            found = zlib.crc32(b"none" if values is None else np.ascontiguousarray(values).data, found)
+        return f"{found:08x}"
 
     def user_index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
         """Positions of external user ids, which are compared as text; -1 for those that are not here."""

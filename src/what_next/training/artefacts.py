@@ -329,6 +329,14 @@ def critic_beside(agent: Path) -> Path | None:
     return critic
 
 
+def to_resume(agent: Path) -> Path:
+    """The agent's file of a run to go on with; a `ModelError` where there is none."""
+    finish(agent)
+    if not agent.exists():
+        raise ModelError(f"{agent}: no such model file, so there is nothing to go on with; leave --resume out")
+    return agent
+
+
 def read_models(agent: Path, critic: Path | None = None) -> SavedModels:
     """Both models and their catalogue; the actor alone where no critic is asked for.
 

@@ -95,15 +95,15 @@ class Monitor:
     first: most of what a smaller one has to give, it gives within a pass or two. Each of several processes has a
     monitor, and all of these decide alike.
 
-    A resumed run that was made on another split, or with another loss or batches than the data decide now, is a
-    `ModelError`.
+    A resumed run that was made on another split or other events, or with another loss or batches than the data decide
+    now, is a `ModelError`.
 
     Attributes:
         agent: what learns; `rng`: all random numbers of the run; `run`: its id.
         validate: measures the agent on the validation users; `weigh`: the last word on the trained agent, which says
             whether it changed anything.
         made_on: what the model's file and its card say of the data: their name, how much they hold (`counts`), the hash
-            of their `split`, and what they decided (`fitted`).
+            of their `split`, the checksum of their `events`, and what they decided (`fitted`).
         horizon: histories of the whole run; `save_every`: those between two saves.
         patience: the setup's, or None where there are no validation users.
         resumed: whether it goes on from the last save.
@@ -147,6 +147,11 @@ class Monitor:
             raise ModelError(
                 f"{self.setup.model_agent_path}: was trained on split {before['split']}, and {self.setup.data} is now "
                 f"split as {self.made_on['split']}; train anew, or start from it with --from"
+            )
+        if before.get("events", self.made_on.get("events")) != self.made_on.get("events"):
+            raise ModelError(
+                f"{self.setup.model_agent_path}: {self.setup.data} has changed since it was saved (items, times, "
+                "rewards or context of its events); train anew, or start from it with --from"
             )
         if before.get("fitted", self.made_on.get("fitted")) != self.made_on.get("fitted"):
             raise ModelError(
