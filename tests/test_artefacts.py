@@ -251,8 +251,11 @@ class TestSaving:
             write_files({tmp_path / "one": lambda file: file.write(b"1"), tmp_path / "two": crash})
         assert not names(tmp_path)
 
+    @pytest.mark.parametrize("then", [None, b"newer"], ids=["read", "written"])
     @pytest.mark.parametrize("renamed", [0, 1, 2])
-    def test_who_reads_finishes_the_renames_of_a_save_that_was_killed(self, tmp_path: Path, renamed: int) -> None:
+    def test_who_comes_next_finishes_the_renames_of_a_save_that_was_killed(
+        self, tmp_path: Path, renamed: int, then: bytes | None
+    ) -> None:
         paths = [tmp_path / name for name in ("one [*]", ".two", "three")]
         write_files(dict.fromkeys(paths, b"old"))
         if not (child := os.fork()):
@@ -262,8 +265,8 @@ class TestSaving:
             write_files(dict.fromkeys(paths, b"new"))
         os.waitpid(child, 0)
         assert [path.read_bytes() for path in paths] == [b"new"] * renamed + [b"old"] * (3 - renamed)
-        finish(tmp_path / "any")
-        assert [path.read_bytes() for path in paths] == [b"new"] * 3
+        finish(tmp_path / "any") if then is None else write_files(dict.fromkeys(paths, then))
+        assert [path.read_bytes() for path in paths] == [then or b"new"] * 3
         assert names(tmp_path) == {path.name for path in paths}
 
     def test_models_whose_save_was_broken_off_between_two_renames_are_whole(

@@ -81,6 +81,7 @@ def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = Fals
     path = Path()
     try:
         for path, content in contents.items():
+            finish(path)  # what is older must not come later
             target = _target(path)
             waiting.append((_written_beside(target, content, private), target))
         folders = {path.parent for _, path in waiting}
@@ -141,7 +142,6 @@ def check_paths(paths: Iterable[Path]) -> None:
 
 def remove_stale(folder: Path) -> None:
     """Remove from a folder what killed processes began to write under temporary names: histories may be in it."""
-    finish(folder / ASIDE)
     for path in folder.glob(f".*{ASIDE}"):
         with suppress(OSError):  # another process was first, say
             if path.stat().st_mtime < time.time() - STALE:
