@@ -189,7 +189,25 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
 def test_there_are_more_directions_where_there_are_fewer_items() -> None:
     with torch.device("meta"):
         assert [LinearTerm(count).rank for count in (3, 500, 2048, 4096, 10**6)] == [3, 500, 512, 512, 64]
-    assert [ranks_of(count)[1] for count in (3, 4096, 2**17, 2**17 + 1)] == [3, 512, 512, 64]
+    found = {3: (3,), 800: (512, 800), 4096: (512, 1024), 2**16: (64, 512, 1024), 2**17: (64, 512), 2**17 + 1: (64,)}
+    assert {count: ranks_of(count) for count in found} == found
+
+
+@pytest.mark.parametrize(("strength", "taken"), [(19.0, 3), (21.0, 4)])
+def test_still_more_directions_are_tried_where_the_last_one_counts(
+    strength: float, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ridge regression with .3 of its penalty of 100 keeps 19 / 49 = .39 of the last one, or 21 / 51 = .41."""
+    monkeypatch.setattr("what_next.models.linear.RANKS", (3, 3, 4))
+    monkeypatch.setattr("what_next.training.weighing.RANKS", (3, 3, 4))
+    linear, every = LinearTerm(5), np.eye(5, dtype=np.float32)
+
+    def learn(rank: int) -> None:
+        linear.learn(every[:, :rank], np.array([300.0, 200.0, strength, 9.0], np.float32)[:rank], np.ones(5, np.int64))
+
+    learn(3)
+    assert weigh(linear, "ndcg@10", lambda: float(linear.rank * (linear.weight > 0)), lambda: 0.0, learn=learn)
+    assert linear.rank == taken
 
 
 def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
@@ -389,7 +407,7 @@ def test_what_was_popular_of_late_by_hand() -> None:
 def test_a_step_that_was_seen_once_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions of two items; after each of 300 comes one of its own, which training shows once or twice, and a linear
     model of few directions cannot tell apart."""
-    monkeypatch.setattr("what_next.models.linear.RANKS", (16, 16))
+    monkeypatch.setattr("what_next.models.linear.RANKS", (16, 16, 16))
     rng = np.random.default_rng(0)
     first = rng.permutation(np.repeat(np.arange(300), 3))
     rows = [(user, int(item), step) for user, one in enumerate(first) for step, item in enumerate((one, 300 + one))]

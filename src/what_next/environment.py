@@ -411,7 +411,7 @@ class Environment:
             found: dict[str, float] = self.ranks.first(self._validated())
         return found
 
-    def _validated(self) -> dict[str, float]:
+    def _validated(self, most: int = validation.MOST) -> dict[str, float]:
         agent, state, ranks = self.agent, self.state, self.ranks
         was_training = any(net.training for net in agent.nets.values())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
@@ -419,7 +419,7 @@ class Environment:
             found = validation.spread(*judged, space=state.space, setup=self.setup)
         else:
             seed, seen = self.setup.split.seed, self.setup.evaluation.seen
-            found = validation.next_items(*judged, seed=seed, seen=seen, ranks=ranks)
+            found = validation.next_items(*judged, seed=seed, seen=seen, most=most, ranks=ranks)
         if was_training:
             agent.train()
         return found
@@ -450,13 +450,14 @@ class Environment:
         if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
             linear.follow(*events.transitions, encoder.items())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
-        seed, seen = self.setup.split.seed, self.setup.evaluation.seen
+        seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
+        users = len(validation.some_targets(state.dataset, state.split, seed, most))
         assert isinstance(agent.learner, EncoderLearner)
         with agent.learner.remembering():
             return weigh(
                 linear,
-                self.setup.monitored,
-                lambda: self.validate().get(self.setup.monitored, 0.0),
+                f"{self.setup.monitored} of {users:,} validation users",
+                lambda: self.ranks.first(self._validated(most)).get(self.setup.monitored, 0.0),
                 lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
                 recent_of(events),
                 learn,

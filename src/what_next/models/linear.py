@@ -10,8 +10,8 @@ from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-RANKS = (64, 512)
-"""Directions of the linear model, at least and at most."""
+RANKS = (64, 512, 1024)
+"""Directions of the linear model: at least, and where validation finds more to be worth their columns."""
 ENTRIES = 2**21
 """Of the table of directions, where there are more than the fewest."""
 PENALTY = 100.0
@@ -21,7 +21,7 @@ CODES = (128, 256)
 MARKS = 2**22
 """Entries of the table of codes, where there are more than the fewest."""
 TRIED = 2**17
-"""Items up to which more than the fewest directions, and codes, are affordable: 268 MB of 512 directions."""
+"""Items up to which codes are affordable, and 512 directions (268 MB); half as many, up to which 1,024 are."""
 RECALLED = 256
 """Last events of a history among which the last item is looked for."""
 AGAIN = 0.8
@@ -37,10 +37,11 @@ TABLES = ("successors", "codes", "chains")
 """Of items, with as many columns as count."""
 
 
-def ranks_of(count: int) -> tuple[int, int]:
-    """Directions of the linear model of so many items, before validation may choose more; and at most."""
+def ranks_of(count: int) -> tuple[int, ...]:
+    """Directions of the linear model of so many items, before validation may choose more; and what it may choose."""
     few = min(max(ENTRIES // count, RANKS[0]), RANKS[1], count)
-    return few, min(RANKS[1], count) if count <= TRIED else few
+    more = (min(rank, count) for rank in RANKS[1:] if count * rank <= TRIED * RANKS[1])
+    return few, *(rank for rank in dict.fromkeys(more) if rank > few)
 
 
 class LinearTerm(nn.Module):
@@ -99,7 +100,7 @@ class LinearTerm(nn.Module):
     def __init__(self, count: int) -> None:
         """Of `count` items, about which it knows nothing yet."""
         super().__init__()
-        few, _ = ranks_of(count)
+        few = ranks_of(count)[0]
         self.register_buffer("directions", torch.zeros(count, few))
         self.register_buffer("gains", torch.zeros(few))
         self.register_buffer("popularity", torch.zeros(count))

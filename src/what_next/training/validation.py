@@ -18,6 +18,13 @@ FEW = 2000
 """Those of whom every item's chance is computed, or the whole history read, at most."""
 EVENTS = 2**21
 """Events of their histories, at most (or one user's)."""
+SCORES = 2**27
+"""Of items for users in each of many measurements, at most, where that leaves `FEW` users or more."""
+
+
+def affordable(items: int) -> int:
+    """Users of whom all items can be ranked many times."""
+    return min(MOST, max(FEW, SCORES // items))
 
 
 def next_items(
@@ -28,13 +35,14 @@ def next_items(
     *,
     seed: int,
     seen: bool = False,
+    most: int = MOST,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """HR@10 and NDCG@10 of what came next, among items of the history too where `seen`. Empty: nobody is judged.
 
-    Each of several processes (`ranks`) measures its share of the users.
+    Of so many users at `most`. Each of several processes (`ranks`) measures its share of them.
     """
-    targets = _some(dataset, split, seed, MOST)
+    targets = some_targets(dataset, split, seed, most)
     if not len(targets):
         return {}
     rows = ranks.share(len(targets))
@@ -43,8 +51,8 @@ def next_items(
     return {"ndcg@10": float(ndcg.mean()), "hr@10": float(hr.mean()), "users": float(len(targets))}
 
 
-def _some(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:
-    """The targets of the validation users; of so many at most."""
+def some_targets(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:
+    """The targets of the validation users; of so many at most, always the same ones."""
     targets = Targets.of(dataset, split, "validation")
     if len(targets) <= most and targets.before.sum() <= EVENTS:
         return targets
@@ -55,7 +63,7 @@ def _some(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:
 
 def repeated(dataset: Dataset, split: Split, histories: Histories, *, seed: int) -> float:
     """The share of the targets that stand in their user's history; 0 where nobody is judged."""
-    targets, found = _some(dataset, split, seed, FEW), list[np.ndarray]()
+    targets, found = some_targets(dataset, split, seed, FEW), list[np.ndarray]()
     for start in range(0, len(targets), ROWS):
         some = targets.of_rows(np.arange(start, min(start + ROWS, len(targets))))
         history = histories(some.users, np.zeros_like(some.before), some.before)
@@ -70,7 +78,7 @@ def surprise(
 
     Targets that may not be recommended, since they stand in the history, are left out; infinite where all are.
     """
-    targets, found = _some(dataset, split, seed, FEW), list[np.ndarray]()
+    targets, found = some_targets(dataset, split, seed, FEW), list[np.ndarray]()
     rows = ranks.share(len(targets))
     for start in range(0, len(rows), ROWS):
         some = targets.of_rows(rows[start : start + ROWS])

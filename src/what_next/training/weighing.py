@@ -9,11 +9,11 @@ from jaxtyping import Float64
 from what_next.baselines.counts import Known
 from what_next.data.training_part import DAY
 from what_next.errors import Plain
-from what_next.models.linear import LinearTerm, ranks_of
+from what_next.models.linear import RANKS, LinearTerm, ranks_of
 
 Measure = Callable[[], float]
 Counts = Float64[np.ndarray, "items"]
-WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0)
+WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0, 240.0, 360.0, 540.0, 810.0, 1215.0)
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9, 0.8)
 """Of an event in what the linear model makes of a history, for each one after it."""
@@ -27,6 +27,10 @@ CHAIN_DECAYS = (0.4, 0.95)
 """Of an event in what came next, in codes, for each one after it."""
 WORTH = 1.02
 """More directions, and codes, must make so much of the measure: they are as many more columns."""
+GAIN = 0.4
+"""What the ridge regression keeps of the last of many directions, where still more may be worth a look: with `LIGHT`, the
+penalty that so many go with."""
+LIGHT = 0.3
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Of the logarithm of how many events an item has."""
 SHARES = (1.0, 1 / 4, 1 / 16, 1 / 64)
@@ -44,7 +48,7 @@ TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 
 
 def weigh(
     linear: LinearTerm,
-    monitor: str,
+    measured: str,
     score: Measure,
     surprise: Measure,
     recent: Mapping[str, Counts] | None = None,
@@ -64,7 +68,7 @@ def weigh(
 
     Args:
         linear: with what was counted in the log; changed.
-        monitor: the name of what `score` measures of the agent as it is now, more is better.
+        measured: words for what `score` measures of the agent as it is now, more is better.
         surprise: the mean negative logarithm of the chance that it gives to what came next.
         recent: by words for it, the events of each item where those that are long past count less.
         learn: give the linear term so many directions; None: it has all that there may be.
@@ -92,8 +96,8 @@ def weigh(
     linear.choose(**chosen)
     told = ", ".join([*(f"{name} {value:g}" for name, value in chosen.items()), *of_late])
     console.print(
-        f"counts of the log stand beside the network ({told}; see `linear`): {monitor} of the "
-        f"validation users {alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
+        f"counts of the log stand beside the network ({told}; see `linear`): {measured} {alone:.4f} -> {best:.4f}; "
+        "`linear, no` leaves it out",
         highlight=False,
     )
     return True
@@ -113,24 +117,41 @@ def _counted(linear: LinearTerm, chosen: dict[str, float], score: Measure, best:
 def _wider(
     linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, learn: Callable[[int], None]
 ) -> float:
-    """Take as many directions as there may be, where they are worth their columns; the best measure."""
-    fewer, most = (linear.directions, linear.gains), ranks_of(len(linear.directions))[1]
-    if linear.rank >= most:
-        return best
-    learn(most)
-    if linear.rank == len(fewer[1]):  # the log has no more
-        return best
-    trial = {name: value for name, value in chosen.items() if name != "penalty"}  # that of all was of a few
-    heavier = [weight for weight in WEIGHTS if weight >= chosen["weight"]]
-    found = _improved(linear, trial, "weight", heavier, score, best)
-    if found > best:
-        found = _improved(linear, trial, "penalty", PENALTIES, score, found)
-    if found <= best or found < WORTH * best:
-        linear.directions, linear.gains = fewer
-        return best
-    chosen.pop("penalty", None)
-    chosen.update(trial)
-    return found
+    """Take more directions, as long as they are worth their columns; the best measure."""
+    for rank in ranks_of(len(linear.directions))[1:]:
+        gain = float(linear.gains[-1])
+        if linear.rank >= RANKS[1] and gain < GAIN * (gain + LIGHT * (1 - gain)):
+            break
+        found = _of_rank(rank, linear, chosen, score, best, learn)
+        if found is None:
+            break
+        best = found
+    return best
+
+
+def _of_rank(
+    rank: int,
+    linear: LinearTerm,
+    chosen: dict[str, float],
+    score: Measure,
+    best: float,
+    learn: Callable[[int], None],
+) -> float | None:
+    """Take so many directions; the best measure, or None where they are not worth it and all is as before."""
+    fewer = linear.directions, linear.gains
+    learn(rank)
+    if linear.rank > len(fewer[1]):  # or else the log has no more
+        trial = {name: value for name, value in chosen.items() if name != "penalty"}  # that of all was of a few
+        heavier = [weight for weight in WEIGHTS if weight >= chosen["weight"]]
+        found = _improved(linear, trial, "weight", heavier, score, best)
+        if trial["weight"]:
+            found = _improved(linear, trial, "penalty", PENALTIES, score, found)
+        if found > best and found >= WORTH * best:
+            chosen.pop("penalty", None)
+            chosen.update(trial)
+            return found
+    linear.directions, linear.gains = fewer
+    return None
 
 
 def _followed(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, *, repeats: bool) -> float:
