@@ -67,7 +67,8 @@ def test_the_defaults_that_it_shows_are_those_of_the_algorithm_that_it_writes(pl
 def test_with_attributes_it_writes_the_founding_algorithm(tmp_path: Path) -> None:
     log = tmp_path / "plays.csv"
     log.write_text("user,item,time,tempo\n" + "".join(f"{u},{i},{t},{a}\n" for u, i, t, a in EVENTS))
-    run("init", log, "--to", tmp_path / "setup.txt")
+    told = run("init", log, "--to", tmp_path / "setup.txt")
+    assert "algorithm whatnext, which learns how widely items spread" in " ".join(told.split())
     setup = Setup.read(tmp_path / "setup.txt")
     assert (setup.algorithm.name, setup.epochs) == ("whatnext", 20_000)  # of few users, fewer than of many
 

@@ -154,13 +154,17 @@ class TestTraining:
                 for before, after in zip(one[name].parameters(), other[name].parameters(), strict=True):
                     assert torch.equal(before, after)
 
-    def test_patience_stops_and_keeps_the_best(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+    def test_patience_stops_and_keeps_the_best(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         setup = log_setup(setup_of, tmp_path, passes=200, patience=2, save_every=60, learning_rate=1e-2)
         environment, report = run(dataset, setup)
         assert not report.stopped
         assert report.histories < 200 * 60
         ready = Agent(setup, environment.state.space).ready_agent()
         assert ready.histories < report.histories
+        told = f"ends after {report.histories:,} histories: no later save was better for the validation users than that"
+        assert f"{told} after {ready.histories:,}, which is kept" in capsys.readouterr().err
         assert Environment(ready, environment.state, setup).validate() == pytest.approx(report.valid)
 
     @pytest.mark.parametrize("stop", [2, 13, 21])

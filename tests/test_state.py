@@ -273,8 +273,13 @@ class TestRefusals:
             State(Dataset.from_frame(log.drop("reward"), name="bare"), setup_of(Path("m")))
 
     def test_nobody_with_three_events(self, setup_of: SetupOf) -> None:
-        with pytest.raises(DataError, match="no training user has 3 events"):
+        with pytest.raises(DataError, match=r"no training user has 3 events.*or a smaller split\.test"):
             State(Dataset.from_frame(*listening(events=2)), setup_of(Path("m")))
+
+    def test_three_events_of_each_user_of_which_two_are_held_back(self, setup_of: SetupOf) -> None:
+        setup = setup_of(Path("m"), split="leave_last_out", algorithm="sqn")
+        with pytest.raises(DataError, match="no training user has 2 events.*or `split, users`: of each user"):
+            State(Dataset.from_frame(*listening(events=3)), setup)
 
     @pytest.mark.parametrize("split", ["users", "leave_last_out"])
     def test_one_event_of_each_user(self, split: str, setup_of: SetupOf) -> None:

@@ -57,7 +57,7 @@ class State:
         if not len(self.train_users) and (space is None):
             raise DataError(
                 f"{dataset.name}: no training user has {least} events, the fewest that teach anything; "
-                + advised(dataset, "take a larger log, or a smaller split.test")
+                + advised(dataset, f"take a larger log, or {self.setup.split.more}")
             )
         if space is None and algorithm.by_attributes:
             self.space = self._measured()

@@ -63,6 +63,16 @@ class SplitSettings(Group):
         """The date as a time."""
         return None if self.date is None else datetime.fromisoformat(self.date)
 
+    @property
+    def more(self) -> str:
+        """What to do for more events to train on."""
+        held_back = {
+            "users": "a smaller split.test",
+            "leave_last_out": "`split, users`: of each user the last two events are held back",
+            "time": "a later moment (split.quantile or split.date)",
+        }
+        return held_back[self.name]
+
     def of(self, dataset: Dataset) -> data.Split:
         """The split of a data set."""
         if self.name == "users":

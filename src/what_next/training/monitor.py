@@ -137,6 +137,7 @@ class Monitor:
         self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)
         self.start = time.perf_counter()
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
+        self.best_at = self.saved
         self.best, self.worse, self.kept, self.unsaved, self.concluded = -np.inf, 0, self.resumed, False, False
         if self.resumed:
             self._resume(read_manifest(self.setup.model_agent_path).metrics)
@@ -223,13 +224,19 @@ class Monitor:
         score = self._score(valid)
         # Nothing measured, or 0 as before (all targets may stand in the histories): the latest is as good as any.
         if score > self.best or not valid or score == self.best == 0:
-            self.best, self.worse, self.valid = score, 0, valid
+            self.best, self.best_at, self.worse, self.valid = score, self.saved, 0, valid
             self._save()
             return
         self.worse += 1
         if self.patience and self.worse >= self.patience:
             self.worse, self.agent.halved = 0, self.agent.halved + 1
             self.over = self.agent.halved >= HALVED
+            if self.over:
+                self.console.print(
+                    f"training ends after {self.saved:,} histories: no later save was better for the validation users "
+                    f"than that after {self.best_at:,}, which is kept",
+                    highlight=False,
+                )
 
     def _metrics(self) -> dict[str, object]:
         """What the manifest says of the run."""

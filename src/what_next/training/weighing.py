@@ -28,9 +28,9 @@ CHAIN_DECAYS = (0.4, 0.95)
 WORTH = 1.02
 """More directions, and codes, must make so much of the measure: they are as many more columns."""
 GAIN = 0.4
-"""What the ridge regression keeps of the last of many directions, where still more may be worth a look: with `LIGHT`, the
-penalty that so many go with."""
+"""What the ridge regression keeps of the last of many directions, where still more may be worth a look."""
 LIGHT = 0.3
+"""The penalty that is taken for that: many go with a small one."""
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Of the logarithm of how many events an item has."""
 SHARES = (1.0, 1 / 4, 1 / 16, 1 / 64)

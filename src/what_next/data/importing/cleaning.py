@@ -323,12 +323,12 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> list[str]:
         told.append(
             f"{where}: a user's {rows} stand in the order of the item ids, so that what comes next is of the file's "
             "making, and so is most of what is learned and judged by it; shuffle the rows before the import, or name a "
-            f"column with {finer} (--time)"
+            f"column with {finer} (data import --time)"
         )
     elif not times and checked.log.options.time is None:
         told.append(
-            f"{where}: no column holds times, so the order of the rows is taken as the order of events; name one with "
-            "--time, or say --time '' if there is none"
+            f"{where}: no column holds times, so the order of the rows is taken as the order of events; name "
+            "one that holds them, or numbers them, with data import --time, or say --time '' if there is none"
         )
     return told
 
