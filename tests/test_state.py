@@ -278,7 +278,7 @@ class TestRefusals:
 
     def test_three_events_of_each_user_of_which_two_are_held_back(self, setup_of: SetupOf) -> None:
         setup = setup_of(Path("m"), split="leave_last_out", algorithm="sqn")
-        with pytest.raises(DataError, match="no training user has 2 events.*or `split, users`: of each user"):
+        with pytest.raises(DataError, match=r"no training user has 2 events.*or `split, users`: of each user"):
             State(Dataset.from_frame(*listening(events=3)), setup)
 
     @pytest.mark.parametrize("split", ["users", "leave_last_out"])
