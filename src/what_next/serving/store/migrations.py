@@ -10,7 +10,7 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from what_next.errors import StoreError
 from what_next.serving.store import tables
-from what_next.serving.store.backend import BUSY, PAGE, VARIABLE, Backend, be_patient, make_file, waits
+from what_next.serving.store.backend import BUSY, PAGE, PATIENCE, VARIABLE, Backend, be_patient, make_file, waits
 
 ADDED: dict[str, tuple[Table, ...]] = {
     "0001": (),
@@ -54,6 +54,7 @@ def migrate(backend: Backend, make: bool = True) -> None:
         with backend.engine.begin() as connection:
             # A large table takes as long as it takes, and so do the others who wait for it.
             be_patient(connection, "lock_timeout", "statement_timeout")
+            be_patient(connection, "idle_in_transaction_session_timeout", seconds=PATIENCE)  # on a busy machine
             if waits(connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             # Another process may have done it while this one waited for the lock.
