@@ -341,7 +341,7 @@ class TestBelieving:
         assert (np.abs(numbers[:, 11]).mean() > 1.5 * first).all()
 
     def test_a_mistake(self) -> None:
-        with pytest.raises(ValueError, match="belief goes with over prices, and over is items"):
+        with pytest.raises(SetupError, match="belief goes with over prices, and over is items"):
             Ppo(belief=True)
         with pytest.raises(SetupError, match="numbers that are seen of a user; here none are: take points"):
             playing(Ppo(over="prices"), Detour())
