@@ -197,7 +197,7 @@ def test_there_are_more_directions_where_there_are_fewer_items() -> None:
 def test_still_more_directions_are_tried_where_the_last_one_counts(
     strength: float, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ridge regression with .3 of its penalty of 100 keeps 19 / 49 = .39 of the last one, or 21 / 51 = .41."""
+    """The ridge regression keeps 19 / 119 = .16 of the last one, or 21 / 121 = .17."""
     monkeypatch.setattr("what_next.models.linear.RANKS", (3, 3, 4))
     monkeypatch.setattr("what_next.training.weighing.RANKS", (3, 3, 4))
     linear, every = LinearTerm(5), np.eye(5, dtype=np.float32)

@@ -27,7 +27,8 @@ from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, evidence
 from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, journal_path, status_of
-from what_next.serving.loop.loop import Loop, NotAlone, alone
+from what_next.serving.loop.loop import Loop
+from what_next.serving.loop.place import NotAlone, alone
 from what_next.serving.metrics import Metrics
 from what_next.serving.store import (
     AddEvents,
