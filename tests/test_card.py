@@ -9,6 +9,7 @@ import yaml
 import what_next as wn
 from what_next.testing import made_up_log
 from what_next.training.artefacts import read_manifest
+from what_next.training.card import people
 
 from .conftest import Trained
 
@@ -34,6 +35,12 @@ def test_it_tells_the_data_the_split_and_what_was_set(trained: Trained) -> None:
     assert "\ndim, 16\n" in text
     assert str(trained.folder) not in text
     assert "not for decisions about people" in text
+
+
+def test_one_user_is_not_users() -> None:
+    assert people({"users": 1.0}) == "1 validation user"
+    assert people({"users": 1200.0}) == "1,200 validation users"
+    assert people({"ndcg@10": 0.1}) == "validation users"
 
 
 def test_it_goes_with_a_model_that_is_saved_elsewhere_and_a_new_save_replaces_it(tmp_path: Path) -> None:

@@ -260,6 +260,13 @@ class TestTraining:
         kept, line = (json.loads(line, parse_constant=pytest.fail) for line in log.read_text().splitlines())
         assert (kept["histories"], line["histories"], line["reward"], line["loss_actor"]) == (1, 2, None, None)
 
+    def test_no_more_histories_are_told_than_there_are(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with Tracker(tmp_path / "a.jsonl", 0, 584, users=584) as tracker:
+            tracker.show(Step({"actor": 0.0}, 0.0, 0.0, 0.0, 0.0, 0.0), 585)
+        assert "training 584 of 584 histories" in capsys.readouterr().err
+
     def test_models_are_saved_at_intervals_and_at_the_end(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

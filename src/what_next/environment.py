@@ -18,7 +18,7 @@ from what_next.algorithms.base import Algorithm, Networks
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
-from what_next.errors import DataError, Plain, SetupError
+from what_next.errors import DataError, Plain, SetupError, counted
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
@@ -32,7 +32,7 @@ from what_next.training import checkpoint, validation
 from what_next.training.artefacts import remove_models, to_resume
 from what_next.training.boards import Board, board_of
 from what_next.training.boards import check as check_board
-from what_next.training.card import card_path
+from what_next.training.card import card_path, people
 from what_next.training.distributed import Ranks
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.monitor import Monitor
@@ -109,8 +109,7 @@ class Report:
             lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
-            people = f"{users:,.0f} " if (users := self.valid.get("users")) else ""
-            lines.append(f"on {people}validation users, by events that training never saw: {measured}")
+            lines.append(f"on {people(self.valid)}, by events that training never saw: {measured}")
         lines += [f"ALARM: {alarm}" for alarm in self.alarms]
         lines += [f"saved {path}" for path in self.saved]
         return Text("\n".join(lines))
@@ -456,7 +455,7 @@ class Environment:
         with agent.learner.remembering():
             return weigh(
                 linear,
-                f"{self.setup.monitored} of {users:,} validation users",
+                f"{self.setup.monitored} of {counted(users, 'validation user')}",
                 lambda: self.ranks.first(self._validated(most)).get(self.setup.monitored, 0.0),
                 lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
                 recent_of(events),

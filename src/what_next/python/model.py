@@ -32,7 +32,7 @@ from what_next.settings.reference import written
 from what_next.training import checkpoint
 from what_next.training.artefacts import catalogue_path, read_manifest, resume_path
 from what_next.training.boards import add_results
-from what_next.training.card import card_path
+from what_next.training.card import card_path, people
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -88,9 +88,7 @@ class Model(Recommender):
         found["trained on"] = f"{agent.histories:,} histories"
         if valid := read_manifest(self.setup.model_agent_path, "agent").metrics.get("valid"):
             measured = ", ".join(f"{name} {value:.4g}" for name, value in valid.items() if name != "users")
-            found["measured"] = (
-                f"{measured}, on {valid.get('users', 0):,.0f} validation users, by events that training never saw"
-            )
+            found["measured"] = f"{measured}, on {people(valid)}, by events that training never saw"
         found["kept in"] = "a temporary folder (save it)" if self._home else str(self.setup.model_agent_path.parent)
         return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from what_next.data.space import Space
-from what_next.errors import some
+from what_next.errors import counted, some
 from what_next.settings import Setup
 from what_next.settings.reference import written
 
@@ -25,6 +25,12 @@ NOT_FOR = """\
 - It passes on what its data favour: what was popular or shown, and whoever is there most.
 - It is not for decisions about people (credit, work, health), nor for where a wrong recommendation does harm.
 - Its files hold the ids, titles and attributes of items, and nobody's history."""
+
+
+def people(valid: Mapping[str, float]) -> str:
+    """Of whom something was measured, in words: `1 validation user`, or no number where none is kept."""
+    users = valid.get("users")
+    return "validation users" if users is None else counted(int(users), "validation user")
 
 
 def card_path(agent: Path) -> Path:
@@ -84,7 +90,7 @@ def _how_well(metrics: Mapping[str, Any], *, patience: bool) -> str:
     if not measured:
         lines = ["Nothing was measured in training; `what-next evaluate` does so, on test users."]
     else:
-        lines = [f"On what {valid.get('users', 0):,.0f} validation users did, which training never saw: {measured}."]
+        lines = [f"On what {people(valid)} did, which training never saw: {measured}."]
         if patience:
             lines.append("The same events decided when training ended, which flatters these figures.")
         lines.append("`what-next evaluate` judges on test users, beside baselines, with intervals.")

@@ -86,10 +86,11 @@ class Tracker:
             self.board.add(values, histories)
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in step.losses.items())
         shown = f"reward {step.reward:+.3f}, loss {losses}"
-        self.progress.update(self.task, completed=histories, shown=shown)
+        done = min(histories, self.total)  # the last batch may hold more than are left
+        self.progress.update(self.task, completed=done, shown=shown)
         tenth = histories * TENTHS // self.total > self.done * TENTHS // self.total
         if tenth and not draws(self.console) and not self.console.quiet:
-            told = f"training {histories:,} of {self.total:,} {self._counted(histories)}: {shown}"
+            told = f"training {done:,} of {self.total:,} {self._counted(histories)}: {shown}"
             print(told, file=sys.stderr)  # a console would make a block of each line in a notebook
         self.done = histories
 
