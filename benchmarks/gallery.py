@@ -26,7 +26,7 @@ BLUE, ORANGE, GREEN, GREY = "#0b5fb5", "#b8450b", "#00735f", "#64748b"
 
 
 def calibration(to: Path) -> None:
-    """A world is fitted to 20,000 clicks and skips of a known one, and foretells rows that it has not seen."""
+    """A world is fitted to 20,000 clicks and skips of a known one, and predicts rows that it has not seen."""
     world, rng = Boredom(items=60, topics=8, slots=1, threshold=11, slope=6.0, seed=1), np.random.default_rng(0)
     users, rows = 1000, 20
     state = world.reset(users, rng)
@@ -48,7 +48,7 @@ def calibration(to: Path) -> None:
         log.write_parquet(path)
         items.with_columns(pl.Series("item_id", [f"i{one}" for one in range(world.items)])).write_parquet(table)
         _, told = fit(read_log(path, Roles(context=tuple(name for name in log.columns if "likes" in name)), table))
-    plot_calibration({**told, "given": "users and items"}, to, "Clicks foretold by a fitted world")
+    plot_calibration({**told, "given": "users and items"}, to, "Clicks predicted by a fitted world")
 
 
 def boredom(to: Path) -> None:

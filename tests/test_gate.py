@@ -126,7 +126,7 @@ class TestLooks:
         columns |= {"user_id": np.repeat(np.arange(1000), 2), "timestamp": np.arange(2000)}
         found = gate("better", "same", "--looks", "any", log=write(tmp_path / "users.csv", columns)).json
         users = found["difference"]
-        assert any("many users" in one and "what a user brings later" in one for one in found["notes"])
+        assert any("many users" in one and "later rewards of a user" in one for one in found["notes"])
         half = [one["high"] - one["mean"] for one in (rows, users)]
         assert half[1] > 1.3 * half[0]
         assert users["mean"] == pytest.approx(rows["mean"])

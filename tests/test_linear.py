@@ -394,13 +394,13 @@ def test_what_was_popular_of_late_by_hand() -> None:
     ago = np.array([4, 2, 0])
     known = Known(2, np.zeros(3, np.int32), np.array([0, 1, 1], np.int32), (9 - ago) * day, np.array([2, 1, 0]))
     found = recent_of(known)
-    assert list(found)[:2] == ["of late: half-life 2 days", "of late: half-life 0.5 days"]
-    np.testing.assert_allclose(found["of late: half-life 2 days"], [1 / 4, 1 / 2 + 1])
-    np.testing.assert_allclose(found["of late: half-life 0.5 days"], [1 / 2**8, 1 / 2**4 + 1])
+    assert list(found)[:2] == ["popularity half-life 2 days", "popularity half-life 0.5 days"]
+    np.testing.assert_allclose(found["popularity half-life 2 days"], [1 / 4, 1 / 2 + 1])
+    np.testing.assert_allclose(found["popularity half-life 0.5 days"], [1 / 2**8, 1 / 2**4 + 1])
     sooner = recent_of(replace(known, times=known.times // 10**5))
-    assert next(iter(sooner)) == "of late: half-life 1.73 seconds"
+    assert next(iter(sooner)) == "popularity half-life 1.73 seconds"
     untimed = recent_of(replace(known, times=None))  # what counts is how many events of the user follow
-    np.testing.assert_allclose(untimed["of late: half-life 1 events of a user"], [1 / 4, 1 / 2 + 1])
+    np.testing.assert_allclose(untimed["popularity half-life 1 events of a user"], [1 / 4, 1 / 2 + 1])
     assert not recent_of(replace(known, times=known.times * 0))
 
 

@@ -152,7 +152,7 @@ def test_the_command_says_what_is_a_guess_and_where_it_breaks(
     asked = ["--users", "1e9", "--items", "1e7", "--events", "1e11"]
     assert say(monkeypatch, *asked) == 0
     told = capsys.readouterr().out
-    assert re.search(r"Events were measured up to [\d,]+; beyond, the formulas are a guess", told)
+    assert re.search(r"Events were measured up to [\d,]+; beyond, the formulas extrapolate", told)
     assert "It breaks at " in told
     assert kept()["measured"]["machine"] in told
     assert say(monkeypatch, *asked, "--json") == 0

@@ -1,9 +1,12 @@
 """What is said to people: it names what they meant, completely, and in a few lines."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import what_next as wn
 from what_next.cli import app
@@ -41,6 +44,17 @@ def say(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
 )
 def test_a_name_with_a_comma_in_it_stands_in_double_quotes(text: str | None, names: list[str] | None) -> None:
     assert names_of(text) == names
+
+
+def test_what_an_option_is_for_is_told_without_its_name() -> None:
+    def helps(command: Any) -> Iterator[str]:
+        for one in getattr(command, "commands", {}).values():
+            yield from helps(one)
+        yield from (part.help for part in command.params if getattr(part, "help", None))
+
+    found = set(helps(typer.main.get_command(app.app)))
+    assert len(found) > 80
+    assert not [told for told in found if re.match("(Of|For|Over|They) ", told)]
 
 
 class TestKeys:

@@ -142,7 +142,7 @@ class TestFit:
 
     def test_rewards_that_never_differ_are_refused(self, tmp_path: Path) -> None:
         pl.DataFrame({"item_id": [0, 1], "reward": [1.0, 1.0], "propensity": [0.5, 0.5]}).write_csv(tmp_path / "a.csv")
-        with pytest.raises(DataError, match="every reward is 1, so nothing can be foretold"):
+        with pytest.raises(DataError, match="every reward is 1, so nothing can be predicted"):
             fit(read_log(tmp_path / "a.csv"))
 
     @pytest.mark.filterwarnings("error")

@@ -116,7 +116,7 @@ def list_known(
     kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, worlds, data or metrics.")],
     as_json: Json = False,
 ) -> None:
-    """Name what there is, each with a line about it, and algorithms with their settings."""
+    """List algorithms, encoders, rewards, worlds, data sets or metrics."""
     if kind not in KINDS:
         raise WhatNextError(f"list {kind!r}: expected one of {', '.join(KINDS)}")
     known = _known(kind)

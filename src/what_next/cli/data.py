@@ -282,10 +282,10 @@ def fit_world(
         Path | None, typer.Option(help="The setup of a trained model, whose vectors stand for users and items.")
     ] = None,
     calibration: Annotated[Path | None, typer.Option(help="The plot of the calibration to write, an .svg.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for the folds.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Fit simulated users to a log, and show how well they foretell rows that they were not fitted to."""
+    """Fit simulated users to a log, and show how well they predict rows that they were not fitted to."""
     from what_next.data.decisions.log import Roles
     from what_next.data.decisions.reader import read_log
     from what_next.data.files import check_paths
@@ -313,7 +313,7 @@ def fit_world(
 
 
 def _calibration_table(told: dict[str, Any]) -> Table:
-    table = Table("rows", "foretold", "observed", title=f"{told['kind']} of held-out rows")
+    table = Table("rows", "predicted", "observed", title=f"{told['kind']} of held-out rows")
     for one in told["calibration"]:
         table.add_row(f"{one['rows']:,}", f"{one['predicted']:.4g}", f"{one['observed']:.4g}")
     return table

@@ -22,7 +22,7 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; where it is taken, a free one.")] = 8000,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> int:
-    """Show what it is: a model that is trained now, simulated listeners, and a page in the browser.
+    """Show What Next? in the browser: a model that is trained now, and simulated listeners.
 
     Nothing is downloaded, and no file is left behind. Ctrl-C ends it.
     """

@@ -74,10 +74,12 @@ class LogOptions:
     ] = None
     discount: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Of the rewards along a user's rows: also estimates of whole trajectories."),
+        typer.Option(
+            min=0, max=1, help="Discount of rewards along a user's rows: also estimates of whole trajectories."
+        ),
     ] = None
-    level: Annotated[float, typer.Option(min=50, max=99.9, help="Of the intervals, in percent.")] = 95.0
-    seed: Annotated[int, typer.Option(min=0, help="Of resamples, folds, halves and clusters.")] = 0
+    level: Annotated[float, typer.Option(min=50, max=99.9, help="Level of the intervals, in percent.")] = 95.0
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for resamples, folds, halves and clusters.")] = 0
 
     def log_settings(self) -> "LogSettings":
         """The log as off-policy estimators read it; a `SetupError` where the range of rewards is none."""

@@ -17,7 +17,9 @@ Repo = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's rep
 def push(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A setup, an agent's file, or a model's folder.")],
     repo: Repo,
-    public: Annotated[bool, typer.Option("--public", help="For all, where it is made; else for you.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="If the repository is created now, make it public (default: private).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Put a model on the hub, with its card and without the log; `hf auth login` says who you are."""

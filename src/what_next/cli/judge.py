@@ -150,8 +150,10 @@ def compare(
 def tune(
     setup: SetupFile,
     overrides: Overrides = None,
-    trials: Annotated[int, typer.Option(min=1, help="How many, those that the study holds already included.")] = 20,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of training in each trial, at most.")] = 60.0,
+    trials: Annotated[
+        int, typer.Option(min=1, help="How many trials, those that the study holds already included.")
+    ] = 20,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of training in each trial, at most.")] = 60.0,
     study: Annotated[
         str | None,
         typer.Option(

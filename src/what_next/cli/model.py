@@ -151,7 +151,8 @@ def recommend(
     blocked: Blocked = None,
     context: Annotated[list[str] | None, typer.Option(help="key=value: a number about the situation.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Draw among the matching items; without it, the nearest.")
+        int | None,
+        typer.Option(min=0, help="Random seed for a draw among the matching items; without it, the nearest."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -25,7 +25,7 @@ Code = TypeVar("Code", int, None)
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the file's.")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override a setup's.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Allowed = Annotated[Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")]
@@ -36,7 +36,10 @@ Estimator = Annotated[
 ]
 Top = Annotated[
     int | None,
-    typer.Option(min=1, help="Judge by so many positions of each slate, from above: of long slates too few are alike."),
+    typer.Option(
+        min=1,
+        help="Judge by so many positions of each slate, from above: long slates rarely match between two policies.",
+    ),
 ]
 Margin = Annotated[
     float, typer.Option(help="How much more the new one must earn, in the reward's unit: a decision, or a slate.")

@@ -18,10 +18,10 @@ app = typer.Typer()
 
 @app.command()
 def plan(
-    users: Annotated[float, typer.Option(help="How many there are: 1e6, say.")],
-    items: Annotated[float, typer.Option(help="Of the catalogue.")],
-    events: Annotated[float, typer.Option(help="Of the log.")],
-    dim: Annotated[int, typer.Option(help="Of the networks and vectors.")] = 64,
+    users: Annotated[float, typer.Option(help="Users, such as 1e6.")],
+    items: Annotated[float, typer.Option(help="Items in the catalogue.")],
+    events: Annotated[float, typer.Option(help="Events in the log.")],
+    dim: Annotated[int, typer.Option(help="Dimension of networks and item vectors.")] = 64,
     requests: Annotated[
         float | None,
         typer.Option(help="Answers a second on average, and new events; default: one a day for each user."),
@@ -29,19 +29,22 @@ def plan(
     replicas: Annotated[int, typer.Option(help="Processes that serve.")] = 2,
     ranks: Annotated[int, typer.Option(help="Processes that train.")] = 1,
     sharded: Annotated[
-        bool, typer.Option("--sharded", help="They share the item tables out (cluster.items=sharded).")
+        bool,
+        typer.Option(
+            "--sharded", help="Each process that trains holds a share of the item tables (cluster.items=sharded)."
+        ),
     ] = False,
-    passes: Annotated[float, typer.Option(help="Over the log, in the training of each day.")] = 10.0,
+    passes: Annotated[float, typer.Option(help="Passes over the log in the training of each day.")] = 10.0,
     active: Annotated[float, typer.Option(help="Share of the users whose state is kept in memory.")] = 0.1,
-    days: Annotated[float, typer.Option(help="For which answers and new events are kept.")] = 90.0,
-    memory: Annotated[float, typer.Option(help="Of a machine, in GiB.")] = 256.0,
-    disk: Annotated[float, typer.Option(help="Of a machine, in GiB.")] = 10240.0,
+    days: Annotated[float, typer.Option(help="Days for which answers and new events are kept.")] = 90.0,
+    memory: Annotated[float, typer.Option(help="Memory of a machine, in GiB.")] = 256.0,
+    disk: Annotated[float, typer.Option(help="Disk of a machine, in GiB.")] = 10240.0,
     prices: Annotated[
-        str, typer.Option(help="A core, a GiB of memory and of disk for a month, a GiB sent; none was asked for.")
+        str, typer.Option(help="Example prices: a core, a GiB of memory and of disk for a month, a GiB sent.")
     ] = "25,3,0.1,0.01",
     as_json: Json = False,
 ) -> None:
-    """Reckon what a size needs, part by part, and where the design breaks first; from measured constants."""
+    """Estimate the resources that a size needs, part by part, and what runs out first; from measured constants."""
     from what_next.experiments.plan import DAY, Size
     from what_next.experiments.plan import plan as plan_of
 

@@ -168,7 +168,7 @@ def export(
         "log.parquet"
     ),
     append: Annotated[
-        bool, typer.Option("--append", help="Go on from the export that lies there, and read what is new alone.")
+        bool, typer.Option("--append", help="Continue the export in that file: read only what is new.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -219,7 +219,7 @@ def restore(
     backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="A folder that `what-next backup` wrote.")],
     overrides: Overrides = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="A store that is there gives way; a SQLite file is moved aside.")
+        bool, typer.Option("--replace", help="Replace an existing store; a SQLite file is moved aside.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -110,7 +110,7 @@ class Catalogue:
         return np.array([self._by_text.get(as_text(one), -1) for one in ids], np.int32)
 
     def held(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "some"]:
-        """The same of those alone that are here."""
+        """Positions of the known ids only."""
         places = self.index(ids)
         return np.extract(places >= 0, places)
 

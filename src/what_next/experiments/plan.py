@@ -2,7 +2,7 @@
 
 Every constant was measured, and stands in `plan.json` beside this file with its size, its command and its machine
 (`benchmarks/bench_scale.py` measures them anew). Each part is a formula of a few of them, which is shown with it.
-Beyond the sizes that were measured the formulas go on as they are: that is a guess, and the plan says so.
+Beyond the sizes that were measured the formulas go on as they are: that is extrapolated, and the plan says so.
 """
 
 import json
@@ -293,7 +293,7 @@ def beyond(size: Size) -> list[str]:
     """What of a size is larger than anything that was measured, in words."""
     largest = kept()["largest"]
     return [
-        f"{name} were measured up to {most:,.0f}; beyond, the formulas are a guess"
+        f"{name} were measured up to {most:,.0f}; beyond, the formulas extrapolate"
         for name, most in largest.items()
         if getattr(size, name) > most
     ]

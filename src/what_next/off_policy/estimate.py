@@ -233,7 +233,7 @@ def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
 
 
 def _odd(one: Candidate, log: Evidence) -> Iterator[str]:
-    """What else speaks against an estimate: clipping, whole trajectories, its own flaw, and that it is no number."""
+    """What else speaks against an estimate: clipping, whole trajectories, its own flaw, and that it is not finite."""
     thresholds = log.options.thresholds
     if one.clipped > thresholds.clipped:
         most = f"more than {thresholds.clipped:.0%}"
@@ -243,7 +243,7 @@ def _odd(one: Candidate, log: Evidence) -> Iterator[str]:
     if one.flaw:
         yield one.flaw
     if not np.isfinite(one.estimate.value):
-        yield "there is no such number, or it is beyond what can be written"
+        yield "the estimate is not a finite number"
 
 
 def _of_both(reasons: Sequence[str | None]) -> str | None:

@@ -225,7 +225,7 @@ def _of_looks(apart: dict[str, Any], looks: Looks, margin: float, case: _Case) -
     if looks == "one":
         yield (
             "the interval of the difference is good for one look: a gate that is asked again and again while the log "
-            "grows promotes what is no better, sooner or later; for any number of looks say --looks any"
+            "grows promotes, sooner or later, a model that is not better; for any number of looks say --looks any"
         )
     elif apart["interval"] == "betting":
         yield (
@@ -233,7 +233,7 @@ def _of_looks(apart: dict[str, Any], looks: Looks, margin: float, case: _Case) -
             "all along and rows are independent"
         )
     else:
-        comes_back = ", and what a user brings later does not run against what the user brought before"
+        comes_back = ", and later rewards of a user are not systematically opposed to earlier ones"
         yield (
             "the interval of the difference holds at any number of looks (asymptotic), if there are many "
             f"{case.log.unit}s, independent of each other{comes_back if case.log.unit == 'user' else ''}"

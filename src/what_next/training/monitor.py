@@ -233,8 +233,8 @@ class Monitor:
             self.over = self.agent.halved >= HALVED
             if self.over:
                 self.console.print(
-                    f"training ends after {self.saved:,} histories: no later save was better for the validation users "
-                    f"than that after {self.best_at:,}, which is kept",
+                    f"training ends after {self.saved:,} histories: the model saved after {self.best_at:,} is still "
+                    "the best on the validation users, and is kept",
                     highlight=False,
                 )
 

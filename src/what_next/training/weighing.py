@@ -187,7 +187,7 @@ def recent_of(events: Known) -> dict[str, Counts]:
     found = dict[str, Counts]()
     for half in (median * share for share in SHARES if median):
         unit, size = next((one for one in units if half >= one[1] / 10), units[-1])
-        found[f"of late: half-life {half / size:.3g} {unit}"] = events.of_late(half)
+        found[f"popularity half-life {half / size:.3g} {unit}"] = events.of_late(half)
     return found
 
 

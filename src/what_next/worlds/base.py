@@ -97,11 +97,11 @@ class State:
     clicks: Bool[np.ndarray, "users slots"]
 
     def rows(self: "S", rows: Int[np.ndarray, "some"]) -> "S":
-        """Of some users."""
+        """The rows of some users."""
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def put(self: "S", rows: Int[np.ndarray, "some"], others: "S") -> "S":
-        """The same with others in some rows."""
+        """A copy with some rows replaced."""
         changed = {field.name: getattr(self, field.name).copy() for field in fields(self)}
         for name, values in changed.items():
             values[rows] = getattr(others, name)
@@ -300,7 +300,7 @@ class Episodes:
 
     @property
     def mean(self) -> float:
-        """Of the returns."""
+        """Mean of the returns."""
         return float(self.returns.mean())
 
     @property

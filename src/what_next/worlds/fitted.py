@@ -36,7 +36,7 @@ class Guests(State):
 
 
 class Fitted(World):
-    """Users of a log, who click or rate as a model of the log foretells (`what-next data world`).
+    """Users of a log, who click or rate as a model of the log predicts (`what-next data world`).
 
     The score of an item is `<user, item> + position`: logistic regression of clicks, or ridge regression of ratings, on
     the products of what is known of users and of items, each row weighted by one over the chance with which it was
@@ -119,7 +119,7 @@ class Fitted(World):
         return after, Feedback(after.clicks, responses.sum(1, dtype=np.float32), left)
 
     def _responses(self, scores: Slots, rng: Draws) -> Slots:
-        """Drawn, with the mean that was foretold."""
+        """Drawn, with the mean that was predicted."""
         users, (low, high) = len(scores), self.about["range"]
         if self.about["kind"] == "clicks":
             return np.asarray(uniform(rng, users, self.slots) < sigmoid(scores), np.float32)

@@ -112,7 +112,7 @@ def fit(
         "penalty": PENALTIES[chosen],
         "loss": losses[chosen],
         "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(chances / (1 - chances))),
-        "noise": losses[chosen] ** 0.5 if data.kind == "ratings" else 0.0,  # what scores do not foretell
+        "noise": losses[chosen] ** 0.5 if data.kind == "ratings" else 0.0,  # what scores do not predict
         "calibration": data.calibration(held_out[:, chosen]),
     }
     return arrays, _told(log, data, arrays) | tried
@@ -138,7 +138,7 @@ class _Data:
     def of(cls, log: DecisionLog, rows: Int64[np.ndarray, "some"], model: Vectors | None) -> "_Data":
         rewards = log.rewards[rows]
         if rewards.min() == rewards.max():
-            raise DataError(f"{log.source.path}: every reward is {rewards[0]:g}, so nothing can be foretold of them")
+            raise DataError(f"{log.source.path}: every reward is {rewards[0]:g}, so nothing can be predicted of them")
         if log.count < FOLDS:
             raise DataError(
                 f"{log.source.path}: has {log.count} {log.unit}s, too few to fit to some and try on others; give a log "
@@ -194,15 +194,15 @@ class _Data:
         return float(np.average(losses, weights=self.weights))
 
     def calibration(self, scores: Rows) -> list[dict[str, Any]]:
-        """By tenths of what was foretold of rows that the model has not seen: foretold and observed, weighted."""
-        foretold = sigmoid(scores) if self.kind == "clicks" else scores
+        """By tenths of the predictions for rows that the model has not seen: predicted and observed, weighted."""
+        predicted = sigmoid(scores) if self.kind == "clicks" else scores
         table = []
-        for part in np.array_split(np.argsort(foretold, kind="stable"), min(BINS, len(scores))):
+        for part in np.array_split(np.argsort(predicted, kind="stable"), min(BINS, len(scores))):
             weights = self.weights[part]
             table.append(
                 {
                     "rows": len(part),
-                    "predicted": float(np.average(foretold[part], weights=weights)),
+                    "predicted": float(np.average(predicted[part], weights=weights)),
                     "observed": float(np.average(self.rewards[part], weights=weights)),
                 }
             )

@@ -28,8 +28,8 @@ logger = logging.getLogger("what_next.serving")
 REST = 20
 """Between two looks at what was earned it rests at least so many times as long as the last look took."""
 ASSUMES = (
-    "the bounds hold at any number of looks, if there are many users, independent of each other, and what a user "
-    "brings later does not run against what the user brought before"
+    "the bounds hold at any number of looks, if there are many users, independent of each other, and later rewards of "
+    "a user are not systematically opposed to earlier ones"
 )
 
 
