@@ -20,21 +20,22 @@ def test_a_strangers_whole_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "stranger"}
     running: list[subprocess.Popen[str]] = []
+    address = ""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         for kind, code in re.findall(r"```(python|console)\n(.*?)```", PAGE.read_text(), re.S):
             if kind == "python":
-                exec(compile(code, PAGE.name, "exec"), names)
+                exec(compile(code.replace("http://127.0.0.1:8000", address), PAGE.name, "exec"), names)
                 continue
             for line in re.findall(r"^\$ what-next (.*)$", code, re.M):
                 command = [sys.executable, "-m", "what_next", *shlex.split(line.removesuffix("&"))]
                 if not line.endswith("&"):
                     subprocess.run(command, check=True, env=environment, timeout=600)
                     continue
-                served = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+                served = subprocess.Popen([*command, "server.port=0"], stdout=subprocess.PIPE, env=environment, text=True)
                 running.append(served)
                 assert served.stdout is not None
-                names["address"] = json.loads(served.stdout.readline())["address"]
+                address = json.loads(served.stdout.readline())["address"]
     finally:
         for served in running:
             served.terminate()
