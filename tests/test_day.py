@@ -32,7 +32,9 @@ def test_a_strangers_whole_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 if not line.endswith("&"):
                     subprocess.run(command, check=True, env=environment, timeout=600)
                     continue
-                served = subprocess.Popen([*command, "server.port=0"], stdout=subprocess.PIPE, env=environment, text=True)
+                served = subprocess.Popen(
+                    [*command, "server.port=0"], stdout=subprocess.PIPE, env=environment, text=True
+                )
                 running.append(served)
                 assert served.stdout is not None
                 address = json.loads(served.stdout.readline())["address"]

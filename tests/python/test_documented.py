@@ -8,6 +8,8 @@ import polars as pl
 import pytest
 
 import what_next as wn
+import what_next.testing
+import what_next.worlds
 
 from .test_fit import LIBRARIES, shopping
 
@@ -40,6 +42,16 @@ def test_every_name_that_a_page_mentions_is_there() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for name in re.findall(r"\bwn((?:\.[A-Za-z_]+)+)", page.read_text()):
             assert operator.attrgetter(name[1:])(wn), page
+
+
+def test_every_name_that_a_page_imports_from_them_is_public() -> None:
+    """Their pages of the reference show nothing else of what they import."""
+    for module in (what_next.testing, what_next.worlds):
+        for page in (ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+            for names in re.findall(rf"from {module.__name__} import ([\w, ]+)", page.read_text()):
+                assert set(names.split(", ")) <= set(module.__all__), page
+            for name in re.findall(rf"{module.__name__}\.(\w+)\(", page.read_text()):
+                assert name in module.__all__, page
 
 
 def test_the_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,18 +5,30 @@ from difflib import get_close_matches
 from typing import Any
 
 from what_next.errors import SetupError
-from what_next.worlds.base import Draws as Draws
-from what_next.worlds.base import Episodes as Episodes
-from what_next.worlds.base import Feedback as Feedback
-from what_next.worlds.base import Observation as Observation
-from what_next.worlds.base import Reference as Reference
-from what_next.worlds.base import State as State
-from what_next.worlds.base import Streams as Streams
-from what_next.worlds.base import World as World
-from what_next.worlds.base import play as play
-from what_next.worlds.boredom import Boredom as Boredom
-from what_next.worlds.choice import Choice as Choice
-from what_next.worlds.sessions import Sessions as Sessions
+from what_next.worlds.base import Draws, Episodes, Feedback, Observation, Reference, State, Streams, World, play
+from what_next.worlds.boredom import Boredom
+from what_next.worlds.choice import Choice
+from what_next.worlds.sessions import Sessions
+
+__all__ = [
+    "GYM",
+    "OWN",
+    "Boredom",
+    "Choice",
+    "Draws",
+    "Episodes",
+    "Feedback",
+    "Observation",
+    "Reference",
+    "Sessions",
+    "State",
+    "Streams",
+    "World",
+    "known_worlds",
+    "opened",
+    "play",
+    "preset",
+]
 
 GROUP = "what_next.worlds"
 GYM = "gym:"
