@@ -9,10 +9,12 @@ import torch
 
 from what_next import Dataset, State
 from what_next.cli import main
+from what_next.cli.options import trained_setup
 from what_next.errors import ModelError
 from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.models import of_seed
 from what_next.experiments.next_items import evaluator_of, protocol, rules
+from what_next.reporting.terminal import measured_on
 from what_next.settings import Evaluation, SplitSettings
 
 from .conftest import SetupOf, Trained
@@ -41,6 +43,26 @@ def test_a_model_of_another_split_is_not_judged(trained: Trained, log_file) -> N
     setup = judged_setup(trained, log_file).model_copy(update={"split": SplitSettings(seed=5)})
     with pytest.raises(ModelError, match=r"was trained on split .* may have seen whom it would be judged on"):
         evaluate(setup)
+
+
+def test_the_seed_is_that_of_the_model(trained: Trained, log_file) -> None:
+    assert evaluate(judged_setup(trained, log_file).model_copy(update={"seed": 3}))["seeds"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["algorithm=next_item"], "with whatnext, and that counts; the setup says next_item"),
+        (["algorithm.tau=0.5"], "with algorithm.tau=0.02, and that counts; the setup says algorithm.tau=0.5"),
+    ],
+)
+def test_a_setup_that_names_another_algorithm_than_its_model_is_told(
+    trained: Trained, log_file, tmp_path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    names = "".join(f'{name}, "{getattr(trained.setup, name)}"\n' for name in ("model_agent_path", "model_critic_path"))
+    (tmp_path / "setup.txt").write_text(f'train, no\ndata, "{log_file}"\n{names}')
+    assert trained_setup(tmp_path / "setup.txt", words).algorithm == trained.setup.algorithm
+    assert capsys.readouterr().err.endswith(f"agent.safetensors: was trained {told}\n")
 
 
 def test_the_models_of_other_seeds_are_trained_once_and_again_after_a_change(
@@ -117,6 +139,31 @@ class TestNextItems:
             "kind": "last", "rows": 3, "users": 3, "items": 3, "held": 1, "cold_users": 1, "cold_items": 2,
             "not_allowed": 0, "without_history": 0,
         }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("last", "seen", "ways"),
+        [
+            (lambda user: (user + 1) % 4, False, None),  # another user's, whom training knows
+            (lambda user: user, False, "`evaluation.seen, yes`"),
+            (lambda user: user, True, None),
+            (lambda user: 20 + user, True, "items with attributes"),
+            (lambda user: user if user % 2 else 20 + user, False, "`evaluation.seen, yes` or items with attributes"),
+        ],
+    )
+    def test_a_table_that_compares_nothing_says_so_and_what_to_do(
+        self, setup_of: SetupOf, tmp_path, last, seen: bool, ways: str | None
+    ) -> None:
+        """The last user has two events, and is not judged."""
+        events = [(user, item) for user in range(4) for item in (user, 9, 8, last(user))] + [(4, 0), (4, 9)]
+        dataset = Dataset.from_frame(pl.DataFrame(events, schema=["user_id", "item_id"], orient="row"), name="few")
+        state = State(dataset, setup_of(tmp_path, algorithm="next_item", evaluation=Evaluation(seen=seen)))
+        evaluator = evaluator_of(state, "test")
+        *vain, few = rules(evaluator, state, [])[2]
+        assert [one.partition("compares nothing; take ")[2] for one in vain] == ([ways] if ways else [])
+        assert few.startswith("judged on 4 users, ")
+        told = measured_on(protocol(state, "test", evaluator, [0]) | {"seen": seen})
+        assert "next items of 4 of 5 users (" in told
+        assert "1 user with fewer than three events, for training alone" in told
 
     def test_the_spread_of_the_top_item_is_the_founding_reward_of_the_last_twenty_events(
         self, setup_of: SetupOf, tmp_path, dataset

@@ -259,7 +259,8 @@ class TestWords:
         assert f"24{SPACE}targets of 24{SPACE}users" in facts["Judged on"]
         assert facts["Counted apart"] == (
             f"3{SPACE}targets that their histories hold already; 1{SPACE}user of whom training knows nothing; "
-            f"2{SPACE}users without an event before the target, not judged"
+            f"2{SPACE}users without an event before the target, not judged; "
+            "1 user with fewer than three events, for training alone"
         )
         assert made.result["split"]["hash"] in facts["Split"]
         assert facts["Baselines"] == "ease with penalty 200"

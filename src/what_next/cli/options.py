@@ -92,7 +92,13 @@ def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> "S
     words = _words(overrides, last)
     found, given = read_trained(file, words), Setup.read(file, words).algorithm
     if found.algorithm != given:
-        note(f"{found.model_agent_path}: was trained by {found.algorithm!r}, which holds; the setup says {given!r}")
+        one, other = found.algorithm.model_dump(), given.model_dump()
+        differ = ["name"] if one["name"] != other["name"] else [key for key in one if one[key] != other[key]]
+        of_model, of_setup = (
+            ", ".join(str(values[key]) if key == "name" else f"algorithm.{key}={values[key]}" for key in differ)
+            for values in (one, other)
+        )
+        note(f"{found.model_agent_path}: was trained with {of_model}, and that counts; the setup says {of_setup}")
     return found
 
 

@@ -30,8 +30,12 @@ def beside(setup: Setup, folder: str) -> Setup:
 
 
 def chosen(setup: Setup, state: State, seeds: Sequence[int] | None) -> list[Setup]:
-    """The setup itself, or one for each seed, trained where it is not yet."""
-    return [setup] if seeds is None else [trained(of_seed(setup, seed), state) for seed in seeds]
+    """The setup of the model that is there, with the seed it was trained from; or one for each seed, trained where it
+    is not yet."""
+    if seeds is None:
+        saved = read_manifest(setup.model_agent_path, "agent").setup
+        return [setup.model_copy(update={"seed": saved["seed"]})]
+    return [trained(of_seed(setup, seed), state) for seed in seeds]
 
 
 def trained(setup: Setup, state: State, source: type[Source] | None = None) -> Setup:

@@ -1,7 +1,7 @@
 """How well next items are named: an agent beside chance, popularity, tuned baselines, and itself before it learned."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from what_next.algorithms import WhatNext
 from what_next.baselines.rules import Popular, RandomItem
 from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Stages
-from what_next.errors import DataError
+from what_next.errors import DataError, counted
 from what_next.experiments.baselines import EVERY, Allowed, Search, had, left_out, searched
 from what_next.experiments.evaluator import Evaluator, Groups, Scores
 from what_next.experiments.kept import Shelf
@@ -20,7 +20,7 @@ from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.groups import events_per_active_day, groups
 from what_next.metrics.next_items import Targets
 from what_next.metrics.windows import Sampling
-from what_next.settings import Setup
+from what_next.settings import Setup, listed
 from what_next.state import State
 
 RIVALS = ("random", "popular", "popular_recent", "markov", "item_knn", "ease", "untrained")
@@ -139,8 +139,27 @@ def rules(
             shelf.write(name, *found)
         settings[name], scores[name] = found[0], evaluator.scored([found[1]])
     users = len(evaluator.targets.people[0])
-    few = [f"{users} users are judged: over fewer than {FEW}, intervals are too narrow"] if users < FEW else []
-    return scores, settings, [*few, *shelf.told()]
+    few = [f"judged on {counted(users, 'user')}, fewer than {FEW}: intervals are too narrow"] if users < FEW else []
+    return scores, settings, [*_in_vain(evaluator, state), *few, *shelf.told()]
+
+
+def _in_vain(evaluator: Evaluator, state: State) -> list[str]:
+    """That nothing learned of the log can name any target, and what to do about it, where it is so."""
+    sets, counts = evaluator.targets.sets, state.space.counts
+    assert counts is not None
+    known = (sets >= 0) & ((counts[sets] > 0) | bool(state.dataset.catalogue.names))  # attributes tell of any item
+    within = replace(evaluator.targets, relevant=np.where(known, sets, -1))
+    held = 0 if evaluator.seen else within.held(state.dataset)
+    if known.sum() > held:
+        return []
+    ways = ["`evaluation.seen, yes`"] if held else []
+    if (sets[~known] >= 0).any():
+        later = ["a later moment (split.quantile or split.date)"] if state.split.kind == "time" else []
+        ways += [*later, "items with attributes"]
+    return [
+        "no target can be named by what learned from the log: each stands in its history, or has no training event; "
+        f"this table compares nothing; take {listed(ways, 'or')}"
+    ]
 
 
 def protocol(

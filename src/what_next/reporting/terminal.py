@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from what_next.errors import counted
 from what_next.experiments.windows import ORACLE
 from what_next.metrics.bootstrap import Interval
 from what_next.settings import listed
@@ -220,7 +221,19 @@ def _targets(result: Mapping[str, Any]) -> str:
     notes = [f"{targets[key]:,} {text}" for key, text in against.items() if targets[key]]
     if targets["not_allowed"]:
         rows += f", among {result['allowed']:,} permitted items,"
-    return f"{rows} of {targets['users']:,} users" + (f" ({'; '.join(notes)})" if notes else "")
+    users, split = counted(targets["users"], "user"), result["split"]
+    if alone := only_training(split):
+        users = f"{targets['users']:,} of {split['users'] + split['other_users']:,} users"
+        notes.append(alone)
+    return f"{rows} of {users}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def only_training(split: Mapping[str, Any]) -> str:
+    """Who has too few events for the last to be left out; empty where nobody has."""
+    others = split.get("other_users")
+    if split["kind"] != "leave_last_out" or not others:
+        return ""
+    return f"{counted(others, 'user')} with fewer than three events, for training alone"
 
 
 def estimates_table(result: Mapping[str, Any]) -> RenderableType:

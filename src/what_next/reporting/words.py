@@ -9,12 +9,12 @@ from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
 from what_next.reporting.learning import measured
 from what_next.reporting.tail import LOG, half, shares
-from what_next.reporting.terminal import settings_told
+from what_next.reporting.terminal import only_training, settings_told
 from what_next.reporting.view import UNTRAINED, View, between, counted, number, number_of, percent, spelled
 from what_next.settings import listed
 
 KINDS = {
-    "leave_last_out": "the last event of each user is left out",
+    "leave_last_out": "the last event of each user with three or more is left out",
     "time": "all events after one moment are left out",
     "users": "some users are set aside whole",
 }
@@ -162,7 +162,7 @@ def _trained(view: View, policy: str) -> str:
 
 
 def _apart(view: View) -> str:
-    """Whom nobody could name anything for, and of whom or of what training knew nothing."""
+    """Whom nobody could name anything for, of whom or of what training knew nothing, and who is not judged."""
     targets = view.result["targets"]
     kinds = (
         ("held", "target that its history holds already", "targets that their histories hold already"),
@@ -172,6 +172,7 @@ def _apart(view: View) -> str:
          "users without an event before the target, not judged"),
     )  # fmt: skip
     sentences = [counted(targets[key], one, many) for key, one, many in kinds if targets.get(key)]
+    sentences += [alone] if (alone := only_training(view.result["split"])) else []
     return "; ".join(sentences) or "nobody: every target can be reached, and training knows all users and items"
 
 
