@@ -16,6 +16,7 @@ from what_next import Dataset, Environment, Setup, State
 from what_next.algorithms import NextItem
 from what_next.cli import main
 from what_next.errors import DataError, MissingExtraError, SetupError, TrainingError
+from what_next.experiments import study
 from what_next.experiments.tuning import Tuned, _score, distribution, search_space, tune, with_settings
 from what_next.metrics.next_items import Targets
 from what_next.settings import SplitSettings
@@ -88,6 +89,15 @@ class TestSpace:
         assert space["learning_rate"] == FloatDistribution(3e-4, 0.05, log=True)
         assert space["batch_size"].choices == (8, 16, 32, 64, 128, 48)
         assert space["weight_decay"].choices[-1] == 0.02
+
+    def test_batches_that_the_log_bounds_are_not_searched(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+        """60 users with 38 known events each: 2,220 targets, 34 of them in the 64th part of a pass."""
+        open_setup = setup.model_copy(update={"batch_size": None})
+        state = State.from_setup(open_setup)
+        assert "batch_targets" not in search_space(open_setup, state)
+        assert "batch_targets" in search_space(open_setup.model_copy(update={"batch_targets": 34}), state)
+        monkeypatch.setattr("what_next.experiments.tuning.source_of", lambda state: None)  # what was shown has others
+        assert "batch_targets" in search_space(open_setup, state)
 
     def test_an_algorithm_adds_its_own(self, setup: Setup) -> None:
         space = search_space(setup.model_copy(update={"algorithm": Searched()}))
@@ -190,6 +200,33 @@ class TestSearch:
         with pytest.raises(SetupError, match="is no study of What Next"):
             tune(setup, 1, study=tmp_path / "other")
         assert (tmp_path / "other").read_text() == content
+
+    def test_a_line_that_was_not_written_to_its_end_is_cut_off_while_nobody_writes(
+        self, setup: Setup, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scored(by_rate)
+        monkeypatch.chdir(tmp_path)
+        whole, file = tune(setup, 3, study=tmp_path / "whole.jsonl"), Path("models/study.jsonl")
+        tune(setup, 2, study=file)
+        file.write_text(file.read_text() + '{"op_code":6,"worker_id":"14d65a')
+        cut, locked = study._cut_torn_line, []
+        # It exists as long as the link of the lock leads somewhere, without which Optuna never takes it for stale.
+        monkeypatch.setattr(
+            study, "_cut_torn_line", lambda path: locked.append(Path(f"{path}.lock").exists()) or cut(path)
+        )
+        with pytest.warns(UserWarning, match=r"study\.jsonl: the last line was not written to its end, and is cut off"):
+            assert settings_of(tune(setup, 3, study=file)) == settings_of(whole)
+        assert locked == [True]
+        assert not Path("models/study.jsonl.lock").is_symlink()
+        assert all(json.loads(line) for line in file.read_text().splitlines())
+
+    def test_a_damaged_line_names_the_file(self, setup: Setup, scored, tmp_path: Path) -> None:
+        scored(by_rate)
+        tune(setup, 1, study=tmp_path / "study.jsonl")
+        lines = (tmp_path / "study.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "study.jsonl").write_text("".join([lines[0], '{"op_code":6,"wor', *lines[1:]]))
+        with pytest.raises(SetupError, match=r"study\.jsonl: a line is damaged"):
+            tune(setup, 2, study=tmp_path / "study.jsonl")
 
     def test_without_optuna_the_extra_is_named(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "optuna", None)

@@ -60,13 +60,26 @@ def open_study(path: Path | str, made_for: Mapping[str, Any]) -> "optuna.Study":
 def _journal(path: Path) -> "optuna.storages.BaseStorage":
     """The storage in a file."""
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+    # Of a relative path Optuna's lock is a broken link, and one that a killed run left is waited for without an end.
+    lock = JournalFileSymlinkLock(str(path.absolute()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not _is_journal(path):
-            raise SetupError(f"{path}: is no study of What Next?; name another file with --study")
-        return JournalStorage(JournalFileBackend(str(path)))
+        if path.exists():
+            if not _is_journal(path):
+                raise SetupError(f"{path}: is no study of What Next?; name another file with --study")
+            lock.acquire()
+            try:
+                _cut_torn_line(path)
+            finally:
+                lock.release()
+        return JournalStorage(JournalFileBackend(str(path), lock))
+    except ValueError:
+        raise SetupError(
+            f"{path}: a line is damaged, so the trials cannot be read; put a copy that is whole in its place, or name "
+            "another file with --study"
+        ) from None
     except OSError as error:
         raise SaveError(f"{path}: the study cannot be kept there ({error.strerror}); name another --study") from None
 
@@ -139,6 +152,16 @@ def _is_journal(path: Path) -> bool:
         return not line or "op_code" in json.loads(line)
     except (ValueError, TypeError):
         return False
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut off a line that was not written to its end: the next one would be glued to it. Nobody may be writing."""
+    with path.open("rb+") as file:
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            file.truncate(whole)
+            warnings.warn(f"{path}: the last line was not written to its end, and is cut off", stacklevel=2)
 
 
 def with_a_place(study: "optuna.Study", seconds: float, waiting: bool = False) -> "list[optuna.trial.FrozenTrial]":

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from what_next.agent import Agent
+from what_next.data.batches import LEAST
 from what_next.environment import Environment
 from what_next.errors import DataError, SetupError, TrainingError
 from what_next.experiments.study import is_shared, is_too_many, open_study, shown, with_a_place
 from what_next.settings import Setup
+from what_next.sources import LogSource, source_of
 from what_next.state import State
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ COMMON: Mapping[str, Sequence[Value]] = {
 }
 """What is searched for every algorithm: a pair of numbers is a range, other values are choices."""
 TARGETS = (512, 1024, 2048, 4096, 8192)
-"""Of `batch_targets`, which is searched where no `batch_size` is set."""
+"""Of `batch_targets`, which is searched where no `batch_size` is set, and the log has events for larger batches."""
 MAGNITUDES = 10
 """A range whose ends are so many times apart is searched by orders of magnitude."""
 OWN = "algorithm."
@@ -139,7 +141,7 @@ def tune(
         if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
             time.sleep(WAIT)  # others have the last ones; one of them may be killed
             continue
-        _prepare(kept, setup, len(judged), shared=is_shared(path), prune=prune)
+        _prepare(kept, setup, state, len(judged), shared=is_shared(path), prune=prune)
         most = trials if is_shared(path) else None
         number = _try(kept, setup, state, seconds, most, pruned=prune is not None)
         stopped = number is None
@@ -150,17 +152,19 @@ def tune(
     return Tuned(place, setup.monitored, tuple(_judged(kept)), stopped)
 
 
-def search_space(setup: Setup) -> "dict[str, BaseDistribution]":
+def search_space(setup: Setup, state: State | None = None) -> "dict[str, BaseDistribution]":
     """`COMMON` and what the algorithm's `search` says; the setup's own values are always among it.
 
     An algorithm's `search` (a class variable) maps names of its fields to a pair of numbers, which is a range, or to
     other values to choose from. A name that is none of its fields is a setting of the setup (`discount`, say). A range
-    for a setting that is no number now (none, say) is left out.
+    for a setting that is no number now (none, say) is left out, and so is `batch_targets` where the state's log is too
+    small for that to change a batch.
     """
     found = dict(COMMON)
     if setup.batch_size is None:
         del found["batch_size"]
-        found["batch_targets"] = TARGETS
+        if state is None or not _bounded(setup, state):
+            found["batch_targets"] = TARGETS
     for name, where in type(setup.algorithm).search.items():
         found[OWN + name if name in type(setup.algorithm).model_fields else name] = where
     own = own_values(setup, found)
@@ -169,6 +173,13 @@ def search_space(setup: Setup) -> "dict[str, BaseDistribution]":
         for key, where in found.items()
         if not _is_range(where) or _is_number(own[key])
     }
+
+
+def _bounded(setup: Setup, state: State) -> bool:
+    """Whether a pass over the log has so few targets that its batches hold less than any of `TARGETS` (`LEAST`)."""
+    targets = int((state.split.known - 1).clip(0).sum())
+    few = targets <= LEAST * min(setup.batch_targets, *TARGETS)
+    return few and isinstance(source_of(state), LogSource)
 
 
 def distribution(where: Sequence[Value], own: Value) -> "BaseDistribution":
@@ -216,7 +227,9 @@ def _judged(study: "optuna.Study") -> list[Trial]:
     ]
 
 
-def _prepare(study: "optuna.Study", setup: Setup, judged: int, *, shared: bool, prune: str | None) -> None:
+def _prepare(
+    study: "optuna.Study", setup: Setup, state: State, judged: int, *, shared: bool, prune: str | None
+) -> None:
     """What draws the next trial, and what gives it up: the setup's own values come first.
 
     The draws follow the seed and the trials so far; of a shared study they are anybody's, since two processes that ask
@@ -224,7 +237,7 @@ def _prepare(study: "optuna.Study", setup: Setup, judged: int, *, shared: bool, 
     """
     import optuna
 
-    own = own_values(setup, search_space(setup))
+    own = own_values(setup, search_space(setup, state))
 
     class Sampler(optuna.samplers.TPESampler):
         """The first trial of a shared study is the setup's own, whoever takes it."""
@@ -265,7 +278,7 @@ def _try(
         if most is not None and is_too_many(study, trial.number, most, seconds):
             trial.set_user_attr("seconds", 0.0)
             raise _TooManyError
-        settings = {name: _suggested(trial, name, where) for name, where in search_space(setup).items()}
+        settings = {name: _suggested(trial, name, where) for name, where in search_space(setup, state).items()}
         start = time.perf_counter()
         try:
             score = _score(with_settings(setup, settings), state, seconds, *([trial] if pruned else []))
