@@ -49,7 +49,7 @@ def test_where_most_events_are_repeats_those_are_judged(tmp_path: Path, items: i
     """Each of three users has 15 events: with 7 items, 8 of them are repeats, with 8 items 7."""
     log, setup = tmp_path / "plays.csv", tmp_path / "setup.txt"
     log.write_text("user,item,time\n" + "".join(f"u{u},i{n % items},{n}\n" for u in range(3) for n in range(15)))
-    run("init", log, "--to", setup)
+    assert ("evaluation.seen yes, as 53% of the events are repeats" in run("init", log, "--to", setup)) is again
     assert Setup.read(setup).evaluation.seen is again
     told = " ".join(setup.read_text().replace("\n# ", " ").split())
     assert ("53% of the events are of an item that the user had before" in told) is again
@@ -71,6 +71,18 @@ def test_with_attributes_it_writes_the_founding_algorithm(tmp_path: Path) -> Non
     assert "algorithm whatnext, which learns how widely items spread" in " ".join(told.split())
     setup = Setup.read(tmp_path / "setup.txt")
     assert (setup.algorithm.name, setup.epochs) == ("whatnext", 20_000)  # of few users, fewer than of many
+
+
+def test_with_attributes_it_says_that_next_item_must_repeat(tmp_path: Path) -> None:
+    """The founding algorithm takes no item of its window again, so for it the setting stays as it is."""
+    log = tmp_path / "plays.csv"
+    log.write_text("user,item,time,tempo\n" + "".join(f"u{n % 3},i{n % 7},{n},{n % 7}\n" for n in range(45)))
+    told = run("init", log, "--to", tmp_path / "setup.txt")
+    assert "set next_item, and evaluation.seen to yes, as 53% of the events are repeats" in " ".join(told.split())
+    assert not Setup.read(tmp_path / "setup.txt").evaluation.seen
+    assert "had before: next_item needs yes" in " ".join(
+        (tmp_path / "setup.txt").read_text().replace("\n# ", " ").split()
+    )
 
 
 def test_the_founding_algorithm_on_such_data_names_the_setting(plain: Path) -> None:

@@ -98,15 +98,17 @@ def init(
         raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
     dataset = Dataset.read(log)
     relative = os.path.relpath(os.path.realpath(log), Path(os.path.realpath(to)).parent)
+    share, seen = f"{dataset.repeats:.0%} of the events are", dataset.repeats > REPEATED
+    why = {"evaluation.seen": f"{share} of an item that the user had before: next_item needs yes"} if seen else {}
     if dataset.catalogue.names:
-        text = template(relative, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000)
+        text = template(relative, why=why, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000)
         told = "algorithm whatnext, which learns how widely items spread; to learn what comes next, set next_item"
+        told += f", and evaluation.seen to yes, as {share} repeats" if seen else ""
     else:
-        why = {"algorithm": f"{log.name} has no item attributes, which whatnext needs"}
-        if seen := dataset.repeats > REPEATED:
-            why["evaluation.seen"] = f"{dataset.repeats:.0%} of the events are of an item that the user had before"
+        why["algorithm"] = f"{log.name} has no item attributes, which whatnext needs"
         text = template(relative, "next_item", why, seen=seen)
         told = f"algorithm next_item, as {log.name} has no item attributes"
+        told += f"; evaluation.seen yes, as {share} repeats" if seen else ""
     write_files({to: text.encode()})
     answer({"setup": str(to)}, as_json, f"{to} written; {told}; next: what-next run {to}")
 
