@@ -21,7 +21,7 @@ WELL = {"largest_reward": 5.0, "top_share": 0.1, "entropy_share": 0.5, "largest_
 def raised(steps: int = MEMORY, done: float = 0.5, value: float = 1.0, **notes: float) -> set[str]:
     alarms = Alarms(discount=0.5)
     for _ in range(steps):
-        alarms.look(replace(QUIET, value=value, metrics=WELL | notes), done)
+        alarms.look(replace(QUIET, value=value, metrics=WELL | notes), done, 500)
     return set(alarms.raised)
 
 
@@ -60,20 +60,24 @@ class TestAlarms:
     def test_one_odd_batch_is_not_enough(self) -> None:
         assert raised(steps=MEMORY - 1, top_share=0.9) == set()
 
-    def test_a_critic_has_time_to_learn(self) -> None:
-        assert raised(done=0.1, explained=-3.0) == set()
+    def test_a_critic_has_time_to_learn_and_an_actor_to_learn_more_than_popularity(self) -> None:
+        assert raised(done=0.1, explained=-3.0, top_share=0.9) == set()
 
     def test_an_alarm_is_told_once_and_says_what_it_saw(self) -> None:
         alarms = Alarms(discount=0.5)
         told = [
-            text for _ in range(3 * MEMORY) for text in alarms.look(replace(QUIET, metrics={"top_share": 0.75}), 0.5)
+            text
+            for step in range(3 * MEMORY)
+            for text in alarms.look(replace(QUIET, metrics={"top_share": 0.75}), 0.5, 1200 + step)
         ]
         assert len(told) == 1
+        assert told[0].startswith(f"after {1200 + MEMORY - 1:,} histories: one item")
         assert "75%" in told[0]
+        assert list(alarms.raised.values()) == told
 
     def test_without_diagnoses_there_are_none(self) -> None:
         alarms = Alarms(discount=0.5)
-        assert not any(alarms.look(replace(QUIET, value=1e9), 0.9) for _ in range(2 * MEMORY))
+        assert not any(alarms.look(replace(QUIET, value=1e9), 0.9, 500) for _ in range(2 * MEMORY))
 
 
 class TestInARun:
@@ -82,11 +86,14 @@ class TestInARun:
     ) -> None:
         monkeypatch.setattr("what_next.training.monitor.MEMORY", 2)
         monkeypatch.setattr("what_next.training.monitor.TOP_SHARE", 0.0)
-        setup = setup_of(tmp_path, algorithm="next_item", epochs=120, batch_size=8, max_length=20, window=None)
+        run = {"epochs": 10**6, "seconds": 1.0}  # of which the fifth that is waited for is one of the time
+        setup = setup_of(tmp_path, algorithm="next_item", batch_size=8, max_length=20, window=None, **run)
         state = State(dataset, setup)
         report = Environment(Agent(setup, state.space), state, setup).run_sim()
         assert len(report.alarms) == 1
         assert "taken over" in report.alarms[0]
+        assert f"\nALARM {report.alarms[0]}\n" in str(report.__rich__())
+        assert int(report.alarms[0].split()[1].replace(",", "")) < report.histories
         assert report.as_json()["alarms"] == list(report.alarms)
         strict = setup.model_copy(update={"stop_on_alarm": True})
         with pytest.raises(TrainingError, match="taken over"):

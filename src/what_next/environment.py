@@ -110,7 +110,7 @@ class Report:
         if self.valid:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
             lines.append(f"on {people(self.valid)}, by events that training never saw: {measured}")
-        lines += [f"ALARM: {alarm}" for alarm in self.alarms]
+        lines += [f"ALARM {alarm}" for alarm in self.alarms]
         lines += [f"saved {path}" for path in self.saved]
         return Text("\n".join(lines))
 

@@ -94,7 +94,7 @@ def _how_well(metrics: Mapping[str, Any], *, patience: bool) -> str:
         if patience:
             lines.append("The same events decided when training ended, which flatters these figures.")
         lines.append("`what-next evaluate` judges on test users, beside baselines, with intervals.")
-    return "\n".join([*lines, *(f"- Alarm in training: {alarm}" for alarm in metrics.get("alarms", ()))])
+    return "\n".join([*lines, *(f"- Alarm in training {alarm}" for alarm in metrics.get("alarms", ()))])
 
 
 def _settings(setup: Setup) -> str:

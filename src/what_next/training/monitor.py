@@ -17,7 +17,7 @@ from what_next.training.step import Step
 MEMORY = 30
 """An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""
 WARM_UP = 0.2
-"""Share of a run in which a critic need not explain anything yet."""
+"""Share of a run in which a critic need not explain anything yet, and one item may lead: popularity comes first."""
 SLACK = 1.5
 """A value estimate may exceed the largest possible return by this factor: it is an estimate."""
 TOP_SHARE = 0.5
@@ -38,7 +38,7 @@ class Alarms:
 
     Attributes:
         discount: of the returns that a critic learns; 0 for a one-step critic.
-        raised: every alarm so far, in words, by its name.
+        raised: every alarm so far, in words that begin with when it was, by its name.
     """
 
     discount: float
@@ -46,12 +46,13 @@ class Alarms:
     _largest: float = 0.0
     _metrics: dict[str, deque[float]] = field(default_factory=dict)
 
-    def look(self, step: Step, done: float) -> list[str]:
-        """The alarms that this step raises for the first time; `done` is the share of the run so far."""
+    def look(self, step: Step, done: float, histories: int) -> list[str]:
+        """The alarms that this step raises for the first time, after so many histories; `done`: share of the run."""
         for name, value in {**step.metrics, "value": abs(step.value)}.items():
             self._metrics.setdefault(name, deque(maxlen=MEMORY)).append(value)
         self._largest = max(self._largest, step.metrics.get("largest_reward", 0.0))
-        new = {name: text for name, text in self._found(done).items() if name not in self.raised}
+        found = self._found(done).items()
+        new = {name: f"after {histories:,} histories: {text}" for name, text in found if name not in self.raised}
         self.raised |= new
         return list(new.values())
 
@@ -64,7 +65,7 @@ class Alarms:
                 f"the critic expects {mean['value']:.3g} on average, and no return can exceed {bound:.3g} (largest "
                 f"reward {self._largest:.3g}, discount {self.discount:g}): it diverges; lower learning_rate or tau"
             )
-        if mean.get("top_share", 0.0) > TOP_SHARE:
+        if done > WARM_UP and mean.get("top_share", 0.0) > TOP_SHARE:
             found["one item"] = (
                 f"one item is the first recommendation in {mean['top_share']:.0%} of all states: it has taken over"
             )
@@ -176,13 +177,14 @@ class Monitor:
         self.unsaved = True
         self.targets += step.targets
         self.seconds = time.perf_counter() - self.start
-        alarms = () if self.agent.ranks.rank else self.alarms.look(step, self.agent.histories / self.horizon)
+        done = max(self.agent.spent, self.agent.histories / self.horizon)
+        alarms = () if self.agent.ranks.rank else self.alarms.look(step, done, self.agent.histories)
         for alarm in alarms:
-            self.console.print(f"alarm after {self.agent.histories:,} histories: {alarm}", style="yellow")
+            self.console.print(f"alarm {alarm}", style="yellow")
             if self.setup.stop_on_alarm:
                 raise TrainingError(
-                    f"training stopped after {self.agent.histories:,} histories: {alarm}. The last save, if any, is "
-                    f"kept at {self.setup.model_agent_path}; `stop_on_alarm, no` trains on"
+                    f"training stopped {alarm}. The last save, if any, is kept at {self.setup.model_agent_path}; "
+                    "`stop_on_alarm, no` trains on"
                 )
         if self.agent.histories // self.save_every > self.saved // self.save_every:
             self._keep()
