@@ -197,8 +197,13 @@ def test_a_split_by_time_knows_nothing_of_the_future() -> None:
     assert (split.known[split.test] > 0).all()
     assert (dataset.lengths > split.until)[split.test].all()
     assert len(tested) / dataset.events == pytest.approx(0.2, abs=0.02)
-    with pytest.raises(DataError, match="needs times"):
+    with pytest.raises(DataError, match="needs times; set `split, users` or"):
         split_time(Dataset.from_frame(pl.DataFrame({"user": [1, 2], "item": [1, 2]})))
+
+
+def test_who_has_too_few_events_to_leave_one_out_is_told_the_setting() -> None:
+    with pytest.raises(DataError, match=r"no user has three events.* split by users \(`split, users`\)"):
+        split_leave_last_out(Dataset.from_frame(pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 1, 2]})))
 
 
 def test_events_that_tie_with_the_cut_belong_to_the_test() -> None:

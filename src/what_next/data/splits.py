@@ -83,7 +83,8 @@ def split_leave_last_out(dataset: Dataset) -> Split:
     judged = np.flatnonzero(dataset.lengths >= 3).astype(np.int32)
     if not len(judged):
         raise DataError(
-            f"{dataset.name}: no user has three events, so none can be left out; {advised(dataset, 'split by users')}"
+            f"{dataset.name}: no user has three events, so none can be left out; "
+            + advised(dataset, "split by users (`split, users`)")
         )
     known, until = dataset.lengths.copy(), dataset.lengths.copy()
     known[judged] -= 2
@@ -113,7 +114,7 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
             validation as well as in the test.
     """
     if dataset.timestamps is None:
-        raise DataError(f"{dataset.name}: a split by time needs times; split by users, or leave the last out")
+        raise DataError(f"{dataset.name}: a split by time needs times; set `split, users` or `split, leave_last_out`")
     if moment is not None:
         quantile = _share_before(dataset.timestamps, moment, dataset.name)
     elif not 0.5 < quantile < 1:
