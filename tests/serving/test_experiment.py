@@ -88,9 +88,9 @@ class TestArms:
         (place / version / "agent.safetensors").write_bytes(b"damaged")
         with running(served(folder, experiment=f"trained:{version}", deadline=5000)) as service:
             assert service.engine.model()["unfit"]["version"] == version
-            for user in PEOPLE[:8]:
+            for user in PEOPLE[:40]:
                 assert service.ask(user=user, history=HISTORY).role == "current"
-            arms = [one.explore.get("arm") for user in PEOPLE[:8] for one in impressions_of(service.store, user)]
+            arms = [one.explore.get("arm") for user in PEOPLE[:40] for one in impressions_of(service.store, user)]
             assert set(arms) == {"trained", None}
 
 
@@ -212,3 +212,5 @@ class TestMistakes:
         setup = served(tmp_path, experiment="trained:run-1-abc")
         with running(served(tmp_path)) as service, pytest.raises(ModelError, match="run-1-abc: no such version in"):
             check_models(setup, service.store)
+        with pytest.raises(ModelError, match="run-1-abc: no such version in"):
+            Service(setup)  # whose store is filled

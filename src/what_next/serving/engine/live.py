@@ -5,7 +5,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -250,16 +249,16 @@ def check_models(setup: Setup, store: Store | None) -> None:
     """
     if store is None or not store.deployments():
         check(setup.model_agent_path)
-    if setup.server.candidate is not None:
-        check_second(setup.server.candidate)
-    if setup.server.tried is not None and not folder_of(folder := versions_folder(setup), setup.server.tried).is_dir():
-        raise ModelError(
-            f"{setup.server.tried}: no such version in {folder}, and server.experiment names it; name one that was "
-            "deployed (GET /v1/model tells the current one's), or trained, popular, random or candidate"
-        )
+    check_second(setup)
 
 
-def check_second(agent: Path) -> None:
-    """Raises a `ModelError` where the second model is missing: a mistake in the setup."""
-    if not agent.is_file():
+def check_second(setup: Setup) -> None:
+    """Raises a `ModelError` where the second model of a setup is missing: a mistake in it."""
+    agent, tried = setup.server.candidate, setup.server.tried
+    if agent is not None and not agent.is_file():
         raise ModelError(f"{agent}: no such model file, and server.candidate names it; train it, or leave that out")
+    if tried is not None and not folder_of(folder := versions_folder(setup), tried).is_dir():
+        raise ModelError(
+            f"{tried}: no such version in {folder}, and server.experiment names it; name one that was deployed "
+            "(GET /v1/model tells the current one's), or trained, popular, random or candidate"
+        )

@@ -132,8 +132,7 @@ class Models:
         server = self.setup.server
         if (agent := server.candidate) is None and server.tried is None:
             return live  # the store may name one: that is looked for later
-        if agent is not None:
-            check_second(agent)
+        check_second(self.setup)
         try:
             version = keep(self.folder, agent) if agent is not None else server.tried or ""
             second = Second(version, server.canary, server.shadow)
