@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from what_next import load
-from what_next.serving.engine.served import similar, spreads
+from what_next.data import Catalogue
+from what_next.inference.extend import UNTOLD
+from what_next.serving.engine.served import Served, similar, spreads
 from what_next.serving.request import Refused
-from what_next.serving.store import Store
+from what_next.serving.store import Store, StoredItem
 
 from .engines import Service, asking, ids, items, running
 from .models import ATTRIBUTES, ITEMS, served
@@ -133,16 +135,29 @@ def test_masks_of_some_leave_the_answers_of_others_alone(tmp_path: Path, algorit
 
 def test_an_item_needs_the_attributes_of_the_catalogue(service: Service) -> None:
     fitting = dict.fromkeys(ATTRIBUTES, 1.0)
-    service.engine.check_item(fitting)
+    service.engine.check_item("new", fitting)
     for wrong in ({"tempo": 1.0}, fitting | {"colour": 1.0}, fitting | {"tempo": math.nan}, fitting | {"tempo": 1e39}):
         with pytest.raises(Refused):
-            service.engine.check_item(wrong)
+            service.engine.check_item("new", wrong)
     with pytest.raises(Refused) as refused:
-        service.engine.check_item({"tempo": math.nan, "energy": 1.0, "colour": 1.0, "form": 1.0})
+        service.engine.check_item("new", {"tempo": math.nan, "energy": 1.0, "colour": 1.0, "form": 1.0})
     assert refused.value.reason == (
         "'danceability', 'valence': missing; 'colour', 'form': not known; 'tempo': no finite number of single "
         "precision; an item has danceability, energy, tempo, valence"
     )
+
+
+def test_a_catalogue_without_attributes_takes_no_new_item(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = service.engine.served.catalogue.to_table().select("item_id", "title")
+    monkeypatch.setattr(Served, "catalogue", Catalogue.from_table(bare))
+    service.engine.check_item("i1", {})  # another title
+    with pytest.raises(Refused) as refused:
+        service.engine.check_item("new", {}, "items.3.")
+    assert (refused.value.field, refused.value.reason) == ("items.3.item_id", UNTOLD)
+    assert service.engine.served.extended([StoredItem(1, "new", "New", {})]).left_out == {"new"}
+    assert "1 items that were added: without attributes, it knows no new ones" in caplog.text
 
 
 def test_the_same_seed_and_state_give_the_same_answer(service: Service) -> None:

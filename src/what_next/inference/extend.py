@@ -27,6 +27,11 @@ CHUNK = 2**22
 """Distances at work at a time: 16 MB."""
 LARGEST = float(np.finfo(np.float32).max)
 """Of an attribute's values."""
+UNTOLD = (
+    "is new, and the catalogue has no attributes by which it could be recommended; it can be from the next training "
+    "on, once events name it"
+)
+"""What people are told of a new item where items have no attributes."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,7 @@ def check(catalogue: Catalogue, items: Sequence[NewItem]) -> None:
         if wrong := [name for name, value in item.attributes.items() if not abs(value) <= LARGEST]:
             raise CatalogueError(f"item {item.item_id!r}: {some(wrong)} is not a finite number")
         if place < 0 and not known:
-            raise CatalogueError(
-                f"item {item.item_id!r} is new, and the catalogue has no attributes by which it could be recommended; "
-                "it can be from the next training on, once events name it"
-            )
+            raise CatalogueError(f"item {item.item_id!r} {UNTOLD}")
 
 
 def misfits(catalogue: Catalogue, items: Sequence[NewItem]) -> frozenset[str]:

@@ -17,7 +17,7 @@ import torch
 from cachetools import TTLCache
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
-from what_next.inference.extend import LARGEST
+from what_next.inference.extend import LARGEST, UNTOLD
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Outcome, Result, json_of
 from what_next.serving.engine.batcher import Batcher
@@ -288,9 +288,9 @@ class Engine:
         self.models.grow()
         self.models.withdrawals.look()
 
-    def check_item(self, attributes: Mapping[str, float], field: str = "attributes") -> None:
-        """Raises a `Refused` where a new item's attributes are not those of the catalogue; `field` names them."""
-        names = self.served.catalogue.names
+    def check_item(self, item_id: str, attributes: Mapping[str, float], place: str = "") -> None:
+        """Raises a `Refused` where an item cannot be put into the catalogue; `place`: before its fields' names."""
+        served, names = self.served, self.served.catalogue.names
         wrong = {
             "missing": [name for name in names if name not in attributes],
             "not known": [name for name in attributes if name not in names],
@@ -300,7 +300,9 @@ class Engine:
         }
         problems = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
         if problems:
-            raise Refused(field, f"{'; '.join(problems)}; an item has {some(names) or 'none'}")
+            raise Refused(f"{place}attributes", f"{'; '.join(problems)}; an item has {some(names) or 'none'}")
+        if not names and item_id not in served.places:
+            raise Refused(f"{place}item_id", UNTOLD)
 
     def held(self, item_ids: Sequence[str]) -> int:
         """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""

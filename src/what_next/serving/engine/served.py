@@ -70,8 +70,9 @@ class Served:
         new = [NewItem(item.item_id, item.title, item.attributes) for item in items]
         odd = misfits(self.catalogue, new)
         if odd:  # of a store that served other models, too; why is not for the log, since it names an item
-            message = "version %s cannot recommend %d items that were added: its attributes are others (%s)"
-            logger.warning(message, self.version, len(odd), some(self.catalogue.names) or "none")
+            names = some(self.catalogue.names)
+            why = f"its attributes are others ({names})" if names else "without attributes, it knows no new ones"
+            logger.warning("version %s cannot recommend %d items that were added: %s", self.version, len(odd), why)
         new = [one for one in new if one.item_id not in odd]
         left_out = (self.left_out | odd).difference(one.item_id for one in new)
         if not new:

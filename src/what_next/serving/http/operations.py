@@ -152,9 +152,10 @@ async def add_item(call: Call, item: Item) -> dict[str, Any]:
     An id that the catalogue holds, of the training or added later, gets the new title and attributes, and counts as
     replaced. An item needs a number for each attribute of the catalogue, and no others. It can be recommended as soon
     as this is answered; another process on the same store takes it up within seconds, and so does this one if the store
-    goes away just then.
+    goes away just then. Where the catalogue has no attributes, a new item is refused: a model that is trained on events
+    with it will know it.
     """
-    await call.parts.run(call.parts.model.check_item, item.attributes)
+    await call.parts.run(call.parts.model.check_item, item.item_id, item.attributes)
     return await _added(call.parts, [item])
 
 
@@ -168,7 +169,7 @@ async def add_items(call: Call, batch: Items) -> dict[str, Any]:
 
     def check() -> None:
         for place, item in enumerate(batch.items):
-            engine.check_item(item.attributes, f"items.{place}.attributes")
+            engine.check_item(item.item_id, item.attributes, f"items.{place}.")
 
     await call.parts.run(check)
     return await _added(call.parts, batch.items)
