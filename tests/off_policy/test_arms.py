@@ -52,6 +52,7 @@ class TestByHand:
         found = of_users(clicks(FEW - 1, 0), clicks(1000, 1000))
         assert (found.mean, found.low, found.high) == (-1.0, -math.inf, math.inf)
         assert found.verdict() == "undecided"
+        assert f"difference -1 without bounds: {FEW - 1} users in one arm, {FEW} are needed (" in str(found)
         empty = of_users(clicks(0, 0), clicks(100, 50))
         assert math.isnan(empty.ours.mean)
         assert (empty.ours.answers, empty.low, empty.cost) == (0, -math.inf, 0.0)

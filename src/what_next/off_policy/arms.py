@@ -52,10 +52,13 @@ class Contrast:
         return max(0.0, -self.mean * self.ours.answers) if math.isfinite(self.mean) else 0.0
 
     def __str__(self) -> str:
+        bounds = f"[{self.low:.4g}, {self.high:.4g}] at any number of looks"
+        if (few := min(self.ours.users, self.theirs.users)) < FEW:
+            bounds = f"without bounds: {few:,} users in one arm, {FEW} are needed"
         return (
             f"{self.ours.mean:.4g} against {self.theirs.mean:.4g} for an answer, difference {self.mean:.4g} "
-            f"[{self.low:.4g}, {self.high:.4g}] at any number of looks ({self.ours.answers:,} answers to "
-            f"{self.ours.users:,} users, {self.theirs.answers:,} to {self.theirs.users:,})"
+            f"{bounds} ({self.ours.answers:,} answers to {self.ours.users:,} users, {self.theirs.answers:,} to "
+            f"{self.theirs.users:,})"
         )
 
 
