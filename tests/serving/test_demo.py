@@ -128,6 +128,7 @@ def test_two_demonstrations_live_and_leave_nothing_behind(tmp_path: Path) -> Non
         for process, _ in both:
             process.send_signal(signal.SIGINT)
     assert [process.wait(60) for process, _ in both] == [0, 0]
+    assert not any("nanobind" in process.stderr.read() for process, _ in both if process.stderr)
     assert list(tmp_path.glob("what-next*")) == []
     assert _loops(tmp_path) == []
 

@@ -1,5 +1,6 @@
 """`what-next demo`: from nothing to a page in the browser."""
 
+import gc
 import signal
 import threading
 import time
@@ -54,5 +55,6 @@ def demo(
                 if '"error"' in line:  # each request has a line, which would hide the address
                     people.print(line)
 
+        stack.callback(gc.unfreeze)  # training loaded triton, which complains of frozen objects at the end
         serve(setup, ready, lambda done, total: None, people.print, WORLD, log)
     return 0
