@@ -159,7 +159,15 @@ def test_the_loop_learns_what_people_like_and_deploys_it(shop: Shop) -> None:
     shop.walk(2)
     shop.loop.run()  # its day has not come
     assert shop.journal.rounds(1) == []
+    assert "waits until 2024-10-05 00:00 UTC (loop.every), or for 100,000 new events" in shop.told()[-1]
     shop.clock.pass_by()
+    shop.until("canary")
+    answers = shop.journal.numbers()["answers"]
+    shop.walk()
+    shop.loop.look()  # numbers do not stand still in a round
+    numbers, happened = shop.journal.numbers(), evidence.happened(shop.service.store)
+    assert numbers["unlearned"] == happened - numbers["exported"]
+    assert numbers["answers"] > answers
     shop.until("watch")
     assert len(shop.versions) == 2
     steps = [one for one in shop.steps() if one != "wait"]
@@ -266,7 +274,8 @@ def test_a_full_disk_is_told_and_the_service_answers_on(shop: Shop, monkeypatch:
         assert shop.service.ask(user="p1").fallback is None
         shop.loop.run()
     assert shop.journal.rounds(1)[0].outcome == "failed"
-    assert shop.told()[-1].startswith("train: given up after 3 tries")
+    assert shop.told()[-2].startswith("train: given up after 3 tries")
+    assert shop.told()[-1].endswith("since the last round was given up")
     shop.loop.run()
     assert len(shop.journal.rounds(9)) == 1  # it pauses
     shop.clock.pass_by()
@@ -363,6 +372,9 @@ def test_the_log_of_those_held_out_judges(path: Path, tmp_path: Path, monkeypatc
     assert bare.now == (None, "refused", "old")
     told = bare.journal.lines(1)[0].told
     assert "of those held out says worse: it earns less; NDCG@10 of their last event: candidate 0.500" in told
+    assert candidate.brief("the evidence is refused: new: 3 units; too few") == (
+        "new: 3 units; more: what-next loop status SETUP --json"
+    )
 
 
 def test_an_estimator_that_there_is_not_is_refused_before_anything_is_trained(path: Path, tmp_path: Path) -> None:
@@ -419,6 +431,26 @@ def test_erased_users_do_not_make_the_loop_wait_for_ever(shop: Shop) -> None:
     shop.walk()
     assert shop.loop._new() > 2 * PEOPLE - 1
     assert "store" not in shop.steps()
+
+
+def test_erased_users_go_from_the_files_of_a_round_and_a_training_begins_again(shop: Shop) -> None:
+    shop.walk(2)
+    shop.loop.run()
+    shop.clock.pass_by()
+    shop.loop.look()
+    shop.loop.look()  # the log is exported
+    shop.service.store.commit([EraseUser(f"p{one}") for one in range(9)])
+    resume = shop.loop.folder / "1" / "agent.resume.safetensors"
+    resume.touch()
+    shop.loop.steps["train"] = lambda _: None
+    shop.loop.look()
+    assert not resume.exists()
+    logs = [pl.read_parquet(one) for one in shop.loop.folder.rglob("*.parquet") if "items" not in one.name]
+    assert len(logs) == 3
+    assert {user for log in logs for user in log["user_id"]} == {f"p{one}" for one in range(9, PEOPLE)}
+    (shop.loop.folder / "log.parquet").write_text("damaged")
+    candidate.forget(shop.service.store, shop.loop.folder)
+    assert not (shop.loop.folder / "log.parquet").exists()
 
 
 # What decides
@@ -798,6 +830,10 @@ def test_once_does_what_can_be_done_and_says_so(
     stood_back = list[int]()
     monkeypatch.setattr(os, "nice", stood_back.append)
     shop.walk(2)
+    for _ in range(2):
+        assert commands.loop([str(path), "loop.nice=0"], once=True) == 0
+        assert "wait: waits until " in capsys.readouterr().err
+    stood_back.clear()
     words = [str(path), "loop.feedback=1", "loop.nice=7"]
     assert commands.loop(words, once=True) == 0
     told = capsys.readouterr().err

@@ -28,7 +28,7 @@ from what_next.serving.store import (
     WithdrawItem,
 )
 from what_next.serving.store import export as appending
-from what_next.serving.store.export import UNTIL, appended, exported
+from what_next.serving.store.export import UNTIL, appended, exported, forget_erased
 
 ITEMS = [f"i{number}" for number in range(8)]
 CATALOGUE = Catalogue.from_table(
@@ -117,6 +117,22 @@ def test_it_comes_to_what_a_whole_export_comes_to(
     store.commit([EraseUser("u1"), EraseUser("u2")])
     assert not set(go_on(store, path)["user_id"]) & {"u1", "u2"}
     assert_frame_equal(go_on(store, path), go_on(store, path))  # nothing new
+
+
+def test_who_was_erased_goes_from_a_file_that_was_exported_before(store: Store, tmp_path: Path) -> None:
+    path, traffic = tmp_path / "log.parquet", Traffic(store)
+    traffic.flow(100)
+    log = go_on(store, path)
+    assert not forget_erased(store, path)
+    store.commit([EraseUser("u1")])
+    assert forget_erased(store, path)
+    assert_frame_equal(pl.read_parquet(path), log.filter(pl.col("user_id") != "u1"))
+    traffic.flow(40)
+    go_on(store, path)  # which brings the new u1
+    assert not forget_erased(store, path)
+    pl.DataFrame({"user_id": ["u1"]}).write_parquet(path)
+    with pytest.raises(DataError, match="earlier version"):
+        forget_erased(store, path)
 
 
 def test_late_feedback_and_late_events_change_what_was_exported(store: Store, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def _opened(stack: ExitStack, settings: "Setup", every: float | None) -> "Store"
 
 
 def _go_on(loop: "Loop", every: float | None) -> None:
-    """Do what is to be done, for ever or once; and print what was done."""
+    """Do what is to be done, for ever or once; and print what was done, or once what is waited for."""
     from what_next.serving.loop.place import NotAlone
 
     told = max((one.number for one in loop.journal.lines(1)), default=0)
@@ -94,11 +94,11 @@ def _go_on(loop: "Loop", every: float | None) -> None:
             if every is None or isinstance(error, NotAlone):
                 raise
             note(f"what-next: {error}")
-        for line in reversed(loop.journal.lines(1000)):
-            if line.number > told:
-                where = line.step if line.round is None else f"round {line.round}, {line.step}"
-                note(f"{_moment(line.time)}  {where}: {line.told}")
-                told = line.number
+        lines = loop.journal.lines(1000)
+        for line in [one for one in reversed(lines) if one.number > told] or (lines[:1] if every is None else []):
+            where = line.step if line.round is None else f"round {line.round}, {line.step}"
+            note(f"{_moment(line.time)}  {where}: {line.told}")
+            told = line.number
         if every is None:
             return
         time.sleep(every)

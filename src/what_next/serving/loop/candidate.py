@@ -18,11 +18,13 @@ from what_next.policy import LearnedPolicy
 from what_next.serving.engine.live import point
 from what_next.serving.engine.versions import AGENT, CRITIC, versions_folder
 from what_next.serving.store import Store
-from what_next.serving.store.export import Exported, appended
+from what_next.serving.store.export import Exported, appended, forget_erased
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
 from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, resume_path
 
+WHOLE = "log.parquet"
+"""The log so far, in the loop's own folder."""
 LEARNED, JUDGING = "learned.parquet", "judging.parquet"
 """Files in the folder of a round: the log of those who are learned from, and of those who are held out."""
 VALIDATION = 0.1
@@ -57,7 +59,7 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
         DataError: there is nothing, or one of the parts has no users.
     """
     catalogue = Catalogue.from_table(pl.read_parquet(catalogue_path(agent_of(setup, current)), glob=False))
-    whole = _whole(store, catalogue, folder.parent / "log.parquet")
+    whole = _whole(store, catalogue, folder.parent / WHOLE)
     users = whole.log["user_id"].unique()
     out = pl.Series(users.name, [one for one in users if held_out(one, setup.loop.held_out)], users.dtype)
     counts = dict[str, int]()
@@ -84,6 +86,22 @@ def _whole(store: Store, catalogue: Catalogue, log: Path) -> Exported:
         found = appended(store, catalogue, log)
     found.write(log)
     return found
+
+
+def forget(store: Store, folder: Path) -> None:
+    """Take those who were erased out of the logs in a loop's folder; a log that cannot be rewritten goes.
+
+    A training that was broken off begins again: it cannot go on with another log.
+    """
+    for path in (folder / WHOLE, *folder.glob(f"*/{LEARNED}"), *folder.glob(f"*/{JUDGING}")):
+        try:
+            changed = path.is_file() and forget_erased(store, path)
+        except (DataError, SaveError):
+            path.unlink()
+            continue
+        if changed and path.name == LEARNED:
+            for resume in path.parent.glob("*.resume.safetensors"):
+                resume.unlink()
 
 
 def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
@@ -179,6 +197,12 @@ def judge(setup: Setup, log: Path, candidate: Path, deployed: Path, names: tuple
     else:
         verdict = "worse" if apart["high"] < 0 else "undecided"
     return {"verdict": verdict, "why": found["why"].replace(str(log), "the service's own log"), **bounds}
+
+
+def brief(why: str) -> str:
+    """The first reason of several."""
+    first, *more = why.removeprefix("the evidence is refused: ").split("; ")
+    return f"{first}; more: what-next loop status SETUP --json" if more else first
 
 
 def foreseen(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, float]:

@@ -34,6 +34,7 @@ RECENT = (
     .order_by(tables.events.c.arrived.desc(), tables.events.c.number.desc())
     .limit(bindparam("most"))
 )
+ERASURE = select(func.coalesce(func.max(tables.erased_users.c.time), 0))
 
 
 def last_answer(store: Store) -> int:
@@ -51,6 +52,11 @@ def highest_number(store: Store) -> int:
 def happened(store: Store) -> int:
     """How much the store holds to learn from: its events, and the feedback that was ever sent."""
     return sum(map(int, store.fetch(COUNTS)[0]))
+
+
+def last_erasure(store: Store) -> int:
+    """When somebody was erased last, by the store's clock; 0: nobody was."""
+    return int(store.fetch(ERASURE)[0][0])
 
 
 def unseen(store: Store, version: str, since: int) -> int:

@@ -9,6 +9,7 @@ version is kept and deployed once.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ STREAM = 20_000
 """Answers, and events, that the detector of drift reads."""
 PAUSE = 3600.0
 """Seconds until the next round after one that was given up."""
+LATEST = 250_000_000_000.0
+"""Seconds since 1970 that are told as a date: those of Python end with the year 9999."""
 BACK = 60 * 10**6
 """Microseconds that a clock may go back before it is told."""
 
@@ -105,7 +108,8 @@ class Loop:
         self.make_sure()
         self._mind_the_clock()
         self._mind_the_store()
-        current = self._current()
+        self._mind_the_erased()
+        current, deployed, new = self._current(), self.store.deployments(), self._new()
         if current is None or current.step == "watch":
             why = self._due()
             if why is None:
@@ -114,6 +118,8 @@ class Loop:
                 self.store.put_second(None)
                 self.journal.go_on(current, {}, "the watch ends with the next round", None, "promoted")
             return self._begin(why)
+        if deployed and new:
+            self._measure(deployed[-1].version)
         return self._do(current)
 
     # Rounds
@@ -124,13 +130,13 @@ class Loop:
         return latest[0] if latest and latest[0].step is not None else None
 
     def _due(self) -> str | None:
-        """Why a round begins now; None: it does not. Measures on the way."""
+        """Why a round begins now; None: it does not, and the journal says what is waited for. Measures on the way."""
         numbers, deployed = self.journal.numbers(), self.store.deployments()
         if not deployed:
             self._once("waits for a first answer: nothing is deployed yet; start what-next serve")
             return None
-        new, loop, last = self._new(), self.setup.loop, numbers.get("began")
-        alarm = self._measure(deployed[-1].version) if new else None
+        new, loop, last = int(numbers["unlearned"]), self.setup.loop, numbers.get("began")
+        alarm = self._alarm(version := deployed[-1].version, self._measure(version)) if new else None
         if alarm is None and numbers.get("drift"):
             alarm = "the drift that was told before (loop.drift)"
         if last is None:
@@ -142,14 +148,19 @@ class Loop:
             )
             return None
         waited, rounds = (self.journal.clock() - last) / 1e6, self.journal.rounds(1)
-        if rounds and rounds[0].outcome == "failed" and waited < min(loop.every, PAUSE):
+        if rounds and rounds[0].outcome == "failed" and waited < (pause := min(loop.every, PAUSE)):
+            self._once(f"waits until {_moment(last, pause)}, since the last round was given up")
             return None
         if alarm is not None:
             return alarm
         if new >= loop.feedback:
             return f"{new:,} new events and feedback (loop.feedback is {loop.feedback:,})"
-        told = f"{waited / 3600:.1f} h" if waited >= 3600 else f"{waited:.0f} s"
-        return f"{told} since the last round (loop.every)" if waited >= loop.every else None
+        if waited >= loop.every:
+            told = f"{waited / 3600:.1f} h" if waited >= 3600 else f"{waited:.0f} s"
+            return f"{told} since the last round (loop.every)"
+        either = f"until {_moment(last, loop.every)} (loop.every), or for {loop.feedback:,} new events and feedback"
+        self._once(f"waits {either} (loop.feedback)")
+        return None
 
     def _new(self) -> int:
         """How many events and how much feedback no candidate has learned from."""
@@ -257,7 +268,8 @@ class Loop:
         log, agents = self._home(current) / candidate.JUDGING, (self._agent(version), self._agent(deployed))
         found = candidate.judge(self.setup, log, *agents, (version, deployed))
         ndcg = candidate.foreseen(self.setup, log, dict(zip(("candidate", "deployed"), agents, strict=True)))
-        told = f"the log of those held out says {found['verdict']}: {found['why']}"
+        says = "gives" if found["verdict"] == "no evidence" else "says"
+        told = f"the log of those held out {says} {found['verdict']}: {candidate.brief(found['why'])}"
         if ndcg:
             told += "; NDCG@10 of their last event: " + ", ".join(f"{name} {one:.3f}" for name, one in ndcg.items())
         facts = {"verdict": found["verdict"], "judged": {**found, "ndcg": ndcg}}
@@ -404,14 +416,21 @@ class Loop:
             until = {name: min(value, most[name]) for name, value in until.items()}
             self.journal.note(current, {**anew, **began, "until": until})
 
+    def _mind_the_erased(self) -> None:
+        """Take those who were erased since the last look out of the files of the rounds."""
+        last = evidence.last_erasure(self.store)
+        if last > self.journal.numbers().get("erased", 0):
+            candidate.forget(self.store, self.folder)
+            self.journal.measure(erased=last)
+
     def _once(self, told: str) -> None:
-        """Tell why nothing is done; not again and again."""
+        """Tell why no round begins; not again and again, nor in the watch of the last one."""
         lines = self.journal.lines(1)
-        if not lines or lines[0].told != told:
+        if self._current() is None and (not lines or lines[0].told != told):
             self.journal.tell("wait", told)
 
-    def _measure(self, version: str) -> str | None:
-        """What the deployed version earns now; returns an alarm where that fell, or where unknown items became more."""
+    def _measure(self, version: str) -> list[float]:
+        """Keep what the deployed version earns now; returns the rewards of its answers, the oldest first."""
         deployed = [one for one in self.store.deployments() if one.version == version][-1]
         since = int(self.journal.numbers().get("since", 0))
         found = evidence.answers(self.store, max(since, evidence.last_answer(self.store) - STREAM))
@@ -423,7 +442,8 @@ class Loop:
             self.journal.measure(reward_low=mean.low, reward_high=mean.high)
         if "learned_until" not in self.journal.numbers():
             self.journal.measure(learned_until=deployed.time)
-        return self._alarm(version, own["reward"].to_list())
+        rewards: list[float] = own["reward"].to_list()
+        return rewards
 
     def _alarm(self, version: str, rewards: list[float]) -> str | None:
         """Whether the reward fell, or the share of unknown items rose, since this version was deployed."""
@@ -440,3 +460,9 @@ class Loop:
                 self.journal.tell("drift", told)
                 return told
         return None
+
+
+def _moment(microseconds: float | int, later: float) -> str:
+    """So many seconds after a moment, for people."""
+    seconds = min(microseconds / 1e6 + later, LATEST)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"

@@ -72,6 +72,7 @@ SINCE = select(*(EVENTS[name] for name in HAPPENED)).join_from(
 ERASED = select(tables.erased_users.c.digest)
 UNTIL = "what_next.until"
 """In the footer of an exported log: how far the store was read, as JSON of `Until`."""
+EARLIER = "was written by an earlier version"
 
 
 @dataclass(frozen=True)
@@ -351,10 +352,8 @@ def _before(store: Store, path: Path) -> tuple[Until | None, str | None]:
         return None, None
     if not is_service_log(path):
         raise DataError(f"{path}: is no exported log of a service, so nothing can be appended to it; name another file")
-    try:
-        before = Until(**orjson.loads(footer_of(path)[UNTIL]))
-    except (KeyError, ValueError, TypeError):
-        return None, f"{path} was written by an earlier version"
+    if (before := _until(path)) is None:
+        return None, f"{path} {EARLIER}"
     found = store.fetch(select(SHOWN.number, SHOWN.recommendation_id).where(SHOWN.number >= before.answers).limit(1))
     gone = not found if before.answers else False
     if gone or (found and found[0][0] == before.answers and found[0][1] != before.slate):
@@ -362,15 +361,43 @@ def _before(store: Store, path: Path) -> tuple[Until | None, str | None]:
     return before, None
 
 
+def _until(path: Path) -> Until | None:
+    """How far an export came; None: an earlier version wrote it."""
+    try:
+        return Until(**orjson.loads(footer_of(path)[UNTIL]))
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
 def _old(store: Store, path: Path, before: Until) -> pl.DataFrame:
     """The rows of an earlier export as they are read from a store; without those who were erased since."""
-    rows = rows_of(path).with_columns(pl.col("user_id", "item_id", "event").cast(pl.String))
-    salt = store.fetch(NOTE, note=SALT)
+    rows = rows_of(path)
+    rows = rows.filter(~_erased(store, rows["user_id"], before))
+    return rows.with_columns(pl.col("user_id", "item_id", "event").cast(pl.String))
+
+
+def _erased(store: Store, users: pl.Series, before: Until) -> pl.Series:
+    """Which of some rows are of users who were erased since an export."""
+    salt, texts = store.fetch(NOTE, note=SALT), users.cast(pl.String)
     since = tables.erased_users.c.time >= before.time
-    if not salt or not (digests := {digest for (digest,) in store.fetch(ERASED.where(since))}):
-        return rows
-    gone = [user for user in rows["user_id"].unique() if digest_of(salt[0][0], user) in digests]
-    return rows.filter(~pl.col("user_id").is_in(gone))
+    digests = {digest for (digest,) in store.fetch(ERASED.where(since))}
+    gone = [user for user in texts.unique() if salt and digests and digest_of(salt[0][0], user) in digests]
+    return texts.is_in(gone)
+
+
+def forget_erased(store: Store, path: Path) -> bool:
+    """Take those who were erased since an export out of its file; whether there were any.
+
+    Raises:
+        DataError: the file is not as it was exported. SaveError: it cannot be written, and is as it was.
+    """
+    if (before := _until(path)) is None:
+        raise DataError(f"{path}: {EARLIER}; export it again")
+    rows = rows_of(path)
+    if (gone := _erased(store, rows["user_id"], before)).any():
+        own = {name: text for name, text in footer_of(path).items() if name.startswith("what_next.")}
+        write_together({path: rows.filter(~gone)}, own, private=True)
+    return bool(gone.any())
 
 
 def _since(store: Store, kept: pl.DataFrame) -> pl.DataFrame:
