@@ -78,8 +78,9 @@ def told(lines: Lines) -> str:
 def table(lines: Lines) -> str:
     """A row for each arm, in Markdown: the last third of the days, with 95 % intervals over users, and the rest."""
     rows = [
-        "| arm | reward of an answer, last third of the days | `loop rl` more than it | on all days | visits of a user "
-        "| coverage, first to last day | Gini, first to last day | deployments | processor time of the loop |",
+        "| arm | reward of an answer, last third of the days | how much more `loop rl` earns | on all days "
+        "| visits of a user | coverage, first to last day | Gini, first to last day "
+        "| deployments | processor time of the loop |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     arms = by_arm(lines)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs What Next? with its service into a virtual environment: deploy/install.sh PREFIX
+# Installs What Next? with its service and its loop into a virtual environment: deploy/install.sh PREFIX
 #
 # PYTHON       the interpreter to make it with (3.11 or newer); python3 where it is not set
 # TORCH_INDEX  an index of wheels that PyTorch is taken from first, such as that of its CPU builds; none: pip's own
@@ -19,7 +19,7 @@ pip() { "$prefix/bin/python" -m pip --disable-pip-version-check --no-input "$@";
 if [ -n "${TORCH_INDEX:-}" ]; then
     pip install --index-url "$TORCH_INDEX" 'torch>=2.13'
 fi
-pip install "$source[serve]"
+pip install "$source[serve,loop]"
 install -m 755 "$source/deploy/entrypoint.sh" "$prefix/bin/what-next-entrypoint"
 "$prefix/bin/what-next" --help >/dev/null
 echo "installed in $prefix; next: $prefix/bin/what-next-entrypoint"

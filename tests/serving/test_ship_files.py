@@ -152,6 +152,12 @@ class TestCompose:
         url = services["service"]["environment"]["WHAT_NEXT_STORE"]
         assert url == f"postgresql://{database['POSTGRES_USER']}@database/{database['POSTGRES_DB']}"
 
+    def test_all_processes_on_the_store_stop_for_a_restore(self, services: dict[str, Any]) -> None:
+        recipe = (ROOT / "docs" / "deploy.md").read_text()
+        processes = [name for name, one in services.items() if "WHAT_NEXT_STORE" in one["environment"]]
+        for word in ("stop", "start"):
+            assert f"docker compose {word} {' '.join(processes)}\n" in recipe
+
 
 class TestImage:
     def test_it_runs_as_a_user_without_rights_and_tells_its_health(self) -> None:
@@ -160,6 +166,10 @@ class TestImage:
         assert "/health" in re.search(r"^HEALTHCHECK .*\n.*$", last, re.MULTILINE)[0]  # type: ignore[index]
         assert re.search(r'^ENTRYPOINT \["what-next-entrypoint"\]$', last, re.MULTILINE)
         assert "install.sh" not in last, "what it was built with stays behind"
+
+    def test_it_has_what_the_loop_of_the_chart_needs_and_both_read_one_setup(self) -> None:
+        assert '"$source[serve,loop]"' in (DEPLOY / "install.sh").read_text()
+        assert "{{ .Values.files.setup | quote }}" in (DEPLOY / "helm/what-next/templates/loop.yaml").read_text()
 
     def test_all_that_it_copies_is_let_through_and_there(self) -> None:
         allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
