@@ -130,6 +130,15 @@ def test_what_does_not_go_together_is_told_before_the_first_step(
         wn.Agent(setup, agent.space).wake_agent()
 
 
+def test_a_network_without_a_file_is_told_before_the_first_step(saved: tuple[Path, wn.Environment]) -> None:
+    """Though no loss updates it."""
+    agent, annotated = saved[1].agent, {"__annotations__": {"networks": ClassVar}}
+    spare = type("Spare", (Liked,), {**annotated, "networks": only(actor=Point(8), spare=Point(8))})
+    setup = agent.setup.model_copy(update={"algorithm": spare(), "dim": 8, "model_critic_path": None})
+    with pytest.raises(SetupError, match=r"'model_critic_path' is missing, .* networks that are saved there \(spare\)"):
+        wn.Agent(setup, agent.space).wake_agent()
+
+
 MODULE = """
 {imports}
 from typing import ClassVar, Literal

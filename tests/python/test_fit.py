@@ -269,6 +269,18 @@ def test_an_algorithm_of_ones_own_is_trained_judged_saved_and_loaded(tmp_path: P
         wn.load(tmp_path)
 
 
+class WithSpare(Liked):
+    """Has a network that no loss updates."""
+
+    def networks(self, *given: Any) -> dict[str, torch.nn.Module]:
+        return {**super().networks(*given), "spare": torch.nn.Linear(3, 3)}
+
+
+def test_a_network_that_no_loss_updates_is_saved_too(tmp_path: Path) -> None:
+    wn.fit(shopping(), WithSpare(), folder=tmp_path, **SMALL | {"passes": 1})
+    assert wn.load(tmp_path, algorithm=WithSpare).recommend([1, 2], k=3)
+
+
 class TestWhileItTrains:
     def test_each_step_and_save_is_told(self) -> None:
         steps, saves = [], []

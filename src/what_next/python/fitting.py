@@ -168,11 +168,12 @@ def _setup(algorithm: str | Algorithm | type[Algorithm], settings: Settings, fol
     chosen = algorithm.model_validate({}) if isinstance(algorithm, type) else algorithm
     known = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(chosen)
     networks = {network for some in (known.updates.values() if known else ()) for network in some}
+    others = networks - {"encoder", "actor"} or (known and known.networks is not Algorithm.networks)  # not all learn
     own = {
         "train": True,
         "data": folder / DATA,
         "model_agent_path": folder / AGENT,
-        "model_critic_path": folder / "critic.safetensors" if networks - {"encoder", "actor"} else None,
+        "model_critic_path": folder / "critic.safetensors" if others else None,
     }
     values = nested({**settings}, chosen) | own
     return Setup.model_validate(values, context={"entries": {}, "source": "fit"})

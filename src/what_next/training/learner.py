@@ -58,12 +58,18 @@ class Learner(ABC):
         """New networks of the algorithm."""
 
     def check(self, nets: Networks) -> None:
-        """Raises a `SetupError` where the algorithm names networks, or a measurement, that are not there."""
+        """Raises a `SetupError` where the algorithm names networks, or a measurement, that are not there; or where a
+        network, which need not be one that a loss updates, has no file to be saved in."""
         algorithm = self.algorithm
         if missing := set(self.targets) - nets.keys():
             raise SetupError(
                 f"the algorithm {algorithm.name}: targets has {', '.join(sorted(missing))}; its networks are "
                 f"{', '.join(nets)}"
+            )
+        if self.setup.model_critic_path is None and (others := sorted(nets.keys() - {"encoder", "actor"})):
+            raise SetupError(
+                f"the setting 'model_critic_path' is missing, and the algorithm {algorithm.name} has networks that are "
+                f"saved there ({', '.join(others)}); allowed: a path"
             )
         if self.setup.monitored not in MEASURED:
             raise SetupError(
