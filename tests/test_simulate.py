@@ -1,14 +1,17 @@
 """`what-next simulate`: an agent in a world, beside the references; one clear message for what is wrong."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import rich
 
 import what_next as wn
 from what_next.cli.app import main
+from what_next.data import Catalogue
 from what_next.errors import CatalogueError, ModelError
 from what_next.experiments.simulation import Simulation
 from what_next.sources import clicks_in
@@ -158,6 +161,32 @@ def test_a_model_that_learned_from_a_log_acts_in_a_world(
     assert policies["next_item"]["return"] == pytest.approx(wn.play(tmp_path / "a.safetensors", world, 50).mean, abs=5)
     assert run(monkeypatch, "simulate", path, "--world", "boredom:SlateRerank-Bored-v0") == 2
     assert "knows 1,000 items, and boredom has 10" in capsys.readouterr().err
+    with pytest.raises(ModelError, match="learned of another world's items than choice has"):
+        wn.play(tmp_path / "a.safetensors", "choice", 50)
+
+
+@pytest.mark.parametrize(
+    ("ids", "own", "fits"),
+    [
+        (["b", "a", "c"], ["b", "a", "c"], True),
+        (["a", "b", "c"], ["b", "a", "c"], False),  # in another order
+        (["x", "y", "z"], [0, 1, 2], False),
+        ([0, 1, 2], ["b", "a", "c"], True),  # by their numbers, as Minari has them
+        ([0, 1, 2], ["2", "1", "0"], False),
+    ],
+)
+def test_a_model_of_a_log_knows_the_worlds_items_in_their_order(
+    ids: list[str | int], own: list[str | int], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = preset("choice", items=3, slots=2)
+    monkeypatch.setattr(type(world), "item_ids", own)
+    catalogue = Catalogue.from_table(pl.DataFrame({"item_id": ids, "title": [str(one) for one in ids]}))
+    setup = wn.Setup(train=True, algorithm="next_item", data="-", model_agent_path="a.safetensors", dim=8)
+    log = wn.Dataset.of_events(pl.Series(["u"] * 6), np.arange(6, dtype=np.int32) % 3, catalogue)
+    state = wn.State(log, setup)
+    policy = wn.LearnedPolicy(wn.Agent(setup, state.space).wake_agent(), state)
+    with nullcontext() if fits else pytest.raises(ModelError, match="its item 1 is .*, and that of choice is"):
+        wn.play(policy, world, 2)
 
 
 def test_the_founding_algorithm_acts_in_a_world_of_single_items(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """An agent in a world of simulated users, beside the references of that world."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Float32, Int64
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from what_next.data import Catalogue
 from what_next.data.stages import SILENT, Stages
 from what_next.environment import Environment, Report
 from what_next.errors import ModelError, SetupError
@@ -20,6 +23,7 @@ from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import FoundingPlayer, LogPlayer, Player, world_of
+from what_next.sources.world import catalogue_in
 from what_next.types import Greedy
 from what_next.worlds import Episodes, Reference, World, opened
 from what_next.worlds import play as episodes_of
@@ -238,6 +242,7 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
             raise ModelError(f"{path}: learned from rewards or times of a log, which a world does not tell (`inputs`)")
         if len(space.catalogue) != items:
             raise ModelError(f"{path}: knows {len(space.catalogue):,} items, and {world.known_as} has {items:,}")
+        _same_items(path, space.catalogue, world)
         return
     actor = agent.nets.get("actor")
     numbers = len(world.bounds(ideal)[0])
@@ -249,3 +254,26 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
             f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "
             f"{world.known_as} has {items:,} and shows {numbers} (world.ideal is {ideal})"
         )
+
+
+
+def _same_items(path: Path, catalogue: Catalogue, world: World) -> None:
+    """Raises a `ModelError` where a model's items are others than the world's, of which there are as many.
+
+    Its ids are the world's, or the numbers of its items, as a log of what was played there has them (Minari). Where a
+    world's items go by numbers alone, a catalogue that was made of a world (`catalogue_in`) has its vectors, too.
+    """
+    known, own = catalogue.ids.cast(pl.String).to_list(), list(map(str, world.item_ids))
+    numbers = list(map(str, range(len(own))))
+    if known != own and (known != numbers or set(known) == set(own)):
+        place = next(place for place, pair in enumerate(zip(known, own, strict=True)) if pair[0] != pair[1])
+        raise ModelError(
+            f"{path}: its item {place + 1} is {known[place]!r}, and that of {world.known_as} is {own[place]!r}: it "
+            "learned of other items, or has them in another order; train on a log of this world's items, in its order"
+        )
+    if own == numbers and catalogue.names and all(re.fullmatch(r"attribute_\d+", name) for name in catalogue.names):
+        here = catalogue_in(world)
+        if catalogue.names != here.names or not np.allclose(catalogue.attributes, here.attributes, atol=1e-5):
+            raise ModelError(
+                f"{path}: learned of another world's items than {world.known_as} has; train on a log of this world's"
+            )

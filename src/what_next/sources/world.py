@@ -78,10 +78,10 @@ def believes(algorithm: Algorithm) -> TypeGuard[OnPolicy]:
 
 
 def catalogue_in(world: World) -> Catalogue:
-    """A world's items, by their numbers."""
-    vectors = world.item_vectors
+    """A world's items, by what they are called there."""
+    vectors, ids = world.item_vectors, pl.Series(world.item_ids)
     columns = {f"attribute_{place}": one for place, one in enumerate(vectors.T) if one.min() < one.max()}
-    table = pl.DataFrame({"item_id": np.arange(len(vectors)), "title": [str(one) for one in range(len(vectors))]})
+    table = pl.DataFrame({"item_id": ids, "title": ids.cast(pl.String)})
     return Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
 
 

@@ -13,7 +13,7 @@ with which a user's fate does not depend on who else is in the batch.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -168,6 +168,11 @@ class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_na
     def known_as(self) -> str:
         """What messages and models call it."""
         return self.name
+
+    @property
+    def item_ids(self) -> Sequence[str | int]:
+        """What its items are called, in the order of their numbers."""
+        return range(self.items)
 
     @property
     def item_labels(self) -> list[str]:

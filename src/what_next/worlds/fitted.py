@@ -1,7 +1,7 @@
 """A world fitted to a log of what was shown and what it earned: clicks, or ratings."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +82,12 @@ class Fitted(World):
     @cached_property
     def _arrays(self) -> Mapping[str, np.ndarray]:
         return load_file(self.path)
+
+    @property
+    def item_ids(self) -> Sequence[str | int]:
+        """Those of the log."""
+        ids: Sequence[str] = self.about["item_ids"]
+        return ids
 
     @property
     def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
