@@ -16,7 +16,7 @@ def main(*words: str) -> int:
     setup = wn.Setup.read(words[0], words[1:])
     state = wn.State.open(setup)
     agent = wn.Agent(setup, state.space)
-    return show(wn.Environment(agent, state, setup).run_sim())
+    return show(wn.Environment(agent, state, setup).run_sim(), Path(words[0]), words[1:])
 
 
 if __name__ == "__main__":

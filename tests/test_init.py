@@ -38,7 +38,7 @@ def test_without_attributes_it_writes_an_algorithm_that_needs_none_and_says_why(
     assert "plays.csv has no item attributes, which whatnext needs" in " ".join(above.replace("# ", "").split())
     assert setup.read_text().count(line) == 1
     State.from_setup(Setup.read(setup))
-    assert f"next: what-next recommend {setup} --user ID, and what-next evaluate {setup}" in run(
+    assert f"next: what-next recommend {setup} epochs=16 --user ID, and what-next evaluate {setup} epochs=16" in run(
         "run", setup, "epochs=16"
     )
     assert (tmp_path / "models" / "agent.safetensors").is_file()

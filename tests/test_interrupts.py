@@ -111,7 +111,7 @@ run()
     done = forked.run(code=script, folder=tmp_path)
     assert done.returncode == -signal.SIGTERM, done.stderr
     assert json.loads(done.stdout)["stopped"]
-    assert "interrupted and saved; go on with" in done.stderr
+    assert "interrupted and saved; go on with `what-next train " in done.stderr
     assert (tmp_path / "a.safetensors").exists()
 
 

@@ -78,7 +78,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
     monkeypatch.setattr(wn.Agent, "propagate", propagate)
     assert run_main(setup_file) == 130
-    assert "--resume" in capsys.readouterr().err
+    assert f"`what-next train {setup_file} --resume`" in capsys.readouterr().err
     assert wn.load(setup_file.parent / "models" / "agent.safetensors").policy.agent.histories == 32
 
 

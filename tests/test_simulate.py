@@ -12,6 +12,7 @@ import rich
 import what_next as wn
 from what_next.cli.app import main
 from what_next.data import Catalogue
+from what_next.environment import Report
 from what_next.errors import CatalogueError, ModelError
 from what_next.experiments.simulation import Simulation
 from what_next.sources import clicks_in
@@ -90,6 +91,25 @@ def test_training_goes_on_with_new_users(
     assert json.loads(capsys.readouterr().out)["histories"] == 560
     assert run(monkeypatch, "train", setup, "world.window=4", "--resume") == 2
     assert "was trained with another world" in capsys.readouterr().err
+
+
+def test_what_comes_next_names_the_setup_and_what_was_set_beside_it(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words that are printed are those that work; without a world, the model is played in its own."""
+    setup.write_text(SETUP.replace("world, boredom:SlateRerank-Bored-v0\nworld.ideal, yes\n", ""))
+    words = ["world=boredom:SlateRerank-Bored-v0", "world.ideal=yes"]
+    assert run(monkeypatch, "train", setup, *words, "train=yes") == 0
+    told = capsys.readouterr().out
+    assert f"next: what-next simulate {setup} {' '.join(words)} train=no\n" in told
+    assert run(monkeypatch, "simulate", setup, "train=no") == 0
+    assert "boredom:SlateRerank-Bored-v0: returns of 20 episodes" in capsys.readouterr().out
+    stopped = Simulation("boredom", {}, "ppo", False, Report(8, stopped=True), 0.0, preset("boredom"))
+    monkeypatch.setattr("what_next.experiments.simulation.simulate", lambda *_, **__: stopped)
+    assert run(monkeypatch, "simulate", setup, "--world", "boredom", "--json", "seed=1") == 130
+    assert f"go on with `what-next train {setup} seed=1 world=boredom --resume`" in capsys.readouterr().err
+    assert run(monkeypatch, "train", setup) == 2
+    assert "no world is named; set `world, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -185,7 +205,7 @@ def test_a_model_of_a_log_knows_the_worlds_items_in_their_order(
     log = wn.Dataset.of_events(pl.Series(["u"] * 6), np.arange(6, dtype=np.int32) % 3, catalogue)
     state = wn.State(log, setup)
     policy = wn.LearnedPolicy(wn.Agent(setup, state.space).wake_agent(), state)
-    with nullcontext() if fits else pytest.raises(ModelError, match="its item 1 is .*, and that of choice is"):
+    with nullcontext() if fits else pytest.raises(ModelError, match=r"its item 1 is .*, and that of choice is"):
         wn.play(policy, world, 2)
 
 

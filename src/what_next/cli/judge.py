@@ -21,7 +21,7 @@ from what_next.cli.options import (
     trained_setup,
     weights_of,
 )
-from what_next.cli.output import answer, emit, note
+from what_next.cli.output import answer, command, emit, note
 from what_next.errors import SetupError, counted
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def simulate(
     from what_next.reporting import write_simulation
     from what_next.reporting.bars import Bars
 
-    words = [*(overrides or []), *([f"world.name={world}"] if world else [])]
+    words = [*(overrides or []), *([f"world={world}"] if world else [])]
     settings = setup_of(setup, words, "data=-")
     if report is not None:
         check_report(report)
@@ -230,7 +230,8 @@ def simulate(
         write_simulation(found, report)
     answer(found.as_json(), as_json, found)
     if found.report is not None and found.report.stopped:
-        note("what-next: training was interrupted; the model is saved; go on with `what-next train SETUP --resume`")
+        again = command("train", setup, words, "--resume")
+        note(f"what-next: training was interrupted; the model is saved; go on with `{again}`")
         return INTERRUPTED
     return 0
 

@@ -22,7 +22,7 @@ from what_next.cli.options import (
     setup_of,
     trained_setup,
 )
-from what_next.cli.output import answer, note, show
+from what_next.cli.output import answer, command, note, show
 from what_next.errors import SetupError
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def run(setup: SetupFile, overrides: Overrides = None, force: Force = False, as_
     settings = setup_of(setup, overrides)
     if not settings.train:
         settings = trained_setup(setup, overrides)
-    return show(Environment.from_setup(settings, force=force).run_sim(), as_json, _next(setup, settings))
+    report = Environment.from_setup(settings, force=force).run_sim()
+    return show(report, setup, overrides, as_json, _next(setup, overrides, settings))
 
 
 @app.command()
@@ -82,15 +83,18 @@ def train(
 
             settings = setup_of(setup.resolve(), overrides, "train=yes")  # its processes start in another folder
             work = partial(_trained, settings, resume, origin and origin.resolve(), force)
-            return show(on_ray(work, settings), as_json, _next(setup, settings))
-        return show(_trained(settings, resume, origin, force, ranks), as_json, _next(setup, settings))
+            report = on_ray(work, settings)
+        else:
+            report = _trained(settings, resume, origin, force, ranks)
+        return show(report, setup, overrides, as_json, _next(setup, overrides, settings))
 
 
-def _next(setup: Path, settings: "Setup") -> str:
+def _next(setup: Path, overrides: list[str] | None, settings: "Setup") -> str:
     """What is done with a trained model."""
     if settings.acts:
-        return f"what-next simulate {setup} train=no"
-    return f"what-next recommend {setup} --user ID, and what-next evaluate {setup}"
+        return command("simulate", setup, overrides, "train=no")
+    recommend, evaluate = (command(name, setup, overrides) for name in ("recommend", "evaluate"))
+    return f"{recommend} --user ID, and {evaluate}"
 
 
 def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, ranks: "Ranks") -> "Report":

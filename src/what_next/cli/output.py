@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from rich.console import RenderableType
@@ -107,8 +109,16 @@ def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> Non
         print(one) if isinstance(one, str) else tell(one)
 
 
-def show(report: "Report", as_json: bool = False, then: str | None = None) -> int:
-    """Print a report, and what comes next where it trained; returns the exit code."""
+def command(name: str, setup: Path, overrides: Sequence[str] | None, *more: str) -> str:
+    """What is to be typed for a command with a setup, and with the settings that were given beside it."""
+    fixed = [word for word in overrides or [] if word.partition("=")[0].strip().lower() != "train"]
+    return shlex.join(["what-next", name, str(setup), *fixed, *more])
+
+
+def show(
+    report: "Report", setup: Path, overrides: Sequence[str] | None, as_json: bool = False, then: str | None = None
+) -> int:
+    """Print the report of a setup, and what comes next where it trained; returns the exit code."""
     if as_json:
         emit(report.as_json())
     else:
@@ -116,6 +126,7 @@ def show(report: "Report", as_json: bool = False, then: str | None = None) -> in
         if then and report.saved and not report.stopped:
             print(f"next: {then}")
     if report.stopped:
-        note("what-next: interrupted and saved; go on with `what-next train SETUP --resume`")
+        again = command("train", setup, overrides, "--resume")
+        note(f"what-next: interrupted and saved; go on with `{again}`")
         return INTERRUPTED
     return 0

@@ -24,6 +24,7 @@ from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import FoundingPlayer, LogPlayer, Player, world_of
 from what_next.sources.world import catalogue_in
+from what_next.training.artefacts import read_manifest
 from what_next.types import Greedy
 from what_next.worlds import Episodes, Reference, World, opened
 from what_next.worlds import play as episodes_of
@@ -161,7 +162,7 @@ def simulate(
     All policies are played for users that are drawn from one seed, which training does not use.
 
     Args:
-        env: as in `play`; None: the world that the setup names.
+        env: as in `play`; None: the world that the setup names, or else that of its model.
         watch: whether to keep what the agent and greed do slate by slate, as a report shows it.
 
     Raises:
@@ -170,6 +171,8 @@ def simulate(
         TrainingError: a reward or a loss was not a number.
     """
     setup = setup if isinstance(setup, Setup) else Setup.read(setup, ["data=-"])  # a world needs no data
+    if env is None and not setup.train and setup.world.name is None:
+        setup = _as_it_was(setup)
     world, report, seconds, explored = world_of(setup) if env is None else opened(env), None, 0.0, 0
     limit_of(world)  # before a training, since what it makes is played
     if setup.train:
@@ -194,6 +197,13 @@ def simulate(
     watched = {one: watched_in(world, players[one]) for one in (name, "greedy") if watch and one in players}
     known_as = played_in.name or world.known_as
     return Simulation(known_as, episodes, name, played_in.ideal, report, seconds, world, explored, watched)
+
+
+def _as_it_was(setup: Setup) -> Setup:
+    """The setup with the world that its model learned in, where it learned in one."""
+    learned = read_manifest(setup.model_agent_path, "agent").setup["world"]
+    world = setup.world.model_copy(update={name: learned[name] for name in ("name", "ideal")})
+    return setup.model_copy(update={"world": world})
 
 
 def watched_in(world: World, policy: Reference, users: int = WATCHED) -> Watched:
@@ -254,7 +264,6 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
             f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "
             f"{world.known_as} has {items:,} and shows {numbers} (world.ideal is {ideal})"
         )
-
 
 
 def _same_items(path: Path, catalogue: Catalogue, world: World) -> None:

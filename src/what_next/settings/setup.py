@@ -108,6 +108,8 @@ else:
 IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
 """Defaults of every algorithm that learns by acting: what keeps one from learning a log by heart is in the way."""
 
+NO_WORLD = "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"
+
 
 def with_defaults(data: object) -> object:
     """The values with the defaults of their algorithm where they say nothing."""
@@ -121,6 +123,8 @@ def with_defaults(data: object) -> object:
     defaults, world = algorithm.defaults(), data.get("world")
     if isinstance(world, WorldSettings) or (isinstance(world, dict) and world.get("name") is not None):
         defaults |= {"data": Path("-"), **IN_A_WORLD}  # a world needs no data
+    elif algorithm.source == "world" and "data" not in data:
+        raise SetupError(NO_WORLD)
     if "epochs" in data:
         defaults.pop("passes", None)
     group = data.get("split")

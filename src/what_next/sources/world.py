@@ -25,6 +25,7 @@ from what_next.models.encoders import State as Carried
 from what_next.models.slates import Pricer
 from what_next.policy import EVERYONE, LearnedPolicy, nobody
 from what_next.settings import Setup
+from what_next.settings.setup import NO_WORLD
 from what_next.sources.base import Source
 from what_next.sources.exploring import believe, explored
 from what_next.state import State
@@ -46,9 +47,7 @@ USERS = (32, 1024)
 def world_of(setup: Setup) -> World:
     """The world that a setup names; a `SetupError` where it names none, or none that there is."""
     if setup.world.name is None:
-        raise SetupError(
-            "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"
-        )
+        raise SetupError(NO_WORLD)
     return preset(as_known(setup.world.name))
 
 
