@@ -230,6 +230,20 @@ class Drawing(Parity):
         return replace(super().reset(users, rng), odd=rng.random(users) < 0.5)  # type: ignore[union-attr]
 
 
+class Foreign(Parity):
+    """Whose new users have seen an item that is not there."""
+
+    def reset(self, users: int, rng: Draws) -> Taste:
+        return replace(super().reset(users, rng), shown=np.full((users, 2), 777))
+
+
+class Single(Parity):
+    """Whose reference shows one slate to all."""
+
+    def references(self) -> dict[str, Reference]:
+        return {"same": lambda state, rng: np.zeros((1, 2), np.int64)}
+
+
 def test_a_world_that_keeps_its_promises_passes() -> None:
     check_world(Parity())
 
@@ -245,6 +259,8 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
         (Remembering(), "after restart, `age` or `shown`"),
         (Nowhere(), "item_vectors has what is no finite number"),
         (Worthless(), "a reward is not a number"),
+        (Foreign(), r"shows int64 of shape \(5, 2\) from 777 to 777, .*; expected items from -1 .* to 19"),
+        (Single(), "a reference gives 1 slates for 5 users"),
         (Drawing(), r"rng.random draws for all users at once; draw by uniform, .* uniform\(rng, users, slots\)"),
     ],
 )

@@ -85,6 +85,8 @@ class TestMistakes:
             ("boredom:SlateTopK-Bored", {}, "the nearest is 'SlateTopK-Bored-v0'"),
             ("boredom", {"slots": 2000}, "slots is 2000, a slate longer than the catalogue of 1000 items"),
             ("boredom", {"slope": -1}, "slope is -1: "),
+            ("boredom:sardine/SlateTopK-Bored-v0", {"items": 50}, "items is 50 and topics is 10, and sardine_focused_"),
+            ("boredom:sardine/SlateRerank-Bored-v0", {"topics": 20}, "has 10 items of 10 topics; leave both out, or"),
             ("boredom", {"slope": float("nan")}, "slope is nan: "),
             ("boredom", {"speed": 1}, "there is no setting 'speed'; the nearest is 'seed'; allowed: name, slots"),
         ],

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int8, Int16, Int32, Int64
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from what_next.data.batches import ranges
 from what_next.errors import MissingExtraError
@@ -32,6 +32,8 @@ from what_next.worlds.base import (
 NEVER = -(2**30)
 CAUTION = 2.5
 """Standard deviations that the rule `aware` keeps from boring; the best of five values in `SlateTopK-Bored-v0`."""
+SARDINE = {"sardine_focused_small": (1000, 10), "sardine_rerank": (10, 10)}
+"""How many items and topics sardine-rec brings along."""
 LIKED = 4
 """Topics that a user likes on average: from three to five."""
 
@@ -109,6 +111,17 @@ class Boredom(World):
             for name, changes in _VARIANTS.items()
         },
     }
+
+    @model_validator(mode="after")
+    def _of_sardine(self) -> "Boredom":
+        """The items of sardine-rec are as many as they are."""
+        found = self.items, self.topics
+        if found != (known := SARDINE.get(self.vectors, found)):
+            raise ValueError(
+                f"items is {self.items} and topics is {self.topics}, and {self.vectors} has {known[0]} items of "
+                f"{known[1]} topics; leave both out, or set vectors to drawn"
+            )
+        return self
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items topics"]:

@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 
 from what_next.errors import SetupError
-from what_next.worlds.base import Feedback, State, World
+from what_next.worlds.base import Feedback, Observation, State, World
 
 USERS = 5
 
@@ -58,15 +58,32 @@ def _within_bounds(world: World, ideal: bool) -> None:
     for reference in (world.random_slates, *world.references().values()):
         state = world.reset(USERS, rng)
         for _ in range(25):
-            numbers = world.observe(state, ideal).numbers
+            seen = world.observe(state, ideal)
+            _slates(seen, world)
+            numbers = seen.numbers
             shape = f"numbers of shape {numbers.shape} and type {numbers.dtype}"
             right = numbers.shape == (USERS, len(low)) == (USERS, len(high)) and numbers.dtype == np.float32
             expect(right, world, f"{shape}, and bounds of {len(low)} and {len(high)}, with ideal={ideal}")
             inside = (low <= numbers) & (numbers <= high)
             expect(bool(inside.all()), world, f"numbers {numbers[~inside][:3]} are out of bounds, with ideal={ideal}")
-            state, feedback = world.step(state, world.check(reference(state, rng)), rng)
+            slates = world.check(reference(state, rng))
+            expect(len(slates) == USERS, world, f"a reference gives {len(slates)} slates for {USERS} users")
+            state, feedback = world.step(state, slates, rng)
             finite(feedback, world)
             state = world.restart(state, np.flatnonzero(feedback.terminated | world.truncated(state)), rng)
+
+
+def _slates(seen: Observation, world: World) -> None:
+    """Raises a `SetupError` where what was shown is no slate, or what was clicked does not go with it."""
+    shape, shown, clicks = (USERS, world.slots), np.asarray(seen.shown), np.asarray(seen.clicks)
+    right = shown.shape == clicks.shape == shape and np.issubdtype(shown.dtype, np.integer)
+    expect(
+        right and clicks.dtype == np.bool_ and bool(((shown >= -1) & (shown < world.items)).all()),
+        world,
+        f"an observation shows {shown.dtype} of shape {shown.shape} from {shown.min()} to {shown.max()}, and clicks "
+        f"{clicks.dtype} of shape {clicks.shape}; expected items from -1 (nothing) to {world.items - 1} and booleans, "
+        f"both of shape {shape}",
+    )
 
 
 def finite(feedback: Feedback, world: World) -> None:
