@@ -4,12 +4,15 @@ import json
 import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from what_next.algorithms import NextItem
-from what_next.settings import plugins
+from what_next.errors import SetupError
+from what_next.settings import plugins, register
 from what_next.settings.setup import known_algorithms
+from what_next.worlds import Sessions, World, known_worlds
 
 from .conftest import listening
 from .forked import Forked
@@ -247,6 +250,27 @@ def test_an_encoder_that_cannot_be_imported_is_told(forked: Forked, site: Path, 
     assert found.returncode == 2
     assert "what-next: warning: last of what_next.encoders (mine:Last) cannot be loaded: ModuleNotFound" in found.stderr
     assert found.stderr.endswith("model is 'last', whose package cannot be loaded, as a warning says; mend that\n")
+
+
+class Unfinished(World):
+    """Which defines nothing."""
+
+    name: Literal["unfinished"] = "unfinished"
+
+
+class Twin(Sessions):
+    """Which has the name of another world."""
+
+
+def test_a_part_that_cannot_be_made_or_named_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [EntryPoint("mine", f"{__name__}:{name}", "what_next.worlds") for name in ("Unfinished", "Twin")]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
+    missing = "Unfinished defines no bounds and no observe and no reset and no step"
+    with pytest.warns(UserWarning, match=missing) as told:
+        assert "unfinished" not in known_worlds()
+    assert "the name 'sessions' is taken, by what_next.worlds.sessions.Sessions" in str(told[1].message)
+    with pytest.raises(SetupError, match=missing):
+        register(Unfinished)
 
 
 class Nameless(NextItem):

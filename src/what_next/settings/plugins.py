@@ -19,8 +19,8 @@ def installed(
     """The classes of a group of entry points, by the entry point's name or what `name_of` makes of it and the class;
     and before them those that this program has registered.
 
-    A part that cannot be loaded, is no `base`, or has a name that is taken is left out with a warning; one whose module
-    is still being imported (`pending`) is left out without one.
+    A part that cannot be loaded, is no `base`, lacks a method that it must define, or has a name that is taken is left
+    out with a warning; one whose module is still being imported (`pending`) is left out without one.
     """
     found: dict[str, Any] = {}
     points: list[tuple[EntryPoint, Any]] = [(point, None) for point in entry_points(group=group)]
@@ -32,15 +32,24 @@ def installed(
             part = part or point.load()
             if not (isinstance(part, type) and issubclass(part, base)):
                 raise TypeError(f"{part!r} is no subclass of {base.__module__}.{base.__qualname__}")
+            if missing := undefined(part):
+                raise TypeError(missing)
             name = name_of(point.name, part)
         except Exception as error:  # a stranger's import may fail in any way, and must not take the others along
             warnings.warn(f"{point.name} of {group} ({point.value}) cannot be loaded: {error!r}", stacklevel=2)
             continue
-        if name in taken or name in found:
-            warnings.warn(f"{point.value} is left out of {group}: the name {name!r} is taken", stacklevel=2)
+        if (other := found.get(name, taken.get(name))) is not None:
+            who = f"{getattr(other, '__module__', '')}.{getattr(other, '__qualname__', other)}"
+            warnings.warn(f"{point.value} is left out of {group}: the name {name!r} is taken, by {who}", stacklevel=2)
         else:
             found[name] = part
     return found
+
+
+def undefined(part: type[Any]) -> str:
+    """Which methods a class must define, and does not, in words; empty: none."""
+    missing = sorted(getattr(part, "__abstractmethods__", ()))
+    return f"{part.__qualname__} defines no {' and no '.join(missing)}" if missing else ""
 
 
 def names(group: str) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from what_next.settings.groups import (
     WorldSettings,
     reward_group,
 )
-from what_next.settings.plugins import GIVEN, installed, names, pending
+from what_next.settings.plugins import GIVEN, installed, names, pending, undefined
 from what_next.settings.schema import explain, listed, nest, override, resolve
 from what_next.settings.service import Loop, Server
 
@@ -486,12 +486,14 @@ def register(part: type[Any]) -> None:
             ever.
 
     Raises:
-        SetupError: it is none of these.
+        SetupError: it is none of these, or lacks a method that it must define.
     """
     kinds = {f"{base.__module__}.{base.__qualname__}" for base in getattr(part, "__mro__", ())}
     group = next((group for kind, group in PARTS.items() if kind in kinds), None)
     if group is None:
         raise SetupError(f"{part!r} is no class of an algorithm, a reward, an encoder, a source or a world")
+    if missing := undefined(part):
+        raise SetupError(f"{missing}, so none can be made; define what is missing")
     name = re.sub("(?<!^)(?=[A-Z])", "_", part.__name__).lower()
     GIVEN.setdefault(group, {})[name] = part
     _MISSING.add(group)

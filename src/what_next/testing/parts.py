@@ -11,7 +11,7 @@ import numpy as np
 
 from what_next.errors import SetupError
 from what_next.models.encoders import Encoder, EncoderSizes
-from what_next.models.encoders.base import check
+from what_next.models.encoders.base import check, made
 from what_next.models.items import ItemVectors
 from what_next.rewards import Reward
 from what_next.rewards import promises as reward_promises
@@ -32,7 +32,7 @@ def check_encoder(kind: type[Encoder]) -> None:
         name = type(kind).__name__
         raise SetupError(f"found an object, {name}; expected a class of encoders, which is made here: no () behind it")
     for layers in (1, 2):
-        check(kind(ItemVectors(30, 16), EncoderSizes(16, layers, dropout=0.3, max_length=20)))
+        check(made(kind, ItemVectors(30, 16), EncoderSizes(16, layers, dropout=0.3, max_length=20)))
 
 
 def check_reward(reward: Reward) -> None:

@@ -19,6 +19,7 @@ from what_next.losses.sampled import Draws
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.encoders.base import check as check_encoder
+from what_next.models.encoders.base import made
 from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
@@ -65,7 +66,7 @@ class EncoderLearner(Learner):
         kind = ENCODERS.get(setup.model) or known_encoders().get(setup.model)
         if kind is None:  # it is listed, and cannot be imported
             raise SetupError(f"model is {setup.model!r}, whose package cannot be loaded, as a warning says; mend that")
-        return {"encoder": kind(items, sizes), **heads}
+        return {"encoder": made(kind, items, sizes), **heads}
 
     def check(self, nets: Networks) -> None:
         """See `Learner.check`; also where an encoder of another package breaks a promise, and where points do not fit

@@ -76,13 +76,14 @@ def _within_bounds(world: World, ideal: bool) -> None:
 def _slates(seen: Observation, world: World) -> None:
     """Raises a `SetupError` where what was shown is no slate, or what was clicked does not go with it."""
     shape, shown, clicks = (USERS, world.slots), np.asarray(seen.shown), np.asarray(seen.clicks)
-    right = shown.shape == clicks.shape == shape and np.issubdtype(shown.dtype, np.integer)
+    outside = shown[(shown < -1) | (shown >= world.items)]
+    right = shown.shape == clicks.shape == shape and np.issubdtype(shown.dtype, np.integer) and clicks.dtype == np.bool_
     expect(
-        right and clicks.dtype == np.bool_ and bool(((shown >= -1) & (shown < world.items)).all()),
+        right and not outside.size,
         world,
-        f"an observation shows {shown.dtype} of shape {shown.shape} from {shown.min()} to {shown.max()}, and clicks "
-        f"{clicks.dtype} of shape {clicks.shape}; expected items from -1 (nothing) to {world.items - 1} and booleans, "
-        f"both of shape {shape}",
+        f"an observation shows {shown.dtype} of shape {shown.shape}, {outside.size} of which are no items of the "
+        f"catalogue {outside[:3]}, and clicks {clicks.dtype} of shape {clicks.shape}; expected items, or -1 for nothing"
+        f", and booleans, both of shape {shape}",
     )
 
 

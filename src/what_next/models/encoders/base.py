@@ -206,6 +206,24 @@ class Encoder(nn.Module):
         return next(self.parameters()).new_zeros(shape)
 
 
+def made(kind: type[Encoder], items: ItemVectors, sizes: EncoderSizes) -> Encoder:
+    """An encoder of a kind, which may be somebody's own.
+
+    Raises:
+        SetupError: it cannot be made so.
+    """
+    try:
+        encoder = kind(items, sizes)
+        if encoder.sizes is not sizes:
+            raise TypeError("it has other sizes than it was given")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SetupError(
+            f"the encoder {kind.__name__} cannot be made ({error}); its __init__ takes (items, sizes), and begins with "
+            "super().__init__(items, sizes)"
+        ) from error
+    return encoder
+
+
 @torch.no_grad()
 @torch.backends.cudnn.flags(enabled=False)  # whose TF32 differs from pass to step
 def check(encoder: Encoder, steps: int = 40) -> None:
