@@ -95,7 +95,8 @@ class TestHowManyUsers:
         assert source.users == users
         known, (reason,) = source.chosen
         assert known == {"world.users": users}
-        assert reason.startswith(f"world.users {users:,}: an experience is {users * source.window:,} slates")
+        many = f"{'an episode of each, at most ' if algorithm.episodes else ''}{users * source.window:,} slates"
+        assert reason.startswith(f"world.users {users:,}: an experience is {many}")
 
     def test_slates_that_explore_are_not_learned_from(self) -> None:
         world = {"name": "detour", "window": 8, "steps": 600_000, "explore": 300_000}

@@ -337,10 +337,11 @@ class WorldSource(Source):
         if self.setup.world.users is not None:
             return {}, ()
         slates, experience = self.horizon, self.users * self.window
-        return {"world.users": self.users}, [
-            f"world.users {self.users:,}: an experience is {experience:,} slates, so that {slates:,} are "
-            f"{slates / experience:,.0f} experiences; `world.users` sets another"
-        ]
+        told = f"{experience:,} slates, so that {slates:,} are {slates / experience:,.0f} experiences"
+        if self.algorithm.episodes:  # which may end before their time limit
+            told = f"an episode of each, at most {experience:,} slates"
+        reason = f"world.users {self.users:,}: an experience is {told}; `world.users` sets another"
+        return {"world.users": self.users}, [reason]
 
     @property
     def explored(self) -> int:
