@@ -63,6 +63,7 @@ def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environmen
     [
         (None, "gives NoneType; expected a loss for each of"),
         ({"actor": torch.ones(()), "critic": torch.ones(())}, r"gives \['actor', 'critic'\]; expected"),
+        ({}, r"losses of 'liked' gives none at any of \d+ steps"),
         ({"actor": torch.ones(3)}, r"the loss 'actor' of 'liked' is a tensor of shape \(3,\)"),
         ({"actor": 1.0}, "the loss 'actor' of 'liked' is float; expected a tensor of one number"),
         ({"actor": torch.ones(())}, "the loss 'actor' of 'liked' teaches nothing: it has no gradient"),
@@ -89,11 +90,12 @@ def only(**heads: nn.Module) -> Callable[..., Networks]:
     [
         (("encoder", "acto"), r"the loss 'actor' of 'liked' updates .*'acto'.*, which are encoder, actor"),
         ("actor", "updates 'actor'; expected a tuple of names of its networks"),
+        (None, "updates of 'liked' is empty; name each loss there"),
     ],
 )
 def test_a_network_that_is_not_there_is_told(saved: tuple[Path, wn.Environment], updated: Any, told: str) -> None:
     class Wrong(Liked):
-        updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": updated}
+        updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": updated} if updated else {}
 
     agent, state = saved[1].agent, saved[1].state
     setup = agent.setup.model_copy(update={"algorithm": Wrong()})

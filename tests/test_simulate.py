@@ -166,7 +166,7 @@ def test_a_model_that_learned_from_a_log_acts_in_a_world(
 ) -> None:
     """Who clicks random items tells what they like: what is learned of it earns more than items at random."""
     world, rng = preset("sessions"), np.random.default_rng(0)
-    log = clicks_in(world, 30_000, rng)
+    log = clicks_in("sessions", 30_000, rng)
     words = {"data": "-", "model_agent_path": tmp_path / "a.safetensors", "dim": 16, "passes": 2, "model": "gru"}
     setup = wn.Setup(train=True, algorithm="next_item", split="users", skip="no", **words)
     state = wn.State(log, setup)

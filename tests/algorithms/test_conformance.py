@@ -75,6 +75,13 @@ class Plain(NextItem):
         return {"actor": 1.0}  # type: ignore[dict-item]
 
 
+class Bare(NextItem):
+    """Whose losses are no mapping."""
+
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        return super().losses(context)["actor"]  # type: ignore[return-value]
+
+
 class Idle(NextItem):
     """Its loss does not reach the encoder, which it updates."""
 
@@ -197,9 +204,10 @@ class Secretive(Sqn):
 
 BROKEN = [
     (Undescribed, "describes_its_settings", "no description: weight"),
-    (Homeless, "names_networks_that_exist", "name {'twin'}, and there is no such network"),
-    (Unnamed, "names_networks_that_exist", "losses {'actor'} are not in updates"),
-    (Plain, "names_networks_that_exist", "the loss 'actor' is 1.0; expected a tensor of one finite number"),
+    (Homeless, "names_networks_that_exist", "the loss 'actor' of 'next_item' updates ('encoder', 'twin'); expected"),
+    (Unnamed, "names_networks_that_exist", "losses of 'next_item' gives ['actor']; expected a loss for each of"),
+    (Plain, "names_networks_that_exist", "the loss 'actor' of 'next_item' is float; expected a tensor of one number"),
+    (Bare, "names_networks_that_exist", "losses of 'next_item' gives Tensor; expected a loss for each of ['actor']"),
     (Idle, "losses_reach_what_they_update", "updates ['encoder'], but has no gradient for it"),
     (Chasing, "losses_reach_what_they_update", "'critic': its target carries a gradient"),
     (Meddling, "updates_what_it_names", "{'behaviour'} changed, and no loss that was due updates it"),

@@ -1,11 +1,15 @@
 """A setup's weights choose the rewards, and their weighted sum is what an algorithm earns."""
 
+from typing import ClassVar
+
 import polars as pl
 import pytest
+import torch
+from torch import Tensor
 
 from what_next import Dataset
-from what_next.errors import SetupError
-from what_next.rewards import check, total
+from what_next.errors import SetupError, TrainingError
+from what_next.rewards import Events, Reward, check, total
 from what_next.settings import Setup
 
 BASE = "train, yes, data, d.csv, model_agent_path, a.safetensors, model_critic_path, c.safetensors\n"
@@ -45,6 +49,22 @@ def test_the_sum_is_weighted(heard) -> None:
     # Twice the log's, four times 1/2 and 1, and half a repeat two events later.
     assert total(both, log).tolist() == [[6 + 2, -4 + 4, 2 + 2 - 0.5, 0]]
     assert total((), log).tolist() == [[0, 0, 0, 0]]
+
+
+class Rare(Reward):
+    """1, and more than any number for the second item."""
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    weight: float | None = 2.0
+
+    def of(self, events: Events) -> Tensor:
+        return torch.where(events.items == 1, torch.inf, 1.0) * events.real
+
+
+def test_a_reward_that_is_no_number_for_one_item_is_named(heard) -> None:
+    assert total((Rare(),), heard([[0, 2]])).tolist() == [[2, 2]]
+    with pytest.raises(TrainingError, match=r"reward\.rare: gives inf for an event of item 2 of the catalogue"):
+        total((*terms(), Rare()), heard([[0, 1]]))
 
 
 class TestWhatTheDataLack:

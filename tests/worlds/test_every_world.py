@@ -9,9 +9,11 @@ import pytest
 import what_next as wn
 from what_next.errors import CatalogueError, MissingExtraError, SetupError, TrainingError
 from what_next.testing import check_world
-from what_next.worlds import Draws, Feedback, State, Streams, World, known_worlds, play, preset
+from what_next.worlds import Choice, Draws, Feedback, State, Streams, World, known_worlds, play, preset
 from what_next.worlds.base import best, integers, normal, uniform
 from what_next.worlds.fitted import write_world
+
+from ..shapes import unchecked
 
 NAMES = [
     name for world, kind in known_worlds().items() for name in (world, *(f"{world}:{one}" for one in kind.presets))
@@ -116,11 +118,23 @@ class TestMistakes:
             play(world, policy, 2, np.random.default_rng(0))
         assert play(world, policy, 2, np.random.default_rng(0), steps=3).lengths.tolist() == [3, 3]
 
-    @pytest.mark.parametrize("episodes", [-1, 0, 1])
+    @pytest.mark.parametrize("episodes", [-1, 0, 1, 2.5])
     def test_of_too_few_episodes(self, episodes: int) -> None:
         world = preset("boredom")
-        with pytest.raises(SetupError, match=f"episodes is {episodes}; .* give 2 or more"):
+        with unchecked(), pytest.raises(SetupError, match=f"episodes is {episodes}; .* give 2 or more"):
             wn.play(world.references()["random"], world, episodes=episodes)
+
+    @pytest.mark.parametrize(
+        ("policy", "seed", "told"), [(3, 0, "policy is 3; expected a model"), (min, -1, "seed is -1; allowed")]
+    )
+    def test_of_what_is_played(self, policy: Any, seed: int, told: str) -> None:
+        with unchecked(), pytest.raises(SetupError, match=told):
+            wn.play(policy, "boredom", seed=seed)
+
+    def test_of_a_world_that_declares_settings_without_their_bounds(self) -> None:
+        unbounded = type("Unbounded", (Choice,), {"__annotations__": {"steps": int}, "steps": 10})
+        with pytest.raises(SetupError, match="world choice: steps is 0; allowed: a whole number above 0"):
+            unbounded(steps=0)
 
     def test_a_return_that_is_no_number_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         kind = known_worlds()["boredom"]

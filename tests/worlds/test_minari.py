@@ -65,6 +65,21 @@ def test_what_we_write_minari_reads_and_it_is_what_happened(world: str, mode: st
         assert episode.terminations[-1] or episode.truncations[-1]
 
 
+@pytest.mark.parametrize(
+    ("identity", "mode", "told"),
+    [
+        ("choice/new-v0", "Disabled", "autoreset_mode is Disabled, and users end at different times"),
+        ("no id", "NextStep", "Malformed dataset ID: no id"),
+        ("boredom/greedy-v0", "NextStep", "boredom/greedy-v0: Minari has it already"),
+    ],
+)
+def test_what_cannot_be_kept_is_told_before_anything_is_played(identity: str, mode: str, told: str) -> None:
+    recorded("boredom")
+    envs = WorldVectorEnv(5, "choice", autoreset_mode=mode, **SMALL)
+    with pytest.raises(DataError, match=told):
+        write(identity, envs, lambda state, rng: pytest.fail("it is played"))
+
+
 def test_a_log_has_a_row_for_each_item_and_its_click() -> None:
     dataset = recorded("boredom")
     log = log_of(dataset)

@@ -139,8 +139,8 @@ def play(
         draws: whether it acts by draws, as when it learned; else it does what it holds for the best.
 
     Raises:
-        SetupError: there is no such world, its episodes have no time limit, there are fewer than two of them, or
-            nothing here knows what the environment's observations mean.
+        SetupError: there is no such world, its episodes have no time limit, there are fewer than two of them,
+            `policy` or `seed` is none, or nothing here knows what the environment's observations mean.
         ModelError: the model was not made for this world.
     """
     world = opened(env)
@@ -151,6 +151,10 @@ def play(
     if isinstance(policy, LearnedPolicy):
         check_made_for(policy, world)
         policy = player_of(policy)(policy, world, draws=draws)
+    if not callable(policy):
+        raise SetupError(f"policy is {policy!r:.200}; expected a model, the file of its agent, or a function to slates")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise SetupError(f"seed is {seed!r}; allowed: a whole number from 0 on")
     return episodes_of(world, policy, episodes, np.random.default_rng(seed))
 
 

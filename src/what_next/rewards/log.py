@@ -11,7 +11,7 @@ from torch import Tensor
 from what_next.data import Dataset
 from what_next.data.batches import ranges
 from what_next.data.training_part import item_counts
-from what_next.errors import SetupError
+from what_next.errors import SetupError, TrainingError
 from what_next.rewards.base import NEVER, Events, Reward
 from what_next.rewards.logged import Logged
 from what_next.rewards.promises import check_promises
@@ -137,5 +137,19 @@ def check(terms: Sequence[Reward], dataset: Dataset) -> None:
 
 
 def total(terms: Sequence[Reward], events: Events) -> Float[Tensor, "batch time"]:
-    """The weighted sum of some rewards (see `weighted`) for each event; 0 at padding."""
-    return sum((term.of(events) * (term.weight or 0.0) for term in terms), torch.zeros_like(events.rewards))
+    """The weighted sum of some rewards (see `weighted`) for each event; 0 at padding.
+
+    Raises:
+        TrainingError: a reward is no finite number for some item.
+    """
+    found, earned = torch.zeros_like(events.rewards), [term.of(events) for term in terms]
+    for term, one in zip(terms, earned, strict=True):
+        found = found + one * (term.weight or 0.0)
+    if not found.isfinite().all():
+        for term, one in zip(terms, earned, strict=True):
+            if (strange := ~one.isfinite()).any():
+                raise TrainingError(
+                    f"{term.key}: gives {one[strange][0]:g} for an event of item {events.items[strange][0] + 1} of the "
+                    "catalogue; expected a finite number, as for every event"
+                )
+    return found

@@ -32,7 +32,7 @@ from what_next.state import State
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.play_learner import flattened
 from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request
-from what_next.worlds import Draws, Feedback, Observation, World, known_worlds, preset
+from what_next.worlds import Draws, Feedback, Observation, World, known_worlds, opened, preset
 from what_next.worlds.promises import check_promises
 
 MEMORY = 30
@@ -84,11 +84,12 @@ def catalogue_in(world: World) -> Catalogue:
     return Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
 
 
-def clicks_in(world: World, slates: int, rng: np.random.Generator) -> Dataset:
+def clicks_in(world: World | str, slates: int, rng: np.random.Generator) -> Dataset:
     """What users of a world click of items at random, as a log: to learn from without acting.
 
-    A policy that was trained on it acts in the world by `wn.play`.
+    A policy that was trained on it acts in the world by `wn.play`. `world`: itself, or its name (`preset`).
     """
+    world = opened(world)
     items, users = explored(world, slates, rng).clicked
     return Dataset.of_events(pl.Series(users).cast(pl.String), items, catalogue_in(world), world.known_as)
 
@@ -313,7 +314,8 @@ class WorldSource(Source):
         algorithm = self.setup.algorithm
         if not isinstance(algorithm, OnPolicy):
             able = [one.model_fields["name"].default for one in KNOWN if one.replays or issubclass(one, OnPolicy)]
-            raise SetupError(f"the algorithm {algorithm.name} learns from a log; in a world learn {', '.join(able)}")
+            source = "a log" if algorithm.source == "log" else f"the source {algorithm.source!r}"
+            raise SetupError(f"the algorithm {algorithm.name} learns from {source}; in a world learn {', '.join(able)}")
         if algorithm.episodes and self.world.steps is None:
             raise SetupError(
                 f"{algorithm.name} learns from whole episodes, and world {self.world.known_as} has no time limit; set "

@@ -21,12 +21,13 @@ from torch import Tensor
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext
+from what_next.errors import TrainingError
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.testing.parts import given
 from what_next.testing.rig import Rig, Weights, other_events, padded, reaches
 from what_next.training import checkpoint
-from what_next.training.step import Step
+from what_next.training.step import Step, checked
 from what_next.types import Batch, Events, Permitted, Request, Transitions
 
 STEPS = 4
@@ -58,15 +59,13 @@ def describes_its_settings(algorithm: Algorithm) -> None:
 def names_networks_that_exist(algorithm: Algorithm) -> None:
     """`updates` and `targets` name networks, and `losses` gives losses that `updates` names."""
     rig = Rig(algorithm)
-    found = algorithm.losses(rig.context(rig.batch(rig.history())))
+    try:
+        found = checked(algorithm.losses(rig.context(rig.batch(rig.history()))), algorithm, rig.agent.nets)
+    except TrainingError as error:
+        raise AssertionError(f"{algorithm.name}: {error}") from error
     _expect(bool(found), algorithm, "no loss is due at the first step")
-    unknown = set(found) - set(algorithm.updates)
-    _expect(not unknown, algorithm, f"losses {unknown} are not in updates")
-    homeless = {name for loss in found for name in algorithm.updates[loss]} - set(rig.agent.nets)
-    _expect(not homeless, algorithm, f"updates name {homeless}, and there is no such network")
     for loss, value in found.items():
-        right = isinstance(value, Tensor) and value.ndim == 0 and bool(value.isfinite())
-        _expect(right, algorithm, f"the loss {loss!r} is {value}; expected a tensor of one finite number")
+        _expect(bool(value.isfinite()), algorithm, f"the loss {loss!r} is {value}; expected a finite number")
 
 
 def losses_reach_what_they_update(algorithm: Algorithm) -> None:

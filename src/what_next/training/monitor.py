@@ -213,7 +213,12 @@ class Monitor:
             checkpoint.conclude(self.agent, self.valid)
 
     def _save(self) -> None:
-        """Write the models as they are."""
+        """Write the models as they are; a `TrainingError` where nothing has moved them."""
+        if self.steps and not any(step.losses for step in self.steps):
+            raise TrainingError(
+                f"losses of {self.setup.algorithm.name!r} gives none at any of {len(self.steps):,} steps, so nothing "
+                "was learned; a loss is due at the first step"
+            )
         checkpoint.save(self.agent, self.rng, self.run, self._metrics())
         if self.on_save is not None:
             self.on_save(dict(self.valid))

@@ -95,6 +95,11 @@ def checked(losses: object, algorithm: Algorithm, nets: Networks) -> dict[str, T
             that one updates is not there.
     """
     updates = algorithm.updates
+    if not updates:
+        raise TrainingError(
+            f"updates of {algorithm.name!r} is empty; name each loss there, and which networks it updates, as in "
+            "{'actor': ('encoder', 'actor')}"
+        )
     if not isinstance(losses, Mapping) or not set(losses) <= set(updates):
         found: object = list(losses) if isinstance(losses, Mapping) else type(losses).__name__
         raise TrainingError(f"losses of {algorithm.name!r} gives {found}; expected a loss for each of {list(updates)}")

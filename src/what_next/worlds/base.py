@@ -160,6 +160,9 @@ class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_na
 
     @model_validator(mode="after")
     def _fits(self) -> "World":
+        for name in ("slots", "items", "steps"):  # a world of one's own may declare them anew, without bounds
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; allowed: a whole number above 0")
         if self.slots > self.items:
             raise ValueError(f"slots is {self.slots}, a slate longer than the catalogue of {self.items} items")
         return self
@@ -326,8 +329,8 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
         CatalogueError: the policy gives no slate of the catalogue for each user.
         TrainingError: a reward is not a number.
     """
-    if users < 2:
-        raise SetupError(f"episodes is {users}; a mean with its interval is of several: give 2 or more")
+    if not isinstance(users, int | np.integer) or users < 2:
+        raise SetupError(f"episodes is {users!r}; a mean with its interval is of several: give 2 or more")
     limit = steps or limit_of(world)
     returns, lengths = np.zeros(users), np.zeros(users, np.int64)
     for going, _, _, feedback in played(world, policy, users, rng, limit):

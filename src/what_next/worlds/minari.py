@@ -19,7 +19,10 @@ try:
 except ModuleNotFoundError:
     raise MissingExtraError("minari", "sim", "A data set of Minari") from None
 
+from gymnasium.vector import AutoresetMode
 from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_dataset import parse_dataset_id
+from minari.storage.datasets_root_dir import get_dataset_path
 
 
 def write(identity: str, envs: WorldVectorEnv, policy: Reference, *, seed: int = 0, **told: Any) -> Any:
@@ -34,7 +37,11 @@ def write(identity: str, envs: WorldVectorEnv, policy: Reference, *, seed: int =
 
     Returns:
         The `minari.MinariDataset`.
+
+    Raises:
+        DataError: Minari takes no such id, or has it already; or who is gone from `envs` does not begin anew.
     """
+    _check(identity, envs)
     single = WorldEnv(envs.world, ideal=envs.ideal)
     settings = envs.world.model_dump(exclude={"name"})
     return minari.create_dataset_from_buffers(
@@ -45,6 +52,18 @@ def write(identity: str, envs: WorldVectorEnv, policy: Reference, *, seed: int =
         data_format="arrow",
         **{"description": f"World {envs.world.name} of What Next? with the settings {settings}.", **told},
     )
+
+
+def _check(identity: str, envs: WorldVectorEnv) -> None:
+    """Raises a `DataError` where what would be played could not be kept, or not to its end."""
+    if envs.mode is AutoresetMode.DISABLED:
+        raise DataError("autoreset_mode is Disabled, and users end at different times; take NextStep or SameStep")
+    try:
+        parse_dataset_id(identity)
+    except ValueError as error:
+        raise DataError(f"{error}") from None
+    if get_dataset_path(identity).exists():
+        raise DataError(f"{identity}: Minari has it already; take another name or version, or minari.delete_dataset")
 
 
 def played(envs: WorldVectorEnv, policy: Reference, seed: int) -> list[Any]:
