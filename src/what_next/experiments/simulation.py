@@ -174,9 +174,7 @@ def simulate(
         ModelError: the model was not made for this world.
         TrainingError: a reward or a loss was not a number.
     """
-    setup = setup if isinstance(setup, Setup) else Setup.read(setup, ["data=-"])  # a world needs no data
-    if env is None and not setup.train and setup.world.name is None:
-        setup = _as_it_was(setup)
+    setup = _read(setup, env)
     world, report, seconds, explored = world_of(setup) if env is None else opened(env), None, 0.0, 0
     limit_of(world)  # before a training, since what it makes is played
     if setup.train:
@@ -203,11 +201,14 @@ def simulate(
     return Simulation(known_as, episodes, name, played_in.ideal, report, seconds, world, explored, watched)
 
 
-def _as_it_was(setup: Setup) -> Setup:
-    """The setup with the world that its model learned in, where it learned in one."""
-    learned = read_manifest(setup.model_agent_path, "agent").setup["world"]
-    world = setup.world.model_copy(update={name: learned[name] for name in ("name", "ideal")})
-    return setup.model_copy(update={"world": world})
+def _read(setup: Setup | str | Path, env: Any) -> Setup:
+    """The setup; where nothing names a world and nothing is trained, with the world that its model learned in."""
+    setup = setup if isinstance(setup, Setup) else Setup.read(setup, ["data=-"])  # a world needs no data
+    if env is not None or setup.train or setup.world.name is not None:
+        return setup
+    learned = read_manifest(setup.model_agent_path, "agent").setup.get("world", {})
+    known = {name: learned[name] for name in ("name", "ideal") if name in learned}
+    return setup.model_copy(update={"world": setup.world.model_copy(update=known)})
 
 
 def watched_in(world: World, policy: Reference, users: int = WATCHED) -> Watched:
