@@ -106,7 +106,7 @@ class TestEdges:
     @pytest.mark.parametrize(
         ("changes", "told"),
         [
-            ({"monitor": "spread"}, "allowed: ndcg@10 or hr@10"),
+            ({"monitor": "spread"}, "allowed: ndcg@10, hr@10 or dcg@10"),
             ({"model": "transformer", "dim": 15}, "allowed: even numbers"),
             ({"algorithm": "whatnext", "model": "gru"}, "allowed: lstm"),
             ({"algorithm": "whatnext", "monitor": "ndcg@10"}, "allowed: spread"),

@@ -389,6 +389,7 @@ class Environment:
             run,
             self.validate,
             self.weigh,
+            self.state.monitored,
             made_on | ({"fitted": dict(decided)} if decided else {}),
             self.agent.horizon,
             self.source.save_every,
@@ -414,11 +415,12 @@ class Environment:
         agent, state, ranks = self.agent, self.state, self.ranks
         was_training = any(net.training for net in agent.nets.values())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
-        if self.setup.monitored == "spread":
+        if self.state.monitored == "spread":
             found = validation.spread(*judged, space=state.space, setup=self.setup)
         else:
             seed, seen = self.setup.split.seed, self.setup.evaluation.seen
-            found = validation.next_items(*judged, seed=seed, seen=seen, most=most, ranks=ranks)
+            earned = self.setup.reward.logged.of_events(state.dataset) if state.monitored == "dcg@10" else None
+            found = validation.next_items(*judged, seed=seed, seen=seen, most=most, ranks=ranks, earned=earned)
         if was_training:
             agent.train()
         return found
@@ -455,8 +457,8 @@ class Environment:
         with agent.learner.remembering():
             return weigh(
                 linear,
-                f"{self.setup.monitored} of {counted(users, 'validation user')}",
-                lambda: self.ranks.first(self._validated(most)).get(self.setup.monitored, 0.0),
+                f"{self.state.monitored} of {counted(users, 'validation user')}",
+                lambda: self.ranks.first(self._validated(most)).get(self.state.monitored, 0.0),
                 lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
                 recent_of(events),
                 learn,

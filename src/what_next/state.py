@@ -12,10 +12,10 @@ from jaxtyping import Float32, Int, Int32
 from what_next.data import Dataset
 from what_next.data.space import Space
 from what_next.data.splits import advised
-from what_next.data.training_part import numbers_at, same_catalogue, scaled_space
+from what_next.data.training_part import known_events, numbers_at, same_catalogue, scaled_space
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, some
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
-from what_next.rewards import population_sigma
+from what_next.rewards import Logged, population_sigma
 from what_next.settings import Setup
 from what_next.training.artefacts import read_models, to_resume
 from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax
@@ -83,6 +83,23 @@ class State:
                 f"{algorithm.name} proposes points in their space; set algorithm to one that needs none, such as "
                 f"next_item, or import the data with --attributes or an item table (--items){learned}"
             )
+
+    @cached_property
+    def monitored(self) -> str:
+        """What is measured on the validation users: the setting `monitor`, or the first monitor of the algorithm that the
+        log can be measured by."""
+        measures = self.setup.algorithm.monitors
+        return self.setup.monitor or next((one for one in measures if one != "dcg@10" or self._rewarded()), measures[0])
+
+    def _rewarded(self) -> bool:
+        """Whether the log's rewards count for the algorithm, differ among the training events, and bring something."""
+        reward = self.setup.reward
+        if not any(isinstance(term, Logged) for term in reward.terms) or not self.dataset.users:
+            return False
+        rewards = reward.logged.of_events(self.dataset)
+        parts = [rewards[some] for some in known_events(self.dataset, self.split.known)]
+        lowest, highest = min(one.min(initial=np.inf) for one in parts), max(one.max(initial=-np.inf) for one in parts)
+        return bool(lowest < highest and sum(one.sum(dtype=np.float64) for one in parts) > 0)
 
     @cached_property
     def box(self) -> Box:

@@ -120,6 +120,10 @@ class LossContext(Generic[Steps]):
         return torch.from_numpy(drawn).to(steps.device)
 
 
+REWARDED = ("dcg@10", "ndcg@10", "hr@10")
+"""`Algorithm.monitors` of those whose losses read rewards."""
+
+
 class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """An algorithm: its hyper-parameters, its networks, which of them each loss updates, and the losses.
 
@@ -148,8 +152,9 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
     """Its critic foresees the reward of the step alone, and no later one."""
     least_events: ClassVar[int] = 2
     """The fewest events of a history that teach anything."""
-    monitors: ClassVar[tuple[str, ...]] = ("ndcg@10", "hr@10")
-    """What may be measured on the validation users (`ndcg@10`, `hr@10`, `spread`); the first by default."""
+    monitors: ClassVar[tuple[str, ...]] = ("ndcg@10", "hr@10", "dcg@10")
+    """What may be measured on the validation users (`spread`, too); by default the first that the log can be measured
+    by: `dcg@10`, whose gain is what the log says that the item brought, needs rewards that differ."""
     encoders: ClassVar[tuple[str, ...]] = ()
     """The only names of `model` that it knows; none: any."""
     ignores: ClassVar[frozenset[str]] = frozenset()
@@ -196,6 +201,11 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
     def draws_points(self) -> bool:
         """Whether it explores by points that it draws; the best items are taken for each. Else it draws items."""
         return False
+
+    @property
+    def unready(self) -> int:
+        """For so many steps its losses leave out what it is about; no model is kept for the best before: `warm_up`."""
+        return int(getattr(self, "warm_up", 0))
 
     @property
     def polyak(self) -> float:

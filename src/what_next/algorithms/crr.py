@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search, Updates, largest
+from what_next.algorithms.base import REWARDED, Algorithm, LossContext, Search, Updates, largest
 from what_next.losses.rl import advantage_weights, td_loss, td_target
 from what_next.types import Transitions
 
@@ -21,6 +21,7 @@ class Crr(Algorithm):
     """
 
     name: Literal["crr"] = "crr"
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"beta": (0.5, 20.0), "discount": (0.0, 0.9)}
     form: Literal["exp", "binary"] = Field(default="exp", description="weight: exp(advantage / beta), or 1 where > 0")

@@ -10,7 +10,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import Algorithm, Candidates, LossContext, Networks, Points, Rng, Search, States, Updates
+from what_next.algorithms.base import (
+    REWARDED,
+    Algorithm,
+    Candidates,
+    LossContext,
+    Networks,
+    Points,
+    Rng,
+    Search,
+    States,
+    Updates,
+)
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import PairValue, Point
 from what_next.models.item_space import ItemSpace
@@ -38,6 +49,7 @@ class Ddpg(Algorithm):
     """
 
     name: Literal["ddpg"] = "ddpg"
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "candidates": (1, 100), "discount": (0.0, 0.9)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target actor and critic follow after a step")
     candidates: int = Field(default=10, ge=1, description="nearest items that the critic orders; 1: by distance alone")

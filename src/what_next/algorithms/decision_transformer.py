@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Search
+from what_next.algorithms.base import REWARDED, Search
 from what_next.algorithms.next_item import NextItem
 from what_next.types import Events
 
@@ -31,6 +31,7 @@ class DecisionTransformer(NextItem):
     """
 
     name: Literal["decision_transformer"] = "decision_transformer"  # type: ignore[assignment]
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     search: ClassVar[Search] = {"desired": (0.5, 1.0)}
     desired: float = Field(default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of all")
     preset: ClassVar[Mapping[str, object]] = {"model": "transformer"}

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, Search, States, Updates
+from what_next.algorithms.base import REWARDED, Algorithm, LossContext, Networks, Points, Rng, Search, States, Updates
 from what_next.losses.rl import td_loss, td_target
 from what_next.types import Transitions
 
@@ -21,6 +21,7 @@ class Dqn(Algorithm):
     """
 
     name: Literal["dqn"] = "dqn"
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.0, 0.9)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
     replays: ClassVar[bool] = True

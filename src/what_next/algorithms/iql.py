@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search, Updates, largest
+from what_next.algorithms.base import REWARDED, Algorithm, LossContext, Search, Updates, largest
 from what_next.losses.rl import advantage_weights, expectile_loss, td_loss, td_target
 from what_next.types import Transitions
 
@@ -22,6 +22,7 @@ class Iql(Algorithm):
     """
 
     name: Literal["iql"] = "iql"
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"expectile": (0.5, 0.9), "beta": (0.1, 3.0), "discount": (0.0, 0.9)}
     expectile: float = Field(default=0.7, gt=0, lt=1, description="of item values that a state's is; 0.5: their mean")

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, States, Updates
+from what_next.algorithms.base import REWARDED, Algorithm, LossContext, Networks, Points, Rng, States, Updates
 from what_next.errors import SetupError
 from what_next.losses.rl import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
@@ -58,6 +58,7 @@ class OnPolicy(Algorithm):
     entropy: float = Field(default=0.0, ge=0, description="weight of the policy's entropy")
     click_weight: float = Field(default=0.0, ge=0, description="of the loss of clicks, on which the policy then builds")
     value_weight: float = Field(default=0.5, gt=0, description="weight of the value's loss")
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     source: ClassVar[str] = "world"
     updates: ClassVar[Updates] = {
         "actor": ("encoder", "actor"),

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, Search, States, Updates
+from what_next.algorithms.base import REWARDED, Algorithm, LossContext, Networks, Points, Rng, Search, States, Updates
 from what_next.algorithms.on_policy import vectors_of
 from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
@@ -30,6 +30,7 @@ class Sac(Algorithm):
     """
 
     name: Literal["sac"] = "sac"
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "entropy": (-2.0, -0.5), "discount": (0.5, 0.99)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
     entropy: float = Field(default=-1.0, description="of the policy, in nats for each entry of a point")

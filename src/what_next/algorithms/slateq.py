@@ -9,7 +9,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from what_next.algorithms.base import Algorithm, Candidates, LossContext, Networks, Points, Rng, Search, States, Updates
+from what_next.algorithms.base import (
+    REWARDED,
+    Algorithm,
+    Candidates,
+    LossContext,
+    Networks,
+    Points,
+    Rng,
+    Search,
+    States,
+    Updates,
+)
 from what_next.losses.rl import mean, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
@@ -39,6 +50,7 @@ class Slateq(Algorithm):
     """
 
     name: Literal["slateq"] = "slateq"
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.5, 0.99)}
     tau: float = Field(default=0.01, gt=0, le=1, description="how far the target networks follow after a step")
     candidates: int = Field(default=1000, ge=1, description="items that may be taken, those that are likeliest chosen")

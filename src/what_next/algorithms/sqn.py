@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
+from what_next.algorithms.base import REWARDED, Algorithm, LossContext, Search, Updates
 from what_next.algorithms.dqn import double_q_target
 from what_next.losses.rl import td_loss
 from what_next.types import Transitions
@@ -21,6 +21,7 @@ class Sqn(Algorithm):
     """
 
     name: Literal["sqn"] = "sqn"
+    monitors: ClassVar[tuple[str, ...]] = REWARDED
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")

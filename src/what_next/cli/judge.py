@@ -175,9 +175,9 @@ def tune(
     from what_next.experiments.tuning import PRUNERS
     from what_next.experiments.tuning import tune as tune_setup
     from what_next.settings import listed
+    from what_next.state import State
 
     settings, took = setup_of(setup, overrides, "train=no"), list[float]()
-    metric = settings.monitored
 
     def progress(trial: "Trial", best: "Trial") -> None:
         took.append(trial.seconds)
@@ -188,9 +188,11 @@ def tune(
 
     if prune not in (None, *PRUNERS):
         raise SetupError(f"--prune {prune}: allowed: {listed(PRUNERS, 'or')}")
+    state = State.from_setup(settings)
+    metric = state.monitored
     note(f"{counted(trials, 'trial')} by {metric} on the validation users")
     place = study if study is None or is_shared(study) else Path(study)
-    found = tune_setup(settings, trials, seconds=seconds, study=place, prune=prune, tell=progress)
+    found = tune_setup(settings, trials, state=state, seconds=seconds, study=place, prune=prune, tell=progress)
     if as_json:
         emit(found.as_json())
     elif found.best:

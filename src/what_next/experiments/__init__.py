@@ -13,4 +13,4 @@ def by_windows(setup: Setup) -> bool:
     So is the founding algorithm, which learns nothing of what came next, where users are set aside whole or events
     after a moment.
     """
-    return setup.monitored == "spread" and setup.split.name != "leave_last_out"
+    return setup.algorithm.monitors[0] == "spread" and setup.split.name != "leave_last_out"

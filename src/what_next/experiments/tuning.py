@@ -135,7 +135,8 @@ def tune(
         raise SetupError("trials are pruned by validation during training, and patience is none; set patience=2")
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
     state = state or State.from_setup(setup)
-    kept = open_study(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
+    by = {"monitor": state.monitored} if state.monitored == "dcg@10" else {}  # which earlier versions had not
+    kept = open_study(path, {**_fixed(setup), **by, "seconds": seconds, "split": state.split.hash})
     place, stopped = shown(path), False
     while len(judged := _judged(kept)) < trials and not stopped:
         if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
@@ -146,10 +147,10 @@ def tune(
         number = _try(kept, setup, state, seconds, most, pruned=prune is not None)
         stopped = number is None
         if not stopped:
-            found = Tuned(place, setup.monitored, tuple(_judged(kept)), False)
+            found = Tuned(place, state.monitored, tuple(_judged(kept)), False)
             if found.best is not None and len(found.trials) > len(judged):
                 tell(found.trials[-1], found.best)
-    return Tuned(place, setup.monitored, tuple(_judged(kept)), stopped)
+    return Tuned(place, state.monitored, tuple(_judged(kept)), stopped)
 
 
 def search_space(setup: Setup, state: State | None = None) -> "dict[str, BaseDistribution]":
@@ -330,7 +331,7 @@ class _Watched(Environment):
         found = super().validate()
         if self.agent.steps > self.told and found:
             self.told, self.times = self.agent.steps, self.times + 1
-            self.trial.report(found[self.setup.monitored], self.times)
+            self.trial.report(found[self.state.monitored], self.times)
             if self.trial.should_prune():
                 raise optuna.TrialPruned
         return found
@@ -355,9 +356,9 @@ def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | No
     if report.stopped:
         return None
     for name, value in (report.valid or {}).items():
-        if name.startswith(setup.monitored):
+        if name.startswith(state.monitored):
             return value
-    if (people := len(state.split.validation)) and setup.monitored == "spread":
+    if (people := len(state.split.validation)) and state.monitored == "spread":
         why = (
             f"none of the {people:,} validation users has {setup.reward.spread.window} events, the length of a window; "
             "lower reward.spread.window"

@@ -85,7 +85,7 @@ class Settings(TypedDict, total=False):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
     compile: bool
-    monitor: Literal["ndcg@10", "hr@10", "spread"] | None
+    monitor: Literal["ndcg@10", "hr@10", "dcg@10", "spread"] | None
     patience: int | None
     stop_on_alarm: bool
     save_every: int | None

@@ -218,8 +218,10 @@ class Setup(Group):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """of matrix products in training; auto: bf16 where this processor multiplies it faster"""
     compile: bool = Field(default=False, description="whether the encoder goes through torch.compile")
-    monitor: Literal["ndcg@10", "hr@10", "spread"] | None = None
-    """measured on the validation users at each save; none: ndcg@10, or spread for whatnext"""
+    monitor: Literal["ndcg@10", "hr@10", "dcg@10", "spread"] | None = None
+    """measured on the validation users at each save; none: spread for whatnext; dcg@10, whose gain is the log's reward,
+    for an algorithm that learns from rewards where those of the log differ and bring something (mean above 0); else
+    ndcg@10"""
     patience: int | None = Field(default=None, gt=0)
     """after so many saves without a better monitor the learning rate is halved, at the fourth time the run ends, and
     the best model is kept; none: it goes on to the end of epochs, passes or seconds"""
@@ -333,11 +335,6 @@ class Setup(Group):
             )
             for place in range(self.ensemble)
         )
-
-    @property
-    def monitored(self) -> str:
-        """What is measured on the validation users."""
-        return self.monitor or self.algorithm.monitors[0]
 
     def skips(self, space: Space) -> bool:
         """Whether the encoder adds a map of the last item, given the training events."""

@@ -17,7 +17,7 @@ from what_next.settings import Setup
 from what_next.training.step import Step
 from what_next.types import Batch, Factors, History, Proposal
 
-MEASURED = ("ndcg@10", "hr@10", "spread")
+MEASURED = ("ndcg@10", "hr@10", "dcg@10", "spread")
 """What `training.validation` measures."""
 
 
@@ -71,10 +71,10 @@ class Learner(ABC):
                 f"the setting 'model_critic_path' is missing, and the algorithm {algorithm.name} has networks that are "
                 f"saved there ({', '.join(others)}); allowed: a path"
             )
-        if self.setup.monitored not in MEASURED:
+        if unknown := [one for one in algorithm.monitors if one not in MEASURED]:
             raise SetupError(
-                f"the algorithm {algorithm.name}: monitors has {self.setup.monitored!r}, which nothing measures; there "
-                f"are {', '.join(MEASURED)}"
+                f"the algorithm {algorithm.name}: monitors has {unknown[0]!r}, which nothing measures; there are "
+                f"{', '.join(MEASURED)}"
             )
 
     def window(self, history: History) -> History:

@@ -102,7 +102,7 @@ class Monitor:
     Attributes:
         agent: what learns; `rng`: all random numbers of the run; `run`: its id.
         validate: measures the agent on the validation users; `weigh`: the last word on the trained agent, which says
-            whether it changed anything.
+            whether it changed anything; `monitored`: by which of what was measured the best model is chosen.
         made_on: what the model's file and its card say of the data: their name, how much they hold (`counts`), the hash
             of their `split`, the checksum of their `events`, and what they decided (`fitted`).
         horizon: histories of the whole run; `save_every`: those between two saves.
@@ -119,6 +119,7 @@ class Monitor:
     run: str
     validate: Callable[[], dict[str, float]]
     weigh: Callable[[], bool]
+    monitored: str
     made_on: dict[str, Any]
     horizon: int
     save_every: int
@@ -168,8 +169,10 @@ class Monitor:
         self.over = self.concluded = progress is not None and progress.ended
 
     def _score(self, valid: Mapping[str, float]) -> float:
-        """The monitor's value."""
-        return next((value for name, value in valid.items() if name.startswith(self.setup.monitored)), -np.inf)
+        """The monitor's value; that of an algorithm in its warm-up is none."""
+        if self.agent.steps < self.setup.algorithm.unready:
+            return -np.inf
+        return next((value for name, value in valid.items() if name.startswith(self.monitored)), -np.inf)
 
     def record(self, step: Step) -> None:
         """One more step was taken."""

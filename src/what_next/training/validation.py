@@ -1,6 +1,7 @@
 """How good a policy is on the validation users, whose targets training never saw."""
 
 import numpy as np
+from jaxtyping import Float32
 
 from what_next.data import Dataset, Split
 from what_next.data.space import Space
@@ -37,10 +38,12 @@ def next_items(
     seen: bool = False,
     most: int = MOST,
     ranks: Ranks = ALONE,
+    earned: Float32[np.ndarray, "events"] | None = None,
 ) -> dict[str, float]:
     """HR@10 and NDCG@10 of what came next, among items of the history too where `seen`. Empty: nobody is judged.
 
-    Of so many users at `most`. Each of several processes (`ranks`) measures its share of them.
+    Of so many users at `most`. Each of several processes (`ranks`) measures its share of them. With what each event of
+    the log `earned`, also DCG@10: the gain of what came next is what it earned (Jarvelin and Kekalainen 2002).
     """
     targets = some_targets(dataset, split, seed, most)
     if not len(targets):
@@ -48,7 +51,12 @@ def next_items(
     rows = ranks.share(len(targets))
     found = rank(policy, targets.of_rows(rows), histories, seen=seen)
     ndcg, hr = ranks.by_row(rows, found.ndcg, found.hr, count=len(targets))
-    return {"ndcg@10": float(ndcg.mean()), "hr@10": float(hr.mean()), "users": float(len(targets))}
+    gain = (
+        {}
+        if earned is None
+        else {"dcg@10": float((ndcg * earned[dataset.offsets[targets.users] + targets.before]).mean())}
+    )
+    return {"ndcg@10": float(ndcg.mean()), "hr@10": float(hr.mean()), **gain, "users": float(len(targets))}
 
 
 def some_targets(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:

@@ -1,0 +1,89 @@
+"""What the best model is chosen by: accuracy, or what the log says that it would have earned."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from what_next import Agent, Dataset, Environment, LearnedPolicy, State
+from what_next.training.artefacts import read_manifest
+from what_next.types import Greedy, Permitted, Request
+
+from .conftest import SetupOf, listening
+
+
+def with_rewards(rewards: object) -> Dataset:
+    log, items = listening()
+    return Dataset.from_frame(log.with_columns(pl.Series("reward", np.broadcast_to(rewards, len(log)))), items)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rewards", "changes", "monitored"),
+    [
+        ("crr", np.arange(2400) % 2, {}, "dcg@10"),
+        ("next_item", np.arange(2400) % 2, {}, "ndcg@10"),
+        ("next_item", np.arange(2400) % 2, {"monitor": "dcg@10"}, "dcg@10"),
+        ("crr", np.arange(2400) % 2, {"monitor": "hr@10"}, "hr@10"),
+        ("crr", 3.0, {}, "ndcg@10"),  # they do not differ
+        ("crr", -(np.arange(2400) % 2), {}, "ndcg@10"),  # none is worth having
+        ("crr", np.arange(2400) % 2, {"reward": {"diversity": {"weight": 1.0}}}, "ndcg@10"),  # they do not count
+        ("whatnext", np.arange(2400) % 2, {}, "spread"),
+    ],
+)
+def test_what_is_learned_decides_what_is_measured(
+    algorithm: str, rewards: object, changes: dict[str, Any], monitored: str, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    assert State(with_rewards(rewards), setup_of(tmp_path, algorithm=algorithm, **changes)).monitored == monitored
+
+
+def test_words_earn_what_the_setup_says(setup_of: SetupOf, tmp_path: Path) -> None:
+    log, items = listening()
+    log = log.drop("reward").with_columns(event=pl.Series(np.where(np.arange(len(log)) % 3, "play", "skip")))
+    state = State(
+        Dataset.from_frame(log, items),
+        setup_of(tmp_path, algorithm="dqn", reward={"logged": {"play": 1.0, "skip": -1.0}}),
+    )
+    assert state.monitored == "dcg@10"
+
+
+def test_the_gain_of_a_hit_is_its_reward_less_by_its_place(setup_of: SetupOf, tmp_path: Path) -> None:
+    setup = setup_of(tmp_path, algorithm="crr", window=None, dim=8)
+    state = State(with_rewards(np.arange(2400) % 7 - 2.0), setup)
+    agent = Agent(setup, state.space).wake_agent().eval()
+    gains = []
+    for user in state.split.validation:
+        last = state.split.targets("validation")[1][user] - 1
+        event = state.dataset.offsets[user] + last
+        history = state.histories(np.array([user]), np.zeros(1, np.int64), np.array([last]))
+        policy, without = LearnedPolicy(agent, state), Permitted.of(without=history.items)
+        slate = policy.act(policy.states(history), Request(10, Greedy(), without), np.random.default_rng(0)).items[0]
+        place = np.flatnonzero(slate == state.dataset.items[event])
+        gains.append(float(state.dataset.rewards[event] / np.log2(place[0] + 2)) if len(place) else 0.0)
+    found = Environment(agent, state, setup).validate()
+    assert found["dcg@10"] == pytest.approx(np.mean(gains), abs=1e-6)
+    assert np.count_nonzero(gains) > 3
+
+
+class Told(Environment):
+    """The validation users say what they are told to say."""
+
+    says = (0.9, 0.8, 0.1, 0.3, 0.2)
+
+    def validate(self) -> dict[str, float]:
+        self.says, value = self.says[1:], self.says[0]
+        return {"dcg@10": value}
+
+
+@pytest.mark.parametrize(("warm_up", "kept"), [(0, 60), (9, 240)])
+def test_a_model_from_the_warm_up_is_not_the_one_that_is_kept(
+    warm_up: int, kept: int, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    setup = setup_of(
+        tmp_path, algorithm={"name": "sac_rec", "warm_up": warm_up}, window=None, max_length=40, batch_size=15,
+        save_every=60, passes=5, patience=9, linear="no",
+    )  # fmt: skip
+    state = State(dataset, setup)
+    Told(Agent(setup, state.space), state, setup, quiet=True).run_sim()
+    assert read_manifest(setup.model_agent_path).histories == kept
