@@ -86,8 +86,8 @@ class State:
 
     @cached_property
     def monitored(self) -> str:
-        """What is measured on the validation users: the setting `monitor`, or the first monitor of the algorithm that the
-        log can be measured by."""
+        """What is measured on the validation users: the setting `monitor`, or the first of the algorithm's `monitors`
+        that the log can be measured by."""
         measures = self.setup.algorithm.monitors
         return self.setup.monitor or next((one for one in measures if one != "dcg@10" or self._rewarded()), measures[0])
 
