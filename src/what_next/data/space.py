@@ -19,6 +19,7 @@ class Space:
         typical: the mean spread (sigma) of the training users, in standard deviations.
         event_names: the numbers that are known of an event besides its item: `reward` first where the log has one.
         counts: training events of each item; None in a space that comes from a model file.
+        cold: share of what the validation users are to be told that has no training event; 0 in a space of a model file.
         events_per_user: mean training events of those users that have two or more; 0 in a space of a model file.
         event_center, event_scale: mean and standard deviation of each over the training events.
     """
@@ -32,6 +33,7 @@ class Space:
     event_scale: Float32[np.ndarray, "numbers"]
     counts: Int32[np.ndarray, "items"] | None = None
     events_per_user: float = 0.0
+    cold: float = 0.0
 
     @property
     def events(self) -> int:
@@ -49,4 +51,6 @@ class Space:
 
     def measured(self, space: "Space") -> "Space":
         """This space with what another one has counted in its training part; no model file holds that."""
-        return replace(self, seen=space.seen, counts=space.counts, events_per_user=space.events_per_user)
+        return replace(
+            self, seen=space.seen, counts=space.counts, events_per_user=space.events_per_user, cold=space.cold
+        )

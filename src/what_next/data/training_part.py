@@ -36,7 +36,16 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
         event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
         counts=counts,
         events_per_user=float(capped(taught).mean()) if len(taught := split.known[split.known >= 2]) else 0.0,
+        cold=_cold(dataset, split, counts),
     )
+
+
+def _cold(dataset: Dataset, split: Split, counts: Int32[np.ndarray, "items"]) -> float:
+    """The share of the validation users whose last event for validation is of an item without a training event."""
+    users, (since, until) = split.validation, split.targets("validation")
+    stop = (dataset.lengths if until is None else until)[users]
+    users, stop = users[stop > since[users]], stop[stop > since[users]]
+    return float((counts[dataset.items[dataset.offsets[users] + stop - 1]] == 0).mean()) if len(users) else 0.0
 
 
 def item_counts(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Int32[np.ndarray, "items"]:

@@ -3,6 +3,7 @@
 from what_next.settings.file import read_entries
 from what_next.settings.groups import (
     AFFORDABLE,
+    COLD,
     LARGE,
     RARE,
     SHARE,
@@ -20,6 +21,7 @@ from what_next.settings.setup import ALGORITHMS, Setup, known_encoders, known_re
 __all__ = [
     "AFFORDABLE",
     "ALGORITHMS",
+    "COLD",
     "HISTORY",
     "LARGE",
     "LEAST_TEMPERATURE",

@@ -21,6 +21,7 @@ from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
     LARGE,
+    COLD,
     RARE,
     REWARD_GROUP,
     SHORT,
@@ -351,6 +352,8 @@ class Setup(Group):
         """What item vectors are made of (`inputs.items`), given the catalogue's attributes and the log."""
         if self.inputs.items != "auto":
             return self.inputs.items
+        if space.catalogue.names and space.cold > COLD:
+            return "attributes"
         return "both" if space.catalogue.names and 0 < space.events_per_item <= RARE else "learned"
 
     @property

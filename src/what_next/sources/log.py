@@ -17,7 +17,7 @@ from what_next.errors import SetupError
 from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
-from what_next.settings import AFFORDABLE, LARGE, RARE, SHORT
+from what_next.settings import AFFORDABLE, COLD, LARGE, RARE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
 from what_next.training import validation
@@ -179,6 +179,11 @@ class LogSource(Source):
             yield (
                 f"item_dropout {share:g}: training users have {mean:.1f} events on average, at most {SHORT}, so that "
                 "much rests on single items, and some are read as unknown; `item_dropout` sets another"
+            )
+        if setup.inputs.items == "auto" and setup.item_inputs(space) == "attributes":
+            yield (
+                f"inputs.items attributes: {space.cold:.0%} of what validation users are to be told has no training "
+                f"event, more than {COLD:.0%}; `inputs.items` sets another"
             )
         if setup.inputs.items == "auto" and setup.item_inputs(space) == "both":
             yield (
