@@ -117,6 +117,25 @@ def test_attributes_are_read_where_items_are_rare(
     assert len(wn.load(made.model_agent_path).recommend(history=["1", "2"], k=3).items) == 3
 
 
+@pytest.mark.parametrize(("new", "made_of"), [(0.4, "learned"), (0.6, "attributes")])
+def test_attributes_alone_are_read_where_most_of_what_is_to_be_told_is_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], new: float, made_of: str
+) -> None:
+    """Twenty songs that everybody hears; then a song of their own, which some of them had before."""
+    rows = [(user, item, step) for user in range(20) for step, item in enumerate(range(20))]
+    rows += [(user, 20 + user if user < 20 * new else user, 20) for user in range(20)]
+    rows += [(user, 0, 21) for user in range(20)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(40), "tempo": np.random.default_rng(0).normal(size=40)})
+    made = setup(tmp_path, Path("-"), "skip=no")
+    state = wn.State(wn.Dataset.from_frame(log, items, name="new"), made)
+    assert state.space.cold == pytest.approx(new)
+    Environment(wn.Agent(made, state.space), state, made).run_sim()
+    assert ("encoder.items.learned" not in read_models(made.model_agent_path).tensors) is (made_of == "attributes")
+    said = f"inputs.items attributes: {new:.0%} of what validation users are to be told" in capsys.readouterr().err
+    assert said is (made_of == "attributes")
+
+
 @pytest.mark.parametrize(("again", "said"), [(True, True), (False, False)])
 def test_where_people_repeat_themselves_it_is_said_that_repeats_are_not_judged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], again: bool, said: bool

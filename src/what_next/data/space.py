@@ -19,7 +19,7 @@ class Space:
         typical: the mean spread (sigma) of the training users, in standard deviations.
         event_names: the numbers that are known of an event besides its item: `reward` first where the log has one.
         counts: training events of each item; None in a space that comes from a model file.
-        cold: share of what the validation users are to be told that has no training event; 0 in a space of a model file.
+        cold: share of the validation targets whose item has no training event; 0 in a space of a model file.
         events_per_user: mean training events of those users that have two or more; 0 in a space of a model file.
         event_center, event_scale: mean and standard deviation of each over the training events.
     """

@@ -20,8 +20,8 @@ from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
-    LARGE,
     COLD,
+    LARGE,
     RARE,
     REWARD_GROUP,
     SHORT,
