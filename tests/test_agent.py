@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from what_next import Agent, Dataset, Environment, State
 from what_next.algorithms import WhatNext
+from what_next.algorithms.whatnext import BOLD
 from what_next.errors import SetupError, TrainingError
-from what_next.rewards.spread import spread_of
+from what_next.rewards.spread import spread_of, spread_reward
 from what_next.sources import BanditSource
 from what_next.types import BanditSteps, Batch, History, Product
 
@@ -123,6 +124,31 @@ class TestFactors:
         assert len(prototypes) == len(ahead) == WhatNext().prototypes
         grown = [spread_of(torch.cat([vectors, prototype[None]])) for prototype in prototypes]
         np.testing.assert_allclose(ahead[:, 0], grown, rtol=1e-4)
+
+    def test_values_and_policy_begin_as_for_the_typical_user(
+        self, learner: Agent, trained: Trained, history: History
+    ) -> None:
+        space = trained.state.space
+        for net in learner.nets.values():
+            for weight in net.head.value[-1].parameters():
+                nn.init.zeros_(weight)
+        samples, typical = learner.learner.samples(history.items), torch.full((4,), space.typical)
+        selected = torch.from_numpy(space.catalogue.vectors[history.items])[:, :, None]
+        reward, usable = spread_reward(samples, samples.with_item(selected), typical)
+        values = critic_values(learner, trained.state, history, history.items)
+        expected = reward[..., 0] * samples.count
+        torch.testing.assert_close(values[usable], expected[usable].float(), rtol=1e-3, atol=1e-4)
+        heard, prototypes = selected[2, : STEP + 1, 0], learner.nets["actor"].prototypes
+        off = [abs(spread_of(torch.cat([heard, one[None]])) - space.typical) for one in prototypes]
+        nearer = (abs(spread_of(heard) - space.typical) - np.array(off)) * (STEP + 1) / space.typical
+        logits = actor_logits(learner, trained.state, history, history.items)[2, STEP]
+        np.testing.assert_allclose(logits, nearer * BOLD, rtol=1e-2, atol=1e-2)
+
+    def test_values_of_another_form_begin_from_nothing(
+        self, trained: Trained, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        agent = Agent(setup_of(tmp_path, reward={"spread": {"form": "change"}}), trained.state.space).wake_agent()
+        assert [float(net.head.prior) for net in agent.nets.values()] == [0, 0]
 
     def test_the_label_is_not_read(self, agent: Agent, history: History) -> None:
         before, after = agent.factorize(history), agent.factorize(replace(history, sigma=history.sigma * 3))

@@ -1,5 +1,6 @@
 """The founding algorithm."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,6 +16,10 @@ from what_next.models.actor_critic import Sizes
 from what_next.rewards.spread import LEAST_EVENTS
 from what_next.types import BanditSteps
 
+BOLD = 10.0
+"""Log-odds of the policy at first, for each unit of the critic's prior: it prefers what suits the typical user, and is
+unsure enough to learn otherwise (at 30 it is not, where the typical user misleads)."""
+
 
 class WhatNext(Algorithm):
     """An LSTM actor proposes a point in attribute space and ascends an LSTM critic, which learns the reward.
@@ -27,13 +32,16 @@ class WhatNext(Algorithm):
     policy, exactly, over all prototypes (the all-action gradient: Allen et al. 2017, arXiv 1709.00503, equation 4),
     with a bonus for entropy so that no prototype is given up early.
 
+    What an item would do to the typical user's spread is known beforehand. With a log, values and policy begin with
+    that, and the networks learn what differs (residual policy learning: Silver et al. 2018, arXiv 1812.06298).
+
     In a world the reward is the world's own, and what followed an item is there. So the critic learns, from the replay
     of play, the reward and its value of the next step, expected under the policy of now in the same way (expected
     Sarsa: Sutton and Barto 2018, equation 6.9); with `discount, 0` the reward alone.
     """
 
     name: Literal["whatnext"] = "whatnext"
-    prototypes: int = Field(default=32, gt=1, description="number of points that the actor chooses from")
+    prototypes: int = Field(default=64, gt=1, description="number of points that the actor chooses from")
     entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy (nats) in the actor's loss")
     random_items: int = Field(default=32, ge=0, description="random items, per history, that the critic also learns")
     tau: float = Field(default=0.02, gt=0, le=1, description="in a world: how far the target critic follows each step")
@@ -60,7 +68,8 @@ class WhatNext(Algorithm):
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """An actor with its prototypes, and a critic."""
         prototypes = torch.from_numpy(vectors[spread_out(vectors, self.prototypes, rng)])
-        return {"actor": AgentModel(sizes, prototypes), "critic": CriticModel(sizes)}
+        bold = replace(sizes, prior=sizes.prior * BOLD)
+        return {"actor": AgentModel(bold, prototypes), "critic": CriticModel(sizes)}
 
     def losses(self, context: LossContext[BanditSteps]) -> dict[str, Tensor]:  # type: ignore[override]
         """The actor's: minus the expected value of its policy; the critic's: squared error of its estimates."""

@@ -16,6 +16,7 @@ class Sizes:
         factors: of what is read of an event; `points`: of the attribute space; `prospects`: of what a point would do.
         dim: of the LSTM's state; `layers`: how many; `dropout`: share dropped between and after them.
         acts: the network learns by acting in a world.
+        prior: what a point is worth at first, for each unit that it brings the sample nearer to the typical spread.
     """
 
     factors: int
@@ -25,6 +26,7 @@ class Sizes:
     layers: int = 1
     dropout: float = 0.0
     acts: bool = False
+    prior: float = 0.0
 
 
 class Encoder(nn.Module):
@@ -44,10 +46,16 @@ class Encoder(nn.Module):
 
 
 class PointHead(nn.Module):
-    """One number for a point in attribute space, given the state of a history and the point's prospects in it."""
+    """One number for a point in attribute space, given the state of a history and the point's prospects in it.
+
+    It begins as `Sizes.prior` says by the last two prospects (see `rewards.spread.prospects`); the rest is learned.
+    """
+
+    prior: Tensor
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
+        self.register_buffer("prior", torch.tensor(sizes.prior))
         self.state = nn.Linear(sizes.dim, sizes.dim)
         self.point = nn.Linear(sizes.points + sizes.prospects, sizes.dim, bias=False)
         self.value = nn.Sequential(nn.ReLU(), nn.Linear(sizes.dim, sizes.dim), nn.ReLU(), nn.Linear(sizes.dim, 1))
@@ -61,8 +69,9 @@ class PointHead(nn.Module):
         """The numbers of several points for each state; points that are the same everywhere need not be repeated."""
         points = points.expand(*prospects.shape[:-1], -1)
         joined = self.state(state).unsqueeze(-2) + self.point(torch.cat([points, prospects], -1))
-        values: Tensor = self.value(joined)
-        return values.squeeze(-1)
+        nearer = prospects[..., -1].abs() - prospects[..., -2].abs()
+        values: Tensor = self.value(joined).squeeze(-1) + self.prior * nearer
+        return values
 
 
 class AgentModel(nn.Module):

@@ -175,6 +175,8 @@ def prospects(
 ) -> Float[Tensor, "*grid prospects"]:
     """What an item would do to the sample, as the networks read it: inputs, so the user's own sigma is not in them.
 
+    The last two tell how far from the typical sigma the sample is with the item, and without.
+
     Args:
         spread: of the sample; `with_item`: of the sample with the item.
         count: events in the sample; differences are scaled by it, as the learning target is.

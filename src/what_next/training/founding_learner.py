@@ -14,7 +14,7 @@ from what_next.models import AgentModel, CriticModel
 from what_next.models.actor_critic import Sizes
 from what_next.models.item_space import ItemSpace
 from what_next.rewards import Samples, prospects
-from what_next.rewards.spread import PROSPECTS, learning_target
+from what_next.rewards.spread import PROSPECTS, SMALLEST_SIGMA, learning_target
 from what_next.training.learner import Learner, mean
 from what_next.types import BanditSteps, Batch, Factors, History, Proposal, Score
 
@@ -34,10 +34,12 @@ class FoundingLearner(Learner):
     @property
     def sizes(self) -> Sizes:
         """The widths that the data and the setup ask for: an event is known by its vector, its numbers, and the sample
-        so far (mean vector, spread, one over the number of events)."""
-        points = len(self.space.catalogue.names)
+        so far (mean vector, spread, one over the number of events). With a log, values begin as the typical user's."""
+        setup, points, typical = self.setup, len(self.space.catalogue.names), self.space.typical
         factors = 2 * points + len(self.space.event_names) + 2
-        return Sizes(factors, points, PROSPECTS, self.setup.dim, self.setup.layers, self.setup.dropout)
+        towards = setup.reward.spread.form == "towards" and not setup.acts and typical > SMALLEST_SIGMA
+        prior = 1 / typical if towards else 0.0
+        return Sizes(factors, points, PROSPECTS, setup.dim, setup.layers, setup.dropout, prior=prior)
 
     def window(self, history: History) -> History:
         """The latest events: as many as the networks were trained on."""
