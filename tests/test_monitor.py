@@ -76,7 +76,7 @@ class Told(Environment):
         return {"dcg@10": value}
 
 
-@pytest.mark.parametrize(("warm_up", "kept"), [(0, 60), (9, 240)])
+@pytest.mark.parametrize(("warm_up", "kept"), [(0, 60), (9, 240), (99, 300)])
 def test_a_model_from_the_warm_up_is_not_the_one_that_is_kept(
     warm_up: int, kept: int, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
 ) -> None:

@@ -227,8 +227,7 @@ class TestOverwriting:
         assert "What next for user u1" in say("recommend", copied, "--user", "u1")[1]
         code, told, error = say("evaluate", copied, "--json")
         assert code == 0, error
-        assert "was trained by Sqn(" in error
-        assert "the setup says WhatNext(" in error
+        assert "was trained with sqn, and that counts; the setup says whatnext" in error
         assert "ndcg@10" in told
         assert "leave_last_out" in told  # the split that sqn brings along, and that it was trained on
 

@@ -232,8 +232,9 @@ class Monitor:
         self.kept = True
         valid = self.validate() if self.patience else {}
         score = self._score(valid)
-        # Nothing measured, or 0 as before (all targets may stand in the histories): the latest is as good as any.
-        if score > self.best or not valid or score == self.best == 0:
+        # Nothing measured, or nothing as before (in a warm-up, or where all targets stand in the histories): the latest
+        # is as good as any.
+        if score > self.best or not valid or score == self.best <= 0:
             self.best, self.best_at, self.worse, self.valid = score, self.saved, 0, valid
             self._save()
             return
