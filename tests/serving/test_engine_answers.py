@@ -208,7 +208,7 @@ def test_a_proposed_point_is_drawn_from_with_a_temperature(tmp_path: Path) -> No
 def test_context_stands_for_that_of_the_last_event(tmp_path: Path) -> None:
     with running(served(tmp_path, "whatnext")) as service:
         recommender = load(service.setup.model_agent_path)
-        context, history = {"time_of_day_sin": 50.0}, HISTORY[:1]  # one event has no spread that would go before
+        context, history = {"time_of_day_sin": -50.0}, HISTORY[:1]  # one event has no spread that would go before
         wanted = recommender.recommend(list(history), 5, context=context)
         found = ids(service.ask(history=history, k=5, context=context))
         assert found == [item.item_id for item in wanted.items]
