@@ -78,12 +78,13 @@ class Told(Environment):
 
 @pytest.mark.parametrize(("warm_up", "kept"), [(0, 60), (9, 240), (99, 300)])
 def test_a_model_from_the_warm_up_is_not_the_one_that_is_kept(
-    warm_up: int, kept: int, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    warm_up: int, kept: int, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup = setup_of(
         tmp_path, algorithm={"name": "sac_rec", "warm_up": warm_up}, window=None, max_length=40, batch_size=15,
         save_every=60, passes=5, patience=9, linear="no",
     )  # fmt: skip
     state = State(dataset, setup)
-    Told(Agent(setup, state.space), state, setup, quiet=True).run_sim()
+    Told(Agent(setup, state.space), state, setup).run_sim()
     assert read_manifest(setup.model_agent_path).histories == kept
+    assert "monitor dcg@10: sac_rec learns from rewards" in " ".join(capsys.readouterr().err.split())

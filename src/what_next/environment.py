@@ -419,7 +419,7 @@ class Environment:
             found = validation.spread(*judged, space=state.space, setup=self.setup)
         else:
             seed, seen = self.setup.split.seed, self.setup.evaluation.seen
-            earned = self.setup.reward.logged.of_events(state.dataset) if state.monitored == "dcg@10" else None
+            earned = state.logged if state.monitored == "dcg@10" else None
             found = validation.next_items(*judged, seed=seed, seen=seen, most=most, ranks=ranks, earned=earned)
         if was_training:
             agent.train()

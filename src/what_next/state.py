@@ -93,13 +93,17 @@ class State:
 
     def _rewarded(self) -> bool:
         """Whether the log's rewards count for the algorithm, differ among the training events, and bring something."""
-        reward = self.setup.reward
-        if not any(isinstance(term, Logged) for term in reward.terms) or not self.dataset.users:
-            return False
-        rewards = reward.logged.of_events(self.dataset)
-        parts = [rewards[some] for some in known_events(self.dataset, self.split.known)]
-        lowest, highest = min(one.min(initial=np.inf) for one in parts), max(one.max(initial=-np.inf) for one in parts)
-        return bool(lowest < highest and sum(one.sum(dtype=np.float64) for one in parts) > 0)
+        lowest, highest, total = np.inf, -np.inf, 0.0
+        if any(isinstance(term, Logged) for term in self.setup.reward.terms):
+            for part in (self.logged[some] for some in known_events(self.dataset, self.split.known)):
+                lowest, highest = min(lowest, part.min(initial=np.inf)), max(highest, part.max(initial=-np.inf))
+                total += part.sum(dtype=np.float64)
+        return lowest < highest and total > 0
+
+    @cached_property
+    def logged(self) -> Float32[np.ndarray, "events"]:
+        """What the log says that each event earned."""
+        return self.setup.reward.logged.of_events(self.dataset)
 
     @cached_property
     def box(self) -> Box:

@@ -180,6 +180,11 @@ class LogSource(Source):
                 f"item_dropout {share:g}: training users have {mean:.1f} events on average, at most {SHORT}, so that "
                 "much rests on single items, and some are read as unknown; `item_dropout` sets another"
             )
+        if setup.monitor is None and self.state.monitored == "dcg@10":
+            yield (
+                f"monitor dcg@10: {setup.algorithm.name} learns from rewards, and those of the log differ; `monitor, "
+                "ndcg@10` asks for accuracy alone"
+            )
         if setup.inputs.items == "auto" and setup.item_inputs(space) == "attributes":
             yield (
                 f"inputs.items attributes: {space.cold:.0%} of what validation users are to be told has no training "
