@@ -98,7 +98,7 @@ class State:
             for part in (self.logged[some] for some in known_events(self.dataset, self.split.known)):
                 lowest, highest = min(lowest, part.min(initial=np.inf)), max(highest, part.max(initial=-np.inf))
                 total += part.sum(dtype=np.float64)
-        return lowest < highest and total > 0
+        return bool(lowest < highest and total > 0)
 
     @cached_property
     def logged(self) -> Float32[np.ndarray, "events"]:
