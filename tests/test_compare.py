@@ -12,7 +12,7 @@ from what_next import Agent, Dataset, Environment, Setup, State
 from what_next.cli import main
 from what_next.errors import ModelError, SetupError
 from what_next.experiments import evaluate_next
-from what_next.experiments.compare import ShuffledSource, compare
+from what_next.experiments.compare import ShuffledSource, _entrants, compare
 from what_next.experiments.models import is_trained, of_seed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Evaluation, SplitSettings
@@ -128,6 +128,10 @@ class TestAblations:
         plain = compare({"plain": made("plain"), "other": made("a", "iql")}, seeds=[0]).result["policies"]["plain"]
         assert result["policies"]["a, critic off"] == plain
         assert result["policies"]["a, rewards shuffled"] != result["policies"]["a"]
+
+    def test_who_learns_from_shuffled_rewards_is_not_chosen_by_the_true_ones(self, made) -> None:
+        entrants = dict(_entrants({"a": made("a", "iql")}, ablations=True))
+        assert [one.state.monitored for one in entrants.values()] == ["dcg@10", "ndcg@10", "ndcg@10"]
 
     def test_each_is_beside_its_own_setup(self, made) -> None:
         result = compare({"a": made("a"), "b": made("b", "iql")}, seeds=[0], ablations=True).result

@@ -1,6 +1,7 @@
 """What the best model is chosen by: accuracy, or what the log says that it would have earned."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ import polars as pl
 import pytest
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State
+from what_next.experiments.tuning import _Watched
 from what_next.training.artefacts import read_manifest
+from what_next.training.weighing import _times
 from what_next.types import Greedy, Permitted, Request
 
-from .conftest import SetupOf, listening
+from .conftest import SetupOf, Trained, listening
 
 
 def with_rewards(rewards: object) -> Dataset:
@@ -29,6 +32,7 @@ def with_rewards(rewards: object) -> Dataset:
         ("crr", 3.0, {}, "ndcg@10"),  # they do not differ
         ("crr", -(np.arange(2400) % 2), {}, "ndcg@10"),  # none is worth having
         ("crr", np.arange(2400) % 2, {"reward": {"diversity": {"weight": 1.0}}}, "ndcg@10"),  # they do not count
+        ("crr", np.arange(2400) % 2, {"reward": {"logged": {"weight": -1.0}}}, "ndcg@10"),  # they are costs
         ("whatnext", np.arange(2400) % 2, {}, "spread"),
     ],
 )
@@ -70,10 +74,11 @@ class Told(Environment):
     """The validation users say what they are told to say."""
 
     says = (0.9, 0.8, 0.1, 0.3, 0.2)
+    measure = "dcg@10"
 
     def validate(self) -> dict[str, float]:
         self.says, value = self.says[1:], self.says[0]
-        return {"dcg@10": value}
+        return {self.measure: value}
 
 
 @pytest.mark.parametrize(("warm_up", "kept"), [(0, 60), (9, 240), (99, 300)])
@@ -88,3 +93,30 @@ def test_a_model_from_the_warm_up_is_not_the_one_that_is_kept(
     Told(Agent(setup, state.space), state, setup).run_sim()
     assert read_manifest(setup.model_agent_path).histories == kept
     assert "monitor dcg@10: sac_rec learns from rewards" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_that_goes_on_by_another_measure_keeps_its_best(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    changes = {"window": None, "max_length": 40, "batch_size": 15, "save_every": 60, "patience": 9, "linear": "no"}
+    for passes, monitor in ((1, "ndcg@10"), (5, None)):
+        setup = setup_of(tmp_path, algorithm="crr", passes=passes, monitor=monitor, **changes)
+        state = State(dataset, setup)
+        environment = Told(Agent(setup, state.space), state, setup, resume=monitor is None)
+        environment.says = Told.says if monitor is None else (0.5,)
+        environment.measure = setup.monitor or "dcg@10"
+        environment.run_sim()
+    assert read_manifest(setup.model_agent_path).histories == 60
+    assert read_manifest(setup.model_agent_path).metrics["valid"] == {"dcg@10": 0.9}
+
+
+@pytest.mark.parametrize(("factor", "value", "expected"), [(1.02, 0.5, 0.51), (1.02, -0.5, -0.49), (0.97, -1.0, -1.03)])
+def test_a_part_better_or_worse_of_a_measure_below_0(factor: float, value: float, expected: float) -> None:
+    assert _times(factor, value) == pytest.approx(expected)
+
+
+def test_a_trial_hears_of_the_spread_by_its_window(trained: Trained) -> None:
+    told: list[float] = []
+    environment = _Watched(Agent(trained.setup, trained.state.space).ready_agent(), trained.state, trained.setup)
+    environment.trial = SimpleNamespace(report=lambda value, _: told.append(value), should_prune=lambda: False)
+    assert told == [environment.validate()["spread@20"]]

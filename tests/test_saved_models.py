@@ -4,6 +4,7 @@
 the length, and `expected.json` what was recommended after three items.
 """
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -14,8 +15,13 @@ import torch
 from safetensors import safe_open
 
 import what_next as wn
+from what_next import Agent
 from what_next.environment import Environment
+from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
+from what_next.training.checkpoint import TARGET
+
+from .conftest import Trained
 
 SAVED = Path(__file__).parent / "saved"
 TWICE = {"whatnext": "epochs=64", "iql": "passes=4"}
@@ -77,6 +83,15 @@ def test_a_run_from_its_setup_writes_the_same_keys_and_tensors(folder: Path) -> 
         assert set(now.model_dump()) == set(manifest.model_dump()) == KEYS
         assert now.setup.keys() >= manifest.setup.keys()
         assert now.metrics.keys() >= manifest.metrics.keys()
+
+
+def test_target_networks_from_before_values_had_a_prior_are_read(trained: Trained) -> None:
+    agent = Agent(trained.setup, trained.state.space).ready_agent()
+    weights = {name: value + 1 for name, value in agent.nets["critic"].state_dict().items() if name != "head.prior"}
+    target = copy.deepcopy(agent.nets["critic"])
+    checkpoint._fill_target(agent, "critic", target, {f"{TARGET}.critic.{name}": one for name, one in weights.items()})
+    assert all(torch.equal(target.state_dict()[name], value) for name, value in weights.items())
+    assert target.head.prior == agent.nets["critic"].head.prior
 
 
 def test_slow_copies_are_saved_as_they_were() -> None:

@@ -132,8 +132,32 @@ def test_attributes_alone_are_read_where_most_of_what_is_to_be_told_is_new(
     assert state.space.cold == pytest.approx(new)
     Environment(wn.Agent(made, state.space), state, made).run_sim()
     assert ("encoder.items.learned" not in read_models(made.model_agent_path).tensors) is (made_of == "attributes")
-    said = f"inputs.items attributes: {new:.0%} of what validation users are to be told" in capsys.readouterr().err
+    said = f"inputs.items attributes: the items of {new:.0%} of the validation targets" in capsys.readouterr().err
     assert said is (made_of == "attributes")
+
+
+def test_who_comes_with_a_single_event_does_not_make_what_is_judged_new(tmp_path: Path) -> None:
+    rows = [(user, (user + step) % 10, step) for user in range(20) for step in range(20)]
+    rows += [(20 + user, 10 + user, 12) for user in range(60)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(70), "tempo": np.random.default_rng(0).normal(size=70)})
+    made = setup(tmp_path, Path("-"), "split=time", "split.quantile=0.8", "split.validation=0.5")
+    assert wn.State(wn.Dataset.from_frame(log, items, name="newcomers"), made).space.cold == 0
+
+
+def test_weights_made_of_attributes_are_trained_on_where_nothing_is_new_any_more(tmp_path: Path) -> None:
+    """The model stays what it was built as, whatever the log would decide now."""
+    items = pl.DataFrame({"item_id": range(40), "tempo": np.random.default_rng(0).normal(size=40)})
+    for name, first in (("cold", 20), ("warm", 0)):
+        rows = [(user, item, step) for user in range(20) for step, item in enumerate(range(20))]
+        rows += [(user, (first + user) % 40, 20) for user in range(20)] + [(user, 0, 21) for user in range(20)]
+        log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+        made = setup(tmp_path / name, Path("-"), "skip=no")
+        state = wn.State(wn.Dataset.from_frame(log, items, name=name), made)
+        assert (state.space.cold > 0.5) is (name == "cold")
+        origin = None if name == "cold" else tmp_path / "cold" / "agent.safetensors"
+        Environment(wn.Agent(made, state.space), state, made, origin=origin).run_sim()
+        assert "encoder.items.learned" not in read_models(made.model_agent_path).tensors
 
 
 @pytest.mark.parametrize(("again", "said"), [(True, True), (False, False)])

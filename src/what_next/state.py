@@ -94,7 +94,7 @@ class State:
     def _rewarded(self) -> bool:
         """Whether the log's rewards count for the algorithm, differ among the training events, and bring something."""
         lowest, highest, total = np.inf, -np.inf, 0.0
-        if any(isinstance(term, Logged) for term in self.setup.reward.terms):
+        if any(isinstance(term, Logged) and (term.weight or 0) > 0 for term in self.setup.reward.terms):
             for part in (self.logged[some] for some in known_events(self.dataset, self.split.known)):
                 lowest, highest = min(lowest, part.min(initial=np.inf)), max(highest, part.max(initial=-np.inf))
                 total += part.sum(dtype=np.float64)

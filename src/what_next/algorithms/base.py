@@ -205,7 +205,7 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
     @property
     def unready(self) -> int:
         """For so many steps its losses leave out what it is about; no model is kept for the best before: `warm_up`."""
-        return int(getattr(self, "warm_up", 0))
+        return int(getattr(self, "warm_up", 0) or 0)
 
     @property
     def polyak(self) -> float:

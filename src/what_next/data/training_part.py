@@ -41,11 +41,12 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
 
 
 def _cold(dataset: Dataset, split: Split, counts: Int32[np.ndarray, "items"]) -> float:
-    """The share of the validation users whose last event for validation is of an item without a training event."""
-    users, (since, until) = split.validation, split.targets("validation")
+    """The share of the validation targets whose item has no training event; nobody is judged on a first event."""
+    (since, until), users = split.targets("validation"), split.validation
     stop = (dataset.lengths if until is None else until)[users]
-    users, stop = users[stop > since[users]], stop[stop > since[users]]
-    return float((counts[dataset.items[dataset.offsets[users] + stop - 1]] == 0).mean()) if len(users) else 0.0
+    judged = stop > np.maximum(since[users], 1)
+    last = (dataset.offsets[users] + stop - 1)[judged]
+    return float((counts[dataset.items[last]] == 0).mean()) if len(last) else 0.0
 
 
 def item_counts(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Int32[np.ndarray, "items"]:

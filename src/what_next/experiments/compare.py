@@ -157,10 +157,10 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
             plain = beside(setup, "critic-off").model_copy(update={"algorithm": NextItem()})
             yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space), name, ablated=True)
         if np.ptp(ShuffledSource(state).own[1]):  # else there is nothing to shuffle
-            yield (
-                f"{name}, {SHUFFLED}",
-                Entrant(beside(setup, "rewards-shuffled"), state, name, shuffled=True, ablated=True),
-            )
+            changes = {"monitor": "ndcg@10"} if state.monitored == "dcg@10" else {}  # it must not see the true rewards
+            plain = beside(setup, "rewards-shuffled").model_copy(update=changes)
+            shuffled = State(state.dataset, plain, state.space)
+            yield f"{name}, {SHUFFLED}", Entrant(plain, shuffled, name, shuffled=True, ablated=True)
 
 
 def _longer(setups: Mapping[str, Setup]) -> Iterator[str]:

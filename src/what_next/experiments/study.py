@@ -62,7 +62,7 @@ def _journal(path: Path) -> "optuna.storages.BaseStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-    # Of a relative path Optuna's lock is a broken link, and one that a killed run left is waited for without an end.
+    # Of a relative path Optuna's lock is a broken link, and one that a killed run left would be waited for forever.
     lock = JournalFileSymlinkLock(str(path.absolute()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -331,7 +331,8 @@ class _Watched(Environment):
         found = super().validate()
         if self.agent.steps > self.told and found:
             self.told, self.times = self.agent.steps, self.times + 1
-            self.trial.report(found[self.state.monitored], self.times)
+            by = self.state.monitored
+            self.trial.report(next(value for name, value in found.items() if name.startswith(by)), self.times)
             if self.trial.should_prune():
                 raise optuna.TrialPruned
         return found

@@ -33,10 +33,10 @@ RARE = 5
 """Training events of an item, on average, up to which its attributes tell more of it than what can be learned for it.
 Test NDCG@10 of an LSTM on spotify-playlists (1.1 events an item; 20 passes, one seed): .002 learned, .0075 both."""
 COLD = 0.5
-"""Share of what the validation users are to be told that has no training event, beyond which item vectors are made of
-attributes alone: what is learned for other items only tells them apart from these. Validation NDCG@10 on two made-up
-logs, learned, both, attributes: shares of .75 (.020, .020, .033) and .60 (not tried, .013, .026); on spotify-playlists
-(.80; two seeds) both .0105, attributes .0101, in a third of the time, and on the test users .0079 and .0094."""
+"""Share of the validation targets whose item has no training event, beyond which item vectors are made of attributes
+alone: what is learned for other items only tells them apart from these. Validation NDCG@10, learned, both, attributes:
+.020, .020, .033 on a made-up log (a share of .75), .013 and .026 on another (.60; both, attributes), and .0105, .0101
+on spotify-playlists (.80; two seeds), where attributes take a third of the time; .0079 and .0094 on test users."""
 SHARE = 0.5
 """Of the training histories that are of decisions: what was tried and what people do by themselves count alike."""
 
@@ -189,7 +189,7 @@ class Inputs(Group):
         default="auto",
         description="vectors of the items: learned for each; a linear map of its attributes, so that an item that "
         "comes later can be recommended; or the sum of both. auto, where items have attributes: attributes where "
-        "most of what the validation users are to be told has no training event, both where items have at most "
+        "most validation targets have no training event, both where items have at most "
         f"{RARE} training events on average; else learned",
     )
     start: Literal["cooccurrence", "random"] = "cooccurrence"

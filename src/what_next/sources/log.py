@@ -51,7 +51,7 @@ class LogSource(Source):
     def prepare(self, agent: Agent) -> None:
         """See `Source.prepare`: learned vectors of items start where the training events put them, and those of items
         that nothing followed are not read."""
-        state, setup = self.state, self.setup
+        state, setup = self.state, agent.setup  # which is that of the weights that training starts from
         encoder = agent.nets["encoder"]
         linear, followed = getattr(encoder, "ridge", None), getattr(encoder, "followed", None)
         drawn = setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes"
@@ -187,7 +187,7 @@ class LogSource(Source):
             )
         if setup.inputs.items == "auto" and setup.item_inputs(space) == "attributes":
             yield (
-                f"inputs.items attributes: {space.cold:.0%} of what validation users are to be told has no training "
+                f"inputs.items attributes: the items of {space.cold:.0%} of the validation targets have no training "
                 f"event, more than {COLD:.0%}; `inputs.items` sets another"
             )
         if setup.inputs.items == "auto" and setup.item_inputs(space) == "both":

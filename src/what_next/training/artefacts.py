@@ -143,7 +143,7 @@ class SavedModels:
         for key, held in net.named_buffers():  # there are as many prototypes as there were in training
             if key == "prototypes" and key in weights:
                 held.data = torch.empty_like(weights[key], device=held.device)
-            if key == "head.prior":  # models of earlier versions began from nothing
+            if key == "head.prior":  # models of earlier versions had no prior
                 weights.setdefault(key, torch.zeros_like(held))
         try:
             net.load_state_dict(weights)

@@ -28,7 +28,7 @@ NOT_FOR = """\
 
 
 def people(valid: Mapping[str, float]) -> str:
-    """Of whom something was measured, in words: `1 validation user`, or no number where none is kept."""
+    """How many validation users a measurement is of, in words: `1 validation user`, or no number where none is kept."""
     users = valid.get("users")
     return "validation users" if users is None else counted(int(users), "validation user")
 

@@ -194,7 +194,9 @@ def _fill_target(agent: Training, name: str, net: nn.Module, tensors: Mapping[st
             "was stopped",
             stacklevel=3,
         )
-    net.load_state_dict(copied or agent.nets[name].state_dict())
+    # Earlier releases had no tensor for some buffers.
+    buffers = {key: value for key, value in agent.nets[name].state_dict().items() if key in dict(net.named_buffers())}
+    net.load_state_dict(buffers | copied if copied else agent.nets[name].state_dict())
 
 
 def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tensor], nets: Networks) -> None:

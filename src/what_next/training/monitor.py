@@ -164,6 +164,8 @@ class Monitor:
         self.before = {name: before.get(name, 0) for name in self.before}
         if self.patience and before.get("valid"):
             self.valid = dict(before["valid"])
+            if not any(name.startswith(self.monitored) for name in self.valid):
+                self.valid = self.validate()  # the best was chosen by another measure
             self.best = self._score(self.valid)
         progress = checkpoint.progress(self.setup)
         self.over = self.concluded = progress is not None and progress.ended
@@ -217,7 +219,7 @@ class Monitor:
 
     def _save(self) -> None:
         """Write the models as they are; a `TrainingError` where nothing has moved them."""
-        if self.steps and not any(step.losses for step in self.steps):
+        if self.steps and not self.resumed and not any(step.losses for step in self.steps):
             raise TrainingError(
                 f"losses of {self.setup.algorithm.name!r} gives none at any of {len(self.steps):,} steps, so nothing "
                 "was learned; a loss is due at the first step"

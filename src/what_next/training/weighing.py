@@ -143,7 +143,7 @@ def _of_rank(
         found = _improved(linear, trial, "weight", heavier, score, best)
         if trial["weight"]:
             found = _improved(linear, trial, "penalty", PENALTIES, score, found)
-        if found > best and found >= WORTH * best:
+        if found > best and found >= _times(WORTH, best):
             chosen.pop("penalty", None)
             chosen.update(trial)
             return found
@@ -174,7 +174,7 @@ def _coded(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: f
         found = _improved(linear, trial, "chain", CHAINS, score, found)
     if repeats:
         found = _improved(linear, trial, "replay", CHAINS, score, found)
-    if found < WORTH * best:
+    if found < _times(WORTH, best):
         return best
     chosen.update(trial)
     return found
@@ -204,11 +204,11 @@ def _popular(
         linear.favour(recent[words])
         return _measured(linear, {"bias": 1.0} | chosen, score)
 
-    if any(first_look(words) > NEWER * best for words in recent):
+    if any(first_look(words) > _times(NEWER, best) for words in recent):
         for words, trial in trials.items():
             linear.favour(recent[words])
-            found[words] = _improved(linear, trial, "bias", BIASES, score, 0.0)
-    better = [words for words, value in found.items() if value > max(best, NEWER * max(found.values()))]
+            found[words] = _improved(linear, trial, "bias", BIASES, score, -np.inf)
+    better = [words for words, value in found.items() if value > max(best, _times(NEWER, max(found.values())))]
     if not better:
         linear.popularity.copy_(always)
         return best, []
@@ -239,3 +239,8 @@ def _improved(
 def _measured(linear: LinearTerm, chosen: dict[str, float], measure: Measure) -> float:
     linear.choose(**chosen)
     return measure()
+
+
+def _times(factor: float, value: float) -> float:
+    """As much better or worse as the factor says, of a measure that may be negative."""
+    return value + (factor - 1) * abs(value)

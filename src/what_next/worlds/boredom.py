@@ -114,7 +114,7 @@ class Boredom(World):
 
     @model_validator(mode="after")
     def _of_sardine(self) -> "Boredom":
-        """The items of sardine-rec are as many as they are."""
+        """Items and topics must be as many as the vectors of sardine-rec have."""
         found = self.items, self.topics
         if found != (known := SARDINE.get(self.vectors, found)):
             raise ValueError(

@@ -214,8 +214,8 @@ def made(kind: type[Encoder], items: ItemVectors, sizes: EncoderSizes) -> Encode
     """
     try:
         encoder = kind(items, sizes)
-        if encoder.sizes is not sizes:
-            raise TypeError("it has other sizes than it was given")
+        if encoder.sizes.dim != sizes.dim:
+            raise TypeError("its states are of another width than it was given")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise SetupError(
             f"the encoder {kind.__name__} cannot be made ({error}); its __init__ takes (items, sizes), and begins with "
