@@ -33,9 +33,9 @@ def result(steer: tuple[float, float], agent: tuple[float, float] = (0.1, 0.05))
 @pytest.mark.parametrize(
     ("steer", "verdict"),
     [
-        ((0.2, 0.06), "wins over `agent` at windows of 5 and 10 events"),
-        ((0.2, 0.04), "wins over `agent` at windows of 5 events"),
-        ((0.09, 0.04), "wins over `agent` nowhere"),
+        ((0.2, 0.07), "wins beyond the interval over `agent` at windows of 5 and 10 events"),
+        ((0.2, 0.055), "wins beyond the interval over `agent` at windows of 5 events"),
+        ((0.09, 0.04), "wins beyond the interval over `agent` nowhere"),
     ],
 )
 def test_the_first_sentence_says_where_steer_wins_and_on_what(steer, verdict):

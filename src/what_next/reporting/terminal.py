@@ -181,16 +181,17 @@ def _searched(result: Mapping[str, Any]) -> str:
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
-    """Where the rule earns more than what was learned."""
+    """Where the rule earns more than what was learned, beyond the interval."""
     parts = []
     for name, found in result["differences"].items():
         if name.endswith(f"-{STEER}"):
-            won = [length for length in result["windows"] if found.get(f"spread@{length}", {"mean": 0})["mean"] < 0]
+            won = [length for length in result["windows"] if found.get(f"spread@{length}", {"high": 0})["high"] < 0]
             where = f"at windows of {listed(won)} events" if won else "nowhere"
             parts.append(f"over `{name.removesuffix(f'-{STEER}')}` {where}")
     if not parts:
         return f"The rule `{STEER}` was not judged"
-    return f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing, wins {listed(parts)}"
+    rule = f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing"
+    return f"{rule}, wins beyond the interval {listed(parts)}"
 
 
 def measured_on(result: Mapping[str, Any]) -> str:
