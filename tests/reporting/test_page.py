@@ -191,10 +191,8 @@ def test_several_weights_are_a_curve_several_policies_have_colours_and_windows_a
     read = Reader(found)
     assert read.ids.index("judged") < read.ids.index("windows") < read.ids.index("metrics")
     assert "agent learned to steer the spread of a history, not to name what comes next. By windows: steer" in read.text
-    assert (
-        "steer, a rule that steers the spread to the average user's and learns nothing, wins beyond the interval over agent"
-        in read.text
-    )
+    rule = "steer, a rule that steers the spread to the average user's and learns nothing"
+    assert f"{rule}, wins beyond the interval over agent" in read.text
     assert "true_next" in read.text
     assert f"<td>{MINUS}0.250<small>[{MINUS}0.500,\N{NO-BREAK SPACE}{MINUS}0.125]" in found
 
