@@ -55,7 +55,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return train(RUNS, tmp_path_factory.mktemp("alone"), Ranks())
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_learn_what_one_does(count: int, alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     several = together(count, RUNS, tmp_path)
     for name, one in alone.items():

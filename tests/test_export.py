@@ -173,7 +173,7 @@ def stepped(made: Made, history: History) -> None:
 
 
 CASES = [
-    pytest.param("lstm", {}, id="lstm"),
+    pytest.param("lstm", {}, id="lstm", marks=pytest.mark.slow),
     pytest.param("gru", {"inputs": {"rewards": True, "gaps": True, "items": "both"}}, id="gru with numbers"),
     pytest.param("mean", {}, id="mean", marks=pytest.mark.slow),
     pytest.param("transformer", {}, id="transformer", marks=pytest.mark.slow),

@@ -177,7 +177,9 @@ class TestStableBaselines:
         checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="stable-baselines3 is missing")
         checker.check_env(gymnasium.make(identity, ideal=ideal).unwrapped)
 
-    @pytest.mark.parametrize("points", [False, True], ids=["slates", "points"])
+    @pytest.mark.parametrize(
+        "points", [pytest.param(False, id="slates"), pytest.param(True, id="points", marks=pytest.mark.slow)]
+    )
     def test_its_ppo_trains(self, points: bool) -> None:
         """A single item of twelve, of which a user wants a few, and never bores: more clicks than at random."""
         sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is missing")

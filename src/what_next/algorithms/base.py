@@ -204,7 +204,7 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
 
     @property
     def unready(self) -> int:
-        """For so many steps its losses leave out what it is about; no model is kept for the best before: `warm_up`."""
+        """Steps in which its losses still leave out what it is about (`warm_up`); no model from before is the best."""
         return int(getattr(self, "warm_up", 0) or 0)
 
     @property
