@@ -137,14 +137,14 @@ def tune(
     state = state or State.from_setup(setup)
     by = {"monitor": state.monitored} if state.monitored == "dcg@10" else {}  # which earlier versions had not
     kept = open_study(path, {**_fixed(setup), **by, "seconds": seconds, "split": state.split.hash})
-    place, stopped = shown(path), False
+    place, stopped, space = shown(path), False, search_space(setup, state)
     while len(judged := _judged(kept)) < trials and not stopped:
         if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
             time.sleep(WAIT)  # others have the last ones; one of them may be killed
             continue
-        _prepare(kept, setup, state, len(judged), shared=is_shared(path), prune=prune)
+        _prepare(kept, setup, space, len(judged), shared=is_shared(path), prune=prune)
         most = trials if is_shared(path) else None
-        number = _try(kept, setup, state, seconds, most, pruned=prune is not None)
+        number = _try(kept, setup, state, space, seconds, most, pruned=prune is not None)
         stopped = number is None
         if not stopped:
             found = Tuned(place, state.monitored, tuple(_judged(kept)), False)
@@ -229,7 +229,13 @@ def _judged(study: "optuna.Study") -> list[Trial]:
 
 
 def _prepare(
-    study: "optuna.Study", setup: Setup, state: State, judged: int, *, shared: bool, prune: str | None
+    study: "optuna.Study",
+    setup: Setup,
+    space: "dict[str, BaseDistribution]",
+    judged: int,
+    *,
+    shared: bool,
+    prune: str | None,
 ) -> None:
     """What draws the next trial, and what gives it up: the setup's own values come first.
 
@@ -238,7 +244,7 @@ def _prepare(
     """
     import optuna
 
-    own = own_values(setup, search_space(setup, state))
+    own = own_values(setup, space)
 
     class Sampler(optuna.samplers.TPESampler):
         """The first trial of a shared study is the setup's own, whoever takes it."""
@@ -264,7 +270,14 @@ class _TooManyError(Exception):
 
 
 def _try(
-    study: "optuna.Study", setup: Setup, state: State, seconds: float, most: int | None, *, pruned: bool
+    study: "optuna.Study",
+    setup: Setup,
+    state: State,
+    space: "dict[str, BaseDistribution]",
+    seconds: float,
+    most: int | None,
+    *,
+    pruned: bool,
 ) -> int | None:
     """Take the next trial, train and judge it, and tell the study; its number, or None where an interrupt ended it.
 
@@ -279,7 +292,7 @@ def _try(
         if most is not None and is_too_many(study, trial.number, most, seconds):
             trial.set_user_attr("seconds", 0.0)
             raise _TooManyError
-        settings = {name: _suggested(trial, name, where) for name, where in search_space(setup, state).items()}
+        settings = {name: _suggested(trial, name, where) for name, where in space.items()}
         start = time.perf_counter()
         try:
             score = _score(with_settings(setup, settings), state, seconds, *([trial] if pruned else []))
