@@ -603,15 +603,73 @@ def test_a_malformed_chunk_is_not_told_in_the_place_of_another_answer(
     assert answer.count(b"HTTP/1.1 ") == (1 if status == b"415" else 2)
 
 
+GET = b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "statuses"),
+    [
+        (PLAIN + b"\r\n{}}", [200]),
+        (GET + b"hello", [200]),
+        (GET + GET + b"hello\r\n\r\n" + GET, [200, 200]),
+        (GET + CHUNKED % b"/v1/feedback" + b"ZZ\r\n" + b"x" * 100_000, [200]),
+        (GET + GET + CHUNKED % b"/v1/feedback" + b"ZZ\r\n", [200, 200]),
+        (GET + HEAD + b"x: " + b"x" * 70_000 + b"\r\n\r\n", [200]),
+        (GET * 3 + PLAIN + b"\r\n{}" + GET, [200, 200, 200]),
+    ],
+    ids=["length", "no request", "in between", "chunk", "second chunk", "too long", "too many"],
+)
+def test_what_cannot_be_taken_does_not_lose_the_answers_to_what_came_before(
+    one: Service, monkeypatch: pytest.MonkeyPatch, content: bytes, statuses: list[int]
+) -> None:
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "AHEAD", 2)
+
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            return await sent(address, content)
+
+    answers = asyncio.run(asked()).split(b"HTTP/1.1 ")[1:]
+    assert [int(answer[:3]) for answer in answers] == statuses
+    assert [b"connection: close" in answer for answer in answers] == [False] * (len(statuses) - 1) + [True]
+
+
+def test_nothing_is_read_while_requests_wait_that_were_sent_ahead(one: Service) -> None:
+    import uvicorn
+
+    from what_next.serving.http.protocol import protocol
+
+    async def asked() -> Wire:
+        config, wire = uvicorn.Config(one.app, lifespan="off", log_config=None), Wire()
+        speaker = protocol(one.app.parts)(config, uvicorn.server.ServerState(), {})
+        speaker.connection_made(wire)
+        speaker.data_received((PLAIN + b"\r\n{}") * 4)
+        while wire.written.count(b"HTTP/1.1 200") < 4:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        speaker.data_received((PLAIN + b"\r\n{}") * 4)
+        speaker.connection_lost(None)
+        waiting.append(len(speaker.pipeline))
+        return wire
+
+    waiting = list[int]()
+    wire = asyncio.run(asked())
+    assert wire.read[:4] == [False, False, False, True]  # at each answer; nobody waits behind the last one
+    assert waiting == [0]  # nor does anybody once the client is gone
+
+
 class Wire(asyncio.Transport):
-    """A transport that keeps what is written; a test decides what is read at once."""
+    """A transport that keeps what is written, and whether it is read from then; a test decides what comes at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.written, self.closed = b"", False
+        self.reading, self.read = True, list[bool]()
 
     def write(self, data: Any) -> None:
         assert not self.closed
+        self.read.append(self.reading)
         self.written += data
 
     def close(self) -> None:
@@ -620,9 +678,11 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.reading = False
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        self.reading = True
 
 
 @pytest.mark.parametrize(("size", "status"), [(60_000, 200), (70_000, 431), (200_000, 431)])

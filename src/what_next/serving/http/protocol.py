@@ -7,6 +7,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import Any, NamedTuple
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from what_next.serving.http.app import ALWAYS
@@ -20,6 +21,9 @@ SILENCE = 30.0
 """Seconds in which a request's headers must come: of the first one from when the connection is made."""
 REST = 10.0
 """Seconds in which the rest of a body must come once its request was answered; nobody reads it."""
+AHEAD = 64
+"""Requests that wait on one connection behind the one under way, at most: 256 KiB, which may be read at once, hold
+thousands of them, and each takes kilobytes."""
 SPARE = 64
 """Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
 TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
@@ -183,6 +187,19 @@ class Together:
         self._transport.close()
 
 
+class Ahead(FlowControl):
+    """Reads nothing while requests that were sent ahead of their turn wait: uvicorn goes on after each answer."""
+
+    def __init__(self, transport: Together, waiting: deque[Any]) -> None:
+        super().__init__(transport)  # type: ignore[arg-type]
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Read on, if it is time for that."""
+        if not self._waiting:
+            super().resume_reading()
+
+
 class Bounded(HttpToolsProtocol):
     """Closes a connection whose headers do not end, or do not come; the parser itself has no bound.
 
@@ -200,11 +217,14 @@ class Bounded(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _refusal: bytes | None = None  # of a request that was not read; it is not sent yet
     _next = b""  # what came after that
+    _running: RequestResponseCycle | None = None  # the request whose response is the next one
+    _ended = False  # what comes is not read any more
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         self._together, self._client = Together(transport), Connection()
         super().connection_made(self._together)  # type: ignore[arg-type]
+        self.flow = Ahead(self._together, self.pipeline)
         self._over = len(self.connections) > self.most
         if len(self.connections) > self.most + SPARE:
             self._end(TOO_MANY)
@@ -212,6 +232,8 @@ class Bounded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a client."""
+        if self._ended:
+            return
         if self._refusal is not None:
             self._next += data
             self.flow.pause_reading()
@@ -271,13 +293,26 @@ class Bounded(HttpToolsProtocol):
         self._end(Problem(408, "the headers did not come in time") if self._size else None)
 
     def _end(self, problem: Problem | None) -> None:
-        """Tell why, unless the next response is that to an earlier request, and close the connection."""
+        """Tell why, and close the connection.
+
+        Where earlier requests wait for their responses, those go out first, and nobody is told: the last one says that
+        it is the last.
+        """
+        if self._ended:
+            return
+        self._ended = True
         if problem is not None and not self.transport.is_closing() and self._untold():
             self.transport.write(problem.response)
             if not self._heading:  # the request is under way: it ends, and is logged as what was told
                 self._client.told = problem.status
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
+        elif self._running is not None and not self._running.response_complete:
+            if self.pipeline and not self._heading:
+                self.pipeline.popleft()  # the rest of its body is lost
+            last = self.pipeline[0][0] if self.pipeline else self._running
+            last.keep_alive = False
+            return
         self.transport.close()
 
     def _untold(self) -> bool:
@@ -288,6 +323,7 @@ class Bounded(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """A request whose turn it is; beyond the bound of connections only probes are answered."""
+        self._running = cycle
         if self._over and cycle.scope["path"] not in ALWAYS:
             self.transport.write(TOO_MANY.response)
             self.transport.close()
@@ -305,6 +341,8 @@ class Bounded(HttpToolsProtocol):
         if self._came > HEADERS and self._head_size() > HEADERS:
             self._end(TOO_LARGE)
             raise ValueError(TOO_LARGE.message)  # the parser stops
+        if len(self.pipeline) >= AHEAD:
+            raise ValueError("too many requests wait")
         self._wait_no_longer()
         super().on_headers_complete()
         self._heading, self._beside = False, 0  # from here on, what is malformed is the body
@@ -335,6 +373,7 @@ class Bounded(HttpToolsProtocol):
         """The client is gone."""
         self._wait_no_longer()
         self._client.lost()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
 
