@@ -105,7 +105,7 @@ def test_bodies_of_all_requests_share_a_bound(one: Service, monkeypatch: pytest.
         async with httpx.AsyncClient(transport=transport, base_url=one.host) as client:
             path = "/v1/recommendations"
             first = asyncio.create_task(client.post(path, content=slowly(go_on), headers=kind))
-            while not bodies.held:
+            while not bodies.shares.held:
                 await asyncio.sleep(0)
             second = await client.post(path, content=b" " * 1800 + b"{}", headers=kind)
             small = await client.post(path, content=b"{}", headers=kind)
@@ -113,7 +113,45 @@ def test_bodies_of_all_requests_share_a_bound(one: Service, monkeypatch: pytest.
             return [(await first).status_code, second.status_code, small.status_code]
 
     assert asyncio.run(asked()) == [200, 503, 200]
-    assert bodies.held == 0
+    assert bodies.shares.held == 0
+
+
+@pytest.mark.parametrize(("size", "bytes_", "requests"), [(1000, 10_100, 100), (1, 10_100, 10)])
+def test_slow_bodies_of_one_caller_leave_room_for_others(
+    one: Service, monkeypatch: pytest.MonkeyPatch, size: int, bytes_: int, requests: int
+) -> None:
+    """However many one sends: half of the room is theirs, and what is more is refused to them alone."""
+    import httpx
+
+    from what_next.serving.http import app
+    from what_next.serving.http import callers as limits
+
+    monkeypatch.setattr(limits, "BODIES", bytes_)
+    monkeypatch.setattr(app, "MOST", requests)
+    monkeypatch.setattr(one.app.parts.bodies, "most", 1100)
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b" " * size
+        await go_on.wait()
+        yield b"{}"
+
+    def caller(name: str) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(one.app, client=(name, 1))
+        return httpx.AsyncClient(transport=transport, base_url=one.host, headers={"content-type": "application/json"})
+
+    async def asked() -> tuple[list[int], int]:
+        path = "/v1/recommendations"
+        async with caller("greedy") as greedy, caller("polite") as polite:
+            waiting = [asyncio.create_task(greedy.post(path, content=slowly())) for _ in range(12)]
+            while sum(one.done() for one in waiting) < 7:
+                await asyncio.sleep(0.001)
+            other = await polite.post(path, content=b" " * size + b"{}")
+            go_on.set()
+            return sorted([(await one).status_code for one in waiting]), other.status_code
+
+    assert asyncio.run(asyncio.wait_for(asked(), 20)) == ([200] * 5 + [503] * 7, 200)
+    assert one.app._under_way.held == one.app.parts.bodies.shares.held == 0
 
 
 def test_log_lines_that_nobody_takes_are_counted(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:

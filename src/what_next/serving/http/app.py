@@ -8,13 +8,13 @@ from starlette.types import Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
 from what_next.serving.http import operations, recommendations, schema  # noqa: F401 (they make the operations)
-from what_next.serving.http.callers import ClientGone, is_local
+from what_next.serving.http.callers import ClientGone, Shares, is_local
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
 from what_next.serving.http.routes import CONNECTION, OPERATIONS, Call, Connection, Operation
 
-MOST = 2048
-"""Requests under way at once; more are asked to come again."""
+MOST = 4096
+"""Requests under way at once, half of them of one caller; more are asked to come again."""
 OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
 """What needs no key, besides the files of the page."""
 PAGE = "/page/"
@@ -28,7 +28,7 @@ class Application:
     """The service as an ASGI application; of its `parts` engine, store and writer may come later."""
 
     def __init__(self, parts: Parts) -> None:
-        self.parts, self._under_way = parts, 0
+        self.parts, self._under_way = parts, Shares()
         paths: dict[str, dict[str, Operation]] = {}
         for one in OPERATIONS:
             paths.setdefault(one.path, {})[one.method] = one
@@ -41,7 +41,6 @@ class Application:
             raise NotImplementedError(f"no {scope['type']}")  # servers take this for an answer
         parts, start = self.parts, perf_counter()
         call = Call(parts, dict(scope["headers"]), scope.get(CONNECTION) or Connection())
-        self._under_way += 1
         try:
             async with asyncio.timeout(parts.settings.timeout):
                 await self._admitted(call, scope)(call, scope, receive, send)
@@ -52,8 +51,8 @@ class Application:
             if not call.status:
                 await call.answer(send, problem.status, problem.body, problem.headers)
         finally:
-            self._under_way -= 1
-            parts.bodies.held -= call.held
+            self._under_way.add(call.caller, -call.counted)
+            parts.bodies.shares.add(call.caller, -call.held)
             call.status = call.connection.told or call.status
             seconds, method = perf_counter() - start, scope["method"]
             parts.metrics.request(method, call.route, call.status, seconds)
@@ -76,12 +75,14 @@ class Application:
         if (raw := scope.get("raw_path")) is not None:
             scope["path"] = raw.decode("latin-1")  # an id may hold a %2F, which is no slash
         path: str = scope["path"]
-        if self._under_way > MOST and path not in ALWAYS:
-            raise Problem(503, "too many requests at once; try again", headers=RETRY)
         self._identify(call, scope, path)
         call.route, methods = self._found(scope, path)
         if (operation := methods.get(scope["method"])) is None:
             raise Problem(405, "this path has no such method", headers={"allow": ", ".join(sorted(methods))})
+        if path not in ALWAYS:
+            call.counted = True
+            if not self._under_way.add(call.caller, 1, MOST):
+                raise Problem(503, "too many requests at once; try again", headers=RETRY)
         return operation
 
     def _identify(self, call: Call, scope: Scope, path: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -36,7 +37,7 @@ KEPT = 10_000
 LARGE = 2**16
 """Bytes from which on bodies are looked at one after another, with pauses in which the others are answered."""
 BODIES = 2**26
-"""Bytes of the bodies of all requests under way together, or one whole body where that may be larger."""
+"""Bytes of the bodies of all requests under way together, or two whole bodies where those may be larger."""
 LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """Names by which this machine calls itself."""
 
@@ -150,11 +151,29 @@ class ClientGone(Exception):
     """The client has hung up."""
 
 
+class Shares:
+    """What callers hold of something that all share: each no more than all leave free.
+
+    So one caller alone gets half, two get a third each, and there is room for the next one, whoever fills it: the
+    dynamic threshold of Choudhury and Hahne (1998), with alpha 1.
+    """
+
+    def __init__(self) -> None:
+        self.held, self._of = 0, Counter[str]()
+
+    def add(self, caller: str, amount: int, most: int = 0) -> bool:
+        """Counts more, or less; whether the caller then holds no more than is left of `most`."""
+        self.held += amount
+        self._of[caller] += amount
+        own = self._of[caller] or self._of.pop(caller)
+        return own <= most - self.held
+
+
 class Bodies:
     """Reads bodies: each up to a size, all under way together up to a size, and large ones one after another."""
 
     def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
+        self.most, self.shares = most, Shares()
         self._looking, self._next = asyncio.Lock(), 0.0
 
     async def read(self, receive: Receive, declared: int, to: "Call") -> bytes:
@@ -168,9 +187,9 @@ class Bodies:
             chunk: bytes = message.get("body", b"")
             chunks.append(chunk)
             to.held += len(chunk)
-            self.held += len(chunk)
+            fits = self.shares.add(to.caller, len(chunk), max(BODIES, 2 * self.most))
             self._check(to.held)
-            if self.held > max(BODIES, self.most):
+            if not fits:
                 raise Problem(503, "too much is being sent at once; try again", headers={**RETRY, **CLOSE})
             to.complete = not message.get("more_body")
         return chunk if len(chunks) == 1 else b"".join(chunks)

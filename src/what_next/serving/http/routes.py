@@ -53,6 +53,7 @@ class Call:
         route: the template of the path; `status`: of the answer, 0 as long as there is none.
         caller: whom the limits count it for; `key`: the name of the API key; `role`: what the caller may do.
         user: whom it is about.
+        counted: whether it counts among those under way.
         held: bytes of its body in memory; `complete`: whether it is not being read.
     """
 
@@ -65,6 +66,7 @@ class Call:
     key: str | None = None
     role: int = ADMIN
     user: str | None = None
+    counted: bool = False
     held: int = 0
     complete: bool = True
 
