@@ -160,6 +160,25 @@ def test_a_load_balancer_waits_only_once_for_a_store_that_does_not_answer(
         in_time(lambda: one.ask("GET", "/ready").status_code == 200)
 
 
+def test_a_crowd_that_asks_whether_the_service_is_ready_shares_one_look(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+
+    from what_next.serving.http import parts
+
+    looks = list[int]()
+    monkeypatch.setattr(parts, "LOOK", 1.0)
+    monkeypatch.setattr(one.store, "ping", lambda: (looks.append(1), time.sleep(0.1)))
+
+    async def asked() -> set[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(one.app), base_url=one.host) as client:
+            return {answer.status_code for answer in await asyncio.gather(*(client.get("/ready") for _ in range(40)))}
+
+    assert asyncio.run(asked()) == {200}
+    assert len(looks) < 5  # one, if all ask within 0.1 s
+
+
 # What is paid for by its cost
 
 

@@ -52,7 +52,7 @@ class Parts:
     def __post_init__(self) -> None:
         self.log = Log(self.settings.log_ids, self.put)
         self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
-        self._late: Future[None] | None = None  # a look at the store that took too long
+        self._look: tuple[float, Future[bool]] | None = None  # the latest one at the store, and when it began
         if self.store is not None:
             self.keys = KeyRing(self.store, self.metrics.store_failures.inc)
         self._watch()
@@ -96,30 +96,30 @@ class Parts:
         return list(dict.fromkeys(missing))
 
     async def store_works(self) -> bool:
-        """Whether the store can be read and written; asked of a thread of its own, and not waited for longer than that.
+        """Whether the store can be read and written, as a thread of its own finds out within `LOOK` seconds.
 
-        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again. While
-        an earlier look still waits, the store does not work, and a load balancer need not wait to hear it.
+        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again. All
+        who ask meanwhile wait for the same look: a crowd does not delay it, and who comes late need not wait at all.
         """
         store, writer = self.store, self.writer
-        if store is None or (self._late is not None and not self._late.done()):
+        if store is None:
             return False
 
-        def tried() -> None:
-            store.ping()
-            if writer is not None and writer.failing:
-                store.try_writing([*writer.failing.values()])
-                writer.failing.clear()
+        def works() -> bool:
+            try:
+                store.ping()
+                if writer is not None and writer.failing:
+                    store.try_writing([*writer.failing.values()])
+                    writer.failing.clear()
+            except StoreError:
+                return False
+            return True
 
-        look = self.looks.submit(tried)
-        try:
-            await asyncio.wait_for(asyncio.wrap_future(look), LOOK)
-        except TimeoutError:
-            self._late = look
-            return False
-        except StoreError:
-            return False
-        return True
+        if self._look is None or self._look[1].done():
+            self._look = monotonic(), self.looks.submit(works)
+        began, look = self._look
+        done, _ = await asyncio.wait([asyncio.wrap_future(look)], timeout=began + LOOK - monotonic())
+        return any(one.result() for one in done)
 
     def _watch(self) -> None:
         """Lets the metrics read what changes by itself; until the engine is there, all of it is 0."""
