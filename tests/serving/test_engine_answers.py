@@ -54,6 +54,14 @@ def test_a_history_goes_before_what_the_store_knows_of_the_user(service: Service
     assert (answer.user, answer.known_events) == ("anna", 0)
 
 
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_an_empty_history_is_that_of_somebody_new(service: Service, exclude_seen: bool) -> None:
+    service.played("anna", *HISTORY)
+    answer = service.ask(user="anna", history=(), exclude_seen=exclude_seen)
+    assert ids(answer) == ids(service.ask(user="nobody"))
+    assert (answer.user, answer.fallback, answer.known_events) == ("anna", "unknown_user", 0)
+
+
 def test_who_is_not_known_gets_popular_items(service: Service) -> None:
     service.played("anna", "i7", "i7", "i7", "i5", "i5", "i9")
     service.engine.models.count()

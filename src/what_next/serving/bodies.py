@@ -208,7 +208,7 @@ class Question(Body):
 
     user_id: Id | None = Field(default=None, description="whose events the store knows")
     history: Annotated[tuple[Id, ...], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
-        default=None, description="item ids, oldest first; goes before what the store knows of the user"
+        default=None, description="item ids, oldest first, or none; goes before what the store knows of the user"
     )
     k: int = Field(default=10, ge=1, le=SLOTS, description="number of items")
     exclude_seen: bool | None = Field(

@@ -129,9 +129,9 @@ class Answering:
     # Together
 
     def _together(self, active: Active, requests: Sequence[Question], role: str) -> list[Outcome]:
-        users = [request.user_id for request in requests if request.user_id is not None and not request.history]
+        users = [request.user_id for request in requests if request.user_id is not None and request.history is None]
         entries = active.sessions.of(users) if users else {}
-        others = [request.user_id for request in requests if request.user_id is not None and request.history]
+        others = [one.user_id for one in requests if one.user_id is not None and one.history is not None]
         heads = active.sessions.store.heads(others) if others else {}
         jobs: list[Job | Refused] = []
         for request in requests:
@@ -207,7 +207,7 @@ class Answering:
         """What a question starts from; `entry` is of its user, where no history goes before it."""
         unseen = not self.seen if request.exclude_seen is None else request.exclude_seen
         job = Job(request, role, unseen, active.withdrawn, active.masks.of(request), fallback=fallback)
-        if request.history:
+        if request.history is not None:
             job.seen, job.unknown = active.known(request.history)
         elif entry is not None:
             job.entry, job.seen = entry, entry.session.items
@@ -264,7 +264,7 @@ class Answering:
             propensities=answer.propensities,
             fallback=job.fallback,
             explore=self._explored(job),
-            history=request.history or None,
+            history=request.history,
             known=0 if head is None else head.last,
             withdrawn=job.withdrawn[0],
             rule=None if job.mask is None else job.mask.rule,

@@ -163,7 +163,7 @@ class Engine:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
         made = Waiting(request, loop, lambda lost: self.unseen([lost.recommendation_id]), once)
         current = self.models.live.current
-        if current.served.sessions.rereads and request.user_id is not None and not request.history:
+        if current.served.sessions.rereads and request.user_id is not None and request.history is None:
             entry = current.sessions.remembered(request.user_id)
             made.cost += (TYPICAL_HISTORY if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
         return made
