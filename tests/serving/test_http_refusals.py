@@ -39,6 +39,12 @@ FUTURE = 7_258_118_399_000_000
 """A time before the year 2200."""
 
 
+def test_what_may_be_empty_is_not_said_to_be_blank(one: Service) -> None:
+    answer = one.ask("GET", "/v1/users?query=%00")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "query: must hold no control characters")
+    assert one.ask("GET", "/v1/users?query=").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field", "reason"),
     [

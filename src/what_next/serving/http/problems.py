@@ -9,6 +9,7 @@ import orjson
 from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreUnavailable
+from what_next.serving.bodies import SEEN
 from what_next.serving.request import Overloaded, Refused, Stopping
 from what_next.serving.store import records
 
@@ -162,6 +163,6 @@ def _reason(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "there is no such field"
     if error["type"] == "string_pattern_mismatch":
-        return "must hold no control characters, and not be blank"
+        return "must hold no control characters" + (", and not be blank" if SEEN in error["msg"] else "")
     message: str = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
