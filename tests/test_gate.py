@@ -197,6 +197,15 @@ class TestRefusedEvidence:
         assert "more: the mean weight is 1.30 (standard error 0.00), outside 0.5 .. 1.25" in ran.json["why"]
         assert "sum to another number than 1" in ran.json["why"]
 
+    def test_a_log_that_claims_to_be_uniform_and_is_not_is_none(self, gate, tmp_path: Path) -> None:
+        columns = decided()
+        columns["propensity"][:] = 1 / len(np.unique(columns["item_id"]))
+        columns["item_id"][:400] = 3
+        ran = gate("same", "better", log=write(tmp_path / "claims.csv", columns))
+        assert ran.code == 3
+        assert "items were shown unlike their propensities" in ran.json["why"]
+        assert ran.json["new"]["mean_weight"] > 0
+
     def test_a_lottery_is_none(self, gate, tmp_path: Path) -> None:
         # One row of 2,000 has nearly all of the weight.
         columns = decided()

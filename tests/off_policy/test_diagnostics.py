@@ -16,6 +16,7 @@ from what_next.off_policy.diagnostics import (
     effective_size,
     effective_size_over_steps,
     efficiency_of_steps,
+    unlike_claimed,
 )
 from what_next.off_policy.estimate import refusal
 from what_next.off_policy.weighting import mean_of
@@ -109,7 +110,7 @@ def test_nothing_speaks_against_a_sound_log():
 def test_what_lies_at_a_threshold_passes():
     edge = replace(SOUND, ess=50.0, ess_units=50.0, largest_share=0.1)
     assert refused(own=edge, support=0.9, units=50, seen=10.0, clipped=0.1, missing=0.1) is None
-    for mean in THRESHOLDS.mean_weight:
+    for mean in (0.5, 1.05):  # of which one part in 25 may be chance in 400 units
         assert refused(log=replace(SOUND, mean_weight=mean, error=0.0), support=1.0) is None
 
 
@@ -160,6 +161,40 @@ def test_a_mean_weight_far_from_1_is_refused_with_both_causes(mean, error):
         assert part in told
     assert refused(own=None, log=log, support=1.0) is None  # a model asks for no propensity
     assert refused(log=replace(log, error=0.2), support=1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "units", "told"),
+    [
+        (1.047, 0.007, 20_000, True),
+        (1.047, 0.01, 20_000, False),  # by chance
+        (1.009, 0.0001, 10**6, False),  # a little
+        (1.02, 0.0, 50, False),  # as where 1 row in 51 has no weight, and the log has none of these
+    ],
+)
+def test_a_mean_weight_above_1_beyond_chance_is_refused(mean, error, units, told):
+    reason = refused(log=replace(SOUND, mean_weight=mean, error=error), support=1.0, units=units)
+    assert ("above 1, the most that it can be, by more than chance" in (reason or "")) == told
+    assert refused(own=None, log=replace(SOUND, mean_weight=mean, error=error), support=1.0, units=units) is None
+
+
+@pytest.mark.parametrize("draw", [lambda rng: rng.lognormal(-0.5, 1, 400), lambda rng: (rng.random(400) > 0.05) / 0.95])
+def test_sound_weights_are_never_too_large(draw):
+    rng = np.random.default_rng(0)
+    assert not any(Overlap.of(draw(rng), np.arange(400)).excessive(400, THRESHOLDS) for _ in range(2000))
+
+
+def test_items_that_are_shown_unlike_their_propensities_are_told():
+    rng, rows, claimed = np.random.default_rng(0), np.arange(2000), np.full(10, 0.1)
+    for _ in range(200):
+        assert unlike_claimed(rng.integers(10, size=2000), rows, claimed) is None
+    shown = rng.choice(10, 2000, p=[0.28, *[0.08] * 9])
+    assert "% of 2,000 independent rows, where 10.0% is claimed" in (unlike_claimed(shown, rows, claimed) or "")
+    assert unlike_claimed(np.repeat(np.arange(20) % 10, 100), rows // 100, claimed) is None  # each drawn but once
+    known = Options(behaviour=claimed[None])
+    log = Decisions(rows, shown, np.ones(2000), np.full(2000, 0.1), 10)
+    evidence = Evidence.of(log, Target(np.full(2000, 0.1)), known)
+    assert "unlike their propensities" in refusal(Candidate(mean_of(np.ones(2000)), SOUND, "decision", 500.0), evidence)
 
 
 def test_all_reasons_are_told():

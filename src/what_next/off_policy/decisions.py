@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float64, Int64
 
 from what_next.errors import DataError
 from what_next.metrics.bootstrap import LEVEL, RESAMPLES, Bounds
-from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown
+from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown, unlike_claimed
 from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
 Looks = Literal["one", "any"]
@@ -176,6 +177,14 @@ class Evidence:
             clip=growing if options.clip is None else options.clip,
             switch=growing if options.switch is None else options.switch,
         )
+
+    @cached_property
+    def unlike(self) -> str | None:
+        """That the log does not show items as the one behaviour policy of all its rows would; None: it does."""
+        behaviour, log = self.options.behaviour, self.decisions
+        if behaviour is None or len(behaviour) > 1:
+            return None
+        return unlike_claimed(log.actions, log.units, behaviour[0])
 
     @property
     def units(self) -> int:

@@ -12,14 +12,12 @@ from what_next.metrics.bootstrap import Bounds, empirical_bernstein, percentiles
 from what_next.off_policy.candidates import Candidate, Found, candidates_of
 from what_next.off_policy.confidence_sequences import asymptotic, betting, effect_of
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
-from what_next.off_policy.diagnostics import Overlap, Thresholds, few_units
+from what_next.off_policy.diagnostics import LITTLE, Overlap, Thresholds, few_units
 from what_next.off_policy.slates import slate_ips
 from what_next.off_policy.weighting import Terms, mean_of
 
 PLAIN = Options()
 
-LITTLE = 0.01
-"""Of what a policy would do: less than this may be missing from a log without a word."""
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
@@ -165,6 +163,7 @@ def _uncovered(one: Candidate, log: Evidence) -> Iterator[str]:
         yield (
             f"the behaviour policy could have made {shown} of the policy's choices, fewer than "
             f"{thresholds.support:.0%}: the log says nothing of the others, or is too small to hold them"
+            + ("" if log.support is not None else ", or its propensities are not those that it was written with")
         )
     if log.units < thresholds.ess:
         yield f"the log has {log.units:,} independent units, fewer than {thresholds.ess:g}: there is no interval"
@@ -183,7 +182,8 @@ def _lacking(log: Evidence) -> Iterator[str]:
     if overlap.mean_weight + thresholds.errors * overlap.error < 1 - LITTLE:
         yield (
             f"the mean weight is {overlap.mean_weight:.3f} (standard error {overlap.error:.3f}), where 1 is expected: "
-            "the log hardly holds the rest of what the policy would do, and no interval here knows what that earns"
+            "the log hardly holds the rest of what the policy would do, and no interval here knows what that earns; or "
+            "its propensities are not those that it was written with"
         )
 
 
@@ -230,6 +230,14 @@ def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
             "explore more: a service by server.temperature), or its propensities are not those that it was written "
             "with, or the policy's chances of all items sum to another number than 1"
         )
+    elif not log.options.estimated and overlap.excessive(log.units, thresholds):
+        yield (
+            f"the mean weight is {overlap.mean_weight:.3f} (standard error {overlap.error:.3f}), above 1, the "
+            "most that it can be, by more than chance: the log's propensities are not those that it was written with, "
+            "or the policy's chances of all items sum to more than 1, or the policy was made from this very log"
+        )
+    if log.unlike is not None:
+        yield log.unlike
 
 
 def _odd(one: Candidate, log: Evidence) -> Iterator[str]:

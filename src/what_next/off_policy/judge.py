@@ -188,7 +188,12 @@ def gate(
     ours, theirs = case.targets
     apart = difference(case.decisions, ours, theirs, options, stages)[estimator]
     sides = {
-        side: {"name": name, **on.about, "estimate": found["estimates"][estimator]}
+        side: {
+            "name": name,
+            **on.about,
+            "estimate": found["estimates"][estimator],
+            "mean_weight": found["diagnostics"]["mean_weight"],
+        }
         for side, name, on, found in zip(("new", "current"), case.names, case.on_log, each, strict=True)
     }
     return _verdict(case, apart, estimator, margin, sides["new"]) | {

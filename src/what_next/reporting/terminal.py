@@ -264,12 +264,13 @@ def gate_table(result: Mapping[str, Any]) -> RenderableType:
     rows = []
     for role in ("new", "current"):
         one = result[role]["estimate"]
-        numbers = [_estimate(one), _bounds(one["low"], one["high"]), _short(one["ess"])]
+        weight = _short(result[role]["mean_weight"])
+        numbers = [_estimate(one), _bounds(one["low"], one["high"]), _short(one["ess"]), weight]
         rows.append([f"{role}: {result[role]['name']}", *numbers])
     looks = " (any number of looks)" if result["looks"] == "any" else ""
-    rows.append([f"new \N{MINUS SIGN} current{looks}", _estimate(apart), _bounds(apart["low"], apart["high"]), ""])
+    rows.append([f"new \N{MINUS SIGN} current{looks}", _estimate(apart), _bounds(apart["low"], apart["high"]), "", ""])
     title = f"{result['estimator']} per {apart['per']}, by {_decisions(result['log'])}"
-    shown = Folded(title, ["policy", "mean", f"{level} interval over {unit}s", "effective size"], [rows])
+    shown = Folded(title, ["policy", "mean", f"{level} interval over {unit}s", "effective size", "mean weight"], [rows])
     verdict = f"{'promote' if result['promote'] else 'do not promote'} {result['new']['name']}: {result['why']}"
     return Group(shown, *(Text(line) for line in [*result["notes"], verdict]))
 
