@@ -671,6 +671,23 @@ def test_adwin_notices_a_fall_and_keeps_still_without_one() -> None:
     assert evidence.change((rng.random(4000) < 0.5).astype(float).tolist(), 1e-4) is None
 
 
+@pytest.mark.parametrize(("unit", "least"), [(1.0, 0.0), (0.01, 0.0), (1000.0, 0.0), (1.0, -0.5)])
+def test_drift_has_no_unit(unit: float, least: float) -> None:
+    rng = np.random.default_rng(0)
+    falls = unit * (least + (rng.random(8000) < np.where(np.arange(8000) < 4000, 0.6, 0.3)))
+    found = evidence.change(falls.tolist(), 0.002)
+    assert found is not None
+    assert 4000 < found[0] < 5000
+    assert found[1] == pytest.approx(unit * (least + 0.6), abs=0.05 * unit)
+
+
+def test_dear_sales_are_no_drift() -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        sales = (rng.random(10_000) < 0.02) * rng.lognormal(3, 2, 10_000)
+        assert evidence.change(sales.tolist(), 0.002) is None
+
+
 def test_an_alarm_begins_a_round_before_its_time(path: Path) -> None:
     with running(Setup.read(path, ["train=no"])) as service:
         shop = Shop(path, service, "loop.drift=0.002", "loop.fresh=0")

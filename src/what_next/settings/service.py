@@ -177,5 +177,5 @@ class Loop(Group):
     exploration: float = Field(default=0.01, ge=0, le=1)
     """loop: mean chance that something else than the shown item had, below which a log teaches nothing"""
     drift: float = Field(default=0.002, ge=0, lt=1)
-    """loop: chance of a false alarm of the drift detector (ADWIN); 0: none"""
+    """loop: chance of a false alarm in each of the many comparisons of the drift detector (ADWIN); 0: none"""
     keep: int = Field(default=5, gt=1, description="loop: versions that stay on the disk, the deployed one among them")

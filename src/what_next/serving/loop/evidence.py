@@ -1,12 +1,13 @@
 """What live answers earned: of the deployed version, and of the one beside it; and an alarm where that falls."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float64
 from sqlalchemy import bindparam, func, select, text
 
 from what_next.errors import MissingExtraError
@@ -126,6 +127,10 @@ def exploration(found: pl.DataFrame) -> float:
 
 # Drift
 
+MOST = 0.99
+"""Quantile of the rewards that are not 0, of each sign, at which the detector's range ends: a dear sale says little of
+the others, and would make all of them look like nothing."""
+
 
 def adwin(delta: float) -> Any:
     """The detector, which has read nothing yet.
@@ -140,28 +145,40 @@ def adwin(delta: float) -> Any:
     return ADWIN(delta=delta)  # type: ignore[no-untyped-call]
 
 
-def change(values: Iterable[float], delta: float) -> tuple[int, float, float] | None:
+def change(values: Sequence[float], delta: float) -> tuple[int, float, float] | None:
     """The last place at which the mean of a stream of numbers changed, as ADWIN saw it (Bifet and Gavaldà 2007).
 
     ADWIN compares all recent parts of a window with what lies before them, and cuts the window where they differ by
     more than a bound that takes the many comparisons into account: there is no window to choose, and `delta` bounds the
     false alarms of each comparison. It is fed anew at each look, so that nothing of it has to be kept.
 
+    The bound is one for numbers from 0 to 1. So the values are cut at the largest that are usual (`MOST`), and put
+    there: neither their unit nor a rare large one changes what is found.
+
     Args:
-        values: in the order of time; of 0 .. 1, or of a size like that.
+        values: in the order of time, in any unit.
         delta: the smaller, the fewer false alarms, and the later the true ones.
 
     Returns:
-        How many numbers ADWIN had read when it noticed, the mean of the window before it, and the mean after it; None:
-        nothing changed.
+        How many numbers ADWIN had read when it noticed, the mean of the window before it, and the mean after it, of
+        what was cut, in the unit of the values; None: nothing changed.
 
     Raises:
         MissingExtraError: river is not installed.
     """
+    stream = np.asarray(values, np.float64)
+    low, high = -_usual(-stream), _usual(stream)
+    width = high - low or 1.0
     detector, found, before = adwin(delta), None, 0.0
-    for place, value in enumerate(values, 1):
+    for place, value in enumerate(((stream.clip(low, high) - low) / width).tolist(), 1):
         before = float(detector.estimation)
-        detector.update(float(value))
+        detector.update(value)
         if detector.drift_detected:
-            found = place, before, float(detector.estimation)
+            found = place, low + width * before, low + width * float(detector.estimation)
     return found
+
+
+def _usual(values: Float64[np.ndarray, "n"]) -> float:
+    """The largest usual one of the values above 0; 0 without any."""
+    above = values[values > 0]
+    return float(np.quantile(above, MOST)) if len(above) else 0.0
