@@ -57,7 +57,7 @@ class TestArms:
             for user in PEOPLE[:8]:
                 assert service.ask(user=user, history=HISTORY, policy="popular").policy == "popular"
                 assert service.ask(user=user, history=HISTORY, experiment=False).policy == "trained"
-            assert len(earned(service.store, "popular:random", "random")[0]) == 0
+            assert len(earned(service.store, "popular:random", "random", 0.5)[0]) == 0
 
     def test_the_arm_is_logged_with_each_answer(self, tmp_path: Path) -> None:
         with running(served(tmp_path, experiment="trained:popular", deadline=5000)) as service:
@@ -115,7 +115,7 @@ class TestEarned:
             assert service.engine.experiment.look()["difference"] == {"mean": None, "low": None, "high": None}
             policies = answered(service, {"trained": 1.0, "popular": 0.0})
             service.ask(user="p0", history=HISTORY)  # brings nothing
-            users, popular, rewards = earned(service.store, "trained:popular", "popular")
+            users, popular, rewards, _ = earned(service.store, "trained:popular", "popular", 0.5)
             assert len(np.unique(users)) == len(PEOPLE)
             assert int(popular.sum()) == list(policies.values()).count("popular") + (policies["p0"] == "popular")
             assert rewards[popular].sum() == 0
@@ -135,8 +135,17 @@ class TestEarned:
     def test_of_another_experiment_nothing_counts(self, tmp_path: Path) -> None:
         with running(served(tmp_path, experiment="trained:popular", deadline=5000)) as service:
             answered(service, {"trained": 1.0, "popular": 1.0}, PEOPLE[:9])
-            assert len(earned(service.store, "trained:random", "random")[0]) == 0
-            assert len(earned(service.store, "trained_popular", "popular")[0]) == 0
+            assert len(earned(service.store, "trained:random", "random", 0.5)[0]) == 0
+            assert len(earned(service.store, "trained_popular", "popular", 0.5)[0]) == 0
+
+    def test_after_a_change_of_the_share_all_counts_anew(self, tmp_path: Path) -> None:
+        for share, people in ((0.1, PEOPLE[:9]), (0.9, PEOPLE[9:15])):
+            with running(served(tmp_path, experiment="trained:popular", experiment_share=share, deadline=5000)) as one:
+                answered(one, {"trained": 1.0, "popular": 1.0}, people)
+                told = one.engine.experiment.look()
+                assert told is not None
+                assert sum(arm["answers"] for arm in told["arms"]) == len(people)
+                assert told["since"] <= told["time"]
 
     def test_a_canary_is_an_experiment_of_two_versions(self, tmp_path: Path) -> None:
         second = another(tmp_path / "second")
@@ -156,11 +165,14 @@ class TestEarned:
             assert [arm["answers"] for arm in told["arms"]] == by_version
 
 
-def test_what_the_store_holds_of_an_experiment(store: Store) -> None:
-    def answer(name: str, user: str | None, arm: str | None, experiment: str = "trained:popular") -> AddImpression:
-        explore: dict[str, str | float | None] = {} if arm is None else {"experiment": experiment, "arm": arm}
-        return AddImpression(name, user, 1, "v", "trained", ("a", "b"), (0.5, 0.5), explore=explore)
+def answer(
+    name: str, user: str | None, arm: str | None, experiment: str = "trained:popular", share: float | None = 0.5
+) -> AddImpression:
+    explore: dict[str, str | float | None] = {"experiment": experiment, "arm": arm, "share": share} if arm else {}
+    return AddImpression(name, user, 1, "v", "trained", ("a", "b"), (0.5, 0.5), explore=explore)
 
+
+def test_what_the_store_holds_of_an_experiment(store: Store) -> None:
     writes = [
         answer("r1", "anna", "trained"), answer("r2", "ben", "popular"), answer("r3", "anna", "trained"),
         answer("r4", None, "popular"), answer("r5", "carl", None), answer("r6", "dora", "popular", "trained_popular"),
@@ -168,9 +180,17 @@ def test_what_the_store_holds_of_an_experiment(store: Store) -> None:
     store.commit(writes)
     rewards = [("r1", "a", 1.0), ("r1", "b", 0.5), ("r2", "b", 2.0), ("r5", "a", 9.0)]
     store.commit([AddFeedback((FeedbackRow(f"f{row}{item}", row, item, value),)) for row, item, value in rewards])
-    users, popular, found = earned(store, "trained:popular", "popular")
+    users, popular, found, since = earned(store, "trained:popular", "popular", 0.5)
     assert (users.tolist(), popular.tolist(), found.tolist()) == ([0, 1, 0], [False, True, False], [1.5, 2.0, 0.0])
-    assert earned(store, "trained_popular", "popular")[0].tolist() == [0]
+    assert since == 1
+    assert earned(store, "trained_popular", "popular", 0.5)[0].tolist() == [0]
+
+
+def test_answers_count_from_the_last_one_of_another_share_on(store: Store) -> None:
+    shares = (None, 0.1, 0.5, 0.1, 0.5, 0.5)  # of an old store it is not known
+    store.commit([answer(f"r{one}", f"p{one}", "popular", share=share) for one, share in enumerate(shares)])
+    assert [len(earned(store, "trained:popular", "popular", share)[0]) for share in (0.5, 0.1)] == [2, 0]
+    assert earned(store, "trained:popular", "popular", 0.1)[3] is None
 
 
 class TestEndpoint:

@@ -515,6 +515,16 @@ def test_a_canary_decides(
         assert (second.version, second.share) == ("new", 0.2)
 
 
+def test_a_canary_of_another_share_counts_anew(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Bare(path, tmp_path, "canary")
+    for share, given in ((0.2, 0), (0.2, 0), (0.4, 10)):  # the same share again: nothing begins anew
+        loop = bare.loop.setup.loop.model_copy(update={"canary": share})
+        bare.loop.setup = bare.loop.setup.model_copy(update={"loop": loop})
+        bare.look(monkeypatch, -0.2, 0.3)
+        assert bare.journal.rounds(1)[0].facts["canary_since"] == given
+        answered(bare.store, 5)
+
+
 def test_a_canary_ends_with_patience(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = Bare(path, tmp_path, "canary")
     bare.look(monkeypatch, -1.0, 1.1)

@@ -221,6 +221,7 @@ def test_an_experiment_is_told_with_its_bounds(tab: Seen) -> None:
     found = {
         "name": "trained:popular", "share": 0.5, "arms": arms, "level": 95.0, "verdict": "trained",
         "difference": {"mean": -0.025, "low": -0.04, "high": -0.01}, "assumes": "", "time": "2026-01-01T00:00:00Z",
+        "since": "2025-12-24T18:30:00Z",
     }  # fmt: skip
     assert not tab.page.locator("#experiment").is_visible()  # where there is none
     tab.page.route("**/v1/experiment", lambda route: route.fulfill(json={"experiment": found}))
@@ -228,6 +229,7 @@ def test_an_experiment_is_told_with_its_bounds(tab: Seen) -> None:
     section = tab.page.locator("section", has=tab.page.locator("#experiment"))
     section.wait_for()
     told = " ".join(section.inner_text().split())
+    assert "Counted since 2025-12-24 18:30 UTC" in told
     for words in ("trained earned 0.125 an answer", "5,000 answers to 1,200 users", "<b>popular", "trained is better."):
         assert words in told
     assert "Difference \u22120.0250, 95 % between \u22120.0400 and \u22120.0100 at any number of looks." in told

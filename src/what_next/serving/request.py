@@ -20,10 +20,12 @@ class IdempotencyKey(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """Which part of an experiment a question belongs to: names of the experiment and of the policy that answers."""
+    """Which part of an experiment a question belongs to: names of the experiment and of the policy that answers, and
+    the share of the users whom the second one answers."""
 
     experiment: str
     name: str
+    share: float
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ class Engine:
             return
         answer, impression = outcome
         if arm is not None:
-            explore = {**impression.explore, "experiment": arm.experiment, "arm": arm.name}
+            explore = {**impression.explore, "experiment": arm.experiment, "arm": arm.name, "share": arm.share}
             impression = replace(impression, explore=explore)
         if waiting.once is not None and impression.user_id == answer.user:
             response = records.KeptResponse(*waiting.once, answer.recommendation_id, json_of(answer.content))

@@ -60,7 +60,7 @@ class Experiment:
 
     def arm(self, user: str) -> Arm:
         """That of a user: always the same one, in every process."""
-        return Arm(self.name, self.arms[point(self.salt + user) < self.share])
+        return Arm(self.name, self.arms[point(self.salt + user) < self.share], self.share)
 
 
 def meant(settings: Server, live: Live, request: Question) -> tuple[Question, Role, Arm | None]:
@@ -108,7 +108,7 @@ class Watch:
         return float("nan") if value is None else float(value)
 
     def look(self) -> dict[str, Any] | None:
-        """Compares the arms by all that the store holds of them.
+        """Compares the arms by what the store holds of them.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
@@ -130,9 +130,9 @@ class Watch:
 
 
 def compared(experiment: Experiment, store: Store) -> dict[str, Any]:
-    """What both arms earned, as plain values; numbers that are not known are None."""
+    """What both arms earned since the share is what it is, as plain values; what is not known is None."""
     first, second = experiment.arms
-    users, second_arm, rewards = earned(store, experiment.name, second)
+    users, second_arm, rewards, since = earned(store, experiment.name, second, experiment.share)
     found = contrast(users, second_arm, rewards, LEVEL)
     bounds = {name: getattr(found, name) for name in ("mean", "low", "high")}
     return {
@@ -143,8 +143,13 @@ def compared(experiment: Experiment, store: Store) -> dict[str, Any]:
         "level": LEVEL,
         "verdict": {"better": second, "worse": first, "undecided": None}[found.verdict()],
         "assumes": ASSUMES,
-        "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "since": None if since is None else _moment(datetime.fromtimestamp(since / 1e6, UTC)),
+        "time": _moment(datetime.now(UTC)),
     }
+
+
+def _moment(time: datetime) -> str:
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _told(name: str, arm: Earned) -> dict[str, Any]:

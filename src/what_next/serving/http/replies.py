@@ -264,6 +264,9 @@ class Experiment(Reply):
     level: float = Field(description="of the bounds, in percent")
     verdict: str | None = Field(description="the arm that is better; null: undecided as yet")
     assumes: str = Field(description="what the bounds rest on")
+    since: str | None = Field(
+        description="when the first answer that counts was given: the first at this share; null: there is none"
+    )
     time: str = Field(description="when it was looked at")
 
 

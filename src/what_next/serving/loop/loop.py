@@ -370,12 +370,17 @@ class Loop:
         return prune(versions_folder(self.setup), names, line(deployed)[-self.setup.loop.keep :])
 
     def _entered(self, current: LoopRound, second: Second, told: str) -> LoopRound:
-        """A round whose step has begun, with the version that the service is to have beside the deployed one."""
-        step = current.step
-        if f"{step}_since" not in current.facts:
+        """A round whose step has begun, with the version that the service is to have beside the deployed one.
+
+        Where that one had another share of the users until now, the step begins anew: answers of both shares together
+        would tell the better days from the worse ones, and not the versions.
+        """
+        step, before = current.step, self.store.second()
+        other = before is not None and before.share != second.share
+        if f"{step}_since" not in current.facts or other:
             facts = {f"{step}_since": evidence.last_answer(self.store), f"{step}_began": self.journal.clock()}
             current = self.journal.note(current, facts, told)
-        if self.store.second() != second:
+        if before != second:
             self.store.put_second(second)
         return current
 

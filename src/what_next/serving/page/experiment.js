@@ -37,7 +37,7 @@ function interval({ mean, low, high }, told) {
 export function experimentView(loaded) {
   const found = loaded.value?.experiment;
   if (!found) return nothing;
-  const { arms, difference, level, verdict } = found;
+  const { arms, difference, level, verdict, since } = found;
   const { mean, low, high } = difference;
   const known = low !== null && high !== null;
   const bounds = known
@@ -46,7 +46,11 @@ export function experimentView(loaded) {
   const most = Math.max(...arms.map(({ reward }) => reward ?? 0), 0) || 1;
   return html`<section aria-labelledby="experiment">
     <h2 id="experiment" tabindex="-1">The experiment</h2>
-    <p class="soft">Two policies share the users, each user always with the same one.</p>
+    <p class="soft">Two policies share the users, each user always with the same one.
+      ${since
+        ? html`Counted since <time datetime=${since}>${since.slice(0, 16).replace("T", " ")} UTC</time>,
+          the first answer at this share of the users.`
+        : nothing}</p>
     <ul class="arms">${arms.map((one) => arm(one, most))}</ul>
     ${known ? interval(difference, bounds) : nothing}
     <p class="soft">${bounds}

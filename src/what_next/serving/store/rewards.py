@@ -177,11 +177,16 @@ def answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnElem
     return joined.with_columns(pl.col("reward").fill_null(0.0))
 
 
-Earned = tuple[Int64[np.ndarray, "answers"], Bool[np.ndarray, "answers"], Float64[np.ndarray, "answers"]]
+Earned = tuple[Int64[np.ndarray, "answers"], Bool[np.ndarray, "answers"], Float64[np.ndarray, "answers"], int | None]
 
 
-def earned(store: Store, experiment: str, arm: str) -> Earned:
-    """The answers to users of an experiment: the user's number, whether the user is of the arm, and what it brought.
+def earned(store: Store, experiment: str, arm: str, share: float) -> Earned:
+    """The answers to users of an experiment: the user's number, whether the user is of the arm, and what it brought;
+    and the time of the first of them, in microseconds, None without any.
+
+    Only answers after the last one that was given at another share of the users, by any process: what people do
+    changes with time, and an arm that had more of the users in the better days would look better. Of answers of earlier
+    versions the share is not known, and counts as another one.
 
     Answers by popular items in the model's place belong to the arm that they were given for.
     """
@@ -189,6 +194,10 @@ def earned(store: Store, experiment: str, arm: str) -> Earned:
     found = answers(store, 0, ("explore",), like)
     # An underscore in a name stands for any letter there.
     found = found.filter(pl.col("explore").str.json_path_match("$.experiment") == experiment)
+    shares = found["explore"].str.json_path_match("$.share").cast(pl.Float64)
+    others = found["number"].filter(shares.ne_missing(share))
+    found = found.filter(pl.col("number") > (others.max() if len(others) else 0))
     user = found["user_id"].rank("dense").cast(pl.Int64) - 1
     ours = found["explore"].str.json_path_match("$.arm") == arm
-    return user.to_numpy(), ours.to_numpy(), found["reward"].to_numpy()
+    since = int(found["time"].min()) if len(found) else None  # type: ignore[arg-type]
+    return user.to_numpy(), ours.to_numpy(), found["reward"].to_numpy(), since
