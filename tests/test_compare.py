@@ -12,7 +12,7 @@ from what_next import Agent, Dataset, Environment, Setup, State
 from what_next.cli import main
 from what_next.errors import ModelError, SetupError
 from what_next.experiments import evaluate_next
-from what_next.experiments.compare import ShuffledSource, _entrants, compare
+from what_next.experiments.compare import ONE_SEED, ShuffledSource, _entrants, compare
 from what_next.experiments.models import is_trained, of_seed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Evaluation, SplitSettings
@@ -60,6 +60,11 @@ def test_a_difference_is_that_of_the_means_over_the_same_users(made) -> None:
         assert found["mean"] == pytest.approx(b["mean"] - a["mean"])
         assert found["low"] < found["mean"] < found["high"]
     assert result["split"]["part"] == "validation"
+
+
+def test_of_one_training_each_nothing_is_known_of_other_seeds(made) -> None:
+    setups = {"a": made("a"), "b": made("b")}
+    assert [ONE_SEED in compare(setups, seeds=seeds, baselines=()).notes for seeds in ([3], [3, 4])] == [True, False]
 
 
 def test_what_is_missing_is_trained_once_and_its_seconds_are_told(made, trainings) -> None:

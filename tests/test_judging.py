@@ -12,8 +12,9 @@ from what_next.cli import main
 from what_next.cli.options import trained_setup
 from what_next.errors import ModelError
 from what_next.experiments import by_windows, evaluate_next, evaluate_windows
+from what_next.experiments.evaluator import Scores
 from what_next.experiments.models import of_seed
-from what_next.experiments.next_items import evaluator_of, protocol, rules
+from what_next.experiments.next_items import evaluator_of, few_hits, protocol, rules
 from what_next.reporting.terminal import measured_on
 from what_next.settings import Evaluation, SplitSettings
 
@@ -164,6 +165,14 @@ class TestNextItems:
         told = measured_on(protocol(state, "test", evaluator, [0]) | {"seen": seen})
         assert "next items of 4 of 5 users (" in told
         assert "1 user with fewer than three events, for training alone" in told
+
+    def test_few_users_with_a_hit_are_told_by_policy(self, setup_of: SetupOf, tmp_path) -> None:
+        evaluator = evaluator_of(State.from_setup(setup_of(tmp_path, algorithm="next_item", passes=1)), "test")
+        slates, rows = np.zeros((1, len(evaluator.targets), 10), np.int32), np.arange(len(evaluator.targets))
+        scores = {f"of {hits}": Scores(slates, {"hr@10": np.where(rows < hits, 1.0, 0.0)}) for hits in (0, 9, 10)}
+        (told,) = few_hits(scores, evaluator)
+        assert told.startswith("users with a hit (hr@10): of 0 0, of 9 9; of fewer than 10, ")
+        assert not few_hits({"random": Scores(slates, {"hr@10": np.full(len(rows), 0.01)})}, evaluator)
 
     def test_the_spread_of_the_top_item_is_the_founding_reward_of_the_last_twenty_events(
         self, setup_of: SetupOf, tmp_path, dataset

@@ -15,13 +15,14 @@ from what_next.data.stages import SILENT, Stages
 from what_next.errors import ModelError, SetupError
 from what_next.experiments.baselines import EVERY, Allowed
 from what_next.experiments.models import beside, is_trained, of_seed, policy, seconds, trained
-from what_next.experiments.next_items import RIVALS, Comparison, evaluator_of, protocol, result_of, rules
+from what_next.experiments.next_items import RIVALS, Comparison, evaluator_of, few_hits, protocol, result_of, rules
 from what_next.settings import Setup
 from what_next.sources import LogSource
 from what_next.state import State
 from what_next.types import History
 
 OFF, SHUFFLED = "critic off", "rewards shuffled"
+ONE_SEED = "one training each: the intervals do not know what another seed would change; take --seeds 0,1,2"
 
 
 class ShuffledSource(LogSource):
@@ -140,7 +141,10 @@ def compare(
     about = protocol(state, part, evaluator, used, baselines) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = result_of(scores, evaluator, about, pairs) | {"training": training}
-    return Comparison(result, state, evaluator, scores, learned, [*notes, *_longer(setups)])
+    notes += [*few_hits(scores, evaluator), *_longer(setups)]
+    if len(learned) > 1 and all(len(one) == 1 for one in learned.values()):
+        notes.append(ONE_SEED)
+    return Comparison(result, state, evaluator, scores, learned, notes)
 
 
 def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[str, Entrant]]:

@@ -27,6 +27,8 @@ RIVALS = ("random", "popular", "popular_recent", "markov", "item_knn", "ease", "
 """What each learned policy is compared with, where it is judged too."""
 FEW = 50
 """Users, of fewer than whom a bootstrap's interval is visibly too narrow."""
+HITS = 10
+"""Users with a hit, of fewer than whom it is, too, however many have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,7 @@ def evaluate_next(
         **beside,
     }
     about = protocol(state, part, evaluator, [one.seed for one in setups], baselines) | {"baselines": settings}
+    notes += few_hits(scores, evaluator)
     return Comparison(result_of(scores, evaluator, about), state, evaluator, scores, {"agent": setups}, notes)
 
 
@@ -141,6 +144,19 @@ def rules(
     users = len(evaluator.targets.people[0])
     few = [f"judged on {counted(users, 'user')}, fewer than {FEW}: intervals are too narrow"] if users < FEW else []
     return scores, settings, [*_in_vain(evaluator, state), *few, *shelf.told()]
+
+
+def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> list[str]:
+    """Which policies hit the targets of so few users that no resample tells how many more it could have been."""
+    metric = f"hr@{evaluator.ks[0]}"
+    hits = {name: len(np.unique(evaluator.owners[one.values[metric] > 0])) for name, one in scores.items()}
+    few = ", ".join(f"{name} {count}" for name, count in hits.items() if count < HITS)
+    if not few:
+        return []
+    return [
+        f"users with a hit ({metric}): {few}; of fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] of "
+        "none), and so may be those of differences from such a policy; judge on more users"
+    ]
 
 
 def _in_vain(evaluator: Evaluator, state: State) -> list[str]:
