@@ -1,5 +1,6 @@
 """`track` shows a run in TensorBoard or MLflow: settings, curves, what was measured, the model's card."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def mlflow_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the local default makes a database, which takes seconds
+    monkeypatch.setenv(boards.RETRIES, "")
+    monkeypatch.delenv(boards.RETRIES)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (folder / "runs").as_uri())
     return MlflowClient
 
@@ -54,6 +57,7 @@ def test_mlflow_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     client = mlflow_runs(tmp_path, monkeypatch)
     model = train(tmp_path / "model", "mlflow")
     mlflow = client()
+    assert os.environ[boards.RETRIES] == "4"
     (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("what-next").experiment_id])
     assert (run.data.params["dim"], run.data.params["algorithm.name"], run.info.status) == (
         "4",
@@ -92,6 +96,7 @@ class Away:
     """A board whose server is there for so many calls."""
 
     calls = 0
+    error: Exception = RuntimeError("connection refused by http://anna:secret@host\nand a long story")
 
     def __init__(self, *_: object) -> None:
         self.add({}, 0)
@@ -99,7 +104,7 @@ class Away:
     def add(self, *_: object) -> None:
         Away.calls -= 1
         if Away.calls < 0:
-            raise RuntimeError("connection refused\nand a long story")
+            raise Away.error
 
     tell = close = add
 
@@ -110,8 +115,12 @@ def test_a_board_that_is_away_costs_no_training(
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed (extra: track)")
     monkeypatch.setattr(boards, "TensorBoard", Away)
     monkeypatch.setattr(Away, "calls", 0)
-    with pytest.raises(SetupError, match=r"the run cannot be shown there \(connection refused\); see that"):
+    with pytest.raises(SetupError, match=r"be shown there \(connection refused by http://anna:\*{3}@host\); see"):
         train(tmp_path / "never", "tensorboard")
+    with monkeypatch.context() as patched:
+        patched.setattr(Away, "error", ModuleNotFoundError("No module", name="alembic.migration"))
+        with pytest.raises(MissingExtraError, match=r"needs alembic, .*\[track\]"):
+            train(tmp_path / "never", "tensorboard")
     monkeypatch.setattr(Away, "calls", 2)
     model = train(tmp_path / "model", "tensorboard")
     assert model.training is not None

@@ -69,6 +69,14 @@ def without_password(url: str) -> str:
     return re.sub(r"([?&](?:password|sslpassword|passfile|options)=)[^&]*", r"\1***", url)
 
 
+def without_secrets(text: str) -> str:
+    """A text with URLs, or with parts of them, as people may read it.
+
+    It lacks their passwords, and all of their queries: a signature has other names in each store.
+    """
+    return re.sub(r"\?\S+", "?***", re.sub(r":(?!/)\S*@", ":***@", text))
+
+
 IN_PYTHON = {
     r" \(an option of what-next data import\)": "",
     r" of what-next data import(; if the first line holds no names, see --no-header and --columns)?": "",

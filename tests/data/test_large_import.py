@@ -292,6 +292,15 @@ def test_logs_by_url(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize("url", ["memory://anna:secret@host/a.csv", "memory://host/a.csv?sig=secret&more=secret"])
+def test_what_a_url_keeps_secret_is_not_told(url: str, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    for read in (lambda: remote.fetched([url], tmp_path / "x.parquet").__enter__(), lambda: Dataset.read(url)):
+        with pytest.raises(DataError, match=r"^\w+://.*\*\*\*") as told:
+            read()
+        assert "secret" not in str(told.value)
+
+
 def test_files_of_one_name_are_copied_apart(tmp_path: Path) -> None:
     memory = pytest.importorskip("fsspec").filesystem("memory")
     days = ("/lake/day=1/part.csv", "/lake/day=2/part.csv", "/lake/day=2/part.csv?signed=" + 300 * "x")

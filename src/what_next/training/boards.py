@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from what_next.errors import MissingExtraError, SetupError
+from what_next.errors import MissingExtraError, SetupError, without_secrets
 from what_next.settings import Setup
 from what_next.settings.reference import flat
 from what_next.training.artefacts import read_manifest
@@ -21,6 +21,8 @@ EXPERIMENT = "what-next"
 """The experiment of MLflow that runs go to, unless MLFLOW_EXPERIMENT_NAME names another."""
 RUN = "what_next.run"
 """MLflow's tag with our own id of a run, by which a run that is resumed or judged is found again."""
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+"""MLflow's name for how often it asks a server that does not answer."""
 LONGEST = 500
 """Characters of a setting's value that MLflow takes."""
 
@@ -61,6 +63,7 @@ class MLflow:
     """A run as MLflow shows it, with the same methods."""
 
     def __init__(self, setup: Setup, run: str) -> None:
+        os.environ.setdefault(RETRIES, "4")  # half a minute; by MLflow's own 7 nothing is told for five
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -98,11 +101,20 @@ class Board:
     """Where a run is shown, with the same methods; what fails there later on is told once, and ends nothing else."""
 
     def __init__(self, setup: Setup, run: str) -> None:
-        """Raises a `SetupError` where the library cannot begin: its server does not answer, say."""
+        """Begin.
+
+        Raises:
+            SetupError: the library cannot begin: its server does not answer, say.
+            MissingExtraError: what the library needs is not installed.
+        """
         self.name = setup.track
         try:
             kind: type[TensorBoard | MLflow] = TensorBoard if self.name == "tensorboard" else MLflow
             self.shown: TensorBoard | MLflow | None = kind(setup, run)
+        except ImportError as error:  # there is MLflow, say, and not what it keeps runs in
+            raise MissingExtraError(
+                (error.name or str(error)).partition(".")[0], "track", f"`track, {self.name}`"
+            ) from error
         except Exception as error:  # libraries have errors of their own
             raise SetupError(
                 f"track, {self.name}: the run cannot be shown there ({_first(error)}); see that it can be reached, or "
@@ -133,7 +145,7 @@ class Board:
 
 
 def _first(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return without_secrets(next(iter(str(error).splitlines()), type(error).__name__))
 
 
 def board_of(setup: Setup, run: str) -> Board | None:

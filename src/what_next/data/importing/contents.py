@@ -11,7 +11,7 @@ from typing import cast
 
 import polars as pl
 
-from what_next.errors import DataError, some
+from what_next.errors import DataError, some, without_secrets
 
 HEAD = 1 << 20
 """Bytes that are looked at before a file is read."""
@@ -53,8 +53,9 @@ def data_file(path: Path) -> Path:
         files = [one.name for one in sorted(path.iterdir()) if one.is_file()]
         holds = f"it holds {some(files)}" if files else "it holds no files"
         raise DataError(f"{path}: is a folder; give the path of a data file ({holds})")
-    if re.search(r"(^|/)\w\w+:/", str(path)):
-        raise DataError(f"{path}: is a URL, which what-next data import alone reads; import it, and name what it wrote")
+    if url := re.search(r"(?:^|/)(\w\w+):/(.*)", str(path)):  # of whose slashes a path keeps one
+        told = without_secrets(f"{url[1]}://{url[2]}")
+        raise DataError(f"{told}: is a URL, which what-next data import alone reads; import it, and name what it wrote")
     if str(path) == "-":
         raise DataError(
             "-: is no file; a setup that names a world has no log unless `data` names one: play it by what-next "

@@ -11,7 +11,7 @@ from typing import Any
 
 from what_next.data.importing.readers import kind_of
 from what_next.data.stages import SILENT, Stages
-from what_next.errors import DataError, MissingExtraError, SaveError, WhatNextError, some
+from what_next.errors import DataError, MissingExtraError, SaveError, WhatNextError, some, without_secrets
 
 
 @contextmanager
@@ -56,15 +56,17 @@ def _parts(folder: str, files: Iterable[str]) -> list[str]:
     parts = [one for one in sorted(files) if not re.search(r"/[._]", one.removeprefix(folder))]
     kinds = sorted({kind_of(Path(one)) or Path(one).name for one in parts})
     if len(kinds) > 1:
-        raise DataError(f"{folder}: holds files of several kinds ({some(kinds)}); name those that are the log")
+        where = without_secrets(folder)
+        raise DataError(f"{where}: holds files of several kinds ({some(kinds)}); name those that are the log")
     return parts
 
 
 def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
+    told = without_secrets(url)
     try:
         import fsspec
     except ImportError as error:
-        raise MissingExtraError("fsspec", "remote", f"reading {url}") from error
+        raise MissingExtraError("fsspec", "remote", f"reading {told}") from error
     try:
         system, pattern = fsspec.core.url_to_fs(url)
         if "*" in pattern:
@@ -78,11 +80,12 @@ def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
         raise
     except Exception as error:  # every store has errors of its own; of kinds that are not installed, an ImportError
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise SaveError(f"{folder}: the disk is full while {url} is fetched; make room, and it goes on") from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{url}: cannot be read ({reason}); check the URL, and what you may read there") from error
+            raise SaveError(f"{folder}: the disk is full while {told} is fetched; make room, and it goes on") from error
+        reason = without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        hint = "install that" if isinstance(error, ImportError) else "check the URL, and what you may read there"
+        raise DataError(f"{told}: cannot be read ({reason}); {hint}") from error
     if not copies:
-        raise DataError(f"{url}: no such files; check the URL, and what you may read there")
+        raise DataError(f"{told}: no such files; check the URL, and what you may read there")
     return copies
 
 
@@ -95,7 +98,7 @@ def _copied(system: Any, remote: str, folder: Path, stages: Stages) -> Path:
     to = folder.joinpath(hashlib.sha256(str(told).encode()).hexdigest()[:16], *columns, name)
     if to.is_file() and to.stat().st_size == size:
         return to
-    done = stages.begin(f"fetching {name}", size or 0)
+    done = stages.begin(f"fetching {without_secrets(name)}", size or 0)
     to.parent.mkdir(parents=True, exist_ok=True)
     begun = to.with_name("begun")
     with system.open(remote, "rb") as source, begun.open("wb") as file:
