@@ -1,5 +1,6 @@
 """The scripts that install and start the service, as an image or a unit runs them."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from what_next.errors import SetupError
+from what_next import serving
+from what_next.errors import MissingExtraError, SetupError
 from what_next.settings import Setup
 
 from .processes import ROOT, SOURCE, ask, environment, free_port, until_ready
@@ -46,6 +48,13 @@ def entrypoint(prefix: Path, *words: str | Path, **more: str) -> subprocess.Comp
         text=True,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize("library", ["filelock", "tenacity", "uvicorn"])
+def test_a_library_that_is_missing_is_told(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else name)
+    with pytest.raises(MissingExtraError, match=rf"needs {library}, .*what-next-rl\[serve\]"):
+        importlib.reload(serving)
 
 
 @contextmanager

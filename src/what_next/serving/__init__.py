@@ -4,6 +4,15 @@ from importlib.util import find_spec
 
 from what_next.errors import MissingExtraError
 
-for _name in ("cachetools", "orjson", "prometheus_client", "sqlalchemy", "starlette", "uvicorn"):
+for _name in (
+    "cachetools",
+    "filelock",
+    "orjson",
+    "prometheus_client",
+    "sqlalchemy",
+    "starlette",
+    "tenacity",
+    "uvicorn",
+):
     if find_spec(_name) is None:
         raise MissingExtraError(_name, "serve", "the service")
