@@ -87,7 +87,7 @@ IN_PYTHON = {
     r"import the data without it \(--attributes\)": "leave it out of --attributes",
     r"give this one a model_agent_path .*--force`": "give another folder, or overwrite=True",
     r"train one first \(`train, yes` in the setup\)": "train one with what_next.fit, and save it",
-    r"train a\w* model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",
+    r"train (a\w*|on .* the) model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",
     r"--([a-z-]+) (median|excel|dmy|mdy|ymd|[mun]?s\b|%\S*\w)": r"--\1 '\2'",
     r"--([a-z-]+) (''|'[^']+')": r"\1=\2",
     r"--([a-z-]+)": r"\1=...",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, ClassVar, Literal
 
 import narwhals as nw
@@ -126,7 +127,7 @@ class TestFrames:
 
 class TestRecommend:
     def test_it_learned_what_comes_next(self, model: wn.Model) -> None:
-        for history in ([3, 4, 5], np.array([3, 4, 5]), pl.Series([3, 4, 5]), ("3", "4", "5")):
+        for history in ([3, 4, 5], np.array([3, 4, 5]), torch.tensor([3, 4, 5]), pl.Series([3, 4, 5]), ("3", "4", "5")):
             assert ids(model.recommend(history, k=1)) == ["6"]
 
     def test_a_user_is_an_id_and_the_same_as_by_name(self, model: wn.Model) -> None:
@@ -203,9 +204,10 @@ def test_a_process_that_is_forked_recommends_the_same(model: wn.Model) -> None:
 
 class TestKeeping:
     def test_it_goes_to_other_processes_judged_or_not(self, model: wn.Model) -> None:
-        model.evaluate(baselines=(), verbose=False)
+        results = model.evaluate(baselines=(), verbose=False)
         again = pickle.loads(pickle.dumps(model))
         assert again.recommend([3, 4, 5]) == model.recommend([3, 4, 5])
+        assert dict(pickle.loads(pickle.dumps(results))) == dict(results)
 
     def test_saved_and_loaded_it_is_the_same(self, model: wn.Model, tmp_path: Path) -> None:
         again = wn.load(model.save(tmp_path / "models"))
@@ -229,6 +231,48 @@ class TestKeeping:
             wn.fit(shopping(seed=1), "sqn", folder=tmp_path, **(SMALL | {"passes": 1}))
         assert (tmp_path / "data.parquet").read_bytes() == before
         assert wn.load(tmp_path).recommend([1, 2]) == one.recommend([1, 2])
+
+    @pytest.mark.parametrize("end", ["are gone", "holds another model now"])
+    def test_whose_files_are_another_models_or_none_is_refused_and_shows_what_it_is(
+        self, end: str, tmp_path: Path
+    ) -> None:
+        one = wn.fit(shopping(), folder=tmp_path / "here", **SMALL)
+        shown = repr(one).partition("; kept in")
+        if end == "are gone":
+            rmtree(tmp_path / "here")
+        else:
+            wn.fit(shopping(), folder=tmp_path / "here", **SMALL | {"passes": 1, "seed": 2})
+        for act in (lambda: one.save(tmp_path / "there"), lambda: one.evaluate(verbose=False), one.report):
+            with pytest.raises(ModelError, match=f"{end}.* again"):
+                act()
+        assert not (tmp_path / "there").exists()
+        assert repr(one).partition("; kept in") == (*shown[:2], " no file any more)")
+
+    def test_data_are_not_written_over_by_others_of_the_same_items(self, model: wn.Model, tmp_path: Path) -> None:
+        how: dict[str, Any] = {"folder": tmp_path / "fit", **SMALL, "passes": 1}
+        others = shopping().with_columns(pl.col("Customer") + 1)
+        for _ in range(2):  # a cell that is run again
+            wn.fit(shopping(), **how)
+        saved = model.save(tmp_path / "saved")
+        for act in (lambda: wn.fit(others, **how), lambda: wn.fit(others, **SMALL | {"passes": 1}).save(saved)):
+            with pytest.raises(ModelError, match=r"data\.parquet: holds other data.*overwrite=True"):
+                act()
+        wn.fit(others, overwrite=True, **how)
+        assert 1000 not in wn.load(tmp_path / "fit").state.dataset.user_ids
+
+    def test_saved_without_its_data_it_leaves_none_of_before(self, model: wn.Model, tmp_path: Path) -> None:
+        model.save(tmp_path)
+        with pytest.raises(ModelError, match=r"data\.parquet: .* without data; .*overwrite=True"):
+            model.save(tmp_path, data=False)
+        model.save(tmp_path, data=False, overwrite=True)
+        assert not [one.name for one in tmp_path.iterdir() if one.stem in ("data", "data.items", "setup")]
+        assert wn.load(tmp_path).recommend([3, 4]) == model.recommend([3, 4])
+
+    def test_a_tilde_is_the_home(self, model: wn.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert model.save("~/saved") == tmp_path / "saved"
+        assert wn.load("~/saved").recommend([3, 4]) == model.recommend([3, 4])
+        assert wn.fit(shopping(), folder="~", **SMALL | {"passes": 1}).setup.data == tmp_path / "data.parquet"
 
     def test_without_its_data_it_recommends_after_histories_alone(self, model: wn.Model, tmp_path: Path) -> None:
         alone = wn.load(model.save(tmp_path, data=False))
@@ -358,6 +402,27 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         DataError,
         "no column for the user; it has Product, Stars; call it 'Customer'",
     ),
+    "k of 0 for all": (lambda model, _: model.recommend_all(0), DataError, "k is 0"),
+    "k of 0 for some": (lambda model, _: model.recommend_users([1003], 0), DataError, "k is 0"),
+    "a word for seen": (lambda model, _: model.recommend([3], seen="no"), DataError, "seen is 'no'; expected True"),
+    "users for one": (lambda model, _: model.recommend(user=[1003, 1001]), DataError, "one id; recommend_users"),
+    "a mapping for a frame": (lambda model, _: model.recommend_frame({"a": 1}), DataError, "dict found where a frame"),
+    "a frame for a data set": (lambda _, log: wn.load(".", log), DataError, "what_next.Dataset.from_frame"),
+    "no path": (lambda _, __: wn.load(None), DataError, "None is found where a path is expected"),
+    "nobody's home": (lambda model, _: model.save("~nobody here/x"), DataError, "where a path is expected"),
+    "data of other items": (
+        lambda model, log: wn.load(
+            model.setup.model_agent_path.parent, wn.Dataset.from_frame(log.with_columns(pl.col("Product") + 1))
+        ),
+        CatalogueError,
+        "train on these data with what_next.fit$",
+    ),
+    "a column of another role": (
+        lambda _, log: wn.fit(log, user="Product"),
+        DataError,
+        r"no column for the item \('Product' is the user already\); found",
+    ),
+    "processes": (lambda _, log: wn.fit(log, cluster="ray"), SetupError, "cluster is 'ray'.*leave it out"),
     "a lazy frame": (lambda model, log: model.recommend(log.lazy()), DataError, "collect it"),
     "an event without a time": (
         lambda model, _: model.recommend(pl.DataFrame({"user": [1] * 3, "item": [3, 4, 5], "time": [1, None, 2]})),

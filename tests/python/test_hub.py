@@ -130,12 +130,15 @@ def test_a_file_that_was_changed_is_refused_and_nothing_is_written(
     hub.files["SHA256SUMS"] = b"\xff\xfe  agent.safetensors"
     with pytest.raises(ModelError, match=r"agent\.safetensors is not what SHA256SUMS says"):
         wn.pull("me/mine", tmp_path / "pulled")
-    assert not list((tmp_path / "pulled").iterdir())
+    assert not (tmp_path / "pulled").exists()
 
 
 def test_what_is_not_there_and_what_is_in_the_way_are_told(hub: type[Hub], model: wn.Model, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"me/other: cannot be pulled .*check the name"):
         wn.pull("me/other", tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+    with pytest.raises(ModelError, match=r"'mine' is no name .*give OWNER/NAME"):
+        wn.pull("mine", tmp_path / "pulled")
     with pytest.raises(ModelError, match="holds a model; give another folder"):
         wn.pull("me/mine", model.setup.model_agent_path.parent)
     with pytest.raises(ModelError, match=r"nothing.*train one with what_next\.fit"):
@@ -147,6 +150,17 @@ def test_no_network_is_told(model: wn.Model, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
     with pytest.raises(ModelError, match=r"me/mine: cannot be pushed .*the network"):
         wn.push(model, "me/mine")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
+        wn.push(model, "me/mine")
+
+
+def test_a_model_that_was_written_over_is_not_pushed(hub: type[Hub], tmp_path: Path) -> None:
+    how: dict[str, Any] = {"passes": 1, "dim": 4, "verbose": False, "folder": tmp_path}
+    models = [wn.fit(made_up_log(users=12, items=9, events=6), seed=seed, **how) for seed in (1, 2)]
+    with pytest.raises(ModelError, match="holds another model now"):
+        wn.push(models[0], "me/mine")
+    assert not hub.files
 
 
 def test_the_missing_library_is_named(model: wn.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

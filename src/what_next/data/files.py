@@ -32,6 +32,20 @@ FORMATS = ("1", "2", "3")
 (see `decisions.service_log`)."""
 
 
+def path_of(given: str | Path) -> Path:
+    """A path that somebody gives in Python, where no shell has put their home in place of `~`.
+
+    Raises:
+        DataError: it is no path, or there is no such home.
+    """
+    try:
+        return Path(given).expanduser()
+    except (TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{given!r:.200} is found where a path is expected ({error}); give a file or a folder"
+        ) from None
+
+
 def beside(path: Path, what: str) -> Path:
     """`data/NAME.items.parquet` for `data/NAME.parquet`."""
     return path.parent / f"{path.stem}.{what}.parquet"

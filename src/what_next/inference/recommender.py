@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int32
 
 from what_next.data import Dataset
-from what_next.data.dataset import to_polars
+from what_next.data.dataset import is_frame, to_polars
 from what_next.errors import CatalogueError, DataError, some
 from what_next.inference.recommendation import Item, Recommendation
 from what_next.policy import EVERYONE, LearnedPolicy
@@ -60,8 +60,11 @@ class Recommender:
 
         Raises:
             CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
+            DataError: `k`, `seen` or `user` is something else.
         """
         unknown: list[str] = []
+        if isinstance(user, Iterable) and not isinstance(user, str | bytes):
+            raise DataError(f"user is {user!r:.200}; expected one id; recommend_users answers for several")
         if history is not None:
             known, unknown = self.state.history_of(history)
         elif user is not None:
@@ -96,6 +99,8 @@ class Recommender:
                 a user with no other gets no row.
             k: number of items for each user; `seen`: whether items that they heard may be recommended.
         """
+        if not is_frame(frame):
+            raise DataError(f"{type(frame).__name__} found where a frame of pandas, Polars or pyarrow is expected")
         events = to_polars(frame)
         if missing := {"user_id", "item_id"} - set(events.columns):
             raise DataError(f"the frame has no column {some(sorted(missing))}; it has {some(events.columns)}")
@@ -121,7 +126,7 @@ class Recommender:
     ) -> pl.DataFrame:
         """A frame of `user_id, rank, item_id, title` for every user of the data set, or for those at some positions."""
         mask = self.catalogue.mask(allowed, blocked)
-        parts = [self._ranked(np.array([], np.int32), np.zeros((0, k), np.int32))]
+        parts = [self._ranked(np.array([], np.int32), np.zeros((0, 0), np.int32))]
         everyone = np.arange(self.state.dataset.users, dtype=np.int32) if users is None else users
         lengths, start = self.state.dataset.lengths[everyone], 0
         while start < len(lengths):
@@ -154,6 +159,10 @@ class Recommender:
         propensities: bool = True,
     ) -> tuple[Proposal, Product]:
         """What the agent proposes after some histories, and the slates."""
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise DataError(f"k is {k!r}; expected a whole number above 0")
+        if not isinstance(seen, bool | np.bool_ | None):
+            raise DataError(f"seen is {seen!r}; expected True, False or None")
         seen = self.state.setup.evaluation.seen if seen is None else seen
         permitted = Permitted.of(mask, None if seen else history.items)
         sampler = Greedy() if rng is None else self.policy.sampler

@@ -11,7 +11,7 @@ from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.dataset import is_frame, to_polars
-from what_next.data.files import footer_of, write_files
+from what_next.data.files import footer_of, path_of, write_files
 from what_next.data.importing.attributes import Fill
 from what_next.data.importing.cleaning import clean
 from what_next.data.importing.ids import MISSING
@@ -19,9 +19,9 @@ from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import duration
 from what_next.data.importing.telling import told
 from what_next.environment import Environment
-from what_next.errors import DataError, ModelError, Plain, in_python, told_in_python
+from what_next.errors import DataError, ModelError, Plain, SetupError, in_python, told_in_python
 from what_next.policy import LearnedPolicy
-from what_next.python.model import AGENT, DATA, FRAME, SETUP, Model, frame_of, framed
+from what_next.python.model import AGENT, DATA, FRAME, SETUP, Model, frame_of, framed, spare_data
 from what_next.python.settings import Settings, nested
 from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
@@ -70,7 +70,7 @@ def fit(
             `data.Options`.
         folder: where data, models and a `setup.txt` for the command line are kept; None: in a temporary folder, which
             goes with the model.
-        overwrite: write over another model in `folder`.
+        overwrite: write over another model, or other data, in `folder`.
         on_step: called with each step of training; where it returns True, training ends.
         on_save: called after each save with what was measured on the validation users.
         verbose: say which column was taken for what, and how far training is.
@@ -81,10 +81,10 @@ def fit(
 
     Raises:
         DataError: the data cannot be used. SetupError: a setting is unknown or out of range.
-        ModelError: another model lies in `folder`.
+        ModelError: a model of another algorithm, or other data, lie in `folder`.
     """
     home = None if folder is not None else TemporaryDirectory(prefix="what-next-")
-    where = Path(home.name if home is not None else folder or ".")
+    where = path_of(home.name if home is not None else folder or ".")
     gap = duration(session_gap) if isinstance(session_gap, str) else session_gap
     said: dict[str, Any] = {"user": user, "item": item, "time": time, "reward": reward, "event": event}
     said |= {"titles": titles, "attributes": attributes, "context": context, "missing": missing}
@@ -101,6 +101,7 @@ def fit(
     environment = Environment(agent, state, setup, force=overwrite, on_step=on_step, on_save=on_save, quiet=not verbose)
     if not overwrite:
         checkpoint.spare(setup, dataset.name, dataset.catalogue)
+        spare_data(setup.data, dataset)
     frame: dict[str, Any] = {"columns": tables.columns if tables else {}, "time_format": time_format}
     _keep(where, tables or dataset.to_tables(), setup, framed(**frame))
     report = environment.train_agent()
@@ -126,8 +127,12 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
         ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
         CatalogueError: the data set has another catalogue.
     """
-    path = Path(path)
+    path = path_of(path)
     kept = path / DATA
+    if not isinstance(data, Dataset | None):
+        raise DataError(
+            f"{type(data).__name__} found where a Dataset is expected; make it by what_next.Dataset.from_frame"
+        )
     if path.is_dir():
         if not (path / AGENT).is_file():
             raise ModelError(f"{path}: holds no model, which would be {AGENT} there; name the agent's file itself")
@@ -145,10 +150,10 @@ def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dat
     if isinstance(data, Dataset):
         return None, data
     if isinstance(data, str | Path):
-        path = Path(data)
+        path = path_of(data)
         if "what_next.format" in footer_of(path):
             return None, Dataset.read(path)
-        tables = import_files([path], None if items is None else Path(items), options)
+        tables = import_files([path], None if items is None else path_of(items), options)
     else:
         for given in [data] if items is None else [data, items]:
             if not is_frame(given):
@@ -176,7 +181,10 @@ def _setup(algorithm: str | Algorithm | type[Algorithm], settings: Settings, fol
         "model_critic_path": folder / "critic.safetensors" if others else None,
     }
     values = nested({**settings}, chosen) | own
-    return Setup.model_validate(values, context={"entries": {}, "source": "fit"})
+    setup = Setup.model_validate(values, context={"entries": {}, "source": "fit"})
+    if setup.cluster.name:
+        raise SetupError(f"cluster is {setup.cluster.name!r}, by which the command line alone trains; leave it out")
+    return setup
 
 
 def _keep(folder: Path, tables: Tables, setup: Setup, frame: bytes) -> None:

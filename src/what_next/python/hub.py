@@ -4,13 +4,13 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from what_next.data.files import Writer, check_paths, write_files
+from what_next.data.files import Writer, check_paths, path_of, write_files
 from what_next.errors import MissingExtraError, ModelError, WhatNextError, told_in_python
 from what_next.python.fitting import load
 from what_next.python.model import AGENT, Model
@@ -38,8 +38,8 @@ def push(model: Model | str | Path, repo: str, *, private: bool = True) -> str:
         ModelError: a file is missing or damaged, or the hub refuses.
         MissingExtraError: huggingface_hub is not installed.
     """
-    hub = _hub()
-    agent = model.setup.model_agent_path if isinstance(model, Model) else Path(model)
+    hub = _hub(repo)
+    agent = model.agent_file() if isinstance(model, Model) else path_of(model)
     agent = agent / AGENT if agent.is_dir() else agent
     critic = critic_beside(agent)
     saved = read_models(agent, critic if critic and critic.is_file() else None)
@@ -78,11 +78,10 @@ def pull(repo: str, folder: str | Path, *, revision: str | None = None, overwrit
         ModelError: there is no such model, a file is not what its hash says, or a model lies in `folder`.
         MissingExtraError: huggingface_hub is not installed.
     """
-    hub, folder = _hub(), Path(folder)
+    hub, folder = _hub(repo), path_of(folder)
     if (folder / AGENT).exists() and not overwrite:
         raise ModelError(f"{folder}: holds a model; give another folder, or say that it may be overwritten")
-    check_paths([folder / AGENT])
-    with TemporaryDirectory(prefix=".pulled-", dir=folder) as aside, _told(repo, "pulled"):
+    with _made(folder), TemporaryDirectory(prefix=".pulled-", dir=folder) as aside, _told(repo, "pulled"):
         api = hub.HfApi()
 
         def fetch(name: str) -> Path:
@@ -101,12 +100,31 @@ def pull(repo: str, folder: str | Path, *, revision: str | None = None, overwrit
     return load(folder)
 
 
-def _hub() -> Any:
+def _hub(repo: str) -> Any:
+    """The library, where it may be asked for a repository of that name."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ModelError(f"{repo!r} is no name of a repository on the hub; give OWNER/NAME")
     try:
         import huggingface_hub
+        from huggingface_hub import constants
     except ModuleNotFoundError:
         raise MissingExtraError("huggingface_hub", "hub", "Hugging Face's hub") from None
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError("HF_HUB_OFFLINE is set, so the hub is not asked; unset it, and start Python anew")
     return huggingface_hub
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Within, the folder is there; where it was made for this, and nothing came of it, it goes."""
+    new = not folder.exists()
+    check_paths([folder / AGENT])
+    try:
+        yield
+    finally:
+        if new:
+            with suppress(OSError):  # it holds a model
+                folder.rmdir()
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from what_next.data import html
-from what_next.data.dataset import is_frame, to_polars
-from what_next.data.files import beside, write_files
+from what_next.data.dataset import Dataset, is_frame, to_polars
+from what_next.data.files import beside, path_of, write_files
 from what_next.data.importing.columns import recognise
 from what_next.data.importing.ids import as_text, several
 from what_next.data.importing.times import read_times
@@ -51,6 +51,7 @@ class Model(Recommender):
         setup: all settings, and where the files are.
         training: what training came to (`Report`); None for a loaded model.
         columns: the column of each role in the frame that it was made of; `time_format`: what was said of its times.
+        manifest: what its file said of itself when it was made or opened.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class Model(Recommender):
         super().__init__(policy)
         self.setup, self.training, self._home = setup, training, home
         self.columns, self.time_format = dict(columns or {}), time_format
+        self.manifest = read_manifest(setup.model_agent_path, "agent")
         self._judged: dict[tuple[object, ...], Results] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_judged": {}}  # which holds bars of progress
+        return vars(self) | {"_judged": {}}  # which holds the data once more
 
     def __repr__(self) -> str:
         facts = "; ".join(f"{name} {value}" if name != "algorithm" else value for name, value in self._facts().items())
@@ -86,10 +88,14 @@ class Model(Recommender):
         if dataset.users:
             found |= {"users": f"{dataset.users:,}", "events": f"{dataset.events:,}"}
         found["trained on"] = f"{agent.histories:,} histories"
-        if valid := read_manifest(self.setup.model_agent_path, "agent").metrics.get("valid"):
+        if valid := self.manifest.metrics.get("valid"):
             measured = ", ".join(f"{name} {value:.4g}" for name, value in valid.items() if name != "users")
             found["measured"] = f"{measured}, on {people(valid)}, by events that training never saw"
-        found["kept in"] = "a temporary folder (save it)" if self._home else str(self.setup.model_agent_path.parent)
+        try:
+            folder = self.agent_file().parent
+            found["kept in"] = "a temporary folder (save it)" if self._home else str(folder)
+        except ModelError:
+            found["kept in"] = "no file any more"
         return found
 
     # Recommending
@@ -154,8 +160,6 @@ class Model(Recommender):
         except (TypeError, ValueError):
             raise DataError(f"rng is {rng!r}; expected a whole number of at least 0, or a generator of NumPy") from None
         how: dict[str, Any] = {"seen": seen, "allowed": allowed, "blocked": blocked, "rng": rng}
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise DataError(f"k is {k!r}; expected a whole number above 0")
         if is_frame(history):
             if user is not None or context:
                 raise DataError("a frame has users of its own, and no context; leave user and context out")
@@ -219,7 +223,7 @@ class Model(Recommender):
             verbose: show how far it is.
 
         Raises:
-            ModelError: the model has no data to be judged on.
+            ModelError: the model has no data to be judged on, or its files are no longer there (`agent_file`).
             DataError: nobody can be judged on.
         """
         if part not in get_args(Part):
@@ -246,15 +250,17 @@ class Model(Recommender):
             part, verbose: see `evaluate`.
 
         Raises:
+            ModelError: see `evaluate`.
             MissingExtraError: Matplotlib or Jinja is not installed.
         """
-        path = self.setup.model_agent_path.with_name(PAGE) if path is None else Path(path)
+        path = self.agent_file().with_name(PAGE) if path is None else path_of(path)
         check(path)
         results = self.evaluate(part, verbose=verbose)
         write_report(results.comparison, path, windows=results.windows)
         return Page(path, path.read_text(encoding="utf-8"))
 
     def _with_data(self) -> Setup:
+        self.agent_file()
         setup = self.setup.model_copy(update={"train": False})
         if not setup.data.exists():
             raise ModelError(
@@ -265,6 +271,27 @@ class Model(Recommender):
 
     # Keeping
 
+    def agent_file(self) -> Path:
+        """The agent's file, which still holds this model; whoever reads a model's files asks.
+
+        Raises:
+            ModelError: the files are gone, or another training wrote over them.
+        """
+        path, mine = self.setup.model_agent_path, self.manifest
+        for one in (path, catalogue_path(path)):
+            if not one.is_file():
+                raise ModelError(
+                    f"{one}: the model's files are gone, as a temporary folder goes with the model that `fit` "
+                    "gave; fit again, and save the model (or give `fit` a folder) before its files go"
+                )
+        found = read_manifest(path, "agent")
+        if (found.run, found.histories) != (mine.run, mine.histories):
+            raise ModelError(
+                f"{path}: holds another model now, which a later training wrote over this one; fit or load again, and "
+                "give each fit a folder of its own"
+            )
+        return path
+
     @told_in_python()
     def save(self, folder: str | Path, *, data: bool = True, overwrite: bool = False) -> Path:
         """Write the model into a folder, for `load` and, where a setup can name its algorithm, for the command line.
@@ -272,18 +299,22 @@ class Model(Recommender):
         Args:
             folder: made where it is missing.
             data: with the log of events that it was made of, which judging and users by their ids need.
-            overwrite: write over a model of another algorithm or of other data.
+            overwrite: write over a model of another algorithm or of other data; data that lie there go where the model
+                is saved without.
 
         Raises:
-            ModelError: such a model lies there.
+            ModelError: such a model or data lie there; or the model's own files are gone (`agent_file`).
             SaveError: a file cannot be written; what stood there before is intact.
         """
-        folder, old = Path(folder), self.setup
+        folder, old = path_of(folder), self.setup
+        self.agent_file()
         critic = old.model_critic_path and folder / old.model_critic_path.name
         moved = {"data": folder / DATA, "model_agent_path": folder / AGENT, "model_critic_path": critic, "log": None}
         setup = old.model_copy(update=moved)
+        data = data and old.data.is_file()  # a large log, which is a folder, stays where it is
         if not overwrite:
             checkpoint.spare(setup, self.state.dataset.name, self.catalogue)
+            spare_data(setup.data, self.state.dataset if data else None)
         files = {
             setup.log_path: old.log_path,
             card_path(setup.model_agent_path): card_path(old.model_agent_path),
@@ -291,7 +322,6 @@ class Model(Recommender):
             resume_path(setup.model_agent_path): resume_path(old.model_agent_path),
             setup.model_agent_path: old.model_agent_path,
         }
-        data = data and old.data.is_file()  # a large log, which is a folder, stays where it is
         if data:
             files = {beside(setup.data, "items"): beside(old.data, "items"), setup.data: old.data} | files
         if old.model_critic_path and critic:
@@ -301,7 +331,31 @@ class Model(Recommender):
             content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
         content[folder / FRAME] = framed(self.columns, self.time_format)
         write_files(content)
+        if overwrite and not data and setup.data.is_file():  # else the setup there is none that was saved with data
+            for gone in (setup.data, beside(setup.data, "items"), folder / SETUP):
+                gone.unlink(missing_ok=True)
         return folder
+
+
+def spare_data(path: Path, dataset: Dataset | None) -> None:
+    """See that nothing is written over other data, or leaves them beside a model that is saved without any (None).
+
+    Raises:
+        ModelError: other data lie there.
+    """
+    if not path.is_file():
+        return
+    found = "lies there, and the model is to be without data"
+    if dataset is not None:
+        try:
+            there = Dataset.read(path)
+        except DataError:  # damaged
+            return
+        mine, theirs = ((one.digest, one.catalogue.hash(), one.user_ids.to_list()) for one in (dataset, there))
+        if mine == theirs:
+            return
+        found = "holds other data than these"
+    raise ModelError(f"{path}: {found}; give another folder, or overwrite=True, which replaces what is there")
 
 
 def framed(columns: Mapping[str, str], time_format: str | None) -> bytes:

@@ -21,6 +21,9 @@ class Bars(Stages, AbstractContextManager["Bars", None]):
         self.silent = silent or not draws(self.console)
         self.bars: Progress | None = None
 
+    def __reduce__(self) -> tuple[type["Bars"], tuple[bool]]:
+        return Bars, (True,)  # a copy draws on no terminal
+
     def __exit__(self, *_: object) -> None:
         self._end()
 

@@ -73,10 +73,13 @@ def recognise(
         column = exact(columns, wanted, f"--{role}", where) if wanted else _by_alias(columns, aliases[role], found)
         if column is not None:
             found[role] = column
+    taken = {column: role for role, column in found.items()}
     for role in required:
         if role not in found:
+            named = _by_alias(columns, aliases[role], {})
+            lacking = role + (f" ({named!r} is the {taken[named]} already)" if named in taken else "")
             raise DataError(
-                f"{where}: no column for the {role}; found {some(map(repr, columns))}; name it with --{role}{hint}"
+                f"{where}: no column for the {lacking}; found {some(map(repr, columns))}; name it with --{role}{hint}"
             )
     for role, column in found.items():
         twin = next((other for other in found if other != role and found[other] == column), None)

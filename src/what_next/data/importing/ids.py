@@ -105,6 +105,8 @@ def several(ids: Any) -> list[str]:
     """
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
         raise CatalogueError(f"{ids!r:.200} is found where several ids are expected; give a list of item ids")
+    if getattr(ids, "ndim", 0) == 1 and hasattr(ids, "tolist"):
+        ids = ids.tolist()  # of a tensor, too, whose elements are tensors
     flat = not isinstance(ids, Mapping) and getattr(ids, "ndim", 1) == 1
     found = list(ids) if flat else []
     if not flat or any(isinstance(one, Iterable) and not isinstance(one, str | bytes) for one in found):
