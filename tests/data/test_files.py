@@ -175,6 +175,35 @@ def test_encodings(file, encoding: str) -> None:
     assert pairs(import_files([file("a.csv", CSV, encoding)])) == LOG
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "bad"),
+    [
+        ("a.csv", CSV, "3,\udcff,8\n"),
+        ("a.csv", CSV, '3,"\udcff",8,9\n'),
+        ("a.dat", CSV.replace(",", "::"), "3::\udcff::8\n"),
+        ("a.inter", "user:token\titem:token\ttime:float\n1\té\t5\n2\tb\t6\n1\tc\t7\n", "3\t\udcff\t8\n"),
+        ("a.jsonl", LINES, '{"user": 3, "item": "\udcff", "time": 8}\n'),
+    ],
+)
+def test_a_row_that_is_not_utf_8_is_rejected_and_the_others_keep_their_letters(
+    tmp_path: Path, name: str, text: str, bad: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes((text + bad).encode(errors="surrogateescape"))
+    tables = import_files([path])
+    assert pairs(tables) == LOG
+    assert tables.rejected.select("line", "reason").rows() == [(text.count("\n") + 1, "not UTF-8")]
+    assert not tables.notes
+
+
+def test_a_file_in_windows_1252_is_told_though_a_letter_looks_like_utf_8(file) -> None:
+    rows = [f"{n % 2},Größe {n}{' „Spaß“' * (n == 4)}\n" for n in range(9)]
+    log = file("a.csv", "".join(["user,item\n", *rows]), "cp1252")
+    tables = import_files([log])
+    assert tables.log["item_id"].str.starts_with("Größe ").all()
+    assert tables.notes == [f"{log}: is not UTF-8, so its letters are read as those of Windows-1252"]
+
+
 def test_names_and_ids_of_a_spreadsheet_on_windows_keep_their_letters(file) -> None:
     log = file("a.csv", "Kunde;Größe;Preis €\r\nJörg;„M“;3,5\r\nZoë;L;4\r\n", "cp1252")
     tables = import_files([log], options=Options(user="Kunde", item="Größe", reward="Preis €", time=""))
@@ -251,8 +280,9 @@ def test_item_columns_that_attributes_does_not_name_are_told(file) -> None:
         assert not any("left out" in note for note in import_files([log], items, Options(attributes=chosen)).notes)
 
 
-def test_arrow_files_are_read(tmp_path: Path) -> None:
-    pl.DataFrame({"user": [1, 2], "item": ["a", "b"]}).write_ipc(tmp_path / "a.arrow")
+@pytest.mark.parametrize("write", [pl.DataFrame.write_ipc, pl.DataFrame.write_ipc_stream])
+def test_arrow_files_and_streams_are_read(tmp_path: Path, write: Callable[..., object]) -> None:
+    write(pl.DataFrame({"user": [1, 2], "item": ["a", "b"]}), tmp_path / "a.arrow")
     assert pairs(import_files([tmp_path / "a.arrow"])) == [(1, "a"), (2, "b")]
 
 

@@ -122,6 +122,22 @@ def test_awkward_rows_of_several_files(tmp_path: Path, gap: timedelta | None) ->
     same(tmp_path, mine, theirs, 8)
 
 
+def test_letters_that_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, rows = [tmp_path / "a.csv", tmp_path / "b.csv"], ["user,item", *(f"ü{n % 7},{n}" for n in range(300))]
+    files[0].write_bytes("\n".join(rows).encode() + b"\n\xff,1\n")
+    files[1].write_bytes("\n".join(rows).encode("cp1252"))
+    mine, theirs = both(tmp_path, files, 20_000)
+    assert mine.reasons() == {"not UTF-8": 1}
+    assert mine.notes == [f"{files[1]}: is not UTF-8, so its letters are read as those of Windows-1252"]
+    same(tmp_path, mine, theirs, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(large, "_repeats", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            import_large(files, tmp_path / "x.parquet", memory=20_000)
+    again, _ = import_large(files, tmp_path / "x.parquet", memory=20_000)
+    assert (again.notes, again.reasons()) == (mine.notes, mine.reasons())
+
+
 def test_an_item_table_and_columns_without_times(tmp_path: Path) -> None:
     table, items = awkward(500).drop("time"), tmp_path / "items.csv"
     table.write_csv(tmp_path / "a.csv", separator="\t")

@@ -1,6 +1,7 @@
 """What a file holds, by its first bytes and not by its name; and its bytes without their packing."""
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -20,7 +21,10 @@ LINES = 50
 
 GZIP, ZSTD, BZ2, XZ, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PK\3\4"
 PARQUET, ARROW = b"PAR1", b"ARROW1"
+ARROW_STREAM = b"\xff\xff\xff\xff"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+BY_CHANCE = 10
+"""Of so many letters of Windows-1252, one may look like UTF-8: ß before a closing quote does."""
 
 FOREIGN = {
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save the sheet as CSV"),
@@ -114,10 +118,18 @@ def decoded(content: bytes) -> str:
     """Text in UTF-16 by its mark, in UTF-8, or else in Windows-1252, as spreadsheets write it."""
     if content.startswith(UTF_16):
         return content.decode("utf-16", errors="replace")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")
+    return content.decode("utf-8-sig" if is_utf_8(io.BytesIO(content)) else "cp1252", errors="replace")
+
+
+def is_utf_8(file: io.BufferedIOBase) -> bool:
+    """Whether text is UTF-8, though some of its bytes may not be, rather than Windows-1252."""
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    odd = letters = 0
+    while block := file.read(HEAD):
+        text = decoder.decode(block)
+        odd += len(block) - len(text.encode())
+        letters += len(text) - len(text.encode("ascii", "ignore"))
+    return odd <= BY_CHANCE * letters
 
 
 def _lines(path: Path, most: int | None) -> bytes:

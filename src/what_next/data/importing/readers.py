@@ -22,6 +22,7 @@ import polars as pl
 from what_next.data.importing.columns import is_known_name
 from what_next.data.importing.contents import (
     ARROW,
+    ARROW_STREAM,
     GZIP,
     PARQUET,
     UTF_16,
@@ -29,6 +30,7 @@ from what_next.data.importing.contents import (
     data_file,
     decoded,
     head,
+    is_utf_8,
     magic,
     polars_unpacks,
     refuse_foreign,
@@ -45,12 +47,17 @@ OBJECTS = r"\s*(\[\s*)?\{"
 """How JSON lines start, and an array of objects."""
 MOVIELENS = {3: ("item_id", "title", "genres"), 4: ("user_id", "item_id", "rating", "timestamp")}
 """Names for files separated by `::` without a header line, by their number of columns: the layouts of MovieLens."""
-EXTRA, BROKEN = "\0extra", "\0broken"
-MISFITS = {EXTRA: "too many fields", BROKEN: "not a JSON object"}
-"""Columns that only the rows have which do not fit: the first field too many, the line that is no JSON object; and the
-reason for which the row is set apart."""
+EXTRA, BROKEN, DAMAGED = "\0extra", "\0broken", "\0damaged"
+MISFITS = {DAMAGED: "not UTF-8", EXTRA: "too many fields", BROKEN: "not a JSON object"}
+"""Columns that only the rows have which do not fit: the first field whose bytes are no letters, the first field too
+many, the line that is no JSON object; and the reason for which the row is set apart."""
+LOST = "\ufffd"
+"""What stands for bytes that are no letters."""
+NOT_UTF_8 = "is not UTF-8, so its letters are read as those of Windows-1252"
 ROW_GROUP = 1 << 16
 """Rows of a spilled file that are in memory at once."""
+NOTE = "what_next.note"
+"""In the footer of a spilled file: what people should know about the reading."""
 DECIMAL_COMMA = r"^\s*[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+\s*$"
 """A number with a decimal comma, perhaps with points between its thousands."""
 MATRIX = 50
@@ -122,6 +129,8 @@ def open_source(
         if start.startswith((PARQUET, ARROW)) or suffix in (".parquet", ".pq"):
             scan: Callable[..., pl.LazyFrame] = pl.scan_ipc if start.startswith(ARROW) else pl.scan_parquet
             return Source(_flat(scan(path, glob=False)), path)
+        if start.startswith(ARROW_STREAM):
+            return Source(_flat(pl.read_ipc_stream(path).lazy()), path)
         content = head(path)
         refuse_foreign(path, content)
         text = decoded(content)
@@ -197,10 +206,15 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
         return Source(_flat(pl.read_ndjson(source, infer_schema_length=None).lazy()), path)
     except pl.exceptions.ComputeError:
         with open_unpacked(path) as file:
-            lines = [_object(line) for line in decoded(file.read()).splitlines()]
+            content = file.read()
+    text = decoded(content)
+    damaged = text.encode() != content
+    lines = [_object(line, damaged) for line in text.splitlines()]
     if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
         raise DataError(f"{path}: most of its lines are no JSON objects; write one object on each line, or an array")
-    return Source(_flat(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).lazy()), path)
+    frame = _flat(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).lazy())
+    foreign = not content.startswith(UTF_16) and not is_utf_8(io.BytesIO(content))
+    return Source(frame, path, notes=(f"{path}: {NOT_UTF_8}",) if foreign else ())
 
 
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -210,11 +224,12 @@ def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame
 
 
-def _spilled(frame: pl.LazyFrame, spill: Path) -> pl.LazyFrame:
-    """The same rows, read from a file that holds them."""
+def _spilled(frame: pl.LazyFrame, spill: Path, note: str = "") -> pl.LazyFrame:
+    """The same rows, read from a file that holds them, and a note beside them."""
     if not spill.exists():
         begun = spill.with_suffix(".begun")
-        frame.sink_parquet(begun, compression="lz4", row_group_size=ROW_GROUP, engine="streaming")
+        told = {NOTE: note}
+        frame.sink_parquet(begun, compression="lz4", row_group_size=ROW_GROUP, metadata=told, engine="streaming")
         begun.replace(spill)
         _unpacked(spill).unlink(missing_ok=True)
     return pl.scan_parquet(spill, glob=False)
@@ -233,8 +248,13 @@ def _unpacked(spill: Path) -> Path:
     return spill.with_suffix(".unpacked")
 
 
-def _object(line: str) -> str:
-    """The line where it is a JSON object; else an object that holds the line as what is broken."""
+def _object(line: str, damaged: bool) -> str:
+    """The line where it is a JSON object; else an object that holds the line as what is broken.
+
+    Of a file that is `damaged`, so is a line with `LOST` in it.
+    """
+    if damaged and LOST in line:
+        return json.dumps({DAMAGED: line})
     try:
         if isinstance(json.loads(line), dict):
             return _strict(line) if re.search("NaN|Infinity", line) else line
@@ -251,13 +271,13 @@ def _strict(text: str) -> str:
 def read_atomic(path: Path, text: str, spill: Path | None = None) -> Source:
     """RecBole's atomic file: tab separated, header `name:type`, sequences separated by spaces."""
     full = text.partition("\n")[0].rstrip("\r").split("\t")
-    raw = _delimited(path, "\t", full, 1, quote=None, spill=spill)
+    raw, notes = _delimited(path, "\t", full, 1, quote=None, spill=spill)
     columns = []
     for heading in raw.collect_schema().names():
         name, _, kind = heading.partition(":")
         column = pl.col(heading).alias(name)
         columns.append(column.str.split(" ") if kind.endswith("_seq") else column)
-    return Source(raw.select(columns), path, 2)
+    return Source(raw.select(columns), path, 2, notes=tuple(f"{path}: {note}" for note in notes))
 
 
 def read_text(
@@ -296,9 +316,10 @@ def read_text(
     skipped = above + int(header)
     columns, notes = _distinct(names or (fields if header else [f"column_{n + 1}" for n in range(len(fields))]))
     if separator == "::":
-        frame = _split_by_colons(path, columns, skipped, spill)
+        frame, more = _split_by_colons(path, columns, skipped, spill)
     else:
-        frame = _delimited(path, separator, columns, skipped, quote, above, "\n" if "\n" in text else "\r", spill)
+        frame, more = _delimited(path, separator, columns, skipped, quote, above, "\n" if "\n" in text else "\r", spill)
+    notes += more
     if separator == ";":
         frame, more = _with_points(frame)
         notes += more
@@ -356,8 +377,8 @@ def _delimited(
     above: int = 0,
     end: str = "\n",
     spill: Path | None = None,
-) -> pl.LazyFrame:
-    """A text file as columns of text; its letters as `decoded` takes them.
+) -> tuple[pl.LazyFrame, list[str]]:
+    """A text file as columns of text, its letters as `decoded` takes them; and what people should know.
 
     Args:
         separator: one character; `columns`: their names.
@@ -366,15 +387,10 @@ def _delimited(
         spill: see `open_source`.
     """
     if spill is not None and spill.exists():
-        return pl.scan_parquet(spill, glob=False)
-    source: Path | bytes
-    if spill is not None:
-        source = _plain(path, spill)
-    else:
-        source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
-    if magic(path).startswith(UTF_16) or (isinstance(source, bytes) and source.startswith(UTF_16)):
-        source = (source if isinstance(source, bytes) else path.read_bytes()).decode("utf-16").encode()
-    names, recoded = list(columns), False
+        note = pl.read_parquet_metadata(spill).get(NOTE)
+        return pl.scan_parquet(spill, glob=False), [note] if note else []
+    source = _source(path, spill)
+    names, lossy, note = list(columns), False, ""
     # Rows may hold quoted line breaks; what stands above them is told in lines.
     skip: Any = {"skip_lines": skipped} if above else {"skip_rows": skipped}
     while True:
@@ -384,33 +400,55 @@ def _delimited(
                 glob=False, schema=dict.fromkeys(names, pl.String), missing_columns="insert",
                 truncate_ragged_lines=len(names) > len(columns),
                 extra_columns="ignore" if len(names) > len(columns) else "raise",
+                encoding="utf8-lossy" if lossy else "utf8",
             )  # fmt: skip
             frame = frame.with_columns(pl.all().str.strip_chars())  # people write `u1, i1`, and mean i1
-            return frame.collect().lazy() if spill is None else _spilled(frame, spill)
+            if lossy:
+                lost = [pl.when(pl.col(name).str.contains(LOST, literal=True)).then(name) for name in names]
+                frame = frame.with_columns(pl.coalesce(lost).alias(DAMAGED))
+            frame = frame.collect().lazy() if spill is None else _spilled(frame, spill, note)
+            return frame, [note] if note else []
         except pl.exceptions.NoDataError:
-            return pl.LazyFrame(schema=dict.fromkeys(columns, pl.String))
+            return pl.LazyFrame(schema=dict.fromkeys(columns, pl.String)), []
         except (pl.exceptions.ComputeError, pl.exceptions.SchemaError) as error:
             if "could not parse" in str(error) and quote:
                 stray = str(error).splitlines()[0].partition("`")[2][:LONGEST_NAME]
                 raise DataError(f"{path}: a quote is opened and not closed, at {stray!r}; close it there") from error
             if ("more fields" in str(error) or "n_extra" in str(error)) and len(names) == len(columns):
                 names = [*columns, EXTRA]
-            elif "utf-8" in str(error) and not recoded:
+            elif "utf-8" in str(error) and not (lossy or note):
                 with open_unpacked(path) as file:
-                    source, recoded = decoded(file.read()).encode(), True
+                    lossy = is_utf_8(file)
+                if not lossy:
+                    with open_unpacked(path) as file:
+                        source, note = decoded(file.read()).encode(), NOT_UTF_8
             else:
                 raise
 
 
-def _split_by_colons(path: Path, columns: Sequence[str], skipped: int, spill: Path | None) -> pl.LazyFrame:
-    """Text separated by `::`, which no CSV reader takes: whole lines first, then split."""
+def _source(path: Path, spill: Path | None) -> Path | bytes:
+    """A text file as Polars takes it: without its packing, and not in UTF-16."""
+    source: Path | bytes
+    if spill is not None:
+        source = _plain(path, spill)
+    else:
+        source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
+    if magic(path).startswith(UTF_16) or (isinstance(source, bytes) and source.startswith(UTF_16)):
+        source = (source if isinstance(source, bytes) else path.read_bytes()).decode("utf-16").encode()
+    return source
+
+
+def _split_by_colons(
+    path: Path, columns: Sequence[str], skipped: int, spill: Path | None
+) -> tuple[pl.LazyFrame, list[str]]:
+    """Text separated by `::`, which no CSV reader takes: whole lines first, then split; and what people should know."""
     # A separator that text does not hold (the C0 control "unit separator") keeps each line in one piece.
-    lines = _delimited(path, "\x1f", ["line"], skipped, quote=None, spill=spill).select(pl.col("line").str.split("::"))
+    lines, notes = _delimited(path, "\x1f", ["line"], skipped, quote=None, spill=spill)
+    lines = lines.with_columns(pl.col("line").str.split("::"))
     longest = lines.select(pl.col("line").list.len().max()).collect(engine="streaming").item()
     names = [*columns, EXTRA] if longest is not None and longest > len(columns) else columns
-    return lines.select(
-        pl.col("line").list.get(place, null_on_oob=True).alias(name) for place, name in enumerate(names)
-    )
+    fields = [pl.col("line").list.get(place, null_on_oob=True).alias(name) for place, name in enumerate(names)]
+    return lines.select(*fields, pl.all().exclude("line")), notes
 
 
 def _with_points(frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[str]]:

@@ -16,9 +16,9 @@ from what_next.data.importing.ids import MISSING
 from what_next.errors import DataError
 
 REASONS = (
-    "too many fields", "not a JSON object", "no user", "no item", "zero or negative time", "time in another unit",
-    "not a time", "reward too large", "reward not a number", "no event word", "item not in the item table",
-    "exact duplicate",
+    "not UTF-8", "too many fields", "not a JSON object", "no user", "no item", "zero or negative time",
+    "time in another unit", "not a time", "reward too large", "reward not a number", "no event word",
+    "item not in the item table", "exact duplicate",
 )  # fmt: skip
 """Why a row is rejected; the first that applies."""
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
