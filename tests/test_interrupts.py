@@ -52,14 +52,15 @@ def test_while_a_library_is_imported(program: str, module: str) -> None:
     assert done.stdout == ""
 
 
-def test_amid_a_command_that_cannot_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("told", [(), ("the same command goes on",)])
+def test_amid_a_command(told: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     def pressed(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*told)
 
     monkeypatch.setattr(Dataset, "read", pressed)
     monkeypatch.setattr(sys, "argv", ["what-next", "init", str(tmp_path / "log.csv")])
     assert main() == 130
-    assert capsys.readouterr().err == "what-next: interrupted\n"
+    assert capsys.readouterr().err == "; ".join(["what-next: interrupted", *told]) + "\n"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train", "serve"])
@@ -166,8 +167,9 @@ def test_a_full_disk_is_one_message_wherever_it_is_met(capsys: pytest.CaptureFix
     def full(number: int) -> int:
         raise OSError(number, "No space left on device", "log.parquet")
 
-    assert guarded(full)(errno.ENOSPC) == 2
-    assert capsys.readouterr().err.startswith("what-next: the disk is full (")
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        assert guarded(full)(number) == 2
+        assert capsys.readouterr().err.startswith("what-next: the disk is full (")
     with pytest.raises(OSError, match="No space"):
         guarded(full)(errno.EIO)
 

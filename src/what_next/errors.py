@@ -17,6 +17,7 @@ says where, what was found, and what to do next. So that it says what it holds, 
 people read.
 """
 
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,16 @@ def some(names: Iterable[object], of: int | None = None) -> str:
 def counted(count: int, what: str) -> str:
     """How many there are of something: `1 row`, `2,345 rows`."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a disk on which there is no room: it is full, or the user's quota or the limit of a file is reached."""
+
+
+def disk_full(error: Exception) -> bool:
+    """Whether an error says that there is no room to write; Polars has the system's number in its text alone."""
+    number = re.search(r"os error (\d+)", str(error))
+    return (int(number[1]) if number else getattr(error, "errno", None)) in FULL
 
 
 UNESCAPED = "the database's URL has an @ too many; in a password, write %40 for @, and %25 for %"

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -190,7 +191,7 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         sorted_parts.append(part.name)
 
     monkeypatch.setattr(large, "_sorted", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"same command goes on .* delete .*\.x\.parquet\.import"):
         import_large([log], target, memory=20_000)
     assert not target.exists()
     monkeypatch.setattr(large, "_sorted", lambda *given: [sort(*given), sorted_parts.append(given[0].name)])
@@ -267,6 +268,23 @@ def test_a_full_disk_is_one_line_and_the_import_goes_on(
     monkeypatch.setattr(large, "_sorted", None)  # no part is sorted again
     import_large([log], target, memory=20_000)
     assert Dataset.read(target).events == pl.read_parquet(sorted(target.iterdir())).height
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl"])
+def test_a_limit_that_is_met_while_text_is_read_is_no_fault_of_the_text(tmp_path: Path, name: str) -> None:
+    table, log, target = pl.read_parquet(numbers(tmp_path, 9000)), tmp_path / name, tmp_path / "x.parquet"
+    text = table.write_ndjson() if name.endswith("l") else table.write_csv()
+    log.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1]))
+    try:
+        with pytest.raises(SaveError, match=r"the disk is full .*make room.*goes on here"):
+            import_large([log], target, memory=20_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert (tmp_path / ".x.parquet.import" / large.ABOUT).is_file()
+    import_large([log], target, memory=10**9)
+    assert Dataset.read(target).events
 
 
 def test_two_imports_do_not_write_to_one_place(tmp_path: Path) -> None:

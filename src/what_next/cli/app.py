@@ -30,7 +30,7 @@ def _version(asked: bool) -> bool:
 
 class _Command(TyperCommand):
     """A command of which no option is given twice (the last would count, and nobody would say so), and that says so
-    where it was interrupted."""
+    where it was interrupted, with what the interrupt says of it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         order = self.make_parser(ctx).parse_args(list(args))[2]
@@ -41,8 +41,8 @@ class _Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # of which Typer makes an exit code without a word
-            note("what-next: interrupted")
+        except KeyboardInterrupt as error:  # of which Typer makes an exit code without a word
+            note("; ".join(["what-next: interrupted", *map(str, error.args)]))
             return INTERRUPTED
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from rich.console import RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
-from what_next.errors import NotFinite, Plain, WhatNextError
+from what_next.errors import NotFinite, Plain, WhatNextError, disk_full
 
 if TYPE_CHECKING:
     from what_next.environment import Report
@@ -71,7 +71,7 @@ def _told(error: Exception) -> str | None:
         return f"the model cannot be used: {error}; it is damaged, or its training diverged; train again"
     if "Symlink loop" in text:  # an OSError from Python 3.13 on
         return f"{error}; mend that link, or name another path"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and disk_full(error):
         return f"the disk is full ({error}); make room, and try again"
     if isinstance(error, OSError) and error.errno in BAD_PATH and error.filename:
         return f"{error.filename}: cannot be opened ({error.strerror}); mend that, or name another"

@@ -4,7 +4,6 @@ Parts, one after the other, are the sorted log, so that the result is that of `c
 folder, under its name only once it is whole, in a folder beside the target, where an interrupted import goes on.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from what_next.data.importing.raw_log import ROW
 from what_next.data.importing.readers import PACKED, ROW_GROUP, readable
 from what_next.data.importing.tables import Options, Tables, save
 from what_next.data.stages import SILENT, Stages
-from what_next.errors import DataError, SaveError, WhatNextError
+from what_next.errors import DataError, SaveError, WhatNextError, disk_full
 
 CELL, TEXT, PACKING = 24, 8, 5
 """Memory that a log takes in `clean`: bytes for each value of a Parquet file, for each byte of a text, and how many
@@ -307,12 +306,15 @@ def _scratch(to: Path, files: Sequence[Path], options: Options) -> Iterator[Path
     except WhatNextError:
         _discard(path)
         raise
+    except KeyboardInterrupt as error:
+        told = f"the same command goes on where it was; to give it up, delete {path}"
+        raise KeyboardInterrupt(told) from error
     except (OSError, pl.exceptions.PolarsError) as error:
-        if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
+        if not disk_full(error):
             raise
         raise SaveError(
-            f"{path}: the disk is full ({shutil.disk_usage(path).free >> 20:,} MiB are free); nothing was changed at "
-            f"{to}; make room and give the same command again, which goes on here, or delete this folder"
+            f"{path}: the disk is full ({shutil.disk_usage(path).free >> 20:,} MiB are free; {error}); nothing was "
+            f"changed at {to}; make room and give the same command again, which goes on here, or delete this folder"
         ) from error
     else:
         _discard(path)

@@ -38,7 +38,7 @@ from what_next.data.importing.contents import (
 from what_next.data.importing.contents import unpacked as open_unpacked
 from what_next.data.importing.times import LIKE_A_DATE
 from what_next.data.pickles import read_pickled_frame
-from what_next.errors import LONGEST_NAME, MOST_NAMES, DataError, some
+from what_next.errors import LONGEST_NAME, MOST_NAMES, DataError, disk_full, some
 
 PICKLE, ATOMIC, JSON = {".pk", ".pkl", ".pickle"}, {".inter", ".item", ".user"}, {".json", ".jsonl", ".ndjson"}
 PACKED = {".gz", ".zst", ".bz2", ".xz", ".zip"}
@@ -156,11 +156,15 @@ def _explained(path: Path) -> Iterator[None]:
     except (
         pl.exceptions.PolarsError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, UnicodeError, csv.Error,
     ) as error:  # fmt: skip
+        if disk_full(error):  # of what is spilled, so that the file is none the worse
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{path}: cannot be read ({reason}); check that it is whole, and of the format its suffix says"
         ) from error
     except OSError as error:
+        if disk_full(error):
+            raise
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check that it is whole") from error
 
 
@@ -204,7 +208,9 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
             return Source(_spilled(_flat(pl.scan_ndjson(_plain(path, spill), infer_schema_length=None)), spill), path)
         source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
         return Source(_flat(pl.read_ndjson(source, infer_schema_length=None).lazy()), path)
-    except pl.exceptions.ComputeError:
+    except pl.exceptions.ComputeError as error:
+        if disk_full(error):
+            raise
         with open_unpacked(path) as file:
             content = file.read()
     text = decoded(content)

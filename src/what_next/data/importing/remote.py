@@ -1,6 +1,5 @@
 """Files named by URL, through fsspec: object stores (s3, gs, az) and whatever else it has an implementation for."""
 
-import errno
 import hashlib
 import re
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 
 from what_next.data.importing.readers import kind_of
 from what_next.data.stages import SILENT, Stages
-from what_next.errors import DataError, MissingExtraError, SaveError, WhatNextError, some, without_secrets
+from what_next.errors import DataError, MissingExtraError, SaveError, WhatNextError, disk_full, some, without_secrets
 
 
 @contextmanager
@@ -79,7 +78,7 @@ def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
     except DataError:
         raise
     except Exception as error:  # every store has errors of its own; of kinds that are not installed, an ImportError
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if disk_full(error):
             raise SaveError(f"{folder}: the disk is full while {told} is fetched; make room, and it goes on") from error
         reason = without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
         hint = "install that" if isinstance(error, ImportError) else "check the URL, and what you may read there"
