@@ -1,5 +1,7 @@
 """`ensemble`: several networks become one, whose score is the mean of theirs, and which is like any other."""
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,19 @@ def test_heads_that_cannot_be_joined_are_refused_before_the_first_step(
 def test_it_starts_from_nothing(joined: Setup, dataset: Dataset) -> None:
     with pytest.raises(SetupError, match="starts from nothing"):
         environment(joined, dataset, origin=joined.model_agent_path).run_sim()
+
+
+def test_interrupted_while_all_are_weighed_it_goes_on(
+    setup_of: SetupOf, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(linear: object, _: str, score: Callable[[], float], *more: object, **options: object) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        return bool(score())
+
+    setup = a_setup(setup_of, tmp_path, ensemble=2, linear="yes")
+    with monkeypatch.context() as patched:
+        patched.setattr("what_next.environment.weigh", pressed)
+        assert environment(setup, dataset).run_sim().stopped
+    done = environment(setup, dataset, resume=True).run_sim()
+    assert (done.steps, done.stopped) == ((), False)
+    assert not any(one.model_agent_path.exists() for one in setup.members)

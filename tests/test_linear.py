@@ -1,5 +1,7 @@
 """`linear`: a model of items by items beside the network, weighed by validation, and the same wherever it is asked."""
 
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 import torch
 
 import what_next as wn
-from what_next import Environment, LearnedPolicy, Setup, State
+from what_next import Agent, Environment, LearnedPolicy, Setup, State
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
+from what_next.experiments.models import is_trained
 from what_next.inference.events import Event
 from what_next.inference.extend import NewItem, extend
 from what_next.inference.recommender import Recommender
@@ -296,6 +299,32 @@ def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup
     assert sum(read) == 3 * judged
 
 
+@pytest.mark.parametrize("patience", ["2", "none"])
+def test_interrupted_while_it_is_weighed_a_run_goes_on_with_that_alone(
+    tmp_path: Path, patience: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = setup(tmp_path, f"patience={patience}", "passes=3")
+    whole = Environment.from_setup(setup(tmp_path, f"patience={patience}", "passes=3", name="whole")).run_sim()
+
+    def pressed(linear: LinearTerm, _: str, score: Callable[[], float], *more: object, **options: object) -> bool:
+        linear.choose(weight=4.0)
+        signal.raise_signal(signal.SIGINT)
+        return bool(score())
+
+    environment = Environment.from_setup(made)
+    with monkeypatch.context() as patched:
+        patched.setattr("what_next.environment.weigh", pressed)
+        stopped = environment.run_sim()
+    assert stopped.stopped
+    assert "interrupted: stops after this step, and saves; once more stops at once" in capsys.readouterr().err
+    assert not is_trained(made, environment.state)
+    assert not Agent(made, environment.state.space).ready_agent().nets["encoder"].ridge.counts
+    again = Environment.from_setup(made, resume=True).run_sim()
+    assert (again.steps, again.stopped, again.valid) == ((), False, whole.valid)
+    assert again.targets * whole.histories == whole.targets * again.histories > 0
+    assert is_trained(made, environment.state)
+
+
 def test_what_helps_nobody_is_left_out() -> None:
     linear = term()
     assert not weigh(linear, "ndcg@10", lambda: 1 - float(linear.weight) / 100, lambda: 0.0)
@@ -355,7 +384,7 @@ def test_where_it_takes_long_it_is_said(monkeypatch: pytest.MonkeyPatch, capsys:
     assert not capsys.readouterr().err
     monkeypatch.setattr("what_next.training.weighing.LONG", -1.0)
     weigh(term(), "ndcg@10", lambda: 0.1, lambda: 0.0)
-    assert "some 50 passes over the validation users, the first in 0 s" in capsys.readouterr().err
+    assert "some 50 passes over the validation users, about 0 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])

@@ -255,6 +255,11 @@ class TestRefusals:
         text = ONE_LINE.replace("critic.safetensors", "agent.safetensors")
         assert "allowed: two paths" in refusal(text=text)
 
+    def test_what_does_not_go_together_is_told_with_its_place(self) -> None:
+        assert refusal(text=ONE_LINE.replace("lstm", "gru")).startswith("setup, line 1: model is 'gru', and the ")
+        with pytest.raises(SetupError, match=r"^command line: model is 'gru', and the "):
+            Setup.from_text(ONE_LINE, overrides=["model=gru"])
+
     def test_every_mistake_is_told_at_once(self) -> None:
         assert refusal("dim, 0\nlayers, 0").splitlines() == [
             "setup, line 2: dim is '0'; allowed: a whole number above 0",

@@ -37,7 +37,7 @@ from what_next.training.distributed import Ranks
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
-from what_next.training.step import OutOfTime, Step
+from what_next.training.step import Interrupted, OutOfTime, Step
 from what_next.training.tracking import Tracker, draws
 from what_next.training.weighing import recent_of, weigh
 from what_next.types import Batch
@@ -49,8 +49,8 @@ class Report:
     """The outcome of `Environment.run_sim`.
 
     Attributes:
-        histories: user histories trained on, in all; `targets`: steps of them that counted, in this run.
-        seconds: of training in this run.
+        histories: user histories trained on; `targets`: steps of them that counted.
+        seconds: of training; like these, with those of the run that it goes on with.
         steps: what each step of this run showed; empty for an inference.
         valid: measured on the validation users, which training never saw: see `Environment.validate`.
         saved: where the models are.
@@ -154,6 +154,7 @@ class Environment:
         self.board: Board | None = None
         self.explained = False  # the reasons for what the data decided
         self.member: int | None = None  # of an ensemble, which network it trains
+        self.interrupted: list[int] = []  # signals; 0 of `on_step`
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -213,7 +214,7 @@ class Environment:
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         stopped = False
         shown = nullcontext() if self.ranks.rank else self._tracker(monitor.run)
-        with shown as tracker, _interrupt(heeded=not self.ranks.rank) as interrupted:
+        with shown as tracker, self._interruptible():
             while not (self.done() or stopped or monitor.over):
                 try:
                     step = self._cycle()
@@ -224,11 +225,11 @@ class Environment:
                     tracker.show(step, agent.histories)
                 monitor.record(step)
                 if self.on_step is not None and self.on_step(step) is True:
-                    interrupted.append(0)
+                    self.interrupted.append(0)
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = math.inf if self.ranks.joined else start + setup.seconds - before
-                stopped = self.ranks.follow(agent, bool(interrupted))
+                stopped = self.ranks.follow(agent, bool(self.interrupted))
             seconds = time.perf_counter() - start
             monitor.finish(ended=self.done() or monitor.over)
             if self.board is not None:
@@ -284,12 +285,15 @@ class Environment:
         monitor = self._monitor(checkpoint.new_run())
         monitor.unsaved, monitor.targets = True, sum(one.targets for one in reports)
         monitor.seconds = sum(one.seconds for one in reports)
-        monitor.finish(ended=True)
-        checkpoint.conclude(agent, monitor.valid)
-        if not self.ranks.rank:
-            for one in setup.members:
-                remove_models(one)
-        return replace(_together(reports), valid=monitor.valid, saved=setup.model_paths)
+        with self._interruptible():
+            monitor.finish(ended=True)
+        if not monitor.interrupted:
+            checkpoint.conclude(agent, monitor.valid)
+            if not self.ranks.rank:
+                for one in setup.members:
+                    remove_models(one)
+        together = _together(reports)
+        return replace(together, valid=monitor.valid, saved=setup.model_paths, stopped=monitor.interrupted)
 
     def _begin(self) -> Monitor:
         """The agent is built, or set to where its run was saved; nothing is written yet."""
@@ -430,6 +434,9 @@ class Environment:
 
         Not where a source of somebody's own counted nothing of the log; not where what people do by themselves is not
         what is learned; and not for one network of an ensemble: it is weighed beside all of them together.
+
+        Raises:
+            Interrupted: by the user.
         """
         agent, state = self.agent, self.state
         encoder = agent.nets.get("encoder")
@@ -442,6 +449,7 @@ class Environment:
         events = Known.of(state.dataset, state.split.known)
 
         def learn(rank: int) -> None:
+            self._break_off()
             linear.learn(*directions(*events.pairs, events.catalogue, rank, self.setup.seed), events.counts)
 
         if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
@@ -454,24 +462,63 @@ class Environment:
         seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
         users = len(validation.some_targets(state.dataset, state.split, seed, most))
         assert isinstance(agent.learner, EncoderLearner)
+
+        def score() -> float:
+            self._break_off()
+            found: float = self.ranks.first(self._validated(most)).get(self.state.monitored, 0.0)
+            return found
+
+        def surprise() -> float:
+            self._break_off()
+            return validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks)
+
         with agent.learner.remembering():
             return weigh(
                 linear,
                 f"{self.state.monitored} of {counted(users, 'validation user')}",
-                lambda: self.ranks.first(self._validated(most)).get(self.state.monitored, 0.0),
-                lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
+                score,
+                surprise,
                 recent_of(events),
                 learn,
                 repeats=seen,
                 quiet=self.quiet,
             )
 
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Within, `interrupted` holds a signal once the user has interrupted, and says so; a second one stops at once.
+
+        Of several processes, all but the first leave an interrupt to whoever stops them when the run has ended.
+        """
+        self.interrupted = []
+
+        def remember(number: int, _: object) -> None:
+            self.interrupted.append(number)
+            signal.signal(number, signal.default_int_handler)
+            console = Plain(stderr=True, soft_wrap=True, quiet=self.quiet, force_jupyter=False)
+            console.print("interrupted: stops after this step, and saves; once more stops at once", highlight=False)
+
+        try:
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN if self.ranks.rank else remember)
+        except ValueError:  # not the main thread: whoever runs there has their own way to stop
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _break_off(self) -> None:
+        """Raises an `Interrupted` where the user has interrupted the run; of several processes, by all of them."""
+        if self.ranks.first(any(self.interrupted)):
+            raise Interrupted
+
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""
         return Report(
             self.agent.histories,
-            monitor.targets,
-            seconds,
+            monitor.targets + int(monitor.before["targets"]),
+            seconds + monitor.before["seconds"],
             tuple(monitor.steps),
             monitor.valid,
             self.setup.model_paths,
@@ -479,7 +526,7 @@ class Environment:
             alarms=tuple(monitor.alarms.raised.values()),
             ranks=self.ranks.count,
             bytes_per_step=round(self.ranks.sent / max(1, len(monitor.steps))),
-            stopped=not (self.done() or monitor.over),
+            stopped=monitor.interrupted or not (self.done() or monitor.over),
         )
 
     def done(self) -> bool:
@@ -511,26 +558,3 @@ def _together(reports: Sequence[Report]) -> Report:
         passes=sum(one.passes for one in reports),
         alarms=tuple(dict.fromkeys(alarm for one in reports for alarm in one.alarms)),
     )
-
-
-@contextmanager
-def _interrupt(*, heeded: bool) -> Iterator[list[int]]:
-    """A list that holds a signal once the user has interrupted; a second interrupt stops at once.
-
-    Not `heeded`, an interrupt is left to whoever stops this process when the run has ended.
-    """
-    seen: list[int] = []
-
-    def remember(number: int, _: object) -> None:
-        seen.append(number)
-        signal.signal(number, signal.default_int_handler)
-
-    try:
-        before = signal.signal(signal.SIGINT, remember if heeded else signal.SIG_IGN)
-    except ValueError:  # not the main thread: whoever runs there has their own way to stop
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)

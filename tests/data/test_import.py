@@ -71,6 +71,14 @@ def test_of_several_files_it_is_told_which_rows_were_rejected_where(file) -> Non
     assert f"1 row rejected: not a time (1 in {odd}, from line 2 on)" in lines
 
 
+@pytest.mark.parametrize("rows", [8, 9])
+def test_a_tenth_of_the_rows_rejected_is_a_warning(file, rows: int) -> None:
+    tables = import_files([file("log.csv", "user,item\n,a\n" + "".join(f"{n},{n}\n" for n in range(rows + 1)))])
+    lost = [f"1 of {rows + 2} rows rejected (no user: 1)"] if rows == 8 else []
+    assert [one for one in tables.warnings if "rejected" in one] == lost
+    assert sum("rejected" in one for one in tables.must_know()) == 1
+
+
 def test_more_than_half_rejected_is_an_error_and_half_is_not(file) -> None:
     log = "user,item,time\n1,a,1\n2,b,2\n1,b,x\n2,a,x\n"
     assert len(import_files([file("half.csv", log)]).log) == 2

@@ -60,7 +60,7 @@ def template(
         epochs: how many histories it trains on, where it counts them so.
         seen: whether items of the history are recommended again, and judged.
     """
-    defaults = {key: _written(value) for key, value in ALGORITHMS[algorithm].defaults().items()}
+    defaults = {key: as_text(value) for key, value in ALGORITHMS[algorithm].defaults().items()}
     values = {**EXAMPLE, "data": Path(data).as_posix(), "epochs": str(epochs)}
     if algorithm != "whatnext":
         values["algorithm"] = algorithm
@@ -99,7 +99,7 @@ def _described(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:
         short = key.removesuffix(".name")
         about = field.description or Setup.model_fields[key.partition(".")[0]].description or ""
         values = listed(ALGORITHMS, "or") if short == "algorithm" else allowed(field)
-        yield Setting(short, " ".join(about.split()), values, None if field.is_required() else _written(field.default))
+        yield Setting(short, " ".join(about.split()), values, None if field.is_required() else as_text(field.default))
 
 
 def _comment(text: str) -> list[str]:
@@ -118,7 +118,7 @@ def written(setup: Setup, folder: Path) -> str:
     for key, value in values.items():
         if isinstance(value, Path):
             value = (value.relative_to(folder) if value.is_relative_to(folder) else value.resolve()).as_posix()
-        text = str(value) if isinstance(value, float) else _written(value)
+        text = str(value) if isinstance(value, float) else as_text(value)
         if isinstance(value, tuple) and key == "user":
             lines += [f"{key}.{place}, {quote(one)}" for place, one in enumerate(value)]
         else:
@@ -135,12 +135,12 @@ def flat(values: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, obje
             yield f"{group}{name}", value
 
 
-def _written(value: object) -> str:
-    """A default as a setup file holds it."""
+def as_text(value: object) -> str:
+    """A value as a setup file holds it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, tuple) and value:
+    if isinstance(value, tuple | list) and value:
         return quote(",".join(str(one) for one in value))
-    return "none" if value in (None, ()) else str(value)
+    return "none" if value in (None, (), []) else str(value)

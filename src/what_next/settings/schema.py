@@ -270,7 +270,8 @@ def _explain(
     if details["type"] == "extra_forbidden":
         return f"{where}: {unknown(key, fields)} (found {found})"
     if details["type"] == "value_error" or field is None:
-        reason = details.get("ctx", {}).get("error", details["msg"])
-        return f"{where}: {reason}"
+        reason = str(details.get("ctx", {}).get("error", details["msg"]))
+        about = entry or entries.get(reason.partition(" ")[0])  # of the whole setup: what it begins with
+        return f"{about.where if about else source}: {reason}"
     note = "; a comment stands on a line of its own, or after a comma" if "#" in found else ""
     return f"{where}: {short} is {found}; allowed: {allowed(field)}{note}"

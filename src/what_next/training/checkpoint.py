@@ -19,6 +19,7 @@ from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
+from what_next.settings.reference import as_text, flat
 from what_next.training.artefacts import (
     Manifest,
     catalogue_path,
@@ -140,9 +141,10 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
         )
     manifest, tensors, position = read_rest(setup.model_agent_path)
     if changed := _changed(manifest, setup):
+        before, now = (", ".join(f"{key}={as_text(both[place])}" for key, both in changed.items()) for place in (0, 1))
         raise ModelError(
-            f"{setup.model_agent_path}: was trained with another {', '.join(changed)}; set it as it was to go on, or "
-            "leave --resume out to start anew"
+            f"{setup.model_agent_path}: was trained with {before}, and the setup has {now}; set it as it was to go on, "
+            "or leave --resume out to start anew"
         )
     for name, net in agent.nets.items():
         saved.fill(name, net)
@@ -158,8 +160,9 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
     return manifest.run
 
 
-def conclude(agent: Training, valid: Mapping[str, float]) -> None:
-    """Write the networks of the last save as they are now, what was measured of them, and that the run is at its end.
+def conclude(agent: Training, valid: Mapping[str, float], *, weighed: bool = True) -> None:
+    """Write the networks of the last save as they are now, what was measured of them, and that the run is at its end;
+    not `weighed`, that its steps are.
 
     Of several processes, all call it, and one writes.
 
@@ -171,7 +174,8 @@ def conclude(agent: Training, valid: Mapping[str, float]) -> None:
             manifest, tensors, position = read_rest(agent.setup.model_agent_path)
             if valid:
                 manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, "valid": dict(valid)}})
-            write_models(agent.setup, manifest, agent.space, agent.nets, (tensors, {**position, "ended": True}))
+            position |= {"ended": weighed, "over": True}
+            write_models(agent.setup, manifest, agent.space, agent.nets, (tensors, position))
     agent.ranks.wait()
 
 
@@ -217,13 +221,15 @@ def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tenso
 class Progress(NamedTuple):
     """How far a saved model was trained: `spent` is the share of its time, where that is limited.
 
-    `ended`: with `patience`, the run that it is the best model of came to its end.
+    `ended`: with `patience`, the run that it is the best model of came to its end; `unweighed`: that run took its last
+    step, and was interrupted before counts of the log were weighed.
     """
 
     histories: int
     steps: int
     spent: float
     ended: bool
+    unweighed: bool
 
 
 def progress(setup: Setup) -> Progress | None:
@@ -236,17 +242,26 @@ def progress(setup: Setup) -> Progress | None:
     if _changed(manifest, setup) or manifest.setup.get("seconds") != setup.seconds:
         return None
     same = all(manifest.setup.get(name) == getattr(setup, name) for name in ("epochs", "passes", "patience"))
-    ended = same and position.get("ended", False)
-    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0), ended)
+    ended, over = (same and position.get(name, False) for name in ("ended", "over"))
+    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0), ended, over and not ended)
 
 
-def _changed(manifest: Manifest, setup: Setup) -> list[str]:
-    """The settings in which a saved run differs, where it must not."""
+def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object]]:
+    """The settings in which a saved run differs, where it must not: what they were, and what they are.
+
+    Of a group that is another one, that is told by its name, and nothing else.
+    """
     before, now = (_lasting(one) for one in (manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()))
     free = FREE | setup.algorithm.ignores
     for one in (before, now):
         one["inputs"].pop("items")  # what was saved decides
-    return sorted(name for name in now if name not in free and now[name] != before[name])
+    found = dict[str, tuple[object, object]]()
+    for name in sorted(name for name in now if name not in free and now[name] != before[name]):
+        one, other = dict(flat({name: before[name]})), dict(flat({name: now[name]}))
+        keys = [f"{name}.name"] if one.get(f"{name}.name") != other.get(f"{name}.name") else one | other
+        values = {key.removesuffix(".name"): (one.get(key), other.get(key)) for key in keys}
+        found |= {key: both for key, both in values.items() if both[0] != both[1]}
+    return found
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from what_next.errors import ModelError, Plain, TrainingError
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
 from what_next.training.sharding import Training
-from what_next.training.step import Step
+from what_next.training.step import Interrupted, Step
 
 MEMORY = 30
 """An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""
@@ -112,6 +112,7 @@ class Monitor:
         steps: what each step showed; `targets`: how many counted; `seconds`: how long all took.
         valid: the last measurement on the validation users.
         over: nothing better came for as long as `patience` says, at the last rate either.
+        interrupted: counts of the log were not weighed to the end; a resumed run does that alone.
     """
 
     agent: Training
@@ -132,6 +133,7 @@ class Monitor:
     seconds: float = 0.0
     valid: dict[str, float] = field(default_factory=dict)
     over: bool = False
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         self.setup, self.saved = self.agent.setup, self.agent.histories
@@ -168,7 +170,8 @@ class Monitor:
                 self.valid = self.validate()  # the best was chosen by another measure
             self.best = self._score(self.valid)
         progress = checkpoint.progress(self.setup)
-        self.over = self.concluded = progress is not None and progress.ended
+        self.concluded = progress is not None and progress.ended
+        self.over = self.concluded or (progress is not None and progress.unweighed)
 
     def _score(self, valid: Mapping[str, float]) -> float:
         """The monitor's value; that of an algorithm in its warm-up is none."""
@@ -198,8 +201,17 @@ class Monitor:
         """The last step was taken: save, and measure what is saved; with patience, the agent takes the best weights.
 
         With patience, what lies between two saves is not measured: a run that is interrupted there (not `ended`) goes
-        on from its best save, and comes to the same end as one that was not.
+        on from its best save, and comes to the same end as one that was not. Interrupted in the last word, the agent is
+        as before it, and so is what is saved.
         """
+        try:
+            self._finish(ended=ended)
+        except Interrupted:
+            self.interrupted = True
+            checkpoint.take_weights(self.agent)
+            checkpoint.conclude(self.agent, self.valid, weighed=False)
+
+    def _finish(self, *, ended: bool) -> None:
         if self.patience is None:
             self._save()  # measuring may fail
             if ended:

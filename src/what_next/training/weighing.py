@@ -38,8 +38,8 @@ NEWER = 0.97
 """A shorter half-life is taken where it has this share of what the best one has: what will be recommended lies later
 than what validation users did, and there the shorter one is nearer to what is popular."""
 UNITS = (("days", DAY), ("hours", DAY / 24), ("seconds", DAY / 86_400))
-LONG = 2.0
-"""Seconds of one pass over the validation users: where it takes more, it is said that many follow."""
+MANY, LONG = 50, 5.0
+"""Passes over the validation users, about, and their seconds: where they take more, it is said before."""
 PATIENCE = 3
 """So many values in a row that are worse than the best, and larger ones are not tried."""
 TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 80.0)
@@ -77,9 +77,9 @@ def weigh(
     console = Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
     chosen, start = {"weight": 0.0}, monotonic()
     alone = _measured(linear, chosen, score)
-    if (seconds := monotonic() - start) > LONG:
+    if (seconds := MANY * (monotonic() - start)) > LONG:
         console.print(
-            "weighing counts of the log beside the network: some 50 passes over the validation users, the first in "
+            f"weighing counts of the log beside the network: some {MANY} passes over the validation users, about "
             f"{seconds:.0f} s",
             highlight=False,
         )

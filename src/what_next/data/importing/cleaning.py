@@ -36,6 +36,8 @@ LARGEST = 1e30
 """Of a reward, so that batches of them can be summed in 32 bits."""
 BY_CHANCE = 20
 """Fewer neighbours than so many may stand in the order of their items by chance."""
+FEW = 10
+"""Where one row in so many is rejected, or more, that is a warning."""
 MANY = 2**22
 """Events that are looked at for that, at most."""
 
@@ -139,7 +141,10 @@ class Checked:
         if log.options.session_gap is not None:
             notes.append(f"each session is a user, such as {least[0]!r}")
         warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, most[-1])]
-        return Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
+        found = Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
+        if FEW * len(rejected) >= log.rows:
+            warnings.append(found.lost)
+        return found
 
 
 def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:

@@ -122,12 +122,16 @@ class Tables:
         """How many rows were rejected, by reason."""
         return by_reason(self.rejected)
 
+    @property
+    def lost(self) -> str:
+        """How many rows were rejected, and why."""
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.reasons().items())
+        return f"{len(self.rejected):,} of {self.rows:,} rows rejected ({reasons})"
+
     def must_know(self) -> list[str]:
         """What a person must know where no report is printed: the warnings, and how many rows were rejected."""
-        lost = ", ".join(f"{reason}: {count:,}" for reason, count in self.reasons().items())
-        count = f"{len(self.rejected):,} of {self.rows:,}"
-        told = f"{count} rows rejected ({lost}); what-next data import keeps them apart"
-        return [*self.warnings, *([told] if lost else [])]
+        told = len(self.rejected) and self.lost not in self.warnings
+        return [*self.warnings, *([f"{self.lost}; what-next data import keeps them apart"] if told else [])]
 
 
 def by_reason(bad: pl.DataFrame) -> dict[str, int]:
