@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import partial, wraps
+from types import CodeType
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
@@ -16,6 +17,8 @@ MOST = 50
 jaxtyped = jaxtyping.jaxtyped
 sizes = jaxtyped("context")
 test = 0
+inner: set[CodeType] = set()
+"""Functions within functions that were made, and so are checked, in this test."""
 
 
 def install_checks() -> None:
@@ -28,6 +31,7 @@ def begin_test() -> None:
     """Every function is checked again."""
     global test
     test += 1
+    inner.clear()
 
 
 @contextmanager
@@ -53,31 +57,39 @@ def checked(function: Any = None, *, typechecker: Any = None) -> Any:
         return function
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         return jaxtyped(function, typechecker=typechecker)
-    annotations, hints = function.__annotations__, hints_of(function)
+    if "<locals>" in function.__qualname__:
+        if function.__code__ in inner:  # it is made anew in each call of the outer one
+            return function
+        inner.add(function.__code__)
+    hints = hints_of(function)
     shapes = [shape for hint in hints.values() for shape in shapes_in(hint)]
     if any("{" in shape for shape in shapes):  # a size is named by an argument
         return jaxtyped(function, typechecker=typechecker)
-    function.__annotations__ = hints
-    strict, sized = beartype(function), bool(shapes)
-    function.__annotations__ = annotations
-
-    of, calls = -1, 0
+    of, calls, strict = -1, 0, None
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal of, calls
-        if jaxtyping.config.jaxtyping_disable:
-            return function(*args, **kwargs)
+        nonlocal of, calls, strict
         if of != test:
             of, calls = test, 0
         calls += 1
-        if calls > MOST:
+        if calls > MOST or jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
-        if not sized:
+        if strict is None:  # most functions are never called: beartype writes code for those that are
+            strict = strictly(function, hints)
+        if not shapes:
             return strict(*args, **kwargs)
         with sizes:
             return strict(*args, **kwargs)
 
     return wraps(function)(call)
+
+
+def strictly(function: Any, hints: dict[str, Any]) -> Any:
+    """The function, its arguments and what it returns checked by these hints."""
+    annotations, function.__annotations__ = function.__annotations__, hints
+    strict = beartype(function)
+    function.__annotations__ = annotations
+    return strict
 
 
 def hints_of(function: Any) -> dict[str, Any]:
