@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from what_next.data import Dataset, Options, import_files
+from what_next.data.importing.readers import NOT_UTF_8
 from what_next.errors import DataError
 
 CSV = "user,item,time\n1,é,5\n2,b,6\n1,c,7\n"
@@ -201,7 +202,36 @@ def test_a_file_in_windows_1252_is_told_though_a_letter_looks_like_utf_8(file) -
     log = file("a.csv", "".join(["user,item\n", *rows]), "cp1252")
     tables = import_files([log])
     assert tables.log["item_id"].str.starts_with("Größe ").all()
-    assert tables.notes == [f"{log}: is not UTF-8, so its letters are read as those of Windows-1252"]
+    assert tables.notes == [f"{log}: {NOT_UTF_8}"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "items"),
+    [
+        ("cp1252", "NESCAFÉ® Gold,crème brûlée,pâté"),
+        ("cp1251", "Пётр Первый,Ёлки,Сталкер"),
+        ("shift_jis", "となりのトトロ,千と千尋の神隠し,羅生門"),
+        ("euc_jp", "となりのトトロ,千と千尋の神隠し,ゴジラ"),
+        ("euc_kr", "기생충,올드보이,곡성"),
+        ("tis_620", "สวัสดี,กรุงเทพ"),
+    ],
+)
+@pytest.mark.parametrize("row", ["{},{}\n", '{{"user": {}, "item": "{}"}}\n'])
+def test_no_row_of_a_text_in_another_encoding_is_rejected(file, encoding: str, items: str, row: str) -> None:
+    rows = [row.format(n, item) for n in range(9) for item in items.split(",")]
+    log = file("a.csv", "user,item\n" * row.startswith("{}") + "".join(rows), encoding)
+    tables = import_files([log])
+    assert (len(tables.log), tables.notes) == (len(rows), [f"{log}: {NOT_UTF_8}"])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_of_a_text_of_two_encodings_the_half_that_is_not_utf_8_is_rejected(tmp_path: Path, end: str) -> None:
+    log = tmp_path / "a.csv"
+    halves = [f"{end.join(f'{n},ü{n}' for n in numbers)}{end}" for numbers in (range(4), range(4, 8))]
+    log.write_bytes(f"user,item{end}{halves[0]}".encode() + halves[1].encode("cp1252"))
+    tables = import_files([log])
+    assert tables.rejected["line"].to_list() == [6, 7, 8, 9]
+    assert tables.lost == "4 of 8 rows rejected (not UTF-8: 4; save it as UTF-8)"
 
 
 def test_names_and_ids_of_a_spreadsheet_on_windows_keep_their_letters(file) -> None:

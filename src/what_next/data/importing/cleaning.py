@@ -20,7 +20,7 @@ from what_next.data.importing.events import Events, Order, repeated
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source, readable
-from what_next.data.importing.tables import Options, Tables, by_reason
+from what_next.data.importing.tables import Options, Tables, by_reason, why
 from what_next.data.importing.times import EARLIEST, Times, read_times
 from what_next.errors import MOST_NAMES, DataError, counted, some
 
@@ -377,10 +377,9 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
     """Raises a `DataError` where more than half of the rows are rejected."""
     if 2 * len(bad) <= log.rows:
         return
-    counts = ", ".join(f"{reason}: {count:,}" for reason, count in by_reason(bad).items())
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
     raise DataError(
-        f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({counts}), more than half, so nothing was "
+        f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({why(bad)}), more than half, so nothing was "
         f"imported; the first is line {first.pop('line')}: {first}; check which column is which "
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
         + ("; --time-format says what the times are" if "not a time" in by_reason(bad) else "")

@@ -53,7 +53,7 @@ MISFITS = {DAMAGED: "not UTF-8", EXTRA: "too many fields", BROKEN: "not a JSON o
 many, the line that is no JSON object; and the reason for which the row is set apart."""
 LOST = "\ufffd"
 """What stands for bytes that are no letters."""
-NOT_UTF_8 = "is not UTF-8, so its letters are read as those of Windows-1252"
+NOT_UTF_8 = "is not UTF-8, so its letters are read as those of Windows-1252; if they are others, save it as UTF-8"
 ROW_GROUP = 1 << 16
 """Rows of a spilled file that are in memory at once."""
 NOTE = "what_next.note"
@@ -214,12 +214,12 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
         with open_unpacked(path) as file:
             content = file.read()
     text = decoded(content)
-    damaged = text.encode() != content
+    foreign = not content.startswith(UTF_16) and not is_utf_8(io.BytesIO(content))
+    damaged = not foreign and text.encode() != content
     lines = [_object(line, damaged) for line in text.splitlines()]
     if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
         raise DataError(f"{path}: most of its lines are no JSON objects; write one object on each line, or an array")
     frame = _flat(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).lazy())
-    foreign = not content.startswith(UTF_16) and not is_utf_8(io.BytesIO(content))
     return Source(frame, path, notes=(f"{path}: {NOT_UTF_8}",) if foreign else ())
 
 

@@ -125,8 +125,7 @@ class Tables:
     @property
     def lost(self) -> str:
         """How many rows were rejected, and why."""
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.reasons().items())
-        return f"{len(self.rejected):,} of {self.rows:,} rows rejected ({reasons})"
+        return f"{len(self.rejected):,} of {self.rows:,} rows rejected ({why(self.rejected)})"
 
     def must_know(self) -> list[str]:
         """What a person must know where no report is printed: the warnings, and how many rows were rejected."""
@@ -138,6 +137,13 @@ def by_reason(bad: pl.DataFrame) -> dict[str, int]:
     """How many of the rejected rows have each reason, in the order of `REASONS`."""
     found = dict(bad["reason"].value_counts().iter_rows())
     return {reason: found[reason] for reason in REASONS if reason in found}
+
+
+def why(bad: pl.DataFrame) -> str:
+    """The reasons of the rejected rows for a message, and what to do where most have no letters of UTF-8."""
+    counts = by_reason(bad)
+    hint = "; save it as UTF-8" if 2 * counts.get("not UTF-8", 0) > len(bad) else ""
+    return ", ".join(f"{reason}: {count:,}" for reason, count in counts.items()) + hint
 
 
 def save(tables: Tables, path: Path, *, footer: Mapping[str, str] | None = None) -> list[Path]:
