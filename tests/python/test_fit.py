@@ -24,6 +24,7 @@ from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext
 from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, WhatNextError
+from what_next.training import checkpoint
 from what_next.types import Transitions
 
 from ..shapes import unchecked
@@ -248,6 +249,25 @@ class TestKeeping:
         assert not (tmp_path / "there").exists()
         assert repr(one).partition("; kept in") == (*shown[:2], " no file any more)")
 
+    def test_whose_file_a_resumed_run_wrote_anew_is_refused(self, tmp_path: Path) -> None:
+        one = wn.fit(shopping(), folder=tmp_path, **SMALL | {"passes": 1})
+        checkpoint.conclude(one.policy.agent, {"hr@10": 1.0})
+        with pytest.raises(ModelError, match="holds another model now"):
+            one.save(tmp_path / "there")
+
+    def test_pickled_before_it_knew_its_file_it_still_recommends(self, model: wn.Model, tmp_path: Path) -> None:
+        saved = wn.load(model.save(tmp_path / "saved"))
+        shown = repr(saved)
+        del saved.manifest
+        pickled = pickle.dumps(saved)
+        assert repr(pickle.loads(pickled)) == shown
+        rmtree(tmp_path / "saved")
+        again = pickle.loads(pickled)
+        assert again.recommend([3, 4, 5]) == model.recommend([3, 4, 5])
+        assert repr(again).endswith("kept in no file any more)")
+        with pytest.raises(ModelError, match="are gone"):
+            again.save(tmp_path)
+
     def test_data_are_not_written_over_by_others_of_the_same_items(self, model: wn.Model, tmp_path: Path) -> None:
         how: dict[str, Any] = {"folder": tmp_path / "fit", **SMALL, "passes": 1}
         others = shopping().with_columns(pl.col("Customer") + 1)
@@ -264,8 +284,10 @@ class TestKeeping:
         model.save(tmp_path)
         with pytest.raises(ModelError, match=r"data\.parquet: .* without data; .*overwrite=True"):
             model.save(tmp_path, data=False)
+        (tmp_path / "setup.txt").write_text("# my own\n")
         model.save(tmp_path, data=False, overwrite=True)
-        assert not [one.name for one in tmp_path.iterdir() if one.stem in ("data", "data.items", "setup")]
+        assert not list(tmp_path.glob("data*"))
+        assert (tmp_path / "setup.txt").read_text() == "# my own\n"
         assert wn.load(tmp_path).recommend([3, 4]) == model.recommend([3, 4])
 
     def test_a_tilde_is_the_home(self, model: wn.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from what_next.reporting.bars import Bars
 from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
 from what_next.training import checkpoint
-from what_next.training.artefacts import catalogue_path, read_manifest, resume_path
+from what_next.training.artefacts import Manifest, catalogue_path, read_manifest, resume_path
 from what_next.training.boards import add_results
 from what_next.training.card import card_path, people
 
@@ -73,6 +73,15 @@ class Model(Recommender):
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_judged": {}}  # which holds the data once more
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if "manifest" not in state:  # pickled before there was one
+            agent = self.policy.agent
+            try:
+                self.manifest = read_manifest(self.setup.model_agent_path, "agent")
+            except ModelError:
+                self.manifest = Manifest.of(self.setup, agent.space, "", agent.histories, {})
 
     def __repr__(self) -> str:
         facts = "; ".join(f"{name} {value}" if name != "algorithm" else value for name, value in self._facts().items())
@@ -285,7 +294,7 @@ class Model(Recommender):
                     "gave; fit again, and save the model (or give `fit` a folder) before its files go"
                 )
         found = read_manifest(path, "agent")
-        if (found.run, found.histories) != (mine.run, mine.histories):
+        if (found.run, found.histories, found.metrics) != (mine.run, mine.histories, mine.metrics):
             raise ModelError(
                 f"{path}: holds another model now, which a later training wrote over this one; fit or load again, and "
                 "give each fit a folder of its own"
@@ -300,7 +309,7 @@ class Model(Recommender):
             folder: made where it is missing.
             data: with the log of events that it was made of, which judging and users by their ids need.
             overwrite: write over a model of another algorithm or of other data; data that lie there go where the model
-                is saved without.
+                is saved without, and a setup.txt stays as it is.
 
         Raises:
             ModelError: such a model or data lie there; or the model's own files are gone (`agent_file`).
@@ -331,8 +340,8 @@ class Model(Recommender):
             content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
         content[folder / FRAME] = framed(self.columns, self.time_format)
         write_files(content)
-        if overwrite and not data and setup.data.is_file():  # else the setup there is none that was saved with data
-            for gone in (setup.data, beside(setup.data, "items"), folder / SETUP):
+        if overwrite and not data and setup.data.is_file():
+            for gone in (setup.data, beside(setup.data, "items")):
                 gone.unlink(missing_ok=True)
         return folder
 
