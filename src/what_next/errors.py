@@ -80,12 +80,20 @@ def without_password(url: str) -> str:
     return re.sub(r"([?&](?:password|sslpassword|passfile|options)=)[^&]*", r"\1***", url)
 
 
+BEFORE_HOST = r"\b((?!(?:abfss?|az|wasbs?):)\w[\w+.-]*://)(?:[^/?#\s:]*:(?!\s|\d+\b[^@])[^@\n]*|[^/?#\s]*)@"
+"""A URL to its @, before which Azure's have a container: a token, or a user and a password, perhaps with spaces; but
+no port."""
+QUERY = r"((?:https?:/|url: )/[^\s?]*)\?\S+|\?(?=[&%$\w][^\s/?=]*=)\S+"
+"""A query: of HTTP, or what is told by its = from the ? of a question and of `part?.csv`."""
+
+
 def without_secrets(text: str) -> str:
     """A text with URLs, or with parts of them, as people may read it.
 
-    It lacks their passwords, and all of their queries: a signature has other names in each store.
+    It lacks their users, tokens and passwords, and all of their queries: a signature has other names in each store.
     """
-    return re.sub(r"\?\S+", "?***", re.sub(r":(?!/)\S*@", ":***@", text))
+    text = re.sub(r":(?![/\\])\S*@", ":***@", text)  # also where a library repeats a URL without its scheme
+    return re.sub(QUERY, r"\1?***", re.sub(BEFORE_HOST, r"\1***@", text))
 
 
 IN_PYTHON = {

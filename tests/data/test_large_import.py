@@ -22,7 +22,8 @@ from what_next.cli.data import app
 from what_next.data import Dataset, Options, Tables, import_files, mapped, save
 from what_next.data.importing import large, remote
 from what_next.data.importing.large import import_large
-from what_next.errors import DataError, SaveError
+from what_next.data.importing.readers import NOT_UTF_8
+from what_next.errors import DataError, SaveError, without_secrets
 
 ENDINGS = ("events", "items.parquet", "parquet", "rejected.parquet")
 ARRAYS = ("items", "offsets", "timestamps", "rewards", "context", "event_codes")
@@ -129,7 +130,7 @@ def test_letters_that_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     files[1].write_bytes("\n".join(rows).encode("cp1252"))
     mine, theirs = both(tmp_path, files, 20_000)
     assert mine.reasons() == {"not UTF-8": 1}
-    assert mine.notes == [f"{files[1]}: is not UTF-8, so its letters are read as those of Windows-1252"]
+    assert mine.notes == [f"{files[1]}: {NOT_UTF_8}"]
     same(tmp_path, mine, theirs, 2)
     with monkeypatch.context() as patched:
         patched.setattr(large, "_repeats", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -333,6 +334,26 @@ def test_what_a_url_keeps_secret_is_not_told(url: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"^\w+://.*\*\*\*") as told:
             read()
         assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("https://anna:secret@host/x?sig=secret: gone", "https://***@host/x?*** gone"),
+        ("https://secret@host:443/x: gone; ask a@b", "https://***@host:443/x: gone; ask a@b"),
+        ("http://anna:sec ret@host/x", "http://***@host/x"),
+        ("postgresql+psycopg://anna:se@c/ret@host/x", "postgresql+psycopg://***@host/x"),
+        ("no /anna:secret@host/a.csv", "no /anna:***@host/a.csv"),
+        ("no /host/a.csv?X-Sig=secret", "no /host/a.csv?***"),
+        ("with url: /a?secret (Caused by x)", "with url: /a?*** (Caused by x)"),
+        *((text, text) for text in (
+            "abfs://container@account/a.csv", r"C:\Users\a@b.csv", "s3://bucket/part?.csv", "Which one?no",
+            "https://host:443/x is away; ask a@b", "at 12:30 mail a@b",
+        )),
+    ],
+)  # fmt: skip
+def test_of_a_text_nothing_is_hidden_but_secrets(text: str, told: str) -> None:
+    assert without_secrets(text) == told
 
 
 def test_files_of_one_name_are_copied_apart(tmp_path: Path) -> None:
