@@ -156,6 +156,9 @@ def test_a_load_balancer_waits_only_once_for_a_store_that_does_not_answer(
         began = time.monotonic()
         assert one.ask("GET", "/ready").status_code == 503
         assert time.monotonic() - began < 0.2
+        for _ in range(9):
+            one.ask("GET", "/ready")
+        assert len(one.app.parts._look[1]._done_callbacks) == 1  # who comes late leaves nothing there
         answers.set()
         in_time(lambda: one.ask("GET", "/ready").status_code == 200)
 

@@ -118,7 +118,9 @@ class Parts:
         if self._look is None or self._look[1].done():
             self._look = monotonic(), self.looks.submit(works)
         began, look = self._look
-        done, _ = await asyncio.wait([asyncio.wrap_future(look)], timeout=began + LOOK - monotonic())
+        if (left := began + LOOK - monotonic()) <= 0:  # nobody waits for it any more
+            return look.done() and look.result()
+        done, _ = await asyncio.wait([asyncio.wrap_future(look)], timeout=left)
         return any(one.result() for one in done)
 
     def _watch(self) -> None:
