@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+import what_next as wn
 from tests.conftest import SetupOf
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
 from what_next.algorithms import NextItem
 from what_next.algorithms.base import Networks
-from what_next.errors import SetupError
+from what_next.errors import SetupError, TrainingError
+from what_next.experiments.models import chosen, is_trained, of_seed
+from what_next.experiments.tuning import tune
 from what_next.inference.events import Event
 from what_next.inference.session import Sessions
 from what_next.models.ensemble import join
 from what_next.models.heads import PairValue
 from what_next.sources import LogSource, Mixture
 from what_next.training.artefacts import read_manifest
+from what_next.training.monitor import Monitor
 from what_next.training.step import Step
 
 
@@ -100,6 +104,17 @@ def joined(setup_of: SetupOf, dataset: Dataset, tmp_path_factory: pytest.TempPat
     return setup
 
 
+def pressed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes after the last step of a network."""
+    finish = Monitor.finish
+
+    def pressed(monitor: Monitor, *, ended: bool) -> None:
+        signal.raise_signal(signal.SIGINT)
+        finish(monitor, ended=ended)
+
+    monkeypatch.setattr(Monitor, "finish", pressed)
+
+
 def test_a_run_trains_each_by_its_own_seed_and_leaves_one_model(
     joined: Setup, setup_of: SetupOf, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -140,6 +155,33 @@ def test_interrupted_in_the_second_it_goes_on(setup_of: SetupOf, dataset: Datase
     assert not done.stopped
     with pytest.raises(SetupError, match="are one there"):
         environment(setup.model_copy(update={"passes": 3}), dataset, resume=True).run_sim()
+
+
+def test_interrupted_in_the_last_save_of_the_first_it_goes_on(
+    setup_of: SetupOf, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = a_setup(setup_of, tmp_path, ensemble=2)
+    with monkeypatch.context() as patched:
+        pressed_at_the_end(patched)
+        stopped = environment(setup, dataset).run_sim()
+        assert (stopped.stopped, stopped.saved) == (True, setup.members[0].model_paths)
+        with pytest.raises(TrainingError, match="before the networks of the ensemble were one, so there is no model"):
+            wn.fit(dataset, ensemble=2, passes=1, dim=8, verbose=False)
+    assert not environment(setup, dataset, resume=True).run_sim().stopped
+
+
+def test_interrupted_in_its_last_save_a_training_is_whole_and_no_other_follows(
+    setup_of: SetupOf, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = a_setup(setup_of, tmp_path, linear="no")
+    state = State(dataset, setup)
+    pressed_at_the_end(monkeypatch)
+    report = environment(setup, dataset).run_sim()
+    assert (report.stopped, report.interrupted) == (False, True)
+    with pytest.raises(KeyboardInterrupt):
+        chosen(setup, state, [1, 2])
+    assert [is_trained(of_seed(setup, seed), state) for seed in (1, 2)] == [True, False]
+    assert tune(setup, 2, seconds=60.0).stopped
 
 
 def test_each_learns_from_a_source_of_the_kind_that_is_given(
@@ -211,5 +253,6 @@ def test_interrupted_while_all_are_weighed_it_goes_on(
         patched.setattr("what_next.environment.weigh", pressed)
         assert environment(setup, dataset).run_sim().stopped
     done = environment(setup, dataset, resume=True).run_sim()
-    assert (done.steps, done.stopped) == ((), False)
+    assert (done.steps, done.stopped, done.idle) == ((), False, False)
+    assert environment(setup, dataset, resume=True).run_sim().idle
     assert not any(one.model_agent_path.exists() for one in setup.members)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from what_next.cli.app import main
-from what_next.cli.output import emit, guarded
+from what_next.cli.output import CLOSED, emit, guarded
 from what_next.data import Dataset
 from what_next.errors import NotFinite
 
@@ -86,33 +86,49 @@ def test_while_data_are_read(command: str, forked: Forked, tmp_path: Path) -> No
     assert len(done.stderr.strip().splitlines()) <= 1
 
 
-@pytest.mark.parametrize("usual", ["default_int_handler", "SIG_IGN"])
-def test_a_training_that_a_scheduler_ends_is_saved(usual: str, forked: Forked, tmp_path: Path) -> None:
-    (tmp_path / "setup.txt").write_text(
+def a_training(number: str, usual: str, folder: Path) -> str:
+    """A script of one that gets a signal in its third step; `usual` is what Ctrl-C does before."""
+    (folder / "setup.txt").write_text(
         "train, yes, data, log.csv, algorithm, next_item, dim, 8, epochs, 900, linear, no\n"
         "model_agent_path, a.safetensors, model_critic_path, c.safetensors"
     )
-    (tmp_path / "log.csv").write_text(
+    (folder / "log.csv").write_text(
         "user_id,item_id,energy\n" + "".join(f"u{n % 33},i{n % 9},{n % 7}\n" for n in range(330))
     )
-    script = f"""
+    return f"""
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.{usual})  # ignored in the background of a script
+signal.signal(signal.SIGINT, {usual})
 import what_next as wn
 learn = wn.Agent.propagate
 def propagate(agent, *given):
     if agent.steps == 2:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.{number})
     return learn(agent, *given)
 wn.Agent.propagate = propagate
 sys.argv = ["what-next", "train", "setup.txt", "--json"]
 from what_next.cli.app import run
 run()
 """
-    done = forked.run(code=script, folder=tmp_path)
+
+
+@pytest.mark.parametrize("usual", ["signal.default_int_handler", "signal.SIG_IGN"])  # ignored in a script's background
+def test_a_training_that_a_scheduler_ends_is_saved(usual: str, forked: Forked, tmp_path: Path) -> None:
+    done = forked.run(code=a_training("SIGTERM", usual, tmp_path), folder=tmp_path)
     assert done.returncode == -signal.SIGTERM, done.stderr
     assert json.loads(done.stdout)["stopped"]
     assert "interrupted and saved; go on with `what-next train " in done.stderr
+    assert (tmp_path / "a.safetensors").exists()
+
+
+def test_a_training_is_saved_where_the_same_ctrl_c_ends_what_reads_it(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)  # `2>&1 | tee log`
+    script = a_training("SIGINT", "signal.default_int_handler", tmp_path)
+    try:
+        done = subprocess.run([sys.executable, "-c", script], stdout=writes, stderr=writes, cwd=tmp_path, timeout=120)
+    finally:
+        os.close(writes)
+    assert done.returncode == CLOSED
     assert (tmp_path / "a.safetensors").exists()
 
 

@@ -14,6 +14,7 @@ import what_next as wn
 from what_next import Agent, Environment, LearnedPolicy, Setup, State
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
+from what_next.experiments import models
 from what_next.experiments.models import is_trained
 from what_next.inference.events import Event
 from what_next.inference.extend import NewItem, extend
@@ -301,7 +302,7 @@ def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup
 
 @pytest.mark.parametrize("patience", ["2", "none"])
 def test_interrupted_while_it_is_weighed_a_run_goes_on_with_that_alone(
-    tmp_path: Path, patience: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, patience: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = setup(tmp_path, f"patience={patience}", "passes=3")
     whole = Environment.from_setup(setup(tmp_path, f"patience={patience}", "passes=3", name="whole")).run_sim()
@@ -315,14 +316,21 @@ def test_interrupted_while_it_is_weighed_a_run_goes_on_with_that_alone(
     with monkeypatch.context() as patched:
         patched.setattr("what_next.environment.weigh", pressed)
         stopped = environment.run_sim()
+        with pytest.raises(KeyboardInterrupt):
+            models.trained(models.beside(made, "judged"), environment.state)
     assert stopped.stopped
-    assert "interrupted: stops after this step, and saves; once more stops at once" in capsys.readouterr().err
+    assert "interrupted: stops after this step, and saves; once more stops at once" in capfd.readouterr().err
     assert not is_trained(made, environment.state)
     assert not Agent(made, environment.state.space).ready_agent().nets["encoder"].ridge.counts
     again = Environment.from_setup(made, resume=True).run_sim()
-    assert (again.steps, again.stopped, again.valid) == ((), False, whole.valid)
+    assert (again.steps, again.stopped, again.idle, again.valid) == ((), False, False, whole.valid)
+    assert Environment.from_setup(made, resume=True).run_sim().idle
     assert again.targets * whole.histories == whole.targets * again.histories > 0
     assert is_trained(made, environment.state)
+    judged = models.beside(made, "judged")
+    run = read_manifest(judged.model_agent_path).run
+    assert read_manifest(models.trained(judged, environment.state).model_agent_path).run == run
+    assert is_trained(judged, environment.state)
 
 
 def test_what_helps_nobody_is_left_out() -> None:

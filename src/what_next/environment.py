@@ -1,10 +1,12 @@
 """Environment: the only place with a training loop."""
 
 import math
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,8 @@ class Report:
         alarms: signs that learning has gone wrong (`monitor.Alarms`).
         ranks: processes that shared the batches; `bytes_per_step`: what each of them sent for a step, on average.
         stopped: training was interrupted before its end, and can go on.
+        interrupted: that, or in its last save: who was to train more does not.
+        idle: a resumed run had nothing left to do.
     """
 
     histories: int
@@ -73,6 +77,8 @@ class Report:
     ranks: int = 1
     bytes_per_step: int = 0
     stopped: bool = False
+    interrupted: bool = False
+    idle: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """What `what-next run` and `train` print with `--json`."""
@@ -257,7 +263,7 @@ class Environment:
                     f"{setup.model_agent_path}: the networks of an ensemble are one there, and were trained with other "
                     "settings; leave --resume out to train anew"
                 )
-            return Report(saved.histories, saved=setup.model_paths)
+            return Report(saved.histories, saved=setup.model_paths, idle=True)
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
         reports, members = list[Report](), list[Networks]()
@@ -270,8 +276,8 @@ class Environment:
             environment.member, environment.explained = place, place > 0
             reports.append(environment.train_agent())
             members.append(environment.agent.nets)
-            if reports[-1].stopped:
-                return _together(reports)
+            if reports[-1].interrupted:
+                return replace(_together(reports), stopped=True)
         return self._joined(reports, members)
 
     def _joined(self, reports: Sequence[Report], members: Sequence[Networks]) -> Report:
@@ -292,8 +298,10 @@ class Environment:
             if not self.ranks.rank:
                 for one in setup.members:
                     remove_models(one)
-        together = _together(reports)
-        return replace(together, valid=monitor.valid, saved=setup.model_paths, stopped=monitor.interrupted)
+        together, interrupted = _together(reports), self._was_interrupted()
+        return replace(
+            together, valid=monitor.valid, saved=setup.model_paths, stopped=monitor.interrupted, interrupted=interrupted
+        )
 
     def _begin(self) -> Monitor:
         """The agent is built, or set to where its run was saved; nothing is written yet."""
@@ -495,8 +503,9 @@ class Environment:
         def remember(number: int, _: object) -> None:
             self.interrupted.append(number)
             signal.signal(number, signal.default_int_handler)
-            console = Plain(stderr=True, soft_wrap=True, quiet=self.quiet, force_jupyter=False)
-            console.print("interrupted: stops after this step, and saves; once more stops at once", highlight=False)
+            if not self.quiet and sys.stderr is not None:  # without one, 2 may be any file
+                with suppress(OSError):  # Ctrl-C ends `| tee`, too; what is raised here would end what is under way
+                    os.write(2, b"interrupted: stops after this step, and saves; once more stops at once\n")
 
         try:
             before = signal.signal(signal.SIGINT, signal.SIG_IGN if self.ranks.rank else remember)
@@ -513,8 +522,13 @@ class Environment:
         if self.ranks.first(any(self.interrupted)):
             raise Interrupted
 
+    def _was_interrupted(self) -> bool:
+        """Whether the run was, be it in its last save; of several processes, the first one says."""
+        return bool(self.ranks.first(bool(self.interrupted)))
+
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""
+        stopped = monitor.interrupted or not (self.done() or monitor.over)
         return Report(
             self.agent.histories,
             monitor.targets + int(monitor.before["targets"]),
@@ -526,7 +540,9 @@ class Environment:
             alarms=tuple(monitor.alarms.raised.values()),
             ranks=self.ranks.count,
             bytes_per_step=round(self.ranks.sent / max(1, len(monitor.steps))),
-            stopped=monitor.interrupted or not (self.done() or monitor.over),
+            stopped=stopped,
+            interrupted=self._was_interrupted() or stopped,
+            idle=self.resume and not (monitor.steps or monitor.unweighed or stopped),
         )
 
     def done(self) -> bool:
@@ -557,4 +573,5 @@ def _together(reports: Sequence[Report]) -> Report:
         steps=tuple(step for one in reports for step in one.steps),
         passes=sum(one.passes for one in reports),
         alarms=tuple(dict.fromkeys(alarm for one in reports for alarm in one.alarms)),
+        idle=False,
     )

@@ -36,6 +36,15 @@ class Plain(Console):
     def __init__(self, **how: Any) -> None:
         super().__init__(markup=False, emoji=False, **how)
 
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on: no more is printed, and where that was to be a result, the program ends.
+
+        What is told beside it, on the standard error, ends nothing: a training is saved all the same.
+        """
+        if not self.stderr:
+            super().on_broken_pipe()
+        self.quiet = True
+
 
 def some(names: Iterable[object], of: int | None = None) -> str:
     """Names for a message, with commas between them: a dozen at most, and how many more there are.

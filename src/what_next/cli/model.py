@@ -108,7 +108,7 @@ def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, 
         new, space = environment.state.new_items(origin), environment.state.space
         note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
     report = environment.train_agent()
-    if resume and not (report.steps or report.stopped):
+    if report.idle:
         note(_nothing_left(settings, environment.agent))
     return report
 

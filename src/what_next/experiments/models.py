@@ -41,6 +41,8 @@ def chosen(setup: Setup, state: State, seeds: Sequence[int] | None) -> list[Setu
 def trained(setup: Setup, state: State, source: type[Source] | None = None) -> Setup:
     """Train where the model of these very settings is missing or was not trained to its end; returns the setup.
 
+    Where its counts of the log alone are still to be weighed, that is all that is done.
+
     Args:
         setup: with the seed, which also says in which order histories come; `state`: of the same data and split.
         source: where batches come from; None: the algorithm's own.
@@ -50,7 +52,9 @@ def trained(setup: Setup, state: State, source: type[Source] | None = None) -> S
         learned = State(state.dataset, training, state.space)
         made = source(learned) if source else None
         agent = Agent(training, state.space)
-        if Environment(agent, learned, training, source=made, force=True).train_agent().stopped:
+        saved = checkpoint.progress(training)
+        resume = saved is not None and saved.unweighed
+        if Environment(agent, learned, training, source=made, resume=resume, force=True).train_agent().interrupted:
             raise KeyboardInterrupt
     return setup
 

@@ -367,7 +367,7 @@ def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | No
         if isinstance(environment, _Watched) and trial is not None:
             environment.trial = trial
         report = environment.train_agent()
-    if report.stopped:
+    if report.interrupted:
         return None
     for name, value in (report.valid or {}).items():
         if name.startswith(state.monitored):

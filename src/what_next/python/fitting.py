@@ -19,7 +19,7 @@ from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import duration
 from what_next.data.importing.telling import told
 from what_next.environment import Environment
-from what_next.errors import DataError, ModelError, Plain, SetupError, in_python, told_in_python
+from what_next.errors import DataError, ModelError, Plain, SetupError, TrainingError, in_python, told_in_python
 from what_next.policy import LearnedPolicy
 from what_next.python.model import AGENT, DATA, FRAME, SETUP, Model, frame_of, framed, spare_data
 from what_next.python.settings import Settings, nested
@@ -82,6 +82,7 @@ def fit(
     Raises:
         DataError: the data cannot be used. SetupError: a setting is unknown or out of range.
         ModelError: a model of another algorithm, or other data, lie in `folder`.
+        TrainingError: a loss is no number, or training ended before the networks of an ensemble were one.
     """
     home = None if folder is not None else TemporaryDirectory(prefix="what-next-")
     where = path_of(home.name if home is not None else folder or ".")
@@ -105,6 +106,11 @@ def fit(
     frame: dict[str, Any] = {"columns": tables.columns if tables else {}, "time_format": time_format}
     _keep(where, tables or dataset.to_tables(), setup, framed(**frame))
     report = environment.train_agent()
+    if report.saved != setup.model_paths:
+        raise TrainingError(
+            "training ended before the networks of the ensemble were one, so there is no model; in the `folder` that "
+            f"was given, if any, `what-next train {SETUP}` goes on, with its option resume"
+        )
     policy = LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)  # as the command line opens it
     model = Model(policy, setup, training=report, home=home, **frame)
     people.print(replace(report, saved=()))

@@ -120,7 +120,7 @@ def trained(folder: Path, now: int, port: int) -> Setup:
     """
     log = plays(LOG, np.random.default_rng(0), now)
     model = fit(log, "dqn", items=songs(), folder=folder, verbose=False, **SETTINGS | {"server_port": port})
-    if model.training is not None and model.training.stopped:
+    if model.training is not None and model.training.interrupted:
         raise KeyboardInterrupt
     return Setup.read(folder / "setup.txt", ["train=no"])
 

@@ -142,7 +142,8 @@ class Monitor:
         self.start = time.perf_counter()
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
         self.best_at = self.saved
-        self.best, self.worse, self.kept, self.unsaved, self.concluded = -np.inf, 0, self.resumed, False, False
+        self.best, self.worse, self.kept, self.unsaved = -np.inf, 0, self.resumed, False
+        self.concluded = self.unweighed = False  # what is resumed
         if self.resumed:
             self._resume(read_manifest(self.setup.model_agent_path).metrics)
 
@@ -170,8 +171,9 @@ class Monitor:
                 self.valid = self.validate()  # the best was chosen by another measure
             self.best = self._score(self.valid)
         progress = checkpoint.progress(self.setup)
-        self.concluded = progress is not None and progress.ended
-        self.over = self.concluded or (progress is not None and progress.unweighed)
+        if progress is not None:
+            self.concluded, self.unweighed = progress.ended, progress.unweighed
+        self.over = self.concluded or self.unweighed
 
     def _score(self, valid: Mapping[str, float]) -> float:
         """The monitor's value; that of an algorithm in its warm-up is none."""

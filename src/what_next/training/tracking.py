@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -35,6 +34,8 @@ class Tracker:
         """
         self.users = users
         self.console = Plain(stderr=True, quiet=quiet)
+        # In a notebook, the bar's console would make a block of each line.
+        self.lines = Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
         self.done, self.total = done, total
         self.log, self.file = log, _opened(log, done)
         self.board = board
@@ -89,9 +90,9 @@ class Tracker:
         done = min(histories, self.total)  # the last batch may hold more than are left
         self.progress.update(self.task, completed=done, shown=shown)
         tenth = histories * TENTHS // self.total > self.done * TENTHS // self.total
-        if tenth and not draws(self.console) and not self.console.quiet:
+        if tenth and not draws(self.console):
             told = f"training {done:,} of {self.total:,} {self._counted(histories)}: {shown}"
-            print(told, file=sys.stderr)  # a console would make a block of each line in a notebook
+            self.lines.print(told, highlight=False)
         self.done = histories
 
 

@@ -145,7 +145,7 @@ def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
     state = State.open(setup, resume=resume, origin=origin)
     environment = Environment(Agent(setup, state.space), state, setup, resume=resume, origin=origin, force=True)
     report = environment.train_agent()
-    return {"histories": report.histories, "seconds": round(report.seconds, 1), "stopped": report.stopped}
+    return {"histories": report.histories, "seconds": round(report.seconds, 1), "stopped": report.interrupted}
 
 
 def check_catalogue(candidate: Path, deployed: Path) -> None:
