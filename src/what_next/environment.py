@@ -1,12 +1,9 @@
 """Environment: the only place with a training loop."""
 
 import math
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +34,10 @@ from what_next.training.boards import check as check_board
 from what_next.training.card import card_path, people
 from what_next.training.distributed import Ranks
 from what_next.training.encoder_learner import EncoderLearner
+from what_next.training.interrupts import Interrupts
 from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
-from what_next.training.step import Interrupted, OutOfTime, Step
+from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker, draws
 from what_next.training.weighing import recent_of, weigh
 from what_next.types import Batch
@@ -160,7 +158,7 @@ class Environment:
         self.board: Board | None = None
         self.explained = False  # the reasons for what the data decided
         self.member: int | None = None  # of an ensemble, which network it trains
-        self.interrupted: list[int] = []  # signals; 0 of `on_step`
+        self.interrupts = Interrupts(self.ranks, quiet=quiet)
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -220,7 +218,7 @@ class Environment:
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         stopped = False
         shown = nullcontext() if self.ranks.rank else self._tracker(monitor.run)
-        with shown as tracker, self._interruptible():
+        with shown as tracker, self.interrupts.noted():
             while not (self.done() or stopped or monitor.over):
                 try:
                     step = self._cycle()
@@ -231,11 +229,11 @@ class Environment:
                     tracker.show(step, agent.histories)
                 monitor.record(step)
                 if self.on_step is not None and self.on_step(step) is True:
-                    self.interrupted.append(0)
+                    self.interrupts.signals.append(0)
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = math.inf if self.ranks.joined else start + setup.seconds - before
-                stopped = self.ranks.follow(agent, bool(self.interrupted))
+                stopped = self.ranks.follow(agent, bool(self.interrupts.signals))
             seconds = time.perf_counter() - start
             monitor.finish(ended=self.done() or monitor.over)
             if self.board is not None:
@@ -291,14 +289,14 @@ class Environment:
         monitor = self._monitor(checkpoint.new_run())
         monitor.unsaved, monitor.targets = True, sum(one.targets for one in reports)
         monitor.seconds = sum(one.seconds for one in reports)
-        with self._interruptible():
+        with self.interrupts.noted():
             monitor.finish(ended=True)
         if not monitor.interrupted:
             checkpoint.conclude(agent, monitor.valid)
             if not self.ranks.rank:
                 for one in setup.members:
                     remove_models(one)
-        together, interrupted = _together(reports), self._was_interrupted()
+        together, interrupted = _together(reports), self.interrupts.came()
         return replace(
             together, valid=monitor.valid, saved=setup.model_paths, stopped=monitor.interrupted, interrupted=interrupted
         )
@@ -457,7 +455,6 @@ class Environment:
         events = Known.of(state.dataset, state.split.known)
 
         def learn(rank: int) -> None:
-            self._break_off()
             linear.learn(*directions(*events.pairs, events.catalogue, rank, self.setup.seed), events.counts)
 
         if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
@@ -471,60 +468,18 @@ class Environment:
         users = len(validation.some_targets(state.dataset, state.split, seed, most))
         assert isinstance(agent.learner, EncoderLearner)
 
-        def score() -> float:
-            self._break_off()
-            found: float = self.ranks.first(self._validated(most)).get(self.state.monitored, 0.0)
-            return found
-
-        def surprise() -> float:
-            self._break_off()
-            return validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks)
-
+        heeded = self.interrupts.heeded
         with agent.learner.remembering():
             return weigh(
                 linear,
-                f"{self.state.monitored} of {counted(users, 'validation user')}",
-                score,
-                surprise,
+                f"{state.monitored} of {counted(users, 'validation user')}",
+                heeded(lambda: self.ranks.first(self._validated(most)).get(state.monitored, 0.0)),
+                heeded(lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks)),
                 recent_of(events),
-                learn,
+                heeded(learn),
                 repeats=seen,
                 quiet=self.quiet,
             )
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Within, `interrupted` holds a signal once the user has interrupted, and says so; a second one stops at once.
-
-        Of several processes, all but the first leave an interrupt to whoever stops them when the run has ended.
-        """
-        self.interrupted = []
-
-        def remember(number: int, _: object) -> None:
-            self.interrupted.append(number)
-            signal.signal(number, signal.default_int_handler)
-            if not self.quiet and sys.stderr is not None:  # without one, 2 may be any file
-                with suppress(OSError):  # Ctrl-C ends `| tee`, too; what is raised here would end what is under way
-                    os.write(2, b"interrupted: stops after this step, and saves; once more stops at once\n")
-
-        try:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN if self.ranks.rank else remember)
-        except ValueError:  # not the main thread: whoever runs there has their own way to stop
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _break_off(self) -> None:
-        """Raises an `Interrupted` where the user has interrupted the run; of several processes, by all of them."""
-        if self.ranks.first(any(self.interrupted)):
-            raise Interrupted
-
-    def _was_interrupted(self) -> bool:
-        """Whether the run was, be it in its last save; of several processes, the first one says."""
-        return bool(self.ranks.first(bool(self.interrupted)))
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""
@@ -541,7 +496,7 @@ class Environment:
             ranks=self.ranks.count,
             bytes_per_step=round(self.ranks.sent / max(1, len(monitor.steps))),
             stopped=stopped,
-            interrupted=self._was_interrupted() or stopped,
+            interrupted=self.interrupts.came() or stopped,
             idle=self.resume and not (monitor.steps or monitor.unweighed or stopped),
         )
 

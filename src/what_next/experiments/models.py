@@ -62,8 +62,10 @@ def trained(setup: Setup, state: State, source: type[Source] | None = None) -> S
 def is_trained(setup: Setup, state: State) -> bool:
     """Whether the models of a setup are there, whole, and trained to the end by the same settings."""
     saved = checkpoint.progress(setup)
-    if saved is None or saved.ended or saved.unweighed:
-        return saved is not None and saved.ended
+    if saved is None or saved.unweighed:
+        return False
+    if saved.ended:
+        return True
     environment = Environment(Agent(setup, state.space), state, setup)
     agent = environment.agent
     agent.histories, agent.steps, agent.spent = saved.histories, saved.steps, saved.spent

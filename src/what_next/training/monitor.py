@@ -11,8 +11,9 @@ import numpy as np
 from what_next.errors import ModelError, Plain, TrainingError
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
+from what_next.training.interrupts import Interrupted
 from what_next.training.sharding import Training
-from what_next.training.step import Interrupted, Step
+from what_next.training.step import Step
 
 MEMORY = 30
 """An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""

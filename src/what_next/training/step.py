@@ -23,10 +23,6 @@ class OutOfTime(Exception):
     """The time for training ended within a step, which is given up; the loop takes it for its end."""
 
 
-class Interrupted(Exception):
-    """The user interrupted what follows the last step; a resumed run does it anew."""
-
-
 @dataclass(frozen=True)
 class Step:
     """What one step of training showed: means over the steps of the histories that count.

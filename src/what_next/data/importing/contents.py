@@ -22,6 +22,7 @@ GZIP, ZSTD, BZ2, XZ, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\
 PARQUET, ARROW = b"PAR1", b"ARROW1"
 ARROW_STREAM = b"\xff\xff\xff\xff"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+WINDOWS = "cp1252"
 
 FOREIGN = {
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save the sheet as CSV"),
@@ -112,17 +113,22 @@ def head(path: Path) -> bytes:
 
 
 def decoded(content: bytes) -> str:
-    """Text in UTF-16 by its mark, in UTF-8, or else in Windows-1252, as spreadsheets write it."""
+    """Text in its encoding, with a mark where bytes are no letters of it."""
+    return content.decode(encoding_of(content), errors="replace")
+
+
+def encoding_of(content: bytes) -> str:
+    """UTF-16 by its mark, UTF-8, or else Windows-1252, as spreadsheets write text."""
     if content.startswith(UTF_16):
-        return content.decode("utf-16", errors="replace")
-    return content.decode("utf-8-sig" if is_utf_8(io.BytesIO(content)) else "cp1252", errors="replace")
+        return "utf-16"
+    return "utf-8-sig" if is_utf_8(io.BytesIO(content)) else WINDOWS
 
 
 def is_utf_8(file: io.BufferedIOBase) -> bool:
     """Whether text is UTF-8, though up to half of its lines with letters beyond ASCII may not be.
 
-    Lines are counted, as in other encodings single letters often look like UTF-8 (É® of Windows-1252, and each tenth of
-    Japanese), and whole lines hardly ever.
+    Lines are counted: in other encodings single letters may look like UTF-8 (É® of Windows-1252), and whole lines
+    hardly ever do.
     """
     balance = 0
     for block in file:

@@ -26,9 +26,11 @@ from what_next.data.importing.contents import (
     GZIP,
     PARQUET,
     UTF_16,
+    WINDOWS,
     ZSTD,
     data_file,
     decoded,
+    encoding_of,
     head,
     is_utf_8,
     magic,
@@ -213,8 +215,8 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
             raise
         with open_unpacked(path) as file:
             content = file.read()
-    text = decoded(content)
-    foreign = not content.startswith(UTF_16) and not is_utf_8(io.BytesIO(content))
+    encoding = encoding_of(content)
+    text, foreign = content.decode(encoding, errors="replace"), encoding == WINDOWS
     damaged = not foreign and text.encode() != content
     lines = [_object(line, damaged) for line in text.splitlines()]
     if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
