@@ -10,7 +10,7 @@ from cachetools import Cache, LRUCache
 from what_next.inference.session import Event, Session
 from what_next.serving.engine.served import Served, spread
 from what_next.serving.metrics import Metrics
-from what_next.serving.store import Head, Store, StoredEvent
+from what_next.serving.store import Store, StoredEvent
 
 LONGEST_FOLD = 64
 """New events of a user from which on a batch pass over all is quicker than cell steps."""
@@ -50,7 +50,7 @@ class SessionCache:
     """The sessions of a version, the latest asked for; whoever reads them holds `lock`."""
 
     def __init__(self, served: Served, store: Store, size: int, metrics: Metrics) -> None:
-        self.folds = served.sessions
+        self.folds, self._nothing = served.sessions, served.sessions.begin()
         self.places, self.store, self.metrics = served.places, store, metrics
         self.lock = threading.Lock()
         # Each takes at least its share of the room, so that there are never more than `size`.
@@ -69,16 +69,16 @@ class SessionCache:
         with self.lock:
             heads = self.store.heads(names)
             found: dict[str, Entry] = {}
-            late: dict[str, tuple[Entry | None, Head]] = {}
+            late: dict[str, Entry] = {}
             for name in names:
                 if (head := heads.get(name)) is None:
                     self._entries.pop(name, None)
                     continue
                 entry = self._entries.get(name)
                 if entry is None or entry.key != head.key:
-                    late[name] = None, head
+                    late[name] = self._unread(head.key)
                 elif entry.last < head.last:
-                    late[name] = entry, head
+                    late[name] = entry
                 else:
                     found[name] = entry
                     self.metrics.sessions["hit"].inc()
@@ -116,50 +116,49 @@ class SessionCache:
     def __contains__(self, user: str) -> bool:
         return user in self._entries
 
-    def _catch_up(self, late: dict[str, tuple[Entry | None, Head]], found: dict[str, Entry]) -> None:
-        """Reads what is new of each user, and folds it in or replays all."""
-        new = self.store.events_after({head.key: entry.last if entry else 0 for entry, head in late.values()})
-        whole: dict[str, tuple[Head, list[StoredEvent]]] = {}
-        behind: dict[str, tuple[Entry, list[StoredEvent]]] = {}
-        again: dict[str, tuple[Entry | None, Head]] = {}
-        for name, (entry, head) in late.items():
-            events = new.get(head.key, [])
-            known = self._known(events)
-            if entry is None:
-                whole[name] = head, events
+    def _catch_up(self, late: dict[str, Entry], found: dict[str, Entry]) -> None:
+        """Reads what is new of each user, and folds it in or replays all; users whose events are gone are left out."""
+        new = self.store.events_after({entry.key: entry.last for entry in late.values()})
+        whole: dict[str, list[StoredEvent]] = {}
+        behind: dict[str, list[StoredEvent]] = {}
+        again: dict[str, Entry] = {}
+        for name, entry in late.items():
+            events = new.get(entry.key, [])
+            known = [one for one in events if one.item_id in self.places]
+            if not entry.last:
+                if events:
+                    whole[name] = known
             elif len(events) <= LONGEST_FOLD and (not known or known[0].time >= entry.time):
-                behind[name] = entry, events
-                self.metrics.sessions["fold"].inc()
+                behind[name] = known
             else:  # all of its events are needed
-                again[name] = None, head
-        self._rebuild(whole, found)
-        self._fold(behind, found)
+                again[name] = self._unread(entry.key)
+        replayed = self.folds.replays([[self.event_of(one) for one in known] for known in whole.values()])
+        sessions = dict(zip(whole, replayed, strict=True)) | self._folded(late, behind)
+        for name, known in (whole | behind).items():
+            self.metrics.sessions["rebuild" if name in whole else "fold"].inc()
+            found[name] = self._grown(late[name], new.get(late[name].key, []), known, sessions[name])
+            if sessions[name].bytes <= BYTES:
+                self._entries[name] = found[name]
         if again:
             self._catch_up(again, found)
 
-    def _rebuild(self, whole: dict[str, tuple[Head, list[StoredEvent]]], found: dict[str, Entry]) -> None:
-        """From all events in the store, in one batch pass; users whose events are gone by now are left out."""
-        there = [(name, head, events) for name, (head, events) in whole.items() if events]
-        sessions = self.folds.replays([[self.event_of(one) for one in self._known(events)] for _, _, events in there])
-        for (name, head, events), session in zip(there, sessions, strict=True):
-            self.metrics.sessions["rebuild"].inc()
-            found[name] = self._keep(name, Entry(head.key, 0, 0, NEVER, session), events, session)
+    def _unread(self, key: int) -> Entry:
+        """Of a user of whom no event was read yet."""
+        return Entry(key, 0, 0, NEVER, self._nothing)
 
-    def _fold(self, behind: dict[str, tuple[Entry, list[StoredEvent]]], found: dict[str, Entry]) -> None:
-        """One step for everybody that is behind, until nobody is."""
-        sessions = {name: entry.session for name, (entry, _) in behind.items()}
-        left = {name: self._known(events) for name, (_, events) in behind.items()}
-        while names := [name for name, events in left.items() if events]:
-            events = [self.event_of(left[name].pop(0)) for name in names]
+    def _folded(self, late: dict[str, Entry], behind: dict[str, list[StoredEvent]]) -> dict[str, Session]:
+        """The sessions with what is new in them: one step for everybody that is behind, until nobody is."""
+        sessions = {name: late[name].session for name in behind}
+        for step in range(max(map(len, behind.values()), default=0)):
+            names = [name for name, events in behind.items() if step < len(events)]
+            events = [self.event_of(behind[name][step]) for name in names]
             folded = self.folds.fold([sessions[name] for name in names], events)
             sessions |= dict(zip(names, folded, strict=True))
-        for name, (entry, new) in behind.items():
-            found[name] = self._keep(name, entry, new, sessions[name])
+        return sessions
 
-    def _keep(self, name: str, before: Entry, new: list[StoredEvent], session: Session) -> Entry:
-        """What is known of a user, with new events."""
-        known = self._known(new)
-        entry = Entry(
+    def _grown(self, before: Entry, new: list[StoredEvent], known: list[StoredEvent], session: Session) -> Entry:
+        """What is known of a user with new events; `known`: those of them with an item of the catalogue."""
+        return Entry(
             before.key,
             max([before.last, *(one.number for one in new)]),
             before.events + len(new),
@@ -167,13 +166,6 @@ class SessionCache:
             session,
             math.nan if known else before.spread,
         )
-        if session.bytes <= BYTES:
-            self._entries[name] = entry
-        return entry
-
-    def _known(self, events: list[StoredEvent]) -> list[StoredEvent]:
-        """Those with an item of the catalogue."""
-        return [one for one in events if one.item_id in self.places]
 
     def event_of(self, event: StoredEvent) -> Event:
         """An event as the policy reads it."""

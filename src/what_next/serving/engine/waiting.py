@@ -1,8 +1,10 @@
 """Questions that wait for the model, of several callers: whose turn it is, and what is more than can be answered."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 
@@ -24,7 +26,7 @@ class Waiting:
         lost: is called with an answer that nobody waits for any more.
     """
 
-    __slots__ = ("_turns", "arrived", "cost", "future", "late", "loop", "lost", "once", "owner", "request")
+    __slots__ = ("_taken", "arrived", "cost", "future", "late", "loop", "lost", "once", "owner", "request")
 
     def __init__(
         self,
@@ -37,20 +39,16 @@ class Waiting:
         self.arrived = self.late = time.monotonic()
         self.future: asyncio.Future[Outcome] = loop.create_future()
         self.owner: CallerQueue | None = None
-        self._turns = [None]
+        self._taken = threading.Lock()
 
     def take(self) -> bool:
         """Whether the caller is the first to take it, and so the one to answer it. Safe between threads."""
-        try:
-            self._turns.pop()
-        except IndexError:
-            return False
-        return True
+        return self._taken.acquire(blocking=False)
 
     @property
     def open(self) -> bool:
         """Whether nobody took it yet, and somebody still wants it."""
-        return bool(self._turns) and not self.future.cancelled()
+        return not self._taken.locked() and not self.future.cancelled()
 
     def settle(self, outcome: Outcome) -> None:
         """Give whoever awaits it the answer, or the error; safe between threads."""
@@ -75,6 +73,7 @@ class Waiting:
             self.lost(outcome)
 
 
+@dataclass(eq=False, slots=True)
 class CallerQueue:
     """What one caller has waiting.
 
@@ -83,12 +82,10 @@ class CallerQueue:
         now: the virtual time of its own turns.
     """
 
-    __slots__ = ("cost", "now", "queue", "requests")
-
-    def __init__(self) -> None:
-        self.queue: list[tuple[float, int, bool, Waiting]] = []
-        self.cost = self.now = 0.0
-        self.requests = 0
+    queue: list[tuple[float, int, bool, Waiting]] = field(default_factory=list)
+    cost: float = 0.0
+    requests: int = 0
+    now: float = 0.0
 
 
 class Turns:
