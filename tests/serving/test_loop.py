@@ -23,12 +23,12 @@ from what_next.environment import Environment
 from what_next.errors import MissingExtraError, ModelError, SaveError, SetupError, StoreError, StoreUnavailable
 from what_next.off_policy import LogSettings
 from what_next.off_policy.arms import Arm, Contrast
+from what_next.off_policy.confidence_sequences import normal_mixture
 from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, evidence
 from what_next.serving.loop.evidence import Mean
-from what_next.serving.loop.journal import Journal, journal_path, status_of
+from what_next.serving.loop.journal import Journal, NotAlone, alone, journal_path, status_of
 from what_next.serving.loop.loop import Loop
-from what_next.serving.loop.place import NotAlone, alone
 from what_next.serving.metrics import Metrics
 from what_next.serving.store import (
     AddEvents,
@@ -654,8 +654,12 @@ def test_users_are_the_units_of_what_answers_earned() -> None:
     found = pl.DataFrame({"user_id": ["a", "a", "b", "b"], "reward": [0.0, 0.0, 1.0, 1.0]})
     mean = Mean.of(found)
     assert (mean.value, mean.users, mean.answers) == (0.5, 2, 4)
-    assert mean.error == pytest.approx(np.std([0.0, 1.0], ddof=1) / np.sqrt(2))
     assert mean.low == -np.inf  # of so few
+    many = pl.concat(found.with_columns(pl.col("user_id") + str(copy)) for copy in range(50))
+    mean, error = Mean.of(many), np.std([0.0, 1.0] * 50, ddof=1) / np.sqrt(100)
+    assert (mean.value, mean.users, mean.answers) == (0.5, 100, 200)
+    assert mean.high - mean.value == pytest.approx(normal_mixture(error, 0.05))  # a tenth of the mean size is expected
+    assert mean.value - mean.low == pytest.approx(mean.high - mean.value)
 
 
 def test_versions_are_compared_by_their_users() -> None:

@@ -46,9 +46,8 @@ def loop(
     if asked and once:
         raise SetupError("loop status --once: --once is for the loop itself; leave it out")
     settings = setup_of(Path(words[0]), words[1:], "train=no")
-    from what_next.serving.loop.journal import Journal, journal_path
+    from what_next.serving.loop.journal import Journal, alone, journal_path
     from what_next.serving.loop.loop import Loop
-    from what_next.serving.loop.place import alone
 
     path = journal_path(settings)
     if asked:
@@ -84,7 +83,7 @@ def _opened(stack: ExitStack, settings: "Setup", every: float | None) -> "Store"
 
 def _go_on(loop: "Loop", every: float | None) -> None:
     """Do what is to be done, for ever or once; and print what was done, or once what is waited for."""
-    from what_next.serving.loop.place import NotAlone
+    from what_next.serving.loop.journal import NotAlone
 
     told = max((one.number for one in loop.journal.lines(1)), default=0)
     while True:

@@ -228,7 +228,7 @@ def items_of(agent: Path) -> frozenset[str]:
     return frozenset(pl.read_parquet(catalogue_path(agent), columns=["item_id"], glob=False)["item_id"].cast(pl.String))
 
 
-def clear(folder: Path, keep: int | None) -> None:
+def clear(folder: Path, keep: int) -> None:
     """Remove what rounds left behind, but for one of them."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and path.name.isdecimal() and path.name != str(keep):

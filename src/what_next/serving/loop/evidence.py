@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,7 +11,8 @@ from sqlalchemy import bindparam, func, select, text
 
 from what_next.errors import MissingExtraError
 from what_next.off_policy.arms import FEW, Contrast, contrast
-from what_next.off_policy.confidence_sequences import effect_of, normal_mixture
+from what_next.off_policy.confidence_sequences import asymptotic, effect_of
+from what_next.off_policy.weighting import Terms, mean_of
 from what_next.serving.store import Store, rewards, tables
 
 SHOWN = tables.impressions.c
@@ -78,37 +78,30 @@ def answers(store: Store, since: int) -> pl.DataFrame:
     return found.select("number", "user_id", "version", "fallback", chance.fill_null(0.0).alias("chance"), "reward")
 
 
-@dataclass(frozen=True)
-class Mean:
+class Mean(NamedTuple):
     """What an answer earned on average, with bounds that hold at any number of looks.
 
     Attributes:
         value: of the answers; `low`, `high`: bounds at 95 %, infinite for too few users.
-        error: the standard error, users being the units.
         users, answers: how many.
     """
 
     value: float
     low: float
     high: float
-    error: float
     users: int
     answers: int
 
     @classmethod
     def of(cls, found: pl.DataFrame) -> "Mean":
         """Of some answers. The users are the units, since one user's answers are alike."""
-        each = found.group_by("user_id").agg(pl.col("reward").sum(), pl.len())
-        users, count = len(each), int(each["len"].sum())
-        if users < 2:
-            return cls(math.nan, -math.inf, math.inf, math.inf, users, count)
-        tops, bottoms = each["reward"].to_numpy(), each["len"].to_numpy()
-        value = float(tops.sum() / bottoms.sum())
-        influence = (tops - value * bottoms) / bottoms.mean()  # of a ratio: the delta method
-        error = float(np.std(influence, ddof=1) / math.sqrt(users))
-        effect = effect_of(found["reward"].to_numpy(), float(count))
-        half = normal_mixture(error, effect) if users >= FEW else math.inf
-        return cls(value, value - half, value + half, error, users, count)
+        each = found.group_by("user_id").agg(pl.col("reward").sum(), pl.len().cast(pl.Float64))
+        terms, bounds = Terms(each["reward"].to_numpy(), each["len"].to_numpy()), None
+        if len(each) >= FEW:
+            effect = effect_of(found["reward"].to_numpy(), float(len(found)))
+            bounds = asymptotic(terms, mean_of(np.zeros(len(each))), effect)
+        low, high = bounds or (-math.inf, math.inf)
+        return cls(terms.value, low, high, len(each), len(found))
 
 
 def between(found: pl.DataFrame, ours: str, theirs: str) -> Contrast:

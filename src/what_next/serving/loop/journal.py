@@ -1,19 +1,28 @@
-"""What the loop remembers from one step to the next, and tells of each: a SQLite file beside the store."""
+"""What the loop remembers from one step to the next, and tells of each: a SQLite file beside the store.
+
+Whoever works by it is the only loop on its store: `alone`.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import BigInteger, Column, Connection, Double, Integer, MetaData, Table, Text, insert, select, update
+from sqlalchemy import Column, Connection, MetaData, Table, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import BigInteger, Double, Integer, Text
 
 from what_next.errors import StoreError
-from what_next.serving.store import now
+from what_next.serving.store import Store, now
 from what_next.serving.store.backend import Backend, connect, home_of, make_file
 from what_next.serving.store.tables import Json
 from what_next.settings import Setup
+
+LOCK = 0x6C6F6F70
+LOCKED, FREED = select(func.pg_try_advisory_lock(LOCK)), select(func.pg_advisory_unlock(LOCK))
+"""Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open; and takes it back."""
 
 metadata = MetaData()
 
@@ -152,17 +161,16 @@ class Journal:
         """Note that the step of a round is done, what it found, and which one is next; None: the round is over."""
         return self.note(current, facts, told, step=step, outcome=outcome)
 
-    def tell(self, step: str, told: str, number: int | None = None) -> None:
-        """Add a line."""
+    def tell(self, step: str, told: str) -> None:
+        """Add a line outside of all rounds."""
         with self._change() as connection:
-            self._tell(connection, number, step, told)
+            self._tell(connection, None, step, told)
 
     def measure(self, **values: float | int) -> None:
         """Keep some numbers, in the place of those of the same names."""
         with self._change() as connection:
-            for name, value in values.items():
-                if not connection.execute(update(gauges).where(gauges.c.name == name).values(value=value)).rowcount:
-                    connection.execute(insert(gauges).values(name=name, value=value))
+            rows = [{"name": name, "value": value} for name, value in values.items()]
+            connection.execute(insert(gauges).prefix_with("OR REPLACE"), rows)
 
     def _tell(self, connection: Connection, number: int | None, step: str, told: str) -> None:
         connection.execute(insert(lines).values(time=self.clock(), round=number, step=step, told=told))
@@ -198,3 +206,67 @@ class Journal:
     def _fetch(self, statement: Any) -> Any:
         with self.backend.explained(), self.backend.reader.connect() as connection:
             return connection.execute(statement).all()
+
+
+class NotAlone(StoreError):
+    """Another loop works on the store."""
+
+
+@dataclass(eq=False)
+class Place:
+    """The place of the only loop on a store in PostgreSQL: a lock that its server knows, and forgets when it restarts.
+
+    Attributes:
+        backend: of the store; `connection`: which has the lock as long as it is open; None: before the first time.
+    """
+
+    backend: Backend
+    connection: Connection | None = None
+
+    def take(self) -> None:
+        """Take the place, or make sure that it is taken still.
+
+        Raises:
+            NotAlone: another loop has it.
+            StoreUnavailable: the store is away.
+        """
+        if self.backend.sqlite:  # the lock of the journal's file is enough
+            return
+        if self.connection is not None:
+            with suppress(SQLAlchemyError):
+                self.connection.execute(select(1))
+                return
+            self.connection.close()
+            self.connection = None
+        with self.backend.explained():
+            connection = self.backend.reader.connect()
+            connection.detach()  # the lock goes when it is closed, and not back to the pool with it
+            if not connection.execute(LOCKED).scalar():
+                connection.close()
+                raise NotAlone(f"{self.backend.where}: another loop works on this store; there can be one")
+        self.connection = connection
+
+    def leave(self) -> None:
+        """Give it back."""
+        if self.connection is not None:
+            with suppress(SQLAlchemyError):  # the server may take its time to notice that the connection is closed
+                self.connection.execute(FREED)
+            self.connection.close()
+
+
+@contextmanager
+def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
+    """Be the only loop on a store, in all its processes and on all machines; it ends with the process.
+
+    Yields what makes sure that it still is the only one: see `Place.take`.
+
+    Raises:
+        StoreError: another loop works on it.
+    """
+    lock, place = journal.lock(), Place(store.backend)
+    try:
+        place.take()
+        yield place.take
+    finally:
+        place.leave()
+        lock.release()
