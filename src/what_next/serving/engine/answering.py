@@ -18,7 +18,7 @@ from what_next.serving.bodies import Question
 from what_next.serving.engine.cache import Entry
 from what_next.serving.engine.live import Active, Mask
 from what_next.serving.engine.served import reasons, spread
-from what_next.serving.request import Fallback, RecommendationResponse, Refused
+from what_next.serving.request import Fallback, PolicyName, RecommendationResponse, Refused
 from what_next.serving.store import AddImpression
 from what_next.settings import Setup
 from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Policy, Request, Sampler, Slate, Softmax
@@ -37,13 +37,13 @@ class Job:
 
     Attributes:
         request: the question; `role`: which of the models it is for; `unseen`: whether seen items are left out.
-        mask: what it permits; None: everything.
-        entry: what is known of the user.
-        key: of the user in the store, where a history goes before what is known.
-        session: what the model reads: the user's, or that of the given history.
         withdrawn: number of the latest change of the withdrawn items, and their positions.
+        mask: what it permits; None: everything.
+        entry: what is known of the user, where no history goes before it; `key`: of the user in the store.
+        session: what the model reads: the user's, or that of the given history.
         seen: items of that; `unknown`: ids of the history that the catalogue does not hold.
         fallback: why the safe policy answers; None: it does not.
+        slate: what was chosen.
     """
 
     request: Question
@@ -57,6 +57,12 @@ class Job:
     seen: Int32[np.ndarray, "heard"] = field(default_factory=lambda: NOBODY)
     unknown: tuple[str, ...] = ()
     fallback: Fallback | None = None
+    slate: Slate | None = None
+
+    @property
+    def policy(self) -> PolicyName:
+        """Who answers."""
+        return "popular" if self.fallback else self.request.policy
 
     @property
     def excluded(self) -> Int32[np.ndarray, "excluded"]:
@@ -107,9 +113,10 @@ class Answering:
         """
         try:
             entry = None if request.user_id is None else active.sessions.remembered(request.user_id)
-            job = self._job(active, request, role, entry, fallback)
-            job.key = None if entry is None else entry.key
-            answer, impression = self._result(active, job, self._simple(active, [job])[id(job)])
+            job = self._job(active, request, role, entry)
+            job.key, job.fallback = None if entry is None else entry.key, fallback
+            self._simple(active, [job])
+            answer, impression = self._result(active, job)
             if entry is None and request.user_id is not None:
                 # Nobody asked whether this user was erased meanwhile, elsewhere.
                 impression = replace(impression, user_id=None, history=None)
@@ -143,8 +150,10 @@ class Answering:
             except Refused as error:
                 jobs.append(error)
                 continue
-            job.session = None if job.entry is None else job.entry.session
-            job.key = heads[user].key if user in heads else None
+            if job.entry is not None:
+                job.session = job.entry.session
+            elif user in heads:
+                job.key = heads[user].key
             job.fallback = "unknown_user" if request.policy == "trained" and not len(job.seen) else None
             jobs.append(job)
         given = [one for one in jobs if isinstance(one, Job) and one.request.history and len(one.seen)]
@@ -153,34 +162,33 @@ class Answering:
         for job, session in zip(given, replayed, strict=True):
             job.session = session
         there = [job for job in jobs if isinstance(job, Job)]
-        slates = self._modelled(active, [job for job in there if job.request.policy == "trained" and not job.fallback])
-        slates |= self._simple(active, [job for job in there if id(job) not in slates])
-        return [one if isinstance(one, Refused) else self._result(active, one, slates[id(one)]) for one in jobs]
+        self._modelled(active, [job for job in there if job.policy == "trained"])
+        self._simple(active, [job for job in there if job.slate is None])
+        return [one if isinstance(one, Refused) else self._result(active, one) for one in jobs]
 
-    def _modelled(self, active: Active, jobs: Sequence[Job]) -> dict[int, Slate]:
-        """The model's slates by the jobs' identities; a job whose scores are not finite falls back, and has none."""
+    def _modelled(self, active: Active, jobs: Sequence[Job]) -> None:
+        """What the model chooses for each job; a job whose scores are not finite falls back, and has no slate yet."""
         if not jobs:
-            return {}
+            return
         served = active.served
         context = [job.request.context or {} for job in jobs] if any(job.request.context for job in jobs) else None
         states = served.sessions.states([job.session for job in jobs if job.session is not None], context)
         try:
-            return self._slates(served.policy, states, jobs)
+            self._choose(served.policy, states, jobs)
         except NotFinite as error:
             for row in error.rows:
                 jobs[row].fallback = "alarm"
             self._report(served.version, error)
-            return self._modelled(active, [job for job in jobs if not job.fallback])
+            self._modelled(active, [job for job in jobs if not job.fallback])
 
-    def _simple(self, active: Active, jobs: Sequence[Job]) -> dict[int, Slate]:
-        """The slates of policies without a model: any item, popular ones, or those instead of the model's."""
-        random = [job for job in jobs if job.request.policy == "random" and not job.fallback]
-        popular = [job for job in jobs if job.request.policy != "random" or job.fallback]
-        found = self._slates(active.anything, History.nobody(len(random)), random) if random else {}
-        return found | (self._slates(active.popular, History.nobody(len(popular)), popular) if popular else {})
+    def _simple(self, active: Active, jobs: Sequence[Job]) -> None:
+        """What policies without a model choose: any item, popular ones, or those instead of the model's."""
+        for name, policy in (("random", active.anything), ("popular", active.popular)):
+            if asked := [job for job in jobs if job.policy == name]:
+                self._choose(policy, History.nobody(len(asked)), asked)
 
-    def _slates(self, policy: Policy, states: Any, jobs: Sequence[Job]) -> dict[int, Slate]:
-        """What a policy chooses for each job."""
+    def _choose(self, policy: Policy, states: Any, jobs: Sequence[Job]) -> None:
+        """Gives each job the slate that a policy chooses for it."""
         sets = tuple(job.mask for job in jobs)
         excluded = [job.excluded for job in jobs]
         width = max(map(len, excluded))
@@ -190,27 +198,28 @@ class Answering:
         permitted = Permitted(sets if any(sets) else (), without if width else None)
         request = Request([job.request.k for job in jobs], [self._sampler(job) for job in jobs], permitted)
         rngs = [self.rng if job.request.seed is None else np.random.default_rng(job.request.seed) for job in jobs]
-        return {id(job): slate for job, slate in zip(jobs, policy.act(states, request, rngs).each(), strict=True)}
+        for job, slate in zip(jobs, policy.act(states, request, rngs).each(), strict=True):
+            job.slate = slate
 
     def _sampler(self, job: Job) -> Sampler:
-        """How the items of a job are chosen; the safe policy takes the most popular ones."""
+        """How the items of a job are chosen: as its question says, or the settings; a fallback takes the best."""
         if job.fallback:
             return Greedy()
-        if job.request.policy == "random":
+        if job.policy == "random":
             return Softmax()
-        temperature, epsilon = self.explore(job.request)
-        return Softmax(temperature) if temperature else EpsilonGreedy(epsilon) if epsilon else Greedy()
+        draw = self.settings if job.request.explore is None else job.request.explore
+        if draw.temperature:
+            return Softmax(draw.temperature)
+        return EpsilonGreedy(draw.epsilon) if draw.epsilon else Greedy()
 
-    def _job(
-        self, active: Active, request: Question, role: str, entry: Entry | None, fallback: Fallback | None = None
-    ) -> Job:
-        """What a question starts from; `entry` is of its user, where no history goes before it."""
+    def _job(self, active: Active, request: Question, role: str, entry: Entry | None) -> Job:
+        """What a question starts from; `entry` is of its user, and unused where a history goes before it."""
         unseen = not self.seen if request.exclude_seen is None else request.exclude_seen
-        job = Job(request, role, unseen, active.withdrawn, active.masks.of(request), fallback=fallback)
+        job = Job(request, role, unseen, active.withdrawn, active.masks.of(request))
         if request.history is not None:
             job.seen, job.unknown = active.known(request.history)
         elif entry is not None:
-            job.entry, job.seen = entry, entry.session.items
+            job.entry, job.key, job.seen = entry, entry.key, entry.session.items
         return job
 
     def _check_context(self, active: Active, context: Mapping[str, float]) -> None:
@@ -221,15 +230,11 @@ class Answering:
 
     # One by one
 
-    def explore(self, request: Question) -> tuple[float, float]:
-        """Temperature and epsilon: the question's, or the settings' where it says neither."""
-        draw = self.settings if request.explore is None else request.explore
-        return draw.temperature or 0.0, draw.epsilon or 0.0
-
-    def _result(self, active: Active, job: Job, slate: Slate) -> Result:
-        served, request, items = active.served, job.request, slate.items.tolist()
+    def _result(self, active: Active, job: Job) -> Result:
+        served, request, slate, entry = active.served, job.request, job.slate, job.entry
+        assert slate is not None
         assert slate.propensities is not None
-        head, now = job.entry, time.time_ns()
+        items, now = slate.items.tolist(), time.time_ns()
         answer = RecommendationResponse(
             recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
             user=request.user_id,
@@ -240,43 +245,41 @@ class Answering:
             reasons=reasons(served, job.session, slate.items) if request.explain else [None] * len(items),
             version=served.version,
             role="canary" if job.role == "canary" else "current",
-            policy="popular" if job.fallback else request.policy,
+            policy=job.policy,
             fallback=job.fallback,
             unknown=job.unknown,
-            known_events=0 if head is None else head.events,
-            spread=spread(served, job.seen) if job.entry is None else job.entry.spread_in(served),
+            known_events=0 if entry is None else entry.events,
+            spread=spread(served, job.seen) if entry is None else entry.spread_in(served),
         )
-        return Result(answer, self._impression(active, job, slate, answer, now))
+        return Result(answer, self._impression(job, answer, now))
 
-    def _impression(
-        self, active: Active, job: Job, slate: Slate, answer: RecommendationResponse, now: int
-    ) -> AddImpression:
+    def _impression(self, job: Job, answer: RecommendationResponse, now: int) -> AddImpression:
         """What has to be durable before an answer is given."""
-        served, request, head = active.served, job.request, job.entry
         return AddImpression(
             recommendation_id=answer.recommendation_id,
-            user_id=request.user_id,
-            key=job.key if head is None else head.key,
+            user_id=answer.user,
+            key=job.key,
             time=now // 1000,
-            version=served.version,
+            version=answer.version,
             policy=answer.policy,
             items=answer.ids,
             propensities=answer.propensities,
             fallback=job.fallback,
             explore=self._explored(job),
-            history=request.history,
-            known=0 if head is None else head.last,
+            history=job.request.history,
+            known=0 if job.entry is None else job.entry.last,
             withdrawn=job.withdrawn[0],
             rule=None if job.mask is None else job.mask.rule,
         )
 
     def _scores(self, active: Active, job: Job, slate: Slate) -> list[float | None]:
         """What the items of an answer were ranked by: of popular ones, their numbers of events."""
-        if job.request.policy == "random" and not job.fallback:
-            return [None] * len(slate.items)
-        if job.fallback or job.request.policy == "popular":
+        if job.policy == "popular":
             return [float(count) for count in active.popular.counts[slate.items]]
-        return [None] * len(slate.items) if slate.scores is None else slate.scores.tolist()
+        if job.policy == "random" or slate.scores is None:
+            return [None] * len(slate.items)
+        scores: list[float | None] = slate.scores.tolist()
+        return scores
 
     def _random(self) -> str:
         """20 random hexadecimal digits; asked of the system for many at a time, since that lets other threads in."""
@@ -297,13 +300,10 @@ class Answering:
             found["seen"] = 1.0
         if job.fallback or request.policy == "random":
             return found
-        temperature, epsilon = self.explore(request)
-        if temperature:
-            found["temperature"] = temperature
-        if epsilon:
-            found["epsilon"] = epsilon
-        if (temperature or epsilon) and request.seed is not None:
-            found["seed"] = str(request.seed)  # a number may be too long for JSON
+        if drawn := vars(self._sampler(job)):  # the temperature, or epsilon; nothing where the best are taken
+            found |= drawn
+            if request.seed is not None:
+                found["seed"] = str(request.seed)  # a number may be too long for JSON
         return found
 
 

@@ -128,8 +128,12 @@ class Served:
         return [self._item(place) for place in first[:limit]]
 
     def _item(self, place: int) -> ItemRow:
+        return ItemRow(self.ids[place], self.titles[place], self.attributes(place))
+
+    def attributes(self, place: int) -> dict[str, float]:
+        """The attributes of an item, in their own units."""
         values = zip(self.catalogue.names, self.catalogue.attributes[place].tolist(), strict=True)
-        return ItemRow(self.ids[place], self.titles[place], {name: round(value, 6) for name, value in values})
+        return {name: round(value, 6) for name, value in values}
 
     @cached_property
     def units(self) -> Float32[np.ndarray, "items dim"]:
@@ -157,21 +161,19 @@ class Served:
 
 def reasons(served: Served, session: Session | None, items: Int32[np.ndarray, "chosen"]) -> list[Reason]:
     """The reason of each item: the nearest of the history, the item's attributes, and the critic's value."""
-    heard = np.zeros(0, np.int32) if session is None else session.items[::-1]  # the later one among equals
-    judged = None
+    nearest: list[SimilarItem | None] = [None] * len(items)
+    critic: list[float | None] = [None] * len(items)
     if session is not None and len(session) and len(items):
+        heard = session.items[::-1]  # the later one among equals
+        alike = served.units[heard] @ served.units[items].T
+        best = zip(heard[alike.argmax(0)].tolist(), alike.max(0).tolist(), strict=True)
+        nearest = [_named(served, place, similarity) for place, similarity in best]
         judged = served.policy.values(served.sessions.states([session]), items[None])
-    catalogue, found = served.catalogue, []
-    alike = served.units[heard] @ served.units[items].T
-    best = alike.argmax(0) if len(heard) else None
-    for place, item in enumerate(items):
-        nearest = None
-        if best is not None:
-            nearest = _named(served, int(heard[best[place]]), float(alike[best[place], place]))
-        values = zip(catalogue.names, catalogue.attributes[item].tolist(), strict=True)
-        attributes = {name: round(value, 6) for name, value in values}
-        found.append(Reason(nearest, attributes, None if judged is None else float(judged[0, place])))
-    return found
+        critic = critic if judged is None else judged[0].tolist()
+    return [
+        Reason(near, served.attributes(place), value)
+        for near, place, value in zip(nearest, items.tolist(), critic, strict=True)
+    ]
 
 
 def similar(served: Served, item_id: str, k: int, withdrawn: Int32[np.ndarray, "withdrawn"]) -> list[SimilarItem]:
