@@ -4,7 +4,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from what_next.serving.engine.waiting import Turns, Waiting
@@ -73,12 +72,10 @@ class Batcher:
         self._answer, self._late, self.size, self.deadline = answer, late, size, deadline
         self.pace = Pace()
         self._turns = Turns()
-        self._pending: deque[Waiting] = deque()
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._batch: list[Waiting] = []
-        self._since: float | None = None  # when the batch at work began
-        self._due, self._ends = math.inf, 0.0  # when it has to end, and when it is expected to
+        self._since, self._ends = math.inf, 0.0  # when the batch at work began, and when it is expected to end
         self._threads = [
             threading.Thread(target=self._work, name="what-next-model", daemon=True),
             threading.Thread(target=self._watch, name="what-next-deadline", daemon=True),
@@ -107,7 +104,6 @@ class Batcher:
             for one in several:
                 one.late = late
             self._turns.put(several, caller)
-            self._pending.extend(several)
             self._changed.notify()
 
     @property
@@ -145,8 +141,7 @@ class Batcher:
     @property
     def alive(self) -> bool:
         """Whether the worker is there, and does not hang."""
-        since = self._since
-        hangs = since is not None and time.monotonic() - since > STUCK
+        hangs = time.monotonic() - self._since > STUCK
         return self._threads[0].is_alive() and not hangs and not self._closing.is_set()
 
     def close(self) -> None:
@@ -157,7 +152,7 @@ class Batcher:
         for thread in self._threads:
             thread.join(STUCK)
         with self._changed:
-            left = [*self._batch, *self._pending]
+            left = [*self._batch, *self._turns]
         for waiting in left:
             if waiting.take():
                 waiting.settle(Stopping())
@@ -174,7 +169,7 @@ class Batcher:
             # One that hung tells nothing of the others.
             self.pace.measured(cost, min(time.monotonic() - start, 2 * self.deadline))
             with self._changed:
-                self._since, self._due, self._ends = None, math.inf, 0.0
+                self._since, self._ends = math.inf, 0.0
 
     def _next(self) -> list[Waiting]:
         """The questions whose turn it is, as many as go together; none when the service is to end."""
@@ -189,7 +184,7 @@ class Batcher:
                         batch.append(one)
                         cost += one.cost
                 self._since = time.monotonic()
-                self._due, self._ends = self._since + self.deadline, self._since + self.pace.batch(cost)
+                self._ends = self._since + self.pace.batch(cost)
             self._batch = batch
             return batch
 
@@ -207,14 +202,11 @@ class Batcher:
     def _overdue(self, now: float) -> list[Waiting]:
         """Takes the questions whose time is over: those of a batch that is late, and those that it kept waiting."""
         with self._changed:
-            hangs = now > self._due
+            hangs = now > self._since + self.deadline
             found = [one for one in self._batch if hangs and one.take()]
-            waiting = [one for one in self._pending if one.owner is not None and one.open]
-            self._pending.clear()
-            for one in waiting:
-                if (now > one.late or (hangs and now > one.arrived + self.deadline)) and one.take():
+            for one in self._turns:
+                late = now > one.late or (hangs and now > one.arrived + self.deadline)
+                if late and one.open and one.take():
                     self._turns.gone(one)
                     found.append(one)
-                else:
-                    self._pending.append(one)
-            return found
+            return sorted(found, key=lambda one: one.arrived)

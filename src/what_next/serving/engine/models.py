@@ -184,7 +184,10 @@ class Models:
             raise
         self.metrics.loads.labels("loaded").inc()
         missed = [item for item in self._items.values() if item.number > loading.items]
-        return self._active(found.served.extended(missed).warm()) if missed else found
+        return self._extended(found, missed) if missed else found
+
+    def _extended(self, active: Active, items: Sequence[StoredItem]) -> Active:
+        return self._active(active.served.extended(items).warm())
 
     def _active(self, served: Served) -> Active:
         size = self.setup.server.sessions
@@ -263,25 +266,16 @@ class Models:
             if not (new := self._note_items()):
                 return
             try:
-                current = self._active(live.current.served.extended(new).warm())
-                candidate = live.candidate and self._active(live.candidate.served.extended(new).warm())
+                current = self._extended(live.current, new)
+                candidate = live.candidate and self._extended(live.candidate, new)
             except BaseException:
                 self._last_item = last  # they are tried anew
                 raise
-            self._take_over(replace(live, current=current, candidate=candidate), new)
-
-    def _take_over(self, live: Live, items: Sequence[StoredItem] = ()) -> None:
-        """The same versions, with further items or another index, and with their sessions, where they hold on.
-
-        Under the lock, so that no user is forgotten by the old ones alone.
-        """
-        with self._swapping:
-            for old, new in ((self.live.current, live.current), (self.live.candidate, live.candidate)):
-                if old is None or new is None or new is old:
-                    continue
-                if all(item.item_id not in old.served.places for item in items):
-                    new.sessions.adopt(old.sessions)
-            self.live = live
+            with self._swapping:  # so that no user is forgotten by the old ones alone
+                for old, grown in ((live.current, current), (live.candidate, candidate)):
+                    if old and grown and all(item.item_id not in old.served.places for item in new):
+                        grown.sessions.adopt(old.sessions)
+                self.live = replace(live, current=current, candidate=candidate)
 
     def forget(self, user_id: str) -> None:
         """Let go of a user's session."""

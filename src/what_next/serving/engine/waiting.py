@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -104,6 +104,10 @@ class Turns:
 
     def __bool__(self) -> bool:
         return bool(self._turns)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """All that wait, and those that are gone and were not popped yet; in no order."""
+        return (one for caller in self._callers.values() for *_, one in caller.queue)
 
     def put(self, several: Sequence[Waiting], caller: str) -> None:
         """The questions of one request."""
