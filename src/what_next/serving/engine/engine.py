@@ -21,11 +21,10 @@ from what_next.inference.extend import LARGEST, UNTOLD
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Outcome, Result, json_of
 from what_next.serving.engine.batcher import Batcher
-from what_next.serving.engine.experiment import Watch, meant
+from what_next.serving.engine.experiment import Shadow, Watch, meant
 from what_next.serving.engine.live import Role
 from what_next.serving.engine.models import Models, Poller
 from what_next.serving.engine.served import Served
-from what_next.serving.engine.shadow import Shadow
 from what_next.serving.engine.versions import undeployed
 from what_next.serving.engine.waiting import Waiting
 from what_next.serving.metrics import Metrics

@@ -1,24 +1,27 @@
 """Experiments: two policies share the users by a hash of their ids; what each earned is told at any number of looks.
 
-A canary is one, too: of the deployed version and the second one.
+A canary is one, too: of the deployed version and the second one. What that one answers in the shadow, nobody sees.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from what_next.errors import StoreError
+from what_next.errors import StoreError, StoreUnavailable
 from what_next.metrics.bootstrap import LEVEL
 from what_next.off_policy.arms import Arm as Earned
 from what_next.off_policy.arms import contrast
 from what_next.serving.bodies import Question
-from what_next.serving.engine.live import Live, Role, point
-from what_next.serving.request import Arm
-from what_next.serving.store import Store
+from what_next.serving.engine.answering import Answering, Result
+from what_next.serving.engine.live import Active, Live, Role, point
+from what_next.serving.metrics import Metrics
+from what_next.serving.request import Arm, RecommendationResponse
+from what_next.serving.store import AddImpression, Store
 from what_next.serving.store.rewards import earned
 from what_next.settings import Server
 from what_next.settings.service import POLICIES
@@ -27,6 +30,8 @@ logger = logging.getLogger("what_next.serving")
 
 REST = 20
 """Between two looks at what was earned it rests at least so many times as long as the last look took."""
+WAITING = 256
+"""Questions that wait for the second model; what comes while it is full is dropped, and counted."""
 ASSUMES = (
     "the bounds hold at any number of looks, if there are many users, independent of each other, and later rewards of "
     "a user are not systematically opposed to earlier ones"
@@ -38,25 +43,28 @@ class Experiment:
     """What shares the users now.
 
     Attributes:
-        name: both arms, with a colon between them; `arms`: these; `share`: of the users whom the second one answers.
+        arms: both policies; `share`: of the users whom the second one answers.
         salt: before the ids of users: another one shares them in another way.
     """
 
-    name: str
     arms: tuple[str, str]
     share: float
     salt: str
+
+    @property
+    def name(self) -> str:
+        """Both arms, with a colon between them."""
+        return ":".join(self.arms)
 
     @classmethod
     def of(cls, settings: Server, live: Live) -> "Experiment | None":
         """That of the settings, else a canary, else none."""
         if settings.arms is not None:
-            name = ":".join(settings.arms)
-            return cls(name, settings.arms, settings.experiment_share, f"{name}:")
+            return cls(settings.arms, settings.experiment_share, f"{':'.join(settings.arms)}:")
         if live.candidate is None or live.second is None or not live.second.share:
             return None
         arms = live.current.served.version, live.candidate.served.version
-        return cls(":".join(arms), arms, live.second.share, live.second.salt)
+        return cls(arms, live.second.share, live.second.salt)
 
     def arm(self, user: str) -> Arm:
         """That of a user: always the same one, in every process."""
@@ -155,3 +163,56 @@ def _moment(time: datetime) -> str:
 def _told(name: str, arm: Earned) -> dict[str, Any]:
     reward = arm.mean if arm.answers else None
     return {"name": name, "users": arm.users, "answers": arm.answers, "reward": reward}
+
+
+class Shadow:
+    """A thread of its own: it delays no answer, and whatever goes wrong in it breaks none."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        candidate: Callable[[], Active | None],
+        submit: "Callable[[AddImpression, float], Future[Any]]",
+        metrics: Metrics,
+    ) -> None:
+        """Starts the thread, whose own `answering` is; `candidate` is the second model now. `submit` has an impression
+        written, and takes when the question came, on the monotonic clock.
+        """
+        self.answering, self.candidate, self.submit, self.metrics = answering, candidate, submit, metrics
+        self._room = threading.BoundedSemaphore(WAITING)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="what-next-shadow")
+
+    def put(self, request: Question, shown: RecommendationResponse) -> None:
+        """Have a question to the trained model answered, some time; `shown` is what was answered to it."""
+        if request.policy != "trained":
+            return
+        if self._room.acquire(blocking=False):
+            self._thread.submit(self._record, request, shown, time.monotonic())
+        else:
+            self.metrics.shadows.labels("dropped").inc()
+
+    def close(self) -> None:
+        """Ends the thread; what waits is dropped."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _record(self, request: Question, shown: RecommendationResponse, asked: float) -> None:
+        self._room.release()
+        active = self.candidate()
+        if active is None:
+            return
+        try:
+            found = self.answering.answer(active, [request], "shadow")[0]
+            if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm"):
+                self.metrics.shadows.labels("failed").inc()
+                return
+            if shown.ids and shown.fallback is None and found.answer.fallback is None:
+                self.metrics.overlap.observe(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
+            written = self.submit(replace(found.impression, shown=False), asked)
+            written.add_done_callback(self._written)
+        except Exception as error:
+            self.metrics.shadows.labels("failed").inc()
+            if not isinstance(error, StoreUnavailable):
+                logger.exception("the second model's answer could not be recorded")
+
+    def _written(self, written: "Future[Any]") -> None:
+        self.metrics.shadows.labels("recorded" if written.exception() is None else "failed").inc()

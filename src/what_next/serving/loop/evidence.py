@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float64
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import Executable, bindparam, func, select, text
 
 from what_next.errors import MissingExtraError
 from what_next.off_policy.arms import FEW, Contrast, contrast
@@ -15,54 +15,55 @@ from what_next.off_policy.confidence_sequences import asymptotic, effect_of
 from what_next.off_policy.weighting import Terms, mean_of
 from what_next.serving.store import Store, rewards, tables
 
-SHOWN = tables.impressions.c
+SHOWN, EVENTS = tables.impressions.c, tables.events.c
+LAST = select(func.max(SHOWN.number))
+HIGHEST = {
+    True: text("SELECT max(seq) FROM sqlite_sequence WHERE name = 'impressions'"),
+    False: text("SELECT pg_sequence_last_value(pg_get_serial_sequence('impressions', 'number')::regclass)"),
+}
+"""By whether it is SQLite: the highest number that an answer ever had; NULL before the first."""
+EVER = func.coalesce(select(func.sum(tables.users.c.events)).scalar_subquery(), 0)
+SENT = func.coalesce(select(func.max(tables.feedback.c.number)).scalar_subquery(), 0)
 UNSEEN = select(func.count()).where(
     SHOWN.number > bindparam("since"), SHOWN.shown.is_(False), SHOWN.version == bindparam("version")
 )
-LAST = select(func.coalesce(func.max(SHOWN.number), 0))
-HIGHEST = {
-    True: text("SELECT seq FROM sqlite_sequence WHERE name = 'impressions'"),
-    False: text("SELECT pg_sequence_last_value(pg_get_serial_sequence('impressions', 'number')::regclass)"),
-}
-"""By whether it is SQLite: the highest number that an answer ever had; nothing or NULL before the first."""
-COUNTS = select(
-    select(func.coalesce(func.sum(tables.users.c.events), 0)).scalar_subquery(),
-    select(func.coalesce(func.max(tables.feedback.c.number), 0)).scalar_subquery(),
-)
 RECENT = (
-    select(tables.events.c.item_id)
-    .where(tables.events.c.arrived > bindparam("since"))
-    .order_by(tables.events.c.arrived.desc(), tables.events.c.number.desc())
+    select(EVENTS.item_id)
+    .where(EVENTS.arrived > bindparam("since"))
+    .order_by(EVENTS.arrived.desc(), EVENTS.number.desc())
     .limit(bindparam("most"))
 )
-ERASURE = select(func.coalesce(func.max(tables.erased_users.c.time), 0))
+
+
+def _number(store: Store, statement: Executable, **values: Any) -> int:
+    """The number that a statement finds; 0 for NULL."""
+    return int(store.fetch(statement, **values)[0][0] or 0)
 
 
 def last_answer(store: Store) -> int:
     """The number of the store's last answer."""
-    return int(store.fetch(LAST)[0][0])
+    return _number(store, LAST)
 
 
 def highest_number(store: Store) -> int:
     """The highest number that an answer of the store ever had: it falls where an earlier store is restored, and stays
     where users are erased."""
-    found = store.fetch(HIGHEST[store.backend.sqlite])
-    return int(found[0][0] or 0) if found else 0
+    return _number(store, HIGHEST[store.backend.sqlite])
 
 
 def happened(store: Store) -> int:
     """How much the store holds to learn from: its events, and the feedback that was ever sent."""
-    return sum(map(int, store.fetch(COUNTS)[0]))
+    return _number(store, select(EVER + SENT))
 
 
 def last_erasure(store: Store) -> int:
     """When somebody was erased last, by the store's clock; 0: nobody was."""
-    return int(store.fetch(ERASURE)[0][0])
+    return _number(store, select(func.max(tables.erased_users.c.time)))
 
 
 def unseen(store: Store, version: str, since: int) -> int:
     """How often a version answered in the shadow, after some answer."""
-    return int(store.fetch(UNSEEN, since=since, version=version)[0][0])
+    return _number(store, UNSEEN, since=since, version=version)
 
 
 def recent_items(store: Store, since: int, most: int) -> list[str]:

@@ -140,8 +140,7 @@ class Loop:
         if alarm is None and numbers.get("drift"):
             alarm = "the drift that was told before (loop.drift)"
         if last is None:
-            self.journal.measure(began=self.journal.clock())
-            last = self.journal.clock()
+            self.journal.measure(began=(last := self.journal.clock()))
         if new < loop.least:
             self._once(
                 f"waits for feedback: {new:,} new events and feedback, a round needs {loop.least:,} (loop.least)"
@@ -216,7 +215,7 @@ class Loop:
         deployed, facts = self.store.deployments(), current.facts
         if not deployed or (now := deployed[-1].version) in (facts["current"], facts["version"]):
             return None
-        return Done(f"refused: {now} was deployed meanwhile, and not by this loop", None, {}, "refused")
+        return Done(f"refused: {now} was deployed meanwhile, and not by this loop", outcome="refused")
 
     # Steps
 
@@ -233,7 +232,7 @@ class Loop:
                 f"on average, loop.exploration asks for {loop.exploration:g}): set server.temperature or server.epsilon"
             )
             self.journal.measure(**until)
-            return Done(told, None, {}, "refused")
+            return Done(told, outcome="refused")
         counts = candidate.export(self.setup, self.store, version, home)
         told = (
             f"exported {counts['learned_events']:,} events and {counts['learned_decisions']:,} decisions about "
@@ -264,7 +263,7 @@ class Loop:
     def _judge(self, current: LoopRound) -> Done:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
         if version == deployed:
-            return Done(f"refused: {version} is deployed already", None, {}, "refused")
+            return Done(f"refused: {version} is deployed already", outcome="refused")
         log, agents = self._home(current) / candidate.JUDGING, (self._agent(version), self._agent(deployed))
         found = candidate.judge(self.setup, log, *agents, (version, deployed))
         ndcg = candidate.foreseen(self.setup, log, dict(zip(("candidate", "deployed"), agents, strict=True)))
@@ -275,7 +274,7 @@ class Loop:
         facts = {"verdict": found["verdict"], "judged": {**found, "ndcg": ndcg}}
         loop = self.setup.loop
         if found["verdict"] == "worse" or (found["verdict"] != "better" and not loop.canary):
-            return Done(f"refused: {told}", None, facts, "refused")
+            return Done(f"refused: {told}", facts=facts, outcome="refused")
         step = "shadow" if loop.shadow else "canary" if loop.canary else "promote"
         return Done(told, step, facts)
 
@@ -287,9 +286,9 @@ class Loop:
         if count >= loop.shadow:
             return Done(f"{version} answered {count:,} times in the shadow", "canary" if loop.canary else "promote")
         shown = evidence.last_answer(self.store) - since - count
-        if (not count and shown >= 10 * loop.shadow) or self._waited(current, "shadow") >= loop.patience:
+        if (not count and shown >= 10 * loop.shadow) or self._waited(current) >= loop.patience:
             told = f"refused: {version} answered {count:,} times in the shadow, while {shown:,} answers were given"
-            return Done(f"{told}; look at GET /v1/model (unfit) and the log of the service", None, {}, "refused")
+            return Done(f"{told}; look at GET /v1/model (unfit) and the log of the service", outcome="refused")
         return None
 
     def _canary(self, current: LoopRound) -> Done | None:
@@ -298,18 +297,18 @@ class Loop:
         current = self._entered(current, second, f"{version} answers {loop.canary:.0%} of the users, as a canary")
         found = evidence.answers(self.store, int(current.facts["canary_since"]))
         apart = evidence.between(found, version, deployed)
-        over = apart.ours.answers >= loop.answers or self._waited(current, "canary") >= loop.patience
+        over = apart.ours.answers >= loop.answers or self._waited(current) >= loop.patience
         told, dear = f"live feedback: {apart}", loop.ceiling is not None and apart.cost > loop.ceiling
         if apart.verdict() == "worse" or dear:
             why = f"cost {apart.cost:.4g} so far (loop.ceiling)" if dear else "is worse"
-            return Done(f"rolled back the canary: {version} {why}; {told}", None, {}, "refused")
+            return Done(f"rolled back the canary: {version} {why}; {told}", outcome="refused")
         if apart.verdict(loop.margin) == "better":
             return Done(f"{version} is better; {told}", "promote", {"live": told})
         if not over:
             return None
         if current.facts["verdict"] == "better" and apart.mean >= 0:
             return Done(f"{version} is better by the log, and not worse as a canary; {told}", "promote", {"live": told})
-        return Done(f"refused: nothing shows that {version} is better; {told}", None, {}, "refused")
+        return Done(f"refused: nothing shows that {version} is better; {told}", outcome="refused")
 
     def _promote(self, current: LoopRound) -> Done:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
@@ -320,7 +319,7 @@ class Loop:
         told = f"promoted {version}: {why}" + (f"; {gone} old versions removed" if gone else "")
         if self.setup.loop.canary:
             return Done(told, "watch")
-        return Done(told, None, {}, "promoted")
+        return Done(told, outcome="promoted")
 
     def _watch(self, current: LoopRound) -> Done | None:
         version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
@@ -328,20 +327,20 @@ class Loop:
         if newest.version != version:
             if newest.note.get("round") == current.number:  # of a loop that was killed before it noted what it had done
                 return self._roll_back(version, newest.version, newest.note)
-            return Done("the watch ends: another version was deployed", None, {}, "promoted")
+            return Done("the watch ends: another version was deployed", outcome="promoted")
         second = Second(deployed, share=loop.canary, salt=f"{version}:watch:")
         current = self._entered(current, second, f"{deployed} still answers {loop.canary:.0%} of the users, to compare")
         apart = evidence.between(evidence.answers(self.store, int(current.facts["watch_since"])), version, deployed)
         if apart.verdict() == "worse":
             note = {"from": version, "why": str(apart), "round": current.number}
             return self._roll_back(version, before(self.store.deployments()), note)
-        if apart.theirs.answers < loop.answers and self._waited(current, "watch") < loop.patience:
+        if apart.theirs.answers < loop.answers and self._waited(current) < loop.patience:
             return None
-        return Done(f"{version} stays: {apart}", None, {}, "promoted")
+        return Done(f"{version} stays: {apart}", outcome="promoted")
 
     def _roll_back(self, version: str, back: str, note: Mapping[str, Any]) -> Done:
         self._deploy(back, "rolled back", note, self._learned_until(back))
-        return Done(f"rolled back from {version} to {back}, which is better: {note['why']}", None, {}, "rolled back")
+        return Done(f"rolled back from {version} to {back}, which is better: {note['why']}", outcome="rolled back")
 
     # What steps share
 
@@ -384,9 +383,9 @@ class Loop:
             self.store.put_second(second)
         return current
 
-    def _waited(self, current: LoopRound, step: str) -> float:
-        """Seconds since a step of a round began, by a clock that may have gone back."""
-        return (self.journal.clock() - int(current.facts[f"{step}_began"])) / 1e6
+    def _waited(self, current: LoopRound) -> float:
+        """Seconds since the step of a round began, by a clock that may have gone back."""
+        return (self.journal.clock() - int(current.facts[f"{current.step}_began"])) / 1e6
 
     def _mind_the_clock(self) -> None:
         """Where the clock has gone back, what waits for a time would wait for too long: it begins to wait anew."""
