@@ -66,7 +66,7 @@ def promote(
             facts["why"] = FORCED if current else FIRST
         else:
             how = {"estimator": estimator, "margin": margin, "looks": looks}
-            files = {version: agent, current: whole(settings, current)}
+            files = {version: agent, current: whole(versions_folder(settings), current)}
             facts |= _judged(store, settings, files, log, top, how)
         if not facts["promote"]:
             _show(facts, as_json)
@@ -81,7 +81,7 @@ def promote(
 @app.command()
 def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
     """Have the service answer by the model that it answered by before the current one."""
-    from what_next.serving.engine.versions import before, whole
+    from what_next.serving.engine.versions import before, versions_folder, whole
     from what_next.serving.store import Deploy
     from what_next.training.artefacts import read_models
 
@@ -90,7 +90,7 @@ def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fals
         deployments = store.deployments()
         version = before(deployments)
         current = deployments[-1].version
-        read_models(whole(settings, version))  # it can be loaded
+        read_models(whole(versions_folder(settings), version))  # it can be loaded
         number = store.put(Deploy(version, "rolled back", {"from": current}))
     why = f"rolled back from {current}"
     return _show({"version": version, "current": current, "promote": True, "why": why, "number": number}, as_json)

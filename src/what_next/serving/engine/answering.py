@@ -217,7 +217,8 @@ class Answering:
         unseen = not self.seen if request.exclude_seen is None else request.exclude_seen
         job = Job(request, role, unseen, active.withdrawn, active.masks.of(request))
         if request.history is not None:
-            job.seen, job.unknown = active.known(request.history)
+            job.seen = active.served.known(request.history)
+            job.unknown = tuple(one for one in request.history if one not in active.served.places)
         elif entry is not None:
             job.entry, job.key, job.seen = entry, entry.key, entry.session.items
         return job

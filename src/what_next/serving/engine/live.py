@@ -68,7 +68,7 @@ class Masks:
     """The masks of one catalogue; safe for threads."""
 
     def __init__(self, served: Served) -> None:
-        self.served, self.places = served, served.places
+        self.served = served
         self._kept: LRUCache[object, Mask] = LRUCache(KEPT)
         self._lock = threading.Lock()
 
@@ -97,7 +97,7 @@ class Masks:
         if request.allowed == ():
             raise Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
         permitted = np.full(len(self.served.ids), request.allowed is None)
-        permitted[self._known(request.allowed or ())] = True
+        permitted[self.served.known(request.allowed or ())] = True
         if not permitted.any():
             raise Refused(
                 "allowed", f"none of these {len(request.allowed or ()):,} ids is in the catalogue; name others"
@@ -106,13 +106,10 @@ class Masks:
             permitted &= self._within(name, low, high)
         if not permitted.any():
             raise Refused("ranges", "no item that is allowed lies within them; widen them")
-        permitted[self._known(request.blocked or ())] = False
+        permitted[self.served.known(request.blocked or ())] = False
         if not permitted.any():
             raise Refused("blocked", "no item is left that is not blocked; block fewer")
         return Mask(permitted, Rule(request.allowed, request.blocked or (), ranges))
-
-    def _known(self, ids: tuple[str, ...]) -> list[int]:
-        return [place for place in (self.places.get(one) for one in ids) if place is not None]
 
     def _within(self, name: str, low: float, high: float) -> Bool[np.ndarray, "items"]:
         catalogue, names = self.served.catalogue, self.served.catalogue.names
@@ -160,16 +157,8 @@ class Active:
         """The number of the latest change of the withdrawn items, and the positions of these items."""
         known, places = self._out
         if (now := self._withdrawals.now) is not known:
-            found = [place for one in now[1] if (place := self.served.places.get(one)) is not None]
-            self._out = now, (places := np.array(sorted(found), np.int32))
+            self._out = now, (places := np.sort(self.served.known(now[1])))
         return now[0], places
-
-    def known(self, ids: tuple[str, ...]) -> tuple[Int32[np.ndarray, "known"], tuple[str, ...]]:
-        """Positions of the ids that the catalogue holds, in order; and the other ids."""
-        places = self.served.places
-        found = [places.get(one, -1) for one in ids]
-        unknown = tuple(one for one, place in zip(ids, found, strict=True) if place < 0)
-        return np.array([place for place in found if place >= 0], np.int32), unknown
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,8 +169,8 @@ class Models:
 
         def load() -> Active:
             served, server = Served.load(self.folder, version), self.setup.server
-            if server.search == "approximate":
-                served = served.indexed(server.candidates)
+            if server.search == "approximate":  # before the items that came since: the index stays as it is
+                served = replace(served, policy=served.policy.indexed(server.candidates))
             return self._active(served.extended(items).warm())
 
         return Loading(version, last, self.setup.server.loading, load)

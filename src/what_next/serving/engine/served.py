@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.rewards import Samples
 from what_next.rewards.spread import LEAST_EVENTS, spread_of
-from what_next.serving.engine.versions import AGENT, CRITIC, folder_of, intact
+from what_next.serving.engine.versions import CRITIC, whole
 from what_next.serving.request import Reason, SimilarItem
 from what_next.serving.store import ItemRow, StoredItem
 from what_next.training.artefacts import Manifest, read_manifest
@@ -59,9 +59,8 @@ class Served:
         Raises:
             ModelError: a file is missing or damaged.
         """
-        place = folder_of(folder, version)
-        agent, critic = place / AGENT, place / CRITIC
-        intact(place, version)
+        agent = whole(folder, version)
+        critic = agent.with_name(CRITIC)
         policy = LearnedPolicy.load(agent, critic=critic if critic.is_file() else None, device="cpu").of_histories()
         return cls(version, read_manifest(agent, "agent"), policy)
 
@@ -78,10 +77,6 @@ class Served:
         if not new:
             return replace(self, left_out=left_out) if odd else self
         return replace(self, policy=extend(Recommender(self.policy), new).policy, left_out=left_out)
-
-    def indexed(self, candidates: int) -> "Served":
-        """The same with approximate search (`LearnedPolicy.indexed`); `extended` comes later: the index stays."""
-        return replace(self, policy=self.policy.indexed(candidates))
 
     @property
     def catalogue(self) -> Catalogue:
@@ -112,6 +107,10 @@ class Served:
     def places(self) -> dict[str, int]:
         """Where an id stands in the catalogue."""
         return {name: place for place, name in enumerate(self.ids)}
+
+    def known(self, ids: Iterable[str]) -> Int32[np.ndarray, "known"]:
+        """Where the ids stand that the catalogue holds, in their order."""
+        return np.array([place for one in ids if (place := self.places.get(one)) is not None], np.int32)
 
     def item(self, item_id: str) -> ItemRow | None:
         """An item; None: the catalogue does not hold it."""
@@ -209,9 +208,6 @@ def spreads(served: Served, items: Int32[np.ndarray, "heard"]) -> list[float | N
     if not served.catalogue.names or not count:
         return [None] * count
     read = items[-2 * WINDOW + 1 :]  # what the first of those that are count reaches back to
-    found: Sequence[float] = (
-        Samples.of(torch.from_numpy(served.catalogue.vectors[read])[None], WINDOW).spread[0].tolist()
-    )
-    early = len(items) - len(read)
-    series = [value if early + step + 1 >= LEAST_EVENTS else None for step, value in enumerate(found)]
-    return series[-count:]
+    samples = Samples.of(torch.from_numpy(served.catalogue.vectors[read])[None], WINDOW)
+    latest: list[float] = samples.spread[0, -count:].tolist()
+    return [value if heard >= LEAST_EVENTS else None for heard, value in enumerate(latest, len(items) - count + 1)]

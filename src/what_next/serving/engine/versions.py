@@ -33,7 +33,7 @@ def version_of(agent: Path) -> str:
     Raises:
         ModelError: a file is missing or damaged, or the run's name cannot be a file's.
     """
-    return _named(agent, _files(agent))
+    return _named(agent, _digest(_files(agent)))
 
 
 def check(agent: Path) -> dict[str, Path]:
@@ -89,7 +89,7 @@ def keep(folder: Path, agent: Path) -> str:
         SaveError: the copy could not be written.
     """
     files = check(agent)  # what is kept can be loaded later
-    version, digest = _named(agent, files), _digest(files)
+    version = _named(agent, digest := _digest(files))
     target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}{ASIDE}"
     if target.is_dir():
         intact(target, version)
@@ -131,13 +131,13 @@ def intact(place: Path, version: str) -> None:
         )
 
 
-def whole(setup: Setup, version: str) -> Path:
+def whole(folder: Path, version: str) -> Path:
     """The agent's file of a version in the folder of all, which is intact.
 
     Raises:
         ModelError: it is missing or damaged.
     """
-    place = folder_of(versions_folder(setup), version)
+    place = folder_of(folder, version)
     intact(place, version)
     return place / AGENT
 
@@ -160,11 +160,11 @@ def _files(agent: Path) -> dict[str, Path]:
     return files
 
 
-def _named(agent: Path, files: Mapping[str, Path]) -> str:
+def _named(agent: Path, digest: str) -> str:
     manifest = read_manifest(agent, "agent")
     if not NAME.fullmatch(manifest.run):
         raise ModelError(f"{agent}: its run {manifest.run!r} is no name; expected letters, digits and . _ - alone")
-    return f"{manifest.run}-{manifest.histories}-{_digest(files)[:8]}"
+    return f"{manifest.run}-{manifest.histories}-{digest[:8]}"
 
 
 def sha256(path: Path) -> str:

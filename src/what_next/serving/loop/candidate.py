@@ -166,23 +166,21 @@ def check_catalogue(candidate: Path, deployed: Path) -> None:
 def served(name: str, agent: Path, setup: Setup, threads: int | None = None) -> Learned:
     """A model as it was trained and would be served; `threads` that it is judged by, where not by its own."""
     critic = critic_beside(agent)
-    beside_it = agent.with_name(CRITIC)
-    if critic is None or not critic.is_file():
-        critic = beside_it if beside_it.is_file() else critic
+    if (critic is None or not critic.is_file()) and (beside_it := agent.with_name(CRITIC)).is_file():
+        critic = beside_it
     values = {"model_agent_path": agent, "model_critic_path": critic, "train": False, "device": "cpu"}
     trained = read_manifest(agent, "agent").made_by()
     how = {"server": setup.server, "threads": threads or trained.threads}
     return Learned(name, trained.model_copy(update=values | how))
 
 
-def judge(setup: Setup, log: Path, candidate: Path, deployed: Path, names: tuple[str, str]) -> dict[str, Any]:
-    """What the log of those who were held out says of a candidate beside the deployed model: see `off_policy.gate`.
+def judge(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, Any]:
+    """What the log of those who were held out says of a candidate and the deployed model, by version: see `gate`.
 
     Returns:
         `verdict`: better, worse, undecided, or no evidence; and `why`.
     """
-    threads = setup.loop.threads
-    policies = [served(name, agent, setup, threads) for name, agent in zip(names, (candidate, deployed), strict=True)]
+    policies = [served(name, agent, setup, setup.loop.threads) for name, agent in agents.items()]
     try:
         settings = LogSettings(log, top=setup.loop.top)
         found = gate(settings, *policies, estimator=setup.loop.estimator, margin=setup.loop.margin, looks="any")

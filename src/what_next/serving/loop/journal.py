@@ -24,6 +24,9 @@ LOCK = 0x6C6F6F70
 LOCKED, FREED = select(func.pg_try_advisory_lock(LOCK)), select(func.pg_advisory_unlock(LOCK))
 """Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open; and takes it back."""
 
+BACK = 60 * 10**6
+"""Microseconds that a clock may go back before it is told."""
+
 metadata = MetaData()
 
 rounds = Table(
@@ -166,6 +169,24 @@ class Journal:
         with self._change() as connection:
             self._tell(connection, None, step, told)
 
+    def wait(self, told: str) -> None:
+        """Tell why no round begins; not again and again, nor in the watch of the last one."""
+        lines = self.lines(1)
+        if self.current() is None and (not lines or lines[0].told != told):
+            self.tell("wait", told)
+
+    def mind_the_clock(self) -> None:
+        """Where the clock has gone back, what waits for a time would wait for too long: it begins to wait anew."""
+        now, last = self.clock(), self.numbers().get("looked", 0.0)
+        self.measure(looked=now)
+        if now >= last - BACK:
+            return
+        self.tell("clock", f"the clock went back by {(last - now) / 1e6:,.0f} s: whatever waits, waits anew")
+        if "began" in self.numbers():
+            self.measure(began=now)
+        if (current := self.current()) is not None:
+            self.note(current, {name: now for name in current.facts if name.endswith("_began")})
+
     def measure(self, **values: float | int) -> None:
         """Keep some numbers, in the place of those of the same names."""
         with self._change() as connection:
@@ -186,6 +207,11 @@ class Journal:
         """The latest rounds, the newest first."""
         found = self._fetch(select(rounds).order_by(rounds.c.number.desc()).limit(most))
         return [LoopRound(*row) for row in found]
+
+    def current(self) -> LoopRound | None:
+        """The round that is under way."""
+        latest = self.rounds(1)
+        return latest[0] if latest and latest[0].step is not None else None
 
     def lines(self, most: int) -> list[LoopLine]:
         """The latest lines, the newest first."""

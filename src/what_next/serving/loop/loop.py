@@ -34,8 +34,6 @@ PAUSE = 3600.0
 """Seconds until the next round after one that was given up."""
 LATEST = 250_000_000_000.0
 """Seconds since 1970 that are told as a date: those of Python end with the year 9999."""
-BACK = 60 * 10**6
-"""Microseconds that a clock may go back before it is told."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +104,10 @@ class Loop:
             NotAlone: another loop took the place, while the database was away.
         """
         self.make_sure()
-        self._mind_the_clock()
+        self.journal.mind_the_clock()
         self._mind_the_store()
         self._mind_the_erased()
-        current, deployed, new = self._current(), self.store.deployments(), self._new()
+        current, deployed, new = self.journal.current(), self.store.deployments(), self._new()
         if current is None or current.step == "watch":
             why = self._due()
             if why is None:
@@ -124,16 +122,11 @@ class Loop:
 
     # Rounds
 
-    def _current(self) -> LoopRound | None:
-        """The round that is under way."""
-        latest = self.journal.rounds(1)
-        return latest[0] if latest and latest[0].step is not None else None
-
     def _due(self) -> str | None:
         """Why a round begins now; None: it does not, and the journal says what is waited for. Measures on the way."""
         numbers, deployed = self.journal.numbers(), self.store.deployments()
         if not deployed:
-            self._once("waits for a first answer: nothing is deployed yet; start what-next serve")
+            self.journal.wait("waits for a first answer: nothing is deployed yet; start what-next serve")
             return None
         new, loop, last = int(numbers["unlearned"]), self.setup.loop, numbers.get("began")
         alarm = self._alarm(version := deployed[-1].version, self._measure(version)) if new else None
@@ -142,13 +135,13 @@ class Loop:
         if last is None:
             self.journal.measure(began=(last := self.journal.clock()))
         if new < loop.least:
-            self._once(
+            self.journal.wait(
                 f"waits for feedback: {new:,} new events and feedback, a round needs {loop.least:,} (loop.least)"
             )
             return None
         waited, rounds = (self.journal.clock() - last) / 1e6, self.journal.rounds(1)
         if rounds and rounds[0].outcome == "failed" and waited < (pause := min(loop.every, PAUSE)):
-            self._once(f"waits until {_moment(last, pause)}, since the last round was given up")
+            self.journal.wait(f"waits until {_moment(last, pause)}, since the last round was given up")
             return None
         if alarm is not None:
             return alarm
@@ -158,7 +151,7 @@ class Loop:
             told = f"{waited / 3600:.1f} h" if waited >= 3600 else f"{waited:.0f} s"
             return f"{told} since the last round (loop.every)"
         either = f"until {_moment(last, loop.every)} (loop.every), or for {loop.feedback:,} new events and feedback"
-        self._once(f"waits {either} (loop.feedback)")
+        self.journal.wait(f"waits {either} (loop.feedback)")
         return None
 
     def _new(self) -> int:
@@ -264,9 +257,9 @@ class Loop:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
         if version == deployed:
             return Done(f"refused: {version} is deployed already", outcome="refused")
-        log, agents = self._home(current) / candidate.JUDGING, (self._agent(version), self._agent(deployed))
-        found = candidate.judge(self.setup, log, *agents, (version, deployed))
-        ndcg = candidate.foreseen(self.setup, log, dict(zip(("candidate", "deployed"), agents, strict=True)))
+        log, ours, theirs = self._home(current) / candidate.JUDGING, self._agent(version), self._agent(deployed)
+        found = candidate.judge(self.setup, log, {version: ours, deployed: theirs})
+        ndcg = candidate.foreseen(self.setup, log, {"candidate": ours, "deployed": theirs})
         says = "gives" if found["verdict"] == "no evidence" else "says"
         told = f"the log of those held out {says} {found['verdict']}: {candidate.brief(found['why'])}"
         if ndcg:
@@ -317,9 +310,7 @@ class Loop:
         self._deploy(version, "promoted", note, current.facts["exported_at"])
         gone = self._prune()
         told = f"promoted {version}: {why}" + (f"; {gone} old versions removed" if gone else "")
-        if self.setup.loop.canary:
-            return Done(told, "watch")
-        return Done(told, outcome="promoted")
+        return Done(told, "watch") if self.setup.loop.canary else Done(told, outcome="promoted")
 
     def _watch(self, current: LoopRound) -> Done | None:
         version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
@@ -387,22 +378,9 @@ class Loop:
         """Seconds since the step of a round began, by a clock that may have gone back."""
         return (self.journal.clock() - int(current.facts[f"{current.step}_began"])) / 1e6
 
-    def _mind_the_clock(self) -> None:
-        """Where the clock has gone back, what waits for a time would wait for too long: it begins to wait anew."""
-        now, last = self.journal.clock(), self.journal.numbers().get("looked", 0.0)
-        self.journal.measure(looked=now)
-        if now >= last - BACK:
-            return
-        self.journal.tell("clock", f"the clock went back by {(last - now) / 1e6:,.0f} s: whatever waits, waits anew")
-        if "began" in self.journal.numbers():
-            self.journal.measure(began=now)
-        if (current := self._current()) is not None:
-            began = {name: now for name in current.facts if name.endswith("_began")}
-            self.journal.note(current, began)
-
     def _mind_the_store(self) -> None:
         """Where an earlier store was restored, what counts from an answer would wait for too long: it counts anew."""
-        numbers, current = self.journal.numbers(), self._current()
+        numbers, current = self.journal.numbers(), self.journal.current()
         given, happened = evidence.highest_number(self.store), evidence.happened(self.store)
         most = {"exported": happened, "last": given, "since": given}
         if lower := {name: top for name, top in most.items() if numbers.get(name, 0) > top}:
@@ -426,12 +404,6 @@ class Loop:
         if last > self.journal.numbers().get("erased", 0):
             candidate.forget(self.store, self.folder)
             self.journal.measure(erased=last)
-
-    def _once(self, told: str) -> None:
-        """Tell why no round begins; not again and again, nor in the watch of the last one."""
-        lines = self.journal.lines(1)
-        if self._current() is None and (not lines or lines[0].told != told):
-            self.journal.tell("wait", told)
 
     def _measure(self, version: str) -> list[float]:
         """Keep what the deployed version earns now; returns the rewards of its answers, the oldest first."""
