@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Column, Connection, MetaData, Table, func, insert, select, update
+from sqlalchemy import Column, Connection, MetaData, Table, func, select, update
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import BigInteger, Double, Integer, Text
 
@@ -191,7 +192,8 @@ class Journal:
         """Keep some numbers, in the place of those of the same names."""
         with self._change() as connection:
             rows = [{"name": name, "value": value} for name, value in values.items()]
-            connection.execute(insert(gauges).prefix_with("OR REPLACE"), rows)
+            new = insert(gauges)
+            connection.execute(new.on_conflict_do_update(["name"], set_={"value": new.excluded.value}), rows)
 
     def _tell(self, connection: Connection, number: int | None, step: str, told: str) -> None:
         connection.execute(insert(lines).values(time=self.clock(), round=number, step=step, told=told))
