@@ -6,7 +6,6 @@ import shutil
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from threading import Event
@@ -18,7 +17,6 @@ from what_next.errors import StoreUnavailable
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import Shedding, plain
 from what_next.serving.http.run import Opening
-from what_next.serving.metrics import Metrics
 
 from .endpoint import Service, service
 from .engines import in_time
@@ -768,24 +766,3 @@ def test_connections_are_bounded_and_it_is_told_but_not_to_probes(
     assert error_of(refused) == (503, "unavailable")
     assert error_of(turned_away) == (503, "unavailable")
     assert probe.startswith(b"HTTP/1.1 200 ")
-
-
-def test_two_who_read_the_metrics_at_once_count_what_was_refused_once() -> None:
-    class Slow:
-        """A counter that lets others in before it is done."""
-
-        total = 0
-
-        def labels(self, *_: str) -> "Slow":
-            return self
-
-        def inc(self, amount: int) -> None:
-            self.total += amount
-            time.sleep(0.1)
-
-    metrics, counter = Metrics(), Slow()
-    metrics._requests = counter  # type: ignore[assignment]
-    metrics.shed["/v1/recommendations"] = 5
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: metrics.text(), range(2)))
-    assert counter.total == 5

@@ -1,9 +1,7 @@
 """What the service counts, in the form that Prometheus reads."""
 
-from collections import Counter as Counts
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from threading import Lock
 from time import time
 from typing import Any, Literal
 
@@ -34,7 +32,7 @@ class Metrics:
         sessions: how users' sessions were found: there, by folding events in, or rebuilt from the store.
         loads: by what came of it: loaded, failed, late; `shadows`: by what became of it: recorded, dropped, failed.
         overlap: of shown answers with those in the shadow; `store_failures`: times that the store could not be used.
-        shed: questions that were refused before they were read, by route; `ready`: as of the last look, see `/ready`.
+        ready: as of the last look, see `/ready`.
     """
 
     def __init__(self) -> None:
@@ -49,8 +47,7 @@ class Metrics:
         self._answering = self._histogram("answer_seconds", about, SECONDS, "role")
         self.batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
         sessions = self._counter("sessions", "Sessions, by how they were found", "found")
-        about = "Whether /ready says that the service can answer (1) or not (0)"
-        self.ready = Gauge("what_next_ready", about, registry=self.registry)
+        self.ready = self.gauge("ready", "Whether /ready says that the service can answer (1) or not (0)")
         self.versions = self._counter("versions", "Times that a version took over")
         self.loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
         self.shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
@@ -59,12 +56,10 @@ class Metrics:
         told = {"events": "Events by what came of them", "feedback": "Feedback by what came of it"}
         self._happened = {what: self._counter(what, about, "result") for what, about in told.items()}
         self.store_failures = self._counter("store_failures", "Times that the store could not be used")
-        names = ("version", "algorithm", "encoder")
-        self._model = Gauge("what_next_model_info", "The model that answers", names, registry=self.registry)
-        self.shed = Counts[str]()
-        self._of_loop: dict[str, Gauge] = {}
-        self._counted_shed, self._counting = Counts[str](), Lock()
+        self._model = self.gauge("model_info", "The model that answers", "version", "algorithm", "encoder")
+        self._of_loop = cache(lambda name: self.gauge(f"loop_{name}", OF_LOOP[name][1]))
         # Finding a child by its labels takes longer than counting.
+        self._shed = cache(lambda route: self._requests.labels("POST", route, "503"))
         self._of_request = cache(lambda *labels: (self._requests.labels(*labels), self._seconds.labels(labels[1])))
         self._of_answer = cache(lambda *labels: (self._answers.labels(*labels), self._answering.labels(labels[0])))
         self.sessions = {found: sessions.labels(found) for found in ("hit", "fold", "rebuild")}
@@ -74,6 +69,10 @@ class Metrics:
         count, times = self._of_request(method, route, str(status))
         count.inc()
         times.observe(seconds)
+
+    def shed(self, route: str) -> None:
+        """A question was refused before it was read."""
+        self._shed(route).inc()
 
     def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
         """A question was answered, durably, by the model of a role; `seconds` since it was asked."""
@@ -86,33 +85,25 @@ class Metrics:
         for result, count in results.items():
             self._happened[what].labels(result).inc(count)
 
-    def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
-        """A number that is read whenever somebody looks."""
-        Gauge(f"what_next_{name}", about, registry=self.registry).set_function(read)
-
     def loop(self, numbers: Mapping[str, float]) -> None:
         """What the loop on this store has measured last, where there is one: see `Journal.numbers`."""
-        for name, (read, about) in OF_LOOP.items():
-            if read not in numbers:
-                continue
-            if name not in self._of_loop:
-                self._of_loop[name] = Gauge(f"what_next_loop_{name}", about, registry=self.registry)
-            value = numbers[read]
-            self._of_loop[name].set(time() - value / 1e6 if read == "learned_until" else value)
+        for name, (read, _) in OF_LOOP.items():
+            if (value := numbers.get(read)) is not None:
+                self._of_loop(name).set(time() - value / 1e6 if read == "learned_until" else value)
 
     def text(self, model: Mapping[str, Any] | None = None) -> bytes:
         """Everything, as Prometheus reads it (text format 0.0.4); the model is told by the labels of a number."""
         if model is not None:
             self._model.clear()
             self._model.labels(model["version"], model["algorithm"], model["encoder"]).set(1)
-        with self._counting:  # two may ask at the same time
-            for route, count in self.shed.copy().items():
-                self._requests.labels("POST", route, "503").inc(count - self._counted_shed[route])
-                self._counted_shed[route] = count
         return generate_latest(self.registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(f"what_next_{name}", about, labels, registry=self.registry)
+
+    def gauge(self, name: str, about: str, *labels: str) -> Gauge:
+        """A number of its own, which goes up and down."""
+        return Gauge(f"what_next_{name}", about, labels, registry=self.registry)
 
     def _histogram(self, name: str, about: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"what_next_{name}", about, labels, buckets=bounds, registry=self.registry)

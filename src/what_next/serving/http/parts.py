@@ -126,27 +126,29 @@ class Parts:
     def _watch(self) -> None:
         """Lets the metrics read what changes by itself; until the engine is there, all of it is 0."""
 
-        def of(read: Callable[[Engine], float]) -> Callable[[], float]:
-            return lambda: 0.0 if self.engine is None else float(read(self.engine))
+        def watch(name: str, about: str, read: Callable[[Engine], float]) -> None:
+            number = self.metrics.gauge(name, about)
+            number.set_function(lambda: 0.0 if self.engine is None else float(read(self.engine)))
 
         def loading(engine: Engine) -> float:
             version = engine.models.loading
             return monotonic() - version.began if version else 0.0
 
-        watch = self.metrics.watch
-        watch("writer_depth", "Writes that wait for the store", lambda: float(self.writer.depth if self.writer else 0))
+        waiting = self.metrics.gauge("writer_depth", "Writes that wait for the store")
+        waiting.set_function(lambda: float(self.writer.depth if self.writer else 0))
+        dropped = self.metrics.gauge("log_lines_dropped", "Log lines that nobody took in time")
+        dropped.set_function(lambda: self.log.dropped)
         about = "Whether the deployed version cannot be loaded (1)"
-        watch("version_refused", about, of(lambda engine: engine.model()["refused"] is not None))
+        watch("version_refused", about, lambda engine: engine.model()["refused"] is not None)
         about = "Whether the second model, of server.candidate, cannot be loaded (1)"
-        watch("second_refused", about, of(lambda engine: engine.unfit() is not None))
+        watch("second_refused", about, lambda engine: engine.unfit() is not None)
         about = "How much more an answer of the experiment's second arm earned than one of the first"
-        watch("experiment_difference", about, of(lambda engine: engine.experiment.number("mean")))
+        watch("experiment_difference", about, lambda engine: engine.experiment.number("mean"))
         about = "The least that this difference may be, at any number of looks; NaN where nothing is known"
-        watch("experiment_difference_low", about, of(lambda engine: engine.experiment.number("low")))
+        watch("experiment_difference_low", about, lambda engine: engine.experiment.number("low"))
         about = "The most that this difference may be, at any number of looks; NaN where nothing is known"
-        watch("experiment_difference_high", about, of(lambda engine: engine.experiment.number("high")))
-        watch("loading_seconds", "For how long a version is being loaded; 0: none is", of(loading))
-        watch("log_lines_dropped", "Log lines that nobody took in time", lambda: self.log.dropped)
+        watch("experiment_difference_high", about, lambda engine: engine.experiment.number("high"))
+        watch("loading_seconds", "For how long a version is being loaded; 0: none is", loading)
 
     def close(self) -> None:
         """Ends the threads; engine, writer and store are closed by whoever opened them."""

@@ -28,6 +28,9 @@ SPARE = 64
 """Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
 TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
 TOO_LARGE = Problem(431, f"the headers are larger than {HEADERS} bytes", headers=CLOSE)
+NO_HTTP = malformed(
+    "this is no request of HTTP/1.1; percent-encode the path, and see the headers, and the length or chunks of the body"
+)
 REFUSALS = 2000
 """Refusals a second, a thirtieth of the processor's time; further ones are held back."""
 BURST = 200
@@ -117,7 +120,7 @@ class Shedding:
             return None
         if not (wait := self._waits.get((address, head.key)) or self._wait(address, head.key)):
             return None
-        self._parts.metrics.shed[head.path] += 1
+        self._parts.metrics.shed(head.path)
         return refusal(int(wait))
 
     def _wait(self, address: str, key: bytes) -> float:
@@ -161,7 +164,7 @@ class Shedding:
 
 
 class Together:
-    """A transport that sends a response's head along with its body: one call of the system where uvicorn makes two."""
+    """A transport that sends a response's head along with its body: uvicorn's two writes take the loop longer."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport, self._head = transport, b""
@@ -282,11 +285,7 @@ class Bounded(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not take, in the shape of all errors."""
-        told = (
-            "this is no request of HTTP/1.1; percent-encode the path, and see the headers, and the length or chunks of "
-            "the body"
-        )
-        self._end(malformed(told))
+        self._end(NO_HTTP)
 
     def _silent(self) -> None:
         """The headers did not come; who sent nothing at all is not told anything."""
