@@ -4,7 +4,7 @@ The models check what comes and make the schema: a bound stands here alone.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote
 
@@ -48,10 +48,7 @@ def _instant(text: str) -> int | None:
         time = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if time.tzinfo is None:
-        return None
-    past = time - EPOCH
-    return (past.days * 86_400 + past.seconds) * 1_000_000 + past.microseconds
+    return None if time.tzinfo is None else (time - EPOCH) // timedelta(microseconds=1)
 
 
 def _decoded(value: Any) -> Any:
@@ -95,26 +92,19 @@ Time = Annotated[
 ]
 
 
-def _by_name(values: dict[str, Any], most: int, longest: int = LONGEST_ID) -> WithJsonSchema:
-    """The schema of values by name, which tells the names' bounds, too."""
-    names = {"minLength": 1, "maxLength": longest, "pattern": SEEN}
-    return WithJsonSchema(
-        {"type": "object", "propertyNames": names, "additionalProperties": values, "maxProperties": most}
-    )
+def _by_name(schema: dict[str, Any]) -> None:
+    """Values by name: pydantic's own schema lets any value stand under a name that does not match the pattern."""
+    ((pattern, values),) = schema.pop("patternProperties").items()
+    schema["propertyNames"]["pattern"] = pattern
+    schema["additionalProperties"] = values
 
 
-Numbers = Annotated[
-    dict[Word, Number],
-    Field(max_length=64),
-    _by_name({"type": "number", "minimum": -LONGEST, "maximum": LONGEST}, 64, longest=64),
-]
+Numbers = Annotated[dict[Word, Number], Field(max_length=64, json_schema_extra=_by_name)]
 """Numbers by name."""
-Attributes = Annotated[
-    dict[Id, Value],
-    Field(max_length=ATTRIBUTES),
-    _by_name({"type": "number", "minimum": -FARTHEST, "maximum": FARTHEST}, ATTRIBUTES),
-]
+Attributes = Annotated[dict[Id, Value], Field(max_length=ATTRIBUTES, json_schema_extra=_by_name)]
 """Attributes by name."""
+Ids = Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)]
+"""Items that a question permits, or does not."""
 
 
 class Body(BaseModel):
@@ -137,9 +127,8 @@ class Batch(Body):
     @property
     def units(self) -> int | float:
         """Those of all together."""
-        (name,) = type(self).model_fields
-        listed: list[Body] = getattr(self, name)
-        return sum(one.units for one in listed)
+        units: int | float = sum(one.units for _, several in self for one in several)
+        return units
 
 
 class Range(Body):
@@ -183,13 +172,6 @@ class Explore(Body):
         return self
 
 
-_END = {"anyOf": [{"type": "number", "minimum": -FARTHEST, "maximum": FARTHEST}, {"type": "null"}]}
-_RANGES = _by_name(
-    {"type": "object", "properties": {"min": _END, "max": _END}, "additionalProperties": False, "title": "Range"},
-    RANGES,
-)
-
-
 QUESTION = {"user_id": "u1", "k": 10}
 EVENT = {"event_id": "web-7f3a91", "user_id": "u1", "item_id": "i1", "timestamp": "2026-11-25T10:00:00Z"}
 FEEDBACK = {"feedback_id": "web-7f3a92", "recommendation_id": "0199a1b2c3d4", "item_id": "i1", "reward": 1.0}
@@ -214,13 +196,11 @@ class Question(Body):
     exclude_seen: bool | None = Field(
         default=None, description="whether items of the history are left out; null: unless evaluation.seen is yes"
     )
-    allowed: Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)] | None = Field(
+    allowed: Ids | None = Field(
         default=None, description="the only items that may be recommended; unknown ids are passed over"
     )
-    blocked: Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)] | None = Field(
-        default=None, description="items that may not; unknown ids are passed over"
-    )
-    ranges: Annotated[dict[Id, Range], Field(max_length=RANGES), _RANGES] | None = Field(
+    blocked: Ids | None = Field(default=None, description="items that may not; unknown ids are passed over")
+    ranges: Annotated[dict[Id, Range], Field(max_length=RANGES, json_schema_extra=_by_name)] | None = Field(
         default=None, description="bounds of attributes, by name"
     )
     explore: Explore | None = Field(default=None, description="how items are drawn; null: as the service's setup says")
@@ -271,9 +251,8 @@ class Event(Body):
     @property
     def row(self) -> EventRow:
         """As the store takes it."""
-        context = dict(self.context) if self.context else None
         return EventRow(
-            self.event_id, self.user_id, self.item_id, self.event, self.timestamp, self.reward, context,
+            self.event_id, self.user_id, self.item_id, self.event, self.timestamp, self.reward, self.context or None,
             self.recommendation_id,
         )  # fmt: skip
 
@@ -323,7 +302,7 @@ class Item(Body):
     @property
     def row(self) -> ItemRow:
         """As the store takes it."""
-        return ItemRow(self.item_id, self.title, dict(self.attributes))
+        return ItemRow(self.item_id, self.title, self.attributes)
 
 
 class Items(Batch):
