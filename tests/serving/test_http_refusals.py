@@ -230,7 +230,7 @@ def test_our_own_fault_is_500_without_a_word_of_it(
     def broken(*_: Any) -> Any:
         raise RuntimeError("the secret of u1")
 
-    monkeypatch.setattr(one.engine, "recommend", broken)
+    monkeypatch.setattr(one.engine, "recommend_all", broken)
     monkeypatch.setattr(type(one.engine.served), "search", broken)
     for answer in (one.ask("POST", RECOMMEND, {}), one.ask("GET", "/v1/items")):
         assert answer.status_code == 500

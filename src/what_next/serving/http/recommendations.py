@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+from collections.abc import Sequence
 from types import TracebackType
 
 from what_next.serving.bodies import Body, Question, Questions
@@ -69,14 +70,6 @@ class Delivery:
             await parts.written(MarkShown((kept.recommendation_id,), True))
         return kept.body.encode()
 
-    async def body_of(self, outcome: RecommendationResponse | BaseException, place: int) -> bytes:
-        """The outcome of one question in JSON; raises an error that is not of this question alone."""
-        if isinstance(outcome, RecommendationResponse):
-            return dumped(outcome.content)
-        if isinstance(outcome, AnsweredBefore) and (found := await self.before(place)) is not None:
-            return found
-        raise outcome  # whom it was for was erased, or the service cannot answer now
-
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -91,16 +84,11 @@ async def recommend(call: Call, question: Question) -> bytes:
     answered only when it is noted durably, with the exact chance of each choice. The same question with the same
     Idempotency-Key gets the first answer again for a day.
     """
-    call.user, delivery = question.user_id, Delivery(call, question)
-    with delivery:
-        if (found := await delivery.before(0)) is not None:
-            return found
-        try:
-            answer = await delivery.engine.recommend(question, call.caller, delivery.once(0))
-        except AnsweredBefore as error:
-            return await delivery.body_of(error, 0)
-        delivery.shown.append(answer.recommendation_id)
-        return dumped(answer.content)
+    call.user = question.user_id
+    (answer,) = await _answered(call, question, [question])
+    if isinstance(answer, Refused):
+        raise answer
+    return answer
 
 
 @operation("POST", "/v1/recommendations/batch", RecommendationsBatch, idempotent=True)
@@ -111,16 +99,30 @@ async def recommend_batch(call: Call, questions: Questions) -> bytes:
     answered (such as an attribute that is not known). A batch with a question that cannot be read (a field that is
     missing, unknown or of another type) is refused whole: 422, which names the field.
     """
-    delivery, places = Delivery(call, questions), range(len(questions.requests))
+    answers = await _answered(call, questions, questions.requests)
+    bodies = [invalid([(one.field, one.reason)]).body if isinstance(one, Refused) else one for one in answers]
+    return b'{"answers":[' + b",".join(bodies) + b"]}"
+
+
+async def _answered(call: Call, body: Body, questions: Sequence[Question]) -> list[bytes | Refused]:
+    """The answer to each question in JSON, or what is wrong with it; raises an error that is not of one alone."""
+    delivery, places = Delivery(call, body), range(len(questions))
+    found: dict[int, bytes | Refused] = {}
     with delivery:
-        found = {place: kept for place in places if (kept := await delivery.before(place)) is not None}
+        for place in places:
+            if (kept := await delivery.before(place)) is not None:
+                found[place] = kept
         left = [place for place in places if place not in found]
-        requests = [(questions.requests[place], delivery.once(place)) for place in left]
+        requests = [(questions[place], delivery.once(place)) for place in left]
         outcomes = await delivery.engine.recommend_all(requests, call.caller)
         delivery.shown += [one.recommendation_id for one in outcomes if isinstance(one, RecommendationResponse)]
         for place, outcome in zip(left, outcomes, strict=True):
-            if isinstance(outcome, Refused):
-                found[place] = invalid([(outcome.field, outcome.reason)]).body
+            if isinstance(outcome, RecommendationResponse):
+                found[place] = dumped(outcome.content)
+            elif isinstance(outcome, Refused):
+                found[place] = outcome
+            elif isinstance(outcome, AnsweredBefore) and (kept := await delivery.before(place)) is not None:
+                found[place] = kept
             else:
-                found[place] = await delivery.body_of(outcome, place)
-        return b'{"answers":[' + b",".join(found[place] for place in places) + b"]}"
+                raise outcome  # whom it was for was erased, or the service cannot answer now
+        return [found[place] for place in places]
