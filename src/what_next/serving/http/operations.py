@@ -19,8 +19,8 @@ from what_next.serving.engine.served import similar, spreads
 from what_next.serving.http import replies
 from what_next.serving.http.callers import ADMIN, WRITE
 from what_next.serving.http.parts import Parts
-from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
-from what_next.serving.http.routes import Call, Params, operation
+from what_next.serving.http.problems import CODES, HEADERS, Problem, not_ready, problem_of
+from what_next.serving.http.routes import Call, operation
 from what_next.serving.loop.journal import status_of
 from what_next.serving.request import EVENTS_PER_UNIT
 from what_next.serving.store import records
@@ -116,33 +116,26 @@ async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
 # Items
 
 
-class Search(Params):
-    """What is searched for."""
-
-    query: Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = Field(
-        default="", description="a part of the name; empty: all", examples=["blue"]
-    )
-    limit: int = Field(default=20, ge=1, le=200, description="how many, at most", examples=[20])
-
-
-class OfItem(Params):
-    """Which item."""
-
-    item_id: IdInPath = Field(examples=["i1"])
-
-
-class Similar(OfItem):
-    """To which item, and how many."""
-
-    k: int = Field(default=10, ge=1, le=200, description="number of items", examples=[10])
+Query = Annotated[
+    str,
+    Field(
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+        description="a part of the name; empty: all",
+        examples=["blue"],
+    ),
+]
+Limit = Annotated[int, Field(ge=1, le=200, description="how many, at most", examples=[20])]
+Alike = Annotated[int, Field(ge=1, le=200, description="number of items", examples=[10])]
+ItemId = Annotated[IdInPath, Field(examples=["i1"])]
 
 
 @operation("GET", "/v1/items", replies.FoundItems)
-async def search_items(call: Call, search: Search) -> dict[str, Any]:
+async def search_items(call: Call, query: Query = "", limit: Limit = 20) -> dict[str, Any]:
     """Find items by a part of their title."""
     served = call.parts.model.served
     call.pay(len(served.ids) / ITEMS_PER_UNIT)
-    return {"items": [vars(one) for one in await call.parts.run(served.search, search.query, search.limit)]}
+    return {"items": [vars(one) for one in await call.parts.run(served.search, query, limit)]}
 
 
 @operation("POST", "/v1/items", replies.ItemsKept, role=ADMIN)
@@ -155,7 +148,6 @@ async def add_item(call: Call, item: Item) -> dict[str, Any]:
     goes away just then. Where the catalogue has no attributes, a new item is refused: a model that is trained on events
     with it will know it.
     """
-    await call.parts.run(call.parts.model.check_item, item.item_id, item.attributes)
     return await _added(call.parts, [item])
 
 
@@ -165,19 +157,18 @@ async def add_items(call: Call, batch: Items) -> dict[str, Any]:
 
     Each is as one alone; the last one of an id counts. Much faster than one by one.
     """
-    engine = call.parts.model
-
-    def check() -> None:
-        for place, item in enumerate(batch.items):
-            engine.check_item(item.item_id, item.attributes, f"items.{place}.")
-
-    await call.parts.run(check)
-    return await _added(call.parts, batch.items)
+    return await _added(call.parts, batch.items, "items")
 
 
-async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
+async def _added(parts: Parts, items: list[Item], several: str = "") -> dict[str, Any]:
     """Keep items, and have them recommended."""
     engine = parts.model
+
+    def check() -> None:
+        for place, item in enumerate(items):
+            engine.check_item(item.item_id, item.attributes, f"{several}.{place}." if several else "")
+
+    await parts.run(check)
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
     kept: records.ItemsAdded = await parts.written(records.AddItems(tuple([item.row for item in items])))
     try:
@@ -188,68 +179,60 @@ async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
 
 
 @operation("GET", "/v1/items/{item_id}", replies.ItemReply)
-async def get_item(call: Call, of: OfItem) -> Mapping[str, Any]:
+async def get_item(call: Call, item_id: ItemId) -> Mapping[str, Any]:
     """Tell an item's title and attributes."""
-    found = call.parts.model.served.item(of.item_id)
+    found = call.parts.model.served.item(item_id)
     if found is None:
         raise CatalogueError("no such item")
     return vars(found)
 
 
 @operation("DELETE", "/v1/items/{item_id}", replies.ItemWithdrawn, role=ADMIN)
-async def withdraw_item(call: Call, of: OfItem) -> dict[str, int]:
+async def withdraw_item(call: Call, item_id: ItemId) -> dict[str, int]:
     """Withdraw an item: it stays in histories, and no answer holds it any more, in any process on the store.
 
     It is back when it is put again (`POST /v1/items`).
     """
-    return {"withdrawn": int(await call.parts.run(call.parts.model.withdraw, of.item_id))}
+    return {"withdrawn": int(await call.parts.run(call.parts.model.withdraw, item_id))}
 
 
 @operation("GET", "/v1/items/{item_id}/similar", replies.SimilarItems)
-async def similar_items(call: Call, to: Similar) -> dict[str, Any]:
+async def similar_items(call: Call, item_id: ItemId, k: Alike = 10) -> dict[str, Any]:
     """Find the items most like one, by the model's vectors."""
     active = call.parts.model.models.live.current
     call.pay(len(active.served.ids) / ITEMS_PER_UNIT)
-    return {"items": await call.parts.run(similar, active.served, to.item_id, to.k, active.withdrawn[1])}
+    return {"items": await call.parts.run(similar, active.served, item_id, k, active.withdrawn[1])}
 
 
 # Users
 
 
-class OfUser(Params):
-    """Which user."""
-
-    user_id: IdInPath = Field(examples=["u1"])
-
-
-class Latest(OfUser):
-    """Whose events, and how many."""
-
-    limit: int = Field(default=100, ge=0, le=1000, description="the latest events, at most", examples=[100])
+UserId = Annotated[IdInPath, Field(examples=["u1"])]
+Latest = Annotated[int, Field(ge=0, le=1000, description="the latest events, at most", examples=[100])]
 
 
 @operation("GET", "/v1/users", replies.Users)
-async def search_users(call: Call, search: Search) -> dict[str, Any]:
+async def search_users(call: Call, query: Query = "", limit: Limit = 20) -> dict[str, Any]:
     """List ids of users that have events and whose id begins with the query."""
-    return {"users": await call.parts.run(call.parts.reads.users, search.query, search.limit)}
+    return {"users": await call.parts.run(call.parts.reads.users, query, limit)}
 
 
 @operation("DELETE", "/v1/users/{user_id}", replies.Erased, role=ADMIN)
-async def erase_user(call: Call, of: OfUser) -> Any:
+async def erase_user(call: Call, user_id: UserId) -> Any:
     """Erase everything of a user: events, recommendations, feedback, and what the model remembers.
 
     The models themselves were trained on what the log held then; they forget when they are trained anew.
     """
-    call.user = of.user_id
-    return await call.parts.run(call.parts.model.erase, of.user_id)
+    call.user = user_id
+    return await call.parts.run(call.parts.model.erase, user_id)
 
 
 @operation("GET", "/v1/users/{user_id}/history", replies.History)
-async def user_history(call: Call, latest: Latest) -> dict[str, Any]:
+async def user_history(call: Call, user_id: UserId, limit: Latest = 100) -> dict[str, Any]:
     """Tell a user's events, newest first; nobody has an empty history rather than none."""
-    call.user = latest.user_id
-    call.pay(latest.limit / EVENTS_PER_UNIT)
-    return await call.parts.run(_history, call.parts, latest.user_id, latest.limit)
+    call.user = user_id
+    call.pay(limit / EVENTS_PER_UNIT)
+    return await call.parts.run(_history, call.parts, user_id, limit)
 
 
 def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
@@ -333,13 +316,13 @@ async def ready(call: Call) -> dict[str, bool]:
 @operation("GET", "/metrics")
 async def metrics(call: Call) -> Response:
     """Tell all numbers that the service counts, as Prometheus reads them."""
-    parts = call.parts
-    model = parts.engine.model() if parts.engine is not None else None
-    headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store", "x-content-type-options": "nosniff"}
-    if parts.engine is not None:
+    parts, model = call.parts, None
+    if (engine := parts.engine) is not None:
+        model = engine.model()
         with suppress(StoreError):  # the loop's own trouble
-            parts.metrics.loop((await parts.run(status_of, parts.engine.setup))["numbers"])
+            parts.metrics.loop((await parts.run(status_of, engine.setup))["numbers"])
     await parts.missing()
+    headers = {**HEADERS, "content-type": CONTENT_TYPE_LATEST}
     return Response(await parts.run(parts.metrics.text, model), headers=headers)
 
 
@@ -365,29 +348,22 @@ PAGE_HEADERS = {
 }
 
 
-class OfFile(Params):
-    """Which file of the page."""
-
-    name: str
-
-
 @operation("GET", "/page/{name}", in_schema=False)
-async def page_file(call: Call, of: OfFile) -> Response:
+async def page_file(call: Call, name: str) -> Response:
     """A file of the page; all of them are read once, so that no request names a path."""
-    content = _page_files().get(of.name)
+    content = _page_files().get(name)
     if content is None:
         raise Problem(404, "there is no such page")
-    return Response(content, headers={"content-type": KINDS[PurePath(of.name).suffix], **PAGE_HEADERS})
+    return Response(content, headers={"content-type": KINDS[PurePath(name).suffix], **PAGE_HEADERS})
 
 
 @operation("GET", "/", in_schema=False)
 async def page(call: Call) -> Response:
     """The page."""
-    return await page_file(call, OfFile(name="page.html"))  # type: ignore[no-any-return]
+    return await page_file(call, "page.html")  # type: ignore[no-any-return]
 
 
 @cache
 def _page_files() -> Mapping[str, bytes]:
-    folder = files("what_next.serving") / "page"
-    found = list(folder.iterdir()) if folder.is_dir() else []
-    return {one.name: one.read_bytes() for one in found if one.is_file() and PurePath(one.name).suffix in KINDS}
+    found = (files("what_next.serving") / "page").iterdir()
+    return {one.name: one.read_bytes() for one in found if PurePath(one.name).suffix in KINDS}

@@ -17,6 +17,8 @@ FIELDS = 20
 """A body with more mistakes than this is told of the first ones."""
 MISTAKES = 1000
 """With more than this only their number is told: a megabyte of mistakes takes seconds to be put into words."""
+HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""Of every answer in JSON."""
 RETRY = {"retry-after": "1"}
 """For what passes by itself: try again in a second."""
 CLOSE = {"connection": "close"}
@@ -60,28 +62,19 @@ class Problem(Exception):
     code: str = ""
 
     @property
-    def content(self) -> dict[str, Any]:
-        """What the answer holds."""
-        return {
-            "error": {
-                "code": self.code or CODES.get(self.status, "refused"),
-                "message": self.message,
-                "fields": [{"field": name, "reason": reason} for name, reason in self.fields],
-            }
-        }
-
-    @property
     def body(self) -> bytes:
-        """The same as bytes."""
-        return orjson.dumps(self.content)
+        """What the answer holds."""
+        fields = [{"field": name, "reason": reason} for name, reason in self.fields]
+        code = self.code or CODES.get(self.status, "refused")
+        return orjson.dumps({"error": {"code": code, "message": self.message, "fields": fields}})
 
     @property
     def response(self) -> bytes:
         """The whole response of HTTP/1.1, for what is refused before there is a request."""
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", "content-type: application/json"]
-        lines += ["cache-control: no-store", "x-content-type-options: nosniff"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        return "\r\n".join([*lines, f"content-length: {len(self.body)}", "", ""]).encode() + self.body
+        headers = {**HEADERS, **self.headers, "content-length": len(self.body)}
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode() + self.body
 
 
 def not_ready(missing: Sequence[str]) -> Problem:
@@ -99,11 +92,11 @@ def overloaded(seconds: float) -> Problem:
     return Problem(503, "too many questions at once; ask again later", headers={"retry-after": str(int(seconds) + 1)})
 
 
-def invalid(fields: Sequence[tuple[str, str]]) -> Problem:
+def invalid(fields: Sequence[tuple[str, str]], status: int = 422) -> Problem:
     """The problem of fields that are not as they must be."""
     first = tuple(fields[:FIELDS])
     more = f", and {len(fields) - FIELDS} more" if len(fields) > FIELDS else ""
-    return Problem(422, "; ".join(f"{name}: {reason}" for name, reason in first) + more, first)
+    return Problem(status, "; ".join(f"{name}: {reason}" for name, reason in first) + more, first)
 
 
 def problem_of(error: BaseException, several: str = "") -> Problem | None:
@@ -131,14 +124,13 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
             return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
         case records.InvalidWrite():
             name = f"{several}.{error.place}.{error.field}" if several else error.field
-            message = f"{name}: {error.reason}"
-            return Problem(409 if isinstance(error, records.Conflict) else 422, message, ((name, error.reason),))
+            return invalid([(name, error.reason)], 409 if isinstance(error, records.Conflict) else 422)
         case records.NotShown():
             return invalid([("item_id", "this recommendation did not show it; give one of its items")])
         case records.UnknownRecommendation():
             name = "recommendation_id"
             reason = f"there is no such recommendation; give the {name} of an answer (those of erased users are gone)"
-            return Problem(404, f"{name}: {reason}", ((name, reason),))
+            return invalid([(name, reason)], 404)
         case CatalogueError():
             return Problem(404, "there is no such item in the catalogue")
         case TimeoutError():

@@ -2,30 +2,27 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, get_type_hints
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from what_next.serving.bodies import Body
 from what_next.serving.http.callers import ADMIN, READ, ROLES
 from what_next.serving.http.parts import Parts
-from what_next.serving.http.problems import Problem
+from what_next.serving.http.problems import HEADERS, Problem
 from what_next.serving.http.replies import Reply
 
 CONNECTION = "what_next.connection"
 """Where the `Connection` that a request came by lies in the scope of ASGI."""
 BYTES = 4096
 """Bytes of a body that the rate counts as much as one question: so long it takes to read them at worst."""
-HEADERS = (
-    (b"content-type", b"application/json"),
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-)
+ENCODED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Connection:
@@ -77,7 +74,7 @@ class Call:
     async def answer(self, send: Send, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
         """Sends JSON."""
         self.status = status
-        headers = [*HEADERS, (b"content-length", b"%d" % len(body))]
+        headers = [*ENCODED, (b"content-length", b"%d" % len(body))]
         if extra:
             headers += [(name.encode(), value.encode()) for name, value in extra.items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -91,7 +88,7 @@ class Params(BaseModel):
 
 
 Handler = Callable[..., Awaitable[Any]]
-"""Takes the call, and params or a body where there are some; returns JSON, what becomes JSON, or a response."""
+"""Takes the call, and a body or what path and query hold; returns JSON, what becomes JSON, or a response."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,8 @@ class Operation:
     """One request that the service answers.
 
     Attributes:
-        method, path: of the request; `handler`: answers it, with `status`.
-        takes: what the handler takes; `reply`: what it answers; None: something of its own.
+        method, path: of the request; `handler`: answers it.
+        takes: what the handler takes besides the call; `reply`: what it answers; None: something of its own.
         role: who may, as a place in `keys.ROLES`.
         refuses: the statuses of its own, and when; those that any request may meet go without saying.
         idempotent: whether it takes an Idempotency-Key; `in_schema`: whether the schema tells of it.
@@ -111,11 +108,15 @@ class Operation:
     handler: Handler
     takes: type[Params] | type[Body] | None
     reply: type[Reply] | None
-    role: int
-    status: int
-    refuses: Mapping[int, str]
-    idempotent: bool
-    in_schema: bool
+    role: int = READ
+    refuses: Mapping[int, str] = field(default_factory=dict)
+    idempotent: bool = False
+    in_schema: bool = True
+
+    @property
+    def status(self) -> int:
+        """That of an answer."""
+        return 201 if self.method == "POST" and self.role > READ else 200
 
     async def __call__(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -127,7 +128,8 @@ class Operation:
             content = await self.handler(call, await self._body(self.takes, call, receive))
         else:
             query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-            content = await self.handler(call, self.takes.model_validate({**query, **scope.get("path_params", {})}))
+            params = self.takes.model_validate({**query, **scope.get("path_params", {})})
+            content = await self.handler(call, **vars(params))
         if isinstance(content, Response):
             call.status = content.status_code
             await content(scope, receive, send)
@@ -159,25 +161,18 @@ class Operation:
 OPERATIONS: list[Operation] = []
 
 
-def operation(
-    method: str,
-    path: str,
-    reply: type[Reply] | None = None,
-    *,
-    role: int = READ,
-    refuses: Mapping[int, str] | None = None,
-    idempotent: bool = False,
-    in_schema: bool = True,
-) -> Callable[[Handler], Handler]:
-    """Makes a function answer a request; see `Operation`. What it takes is told by its annotations."""
-    status = 201 if method == "POST" and role > READ else 200
+def operation(method: str, path: str, reply: type[Reply] | None = None, **more: Any) -> Callable[[Handler], Handler]:
+    """Makes a function answer a request; `more`: see `Operation`. What it takes is told by its signature."""
 
     def made(handler: Handler) -> Handler:
-        kinds = [kind for name, kind in get_type_hints(handler).items() if name != "return"]
-        takes = kinds[1] if len(kinds) > 1 else None
-        OPERATIONS.append(
-            Operation(method, path, handler, takes, reply, role, status, refuses or {}, idempotent, in_schema)
-        )
+        _, *given = signature(handler).parameters.values()
+        takes: type[Params] | type[Body] | None = None
+        if given and isinstance(given[0].annotation, type) and issubclass(given[0].annotation, Body):
+            takes = given[0].annotation
+        elif given:
+            fields = {one.name: (one.annotation, ... if one.default is one.empty else one.default) for one in given}
+            takes = create_model(handler.__name__, __base__=Params, **fields)  # type: ignore[call-overload]
+        OPERATIONS.append(Operation(method, path, handler, takes, reply, **more))
         return handler
 
     return made
