@@ -113,24 +113,20 @@ class Opening:
         self.thread.join(GRACE)  # not for ever: what hangs on a disk ends with the process
 
     def _run(self) -> None:
+        reported = False
         try:
-            self._open()
+            while self.parts.engine is None and not self._stop.is_set():
+                try:
+                    self._try()
+                except StoreUnavailable as error:
+                    if not reported:
+                        self.notify(f"{error}; it is tried again every second")
+                    reported = True
+                    self._stop.wait(AGAIN)
         except Stopping:
             pass
         except BaseException as error:
             self.error = error
-
-    def _open(self) -> None:
-        parts, reported = self.parts, False
-        while parts.engine is None:
-            try:
-                self._try()
-            except StoreUnavailable as error:
-                if not reported:
-                    self.notify(f"{error}; it is tried again every second")
-                reported = True
-                if self._stop.wait(AGAIN):
-                    raise Stopping from None
 
     def _try(self) -> None:
         parts, setup = self.parts, self.setup
@@ -219,8 +215,7 @@ def serve(
         WhatNextError: model, data or store cannot be used.
     """
     start = time.monotonic()
-    bound = listen(setup)
-    try:
+    with listen(setup) as bound:
         parts = Parts(setup.server, world=world, put=log)
         opening = Opening(setup, parts, progress, notify)
         opening.thread.start()
@@ -228,9 +223,9 @@ def serve(
             uvicorn_loop(Application(parts), bound, opening, lambda: ready(_facts(setup, parts, bound, start)))
         finally:
             opening.stop()
-            _close(parts)
-    finally:
-        bound.close()
+            for one in (parts.engine, parts.writer, parts, parts.store):  # who asks before who writes, and what to
+                if one is not None:
+                    one.close()
     if opening.error is not None:
         raise opening.error
 
@@ -295,14 +290,3 @@ def _facts(setup: Setup, parts: Parts, bound: socket.socket, start: float) -> di
         "package": __version__,
         "seconds": round(time.monotonic() - start, 3),
     }
-
-
-def _close(parts: Parts) -> None:
-    """First who asks, then who writes, then what is written to."""
-    if parts.engine is not None:
-        parts.engine.close()
-    if parts.writer is not None:
-        parts.writer.close()
-    parts.close()
-    if parts.store is not None:
-        parts.store.close()
