@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -38,8 +39,8 @@ LARGE = 2**16
 """Bytes from which on bodies are looked at one after another, with pauses in which the others are answered."""
 BODIES = 2**26
 """Bytes of the bodies of all requests under way together, or two whole bodies where those may be larger."""
-LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
-"""Names by which this machine calls itself."""
+LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+"""Names by which this machine calls itself, and perhaps a port."""
 
 
 def new_key() -> str:
@@ -213,7 +214,4 @@ class Bodies:
 
 def is_local(host: str) -> bool:
     """Whether a Host header names this machine: a page of another site that leads its own name here does not."""
-    name, colon, port = host.lower().rpartition(":")
-    if not colon or port.endswith("]"):  # there is no port: the last colon, if any, is within an IPv6 address
-        return host.lower() in LOCAL
-    return name in LOCAL and port.isascii() and port.isdigit()
+    return LOCAL.fullmatch(host) is not None

@@ -8,10 +8,10 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
@@ -46,22 +46,22 @@ class Log(logging.Handler):
         line = {"method": method, "route": route, "status": status, "ms": round(seconds * 1e3, 3), "key": key}
         if self._salt is not None and user is not None:
             line["user"] = hashlib.blake2b(user.encode(), key=self._salt[:64], digest_size=8).hexdigest()
-        self._take(_line(line))
+        self._take(line)
 
     def error(self, error: BaseException, route: str) -> None:
         """Our own fault; see `places`."""
-        self._take(_line({"error": type(error).__name__, "route": route, "at": places(error)}))
+        self._take({"error": type(error).__name__, "route": route, "at": places(error)})
 
     def note(self, text: str) -> None:
         """What people are told; it names nobody."""
-        self._take(_line({"level": "warning", "note": text}))
+        self._take({"level": "warning", "note": text})
 
     def emit(self, record: logging.LogRecord) -> None:
         """What a part of the service tells by way of `logging`."""
-        line: dict[str, Any] = {"level": record.levelname.lower(), "note": record.getMessage()}
+        line: dict[str, object] = {"level": record.levelname.lower(), "note": record.getMessage()}
         if record.exc_info and record.exc_info[1] is not None:
             line |= {"error": type(record.exc_info[1]).__name__, "at": places(record.exc_info[1])}
-        self._take(_line(line))
+        self._take(line)
 
     def handle_loggers(self, *names: str) -> None:
         """Takes what these loggers are told, until the end."""
@@ -81,9 +81,10 @@ class Log(logging.Handler):
         self._thread.join()
         super().close()
 
-    def _take(self, line: str) -> None:
+    def _take(self, line: Mapping[str, object]) -> None:
         if len(self._lines) < WAITING:
-            self._lines.append(line)
+            options = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
+            self._lines.append(orjson.dumps({"time": datetime.now(UTC), **line}, option=options).decode())
         else:
             self.dropped += 1
 
@@ -98,11 +99,6 @@ class Log(logging.Handler):
         if lines:
             with suppress(OSError, ValueError):  # a log that cannot be written is no reason to stop answering
                 self._put("".join(lines))
-
-
-def _line(line: dict[str, Any]) -> str:
-    options = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
-    return orjson.dumps({"time": datetime.now(UTC), **line}, option=options).decode()
 
 
 def places(error: BaseException) -> list[str]:

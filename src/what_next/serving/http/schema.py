@@ -49,9 +49,8 @@ SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "a key of `what-next key add`"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-PLACES = "#/components/schemas/{model}"
+PLACE = "#/components/schemas/{model}"
 Json = dict[str, Any]
-Places = dict[type[BaseModel], Json]
 
 
 @operation("GET", "/openapi.json", in_schema=False)
@@ -66,11 +65,10 @@ def document(needs_keys: bool) -> Json:
     documented = [one for one in OPERATIONS if one.in_schema]
     kinds = dict.fromkeys(kind for one in documented for kind in (_body(one), one.reply, Error) if kind is not None)
     named: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in kinds]
-    references, definitions = models_json_schema(named, ref_template=PLACES)
-    places: Places = {kind: references[kind, "validation"] for kind in kinds}
+    _, definitions = models_json_schema(named, ref_template=PLACE)
     paths: dict[str, Json] = {}
     for one in documented:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, places)
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one)
     made: Json = {
         "openapi": "3.1.0",
         "info": {"title": "What Next?", "version": __version__, "description": ABOUT},
@@ -84,7 +82,7 @@ def document(needs_keys: bool) -> Json:
     return made
 
 
-def _operation(one: Operation, places: Places) -> Json:
+def _operation(one: Operation) -> Json:
     """One request."""
     summary, _, more = inspect.cleandoc(one.handler.__doc__ or "").partition("\n\n")
     first, *others = one.handler.__name__.split("_")
@@ -92,9 +90,9 @@ def _operation(one: Operation, places: Places) -> Json:
     body = _body(one)
     refused = ANY | (OF_BODIES if body else OF_PARAMS if one.takes else {})
     refused |= (OF_PATHS if "{item_id}" in one.path else {}) | dict(one.refuses)
-    responses = {str(one.status): _reply(one, places)}
+    responses = {str(one.status): _reply(one)}
     for status, about in sorted(refused.items()):
-        responses[str(status)] = {"description": about, "content": _json(places[Error])}
+        responses[str(status)] = {"description": about, "content": _json(Error)}
     made: Json = {
         "summary": summary,
         "description": more or summary,
@@ -105,7 +103,7 @@ def _operation(one: Operation, places: Places) -> Json:
         made["parameters"] = parameters
     if body is not None:
         examples = {name: {"value": value} for name, value in body.examples.items()}
-        made["requestBody"] = {"required": True, "content": _json(places[body], examples=examples)}
+        made["requestBody"] = {"required": True, "content": _json(body, examples=examples)}
     return made
 
 
@@ -113,16 +111,16 @@ def _body(one: Operation) -> type[Body] | None:
     return one.takes if one.takes is not None and issubclass(one.takes, Body) else None
 
 
-def _reply(one: Operation, places: Places) -> Json:
+def _reply(one: Operation) -> Json:
     """What is answered where nothing is wrong; without a model, it is text for Prometheus."""
     if one.reply is None:
         text = {"text/plain": {"schema": {"type": "string"}}}
         return {"description": "Prometheus text format", "content": text}
-    return {"description": inspect.cleandoc(one.reply.__doc__ or ""), "content": _json(places[one.reply])}
+    return {"description": inspect.cleandoc(one.reply.__doc__ or ""), "content": _json(one.reply)}
 
 
-def _json(schema: Json, **more: Any) -> Json:
-    return {"application/json": {"schema": schema, **more}}
+def _json(kind: type[BaseModel], **more: Any) -> Json:
+    return {"application/json": {"schema": {"$ref": PLACE.format(model=kind.__name__)}, **more}}
 
 
 def _parameters(one: Operation) -> list[Json]:
