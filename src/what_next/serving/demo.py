@@ -3,17 +3,17 @@
 Nothing is downloaded. The listeners are those of the world `boredom`; genres, titles and names are made up here.
 """
 
-import http.client
 import json
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from itertools import count, product
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import polars as pl
@@ -47,6 +47,8 @@ LOG = 600
 PAUSE = 1.5
 """Seconds between two songs of each listener who uses the service."""
 HOUR = 3_600_000_000
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks the service without a proxy, whatever the environment names."""
 WITH_PARENT = """
 import os, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
@@ -131,9 +133,9 @@ class Listeners(threading.Thread):
     def __init__(self, address: str, seed: int = 1) -> None:
         """`address`: of the service."""
         super().__init__(name="listeners", daemon=True)
-        self.address, self.rng, self.stopping = urlsplit(address).netloc, np.random.default_rng(seed), threading.Event()
+        self.address, self.rng, self.stopping = address, np.random.default_rng(seed), threading.Event()
         self.state = WORLD.reset(len(LISTENERS), self.rng)
-        self.names, self.born, self.events = list(LISTENERS), [1] * len(LISTENERS), count()
+        self.names, self.numbers, self.events = list(LISTENERS), [count(2) for _ in LISTENERS], count()
         self.new = list(range(len(LISTENERS)))  # who has just come
         self.run_id = f"{self.rng.integers(2**32):08x}"
 
@@ -144,32 +146,27 @@ class Listeners(threading.Thread):
 
     def run(self) -> None:
         """Until they are stopped; an answer that does not come is asked for again."""
-        connection = http.client.HTTPConnection(self.address, timeout=10)
         while not self.stopping.wait(PAUSE):
-            try:
-                self._listen(connection)
-            except (OSError, http.client.HTTPException, KeyError):
-                connection.close()
-        connection.close()
+            with suppress(OSError, HTTPException, KeyError):
+                self._listen()
 
-    def _listen(self, connection: http.client.HTTPConnection) -> None:
+    def _listen(self) -> None:
         """One song for each; the first one is of their own."""
         if self.new:
-            self._tell(connection, self.new, [None] * len(self.new))
+            self._tell(self.new, [None] * len(self.new))
             self.new = []
         asked = {"requests": [{"user_id": name, "k": 1} for name in self.names]}
-        answers = _post(connection, "/v1/recommendations/batch", asked)["answers"]
+        answers = self._post("/v1/recommendations/batch", asked)["answers"]
         items = np.array([int(one["items"][0]["item_id"]) for one in answers])
         self.state, _ = WORLD.step(self.state, items[:, None], self.rng)
-        self._tell(connection, range(len(LISTENERS)), [one["recommendation_id"] for one in answers])
+        self._tell(range(len(LISTENERS)), [one["recommendation_id"] for one in answers])
         self.new = np.flatnonzero(WORLD.truncated(self.state)).tolist()
         if self.new:
             self.state = WORLD.restart(self.state, np.array(self.new), self.rng)
         for one in self.new:
-            self.born[one] += 1
-            self.names[one] = f"{LISTENERS[one]} {self.born[one]}"
+            self.names[one] = f"{LISTENERS[one]} {next(self.numbers[one])}"
 
-    def _tell(self, connection: http.client.HTTPConnection, some: Sequence[int], answers: Sequence[str | None]) -> None:
+    def _tell(self, some: Sequence[int], answers: Sequence[str | None]) -> None:
         """What some of them did with their last song, and which answer it was of."""
         events = []
         for one, answer in zip(some, answers, strict=True):
@@ -177,16 +174,13 @@ class Listeners(threading.Thread):
             event = {"user_id": self.names[one], "item_id": str(self.state.shown[one, 0]), "reward": float(played)}
             event |= {"event_id": f"{self.run_id}-{next(self.events)}", "event": "play" if played else "skip"}
             events.append(event if answer is None else {**event, "recommendation_id": answer})
-        _post(connection, "/v1/events/batch", {"events": events})
+        self._post("/v1/events/batch", {"events": events})
 
-
-def _post(connection: http.client.HTTPConnection, path: str, body: Any) -> Any:
-    connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
-    answer = connection.getresponse()
-    content = answer.read()
-    if answer.status >= 300:
-        raise http.client.HTTPException(f"{path}: {answer.status} {content[:200]!r}")
-    return json.loads(content)
+    def _post(self, path: str, body: Any) -> Any:
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(self.address + path, json.dumps(body).encode(), headers)
+        with DIRECT.open(request, timeout=10) as answer:
+            return json.load(answer)
 
 
 @contextmanager
