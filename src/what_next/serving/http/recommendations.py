@@ -25,16 +25,9 @@ class Delivery:
     `with delivery: ...` raises `ClientGone` where the client hung up meanwhile.
     """
 
-    def __init__(self, call: Call, body: Body) -> None:
-        self.call, self.connection, self.engine = call, call.connection, call.parts.model
+    def __init__(self, call: Call) -> None:
+        self.parts, self.connection = call.parts, call.connection
         self.shown = list[str]()
-        self._key = self._request = ""
-        if (header := call.headers.get(HEADER.lower().encode())) is not None:
-            if (found := re.fullmatch(IDEMPOTENCY_KEY, header.decode("latin-1"))) is None:
-                reason = "must hold 1 to 255 printable characters of ASCII, none of them a space or a quote"
-                raise invalid([(HEADER, reason)])
-            self._key = found[0].strip('"')
-            self._request = _hash(body.model_dump_json())
 
     def __enter__(self) -> None:
         self.connection.task = asyncio.current_task()
@@ -43,23 +36,17 @@ class Delivery:
         task, self.connection.task = self.connection.task, None
         gone = self.connection.gone
         if (error is not None or gone) and self.shown:
-            self.engine.unseen(self.shown)
+            self.parts.model.unseen(self.shown)
         if gone and isinstance(error, asyncio.CancelledError | None):
             if error is not None and task is not None:
                 task.uncancel()
             raise ClientGone from None
 
-    def once(self, place: int) -> IdempotencyKey | None:
-        """What the question at some place of the request is answered once for; None: it need not be."""
-        if not self._key:
+    async def before(self, once: IdempotencyKey | None) -> bytes | None:
+        """What a question was answered before, with the same key; None: nothing yet."""
+        if once is None:
             return None
-        return IdempotencyKey(_hash("\0".join((self.call.key or "", self._key, str(place)))), self._request)
-
-    async def before(self, place: int) -> bytes | None:
-        """What the question at some place was answered before, with the same key; None: nothing yet."""
-        if (once := self.once(place)) is None:
-            return None
-        parts = self.call.parts
+        parts = self.parts
         kept = await parts.run(parts.reads.response, once.key)
         if kept is None:
             return None
@@ -69,6 +56,18 @@ class Delivery:
         if not kept.shown:  # whoever asked first had hung up
             await parts.written(MarkShown((kept.recommendation_id,), True))
         return kept.body.encode()
+
+
+def _once(call: Call, body: Body, count: int) -> Sequence[IdempotencyKey | None]:
+    """What each question of a request is answered once for; None: it need not be."""
+    if (header := call.headers.get(HEADER.lower().encode())) is None:
+        return [None] * count
+    if (found := re.fullmatch(IDEMPOTENCY_KEY, header.decode("latin-1"))) is None:
+        reason = "must hold 1 to 255 printable characters of ASCII, none of them a space or a quote"
+        raise invalid([(HEADER, reason)])
+    keys = ["\0".join((call.key or "", found[0].strip('"'), str(place))) for place in range(count)]
+    request = _hash(body.model_dump_json())
+    return [IdempotencyKey(_hash(key), request) for key in keys]
 
 
 def _hash(text: str) -> str:
@@ -106,23 +105,22 @@ async def recommend_batch(call: Call, questions: Questions) -> bytes:
 
 async def _answered(call: Call, body: Body, questions: Sequence[Question]) -> list[bytes | Refused]:
     """The answer to each question in JSON, or what is wrong with it; raises an error that is not of one alone."""
-    delivery, places = Delivery(call, body), range(len(questions))
+    engine, delivery, once = call.parts.model, Delivery(call), _once(call, body, len(questions))
     found: dict[int, bytes | Refused] = {}
     with delivery:
-        for place in places:
-            if (kept := await delivery.before(place)) is not None:
+        for place, key in enumerate(once):
+            if (kept := await delivery.before(key)) is not None:
                 found[place] = kept
-        left = [place for place in places if place not in found]
-        requests = [(questions[place], delivery.once(place)) for place in left]
-        outcomes = await delivery.engine.recommend_all(requests, call.caller)
+        left = [place for place in range(len(questions)) if place not in found]
+        outcomes = await engine.recommend_all([(questions[place], once[place]) for place in left], call.caller)
         delivery.shown += [one.recommendation_id for one in outcomes if isinstance(one, RecommendationResponse)]
         for place, outcome in zip(left, outcomes, strict=True):
             if isinstance(outcome, RecommendationResponse):
                 found[place] = dumped(outcome.content)
             elif isinstance(outcome, Refused):
                 found[place] = outcome
-            elif isinstance(outcome, AnsweredBefore) and (kept := await delivery.before(place)) is not None:
+            elif isinstance(outcome, AnsweredBefore) and (kept := await delivery.before(once[place])) is not None:
                 found[place] = kept
             else:
                 raise outcome  # whom it was for was erased, or the service cannot answer now
-        return [found[place] for place in places]
+        return [found[place] for place in range(len(questions))]
