@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
@@ -46,30 +47,23 @@ class Transaction:
             records.MarkShown: self.answers.mark_shown,
             records.AddFeedback: self.answers.add_feedback,
             records.Deploy: self.deploy,
+            records.EraseUser: lambda writes: [self.erase(write.user_id) for write in writes],
         }
 
     def apply(self, writes: Sequence[records.Write]) -> records.Results:
         """Put all writes in; an outcome is an exception where that write alone is refused."""
         results: records.Results = [records.invalid(write, self.now) for write in writes]
-        start = 0
-        for place, write in enumerate(writes):
-            # Writes of the other kinds may change places with one another; an erasure parts before from after.
-            if isinstance(write, records.EraseUser) and results[place] is None:
-                self._together(writes, results, range(start, place))
-                results[place] = self.erase(write.user_id)
-                start = place + 1
-        self._together(writes, results, range(start, len(writes)))
-        return results
-
-    def _together(self, writes: Sequence[records.Write], results: records.Results, places: range) -> None:
-        groups: dict[type[Any], list[int]] = {}
-        for place in places:
-            if results[place] is None:
+        valid = [place for place, refused in enumerate(results) if refused is None]
+        # Writes of the other kinds may change places with one another; an erasure parts before from after.
+        for _, places in groupby(valid, lambda place: isinstance(writes[place], records.EraseUser)):
+            groups: dict[type[Any], list[int]] = {}
+            for place in places:
                 groups.setdefault(type(writes[place]), []).append(place)
-        for kind, function in self.put.items():
-            if chosen := groups.get(kind):
-                for place, outcome in zip(chosen, function([writes[place] for place in chosen]), strict=True):
-                    results[place] = outcome
+            for kind, function in self.put.items():
+                if chosen := groups.get(kind):
+                    for place, outcome in zip(chosen, function([writes[place] for place in chosen]), strict=True):
+                        results[place] = outcome
+        return results
 
     def erase(self, user_id: str) -> records.Erased:
         """Remove a person."""
