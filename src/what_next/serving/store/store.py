@@ -103,10 +103,8 @@ class Store:
     def open(cls, place: str | Path, *, make: bool = True, clock: Callable[[], int] = now) -> "Store":
         """The store at a path (SQLite), or a URL (`sqlite:///PATH`, `postgresql://USER:PASSWORD@HOST/DATABASE`).
 
-        Args:
-            place: where it is.
-            make: whether it is made where there is none, and so is its SQLite file.
-            clock: tells the time, in microseconds since 1970 UTC.
+        `make`: whether it is made where there is none, and so is its SQLite file. `clock` tells the time, in
+        microseconds since 1970 UTC.
 
         Raises:
             StoreError: it cannot be opened (its URL is wrong), is of a newer version, or is not there; or another
@@ -139,14 +137,14 @@ class Store:
             StoreUnavailable: the database cannot be used now; nothing of the writes was acknowledged.
         """
         try:
-            return self._commit(writes)
+            with self.backend.explained():
+                return self._commit(writes)
+        except StoreUnavailable:
+            raise
         except Exception as error:
-            if isinstance(error, exc.TimeoutError) or (isinstance(error, exc.DBAPIError) and passes(error)):
-                with self.backend.explained():
-                    raise
             if len(writes) > 1:
                 return [self._alone(write) for write in writes]
-            return [self._refusal(error)]
+            return [error if isinstance(error, StoreError) else StoreError(f"this cannot be stored ({error})")]
 
     def put(self, write: records.Write) -> Any:
         """One write in a transaction of its own; returns its outcome, raises what it is refused for."""
@@ -165,16 +163,6 @@ class Store:
             return self.commit([write])[0]
         except StoreUnavailable as error:
             return error
-
-    def _refusal(self, error: Exception) -> StoreError:
-        """Why a write cannot be stored."""
-        try:
-            with self.backend.explained():
-                raise error
-        except StoreError as refusal:
-            return refusal
-        except Exception:
-            return StoreError(f"this cannot be stored ({error})")
 
     def load_histories(self, dataset: Dataset, progress: Progress = lambda done, total: None) -> int:
         """Fill the store with the histories of a data set; returns how many events that added.
