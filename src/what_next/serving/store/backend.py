@@ -5,7 +5,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import repeat
@@ -206,9 +206,9 @@ def lock(connection: sa.Connection, table: sa.Table, mode: str = "SHARE ROW EXCL
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN {mode} MODE")
 
 
-def be_patient(connection: sa.Connection, *limits: str, seconds: int = 0) -> None:
-    """Have other limits for the rest of a transaction; 0: it waits as long as it takes."""
-    for limit in limits if waits(connection) else ():
+def be_patient(connection: sa.Connection, **limits: int) -> None:
+    """Have other limits, in seconds, for the rest of a transaction; 0: it waits as long as it takes."""
+    for limit, seconds in limits.items() if waits(connection) else ():
         connection.exec_driver_sql(f"SET LOCAL {limit} = {seconds * 1000}")
 
 
@@ -257,28 +257,26 @@ def connect(place: str | Path) -> Backend:
     options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY, "json_serializer": dumps}
     if url.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": BUSY, "isolation_level": None}
-        engine = sa.create_engine(url, **options)
-        reader = sa.create_engine(url, pool_reset_on_return=None, **options)
-        prepare: Any = _careful
-        where = str(url.database)
-        sa.event.listen(engine, "begin", _locking(where))
+        where, prepare, alone = str(url.database), _careful, dict[str, Any]()
     else:
+        where = without_password(url.render_as_string(hide_password=False))
+        prepare, alone = partial(_patient, where), {"isolation_level": "AUTOCOMMIT"}
         # A connection is tried before it is used: the server may have been started anew meanwhile. A lost packet must
         # not hang a request for minutes.
         waits = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
         # Nor may an answer that does not come: where what was sent did arrive, only these tell that the line is cut.
         waits |= {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
         options |= {"pool_recycle": 1800, "pool_pre_ping": True, "paramstyle": "format", "connect_args": waits}
-        try:
-            engine = sa.create_engine(url, **options)
-        except ImportError:
-            raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
-        reader = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **options)
-        where = without_password(url.render_as_string(hide_password=False))
-        prepare = partial(_patient, where)
-    for one in (engine, reader):
+    try:
+        engine = sa.create_engine(url, **options)
+    except ImportError:
+        raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
+    backend = Backend(where, engine, sa.create_engine(url, pool_reset_on_return=None, **alone, **options))
+    for one in (backend.engine, backend.reader):
         sa.event.listen(one, "connect", prepare, insert=True)  # before SQLAlchemy itself asks the server anything
-    return Backend(where, engine, reader)
+    if backend.sqlite:
+        sa.event.listen(engine, "begin", _locking(where))
+    return backend
 
 
 def _url(place: str | Path) -> URL:
@@ -356,11 +354,10 @@ def _locking(path: str) -> Callable[[sa.Connection], None]:
 
 def _file(path: str) -> tuple[int, int] | None:
     """Which file is there, whatever its name."""
-    try:
+    with suppress(OSError):
         found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _patient(where: str, connection: Any, record: object) -> None:

@@ -19,7 +19,6 @@ from what_next.serving.store.records import AddEvents, EventRow
 from what_next.serving.store.tables import dumps
 
 Progress = Callable[[int, int], None]
-Clock = Callable[[], int]
 CHUNK = 50_000
 """Events of one transaction, about: some tenths of a second, in which other writers wait."""
 ATTEMPTS = 20
@@ -41,7 +40,7 @@ def progress_of(connection: Connection) -> Any:
 class Filling:
     """A data set on its way into a store, some users at a time."""
 
-    def __init__(self, backend: Backend, dataset: Dataset, clock: Clock) -> None:
+    def __init__(self, backend: Backend, dataset: Dataset, clock: Callable[[], int]) -> None:
         self.backend, self.dataset, self.clock = backend, dataset, clock
         self.hash = content_hash(dataset)
         self.users = dataset.user_ids.cast(pl.String).to_list()
@@ -71,17 +70,16 @@ class Filling:
     def _next(self) -> tuple[int, int] | None:
         """One chunk: the first user after it, and how many events were new; None: all are in."""
         with self.backend.engine.begin() as connection:
-            here = self.position(connection)
-            if here is None:
+            if (start := self.position(connection)) is None:
                 return None
-            end, added = self.chunk(connection, here)
+            end, added = self.chunk(connection, start)
             self.remember(connection, end)
             return end, added
 
     def position(self, connection: Connection) -> int | None:
         """The first user that is not in yet; None where all are. Other processes wait for the end of this chunk."""
-        be_patient(connection, "lock_timeout")  # a chunk of another process may take longer than a write may
-        be_patient(connection, "idle_in_transaction_session_timeout", seconds=PATIENCE)  # its rows are made meanwhile
+        # A chunk of another process may take longer than a write may, and the rows of this one are made meanwhile.
+        be_patient(connection, lock_timeout=0, idle_in_transaction_session_timeout=PATIENCE)
         put_note(connection, LOADING, self._state(0), replace=False)
         state = progress_of(connection)
         if note(connection, LOADED) is not None:

@@ -28,11 +28,8 @@ LOCK = 0x5768_4E78
 
 
 def migrate(backend: Backend, make: bool = True) -> None:
-    """Bring the schema to the newest version; two processes may do so at once.
-
-    Args:
-        backend: where it is.
-        make: whether a store is made where there is none.
+    """Bring the schema to the newest version; two processes may do so at once. With `make`, a store that is not there
+    is made.
 
     Raises:
         StoreError: the store is of a newer version, or is none: there is none to read, or another program's tables are.
@@ -52,9 +49,8 @@ def migrate(backend: Backend, make: bool = True) -> None:
         if version == REVISIONS[-1]:
             return
         with backend.engine.begin() as connection:
-            # A large table takes as long as it takes, and so do the others who wait for it.
-            be_patient(connection, "lock_timeout", "statement_timeout")
-            be_patient(connection, "idle_in_transaction_session_timeout", seconds=PATIENCE)  # on a busy machine
+            # A large table takes as long as it takes, and so do the others who wait for it; the machine may be busy.
+            be_patient(connection, lock_timeout=0, statement_timeout=0, idle_in_transaction_session_timeout=PATIENCE)
             if waits(connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             # Another process may have done it while this one waited for the lock.
