@@ -93,11 +93,8 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
     Models that are there stay as they are. What is written gets the owner of the folder that it is written into, so
     that the service can read what an administrator restores.
 
-    Args:
-        setup: says where.
-        backup: a folder that `back_up` wrote.
-        replace: whether a store that is there gives way: a file of SQLite is moved aside, and the tables of a
-            PostgreSQL database are replaced in one transaction.
+    With `replace`, a store that is there gives way: a file of SQLite is moved aside, and the tables of a PostgreSQL
+    database are replaced in one transaction.
 
     Returns:
         Where the SQLite file lies now that was there; None where there was none.
@@ -109,12 +106,14 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
     """
     check(backup)
     with closing(connect(store_of(setup))) as backend:
-        kept, kind = (backup / SQLITE, "SQLite") if backend.sqlite else (backup / POSTGRESQL, "PostgreSQL")
+        if backend.sqlite:
+            kept, kind, put_back = backup / SQLITE, "SQLite", _put_back_file
+        else:
+            kept, kind, put_back = backup / POSTGRESQL, "PostgreSQL", _put_back_tables
         if not kept.is_file():
             raise StoreError(f"{backup}: holds no {kept.name}, but the setup's store is in {kind}; nothing was changed")
         if not (backup / MODELS).is_file():
             raise StoreError(f"{backup}: holds no {MODELS}; {AGAIN}")
-        put_back = _put_back_file if backend.sqlite else _put_back_tables
         try:
             damaged, before = put_back(setup, backend, kept, replace)
         except OSError as error:
@@ -129,7 +128,7 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
 def _put_back_file(setup: Setup, backend: Backend, kept: Path, replace: bool) -> tuple[list[str], Path | None]:
     """What is wrong with versions that were left out, and where the file lies that was there."""
     check_store(kept)
-    file = Path(str(backend.engine.url.database))
+    file = Path(backend.where)
     _free(file, replace)
     return unpack(setup, kept.with_name(MODELS)), _placed(kept, file)
 
@@ -154,7 +153,7 @@ def _now() -> str:
 def _keep_store(setup: Setup, folder: Path) -> None:
     with closing(connect(store_of(setup))) as backend:
         if backend.sqlite:
-            _copied(Path(str(backend.engine.url.database)), folder / SQLITE)
+            _copied(Path(backend.where), folder / SQLITE)
         with backend.explained(), backend.reader.connect() as link:
             if known_version(link, backend.where) is None:
                 raise missing(backend)
@@ -319,15 +318,15 @@ def unpack(setup: Setup, models: Path) -> list[str]:
         tempfile.TemporaryDirectory(dir=targets[VERSIONS], prefix=".restored.", suffix=ASIDE) as versions,
         tempfile.TemporaryDirectory(dir=targets[OWN], prefix=".restored.", suffix=ASIDE) as own,
     ):
-        asides = {VERSIONS: Path(versions, VERSIONS), OWN: Path(own, OWN)}
+        asides = {VERSIONS: versions, OWN: own}
         try:
             with _Bounded(models) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
                 for member in list(_members(packed, models)):  # all are looked at before one is written
-                    packed.extract(member, asides[member.name.partition("/")[0]].parent, filter="data")
+                    packed.extract(member, asides[member.name.partition("/")[0]], filter="data")
         except BROKEN as error:
             raise StoreError(f"{models}: is no archive that can be read ({error}); {AGAIN}") from None
         for name, target in targets.items():
-            for found in sorted(asides[name].glob("*")):
+            for found in sorted(Path(asides[name], name).glob("*")):
                 if (target / found.name).exists():
                     continue
                 try:
@@ -385,11 +384,9 @@ def check_store(file: Path) -> None:
             (version,) = store.execute("SELECT version_num FROM alembic_version").fetchone() or (None,)
     except (sqlite3.Error, UnicodeError) as error:
         raise StoreError(f"{file}: is no store ({error}); {AGAIN}") from None
-    if found != "ok" or version not in REVISIONS:
-        reason = (
-            f"damaged ({found})" if found != "ok" else f"of version {version}, and {REVISIONS[-1]} is the newest known"
-        )
-        raise StoreError(f"{file}: is {reason}; {AGAIN}")
+    if found != "ok":
+        raise StoreError(f"{file}: is damaged ({found}); {AGAIN}")
+    _check_version(file, version)
 
 
 def check_dump(file: Path) -> str:
@@ -399,9 +396,13 @@ def check_dump(file: Path) -> str:
     version = re.search(r"^COPY \S*alembic_version \(version_num\) FROM stdin;\n(.*)$", rows, re.MULTILINE)
     if version is None or not MARKS.keys() <= set(re.findall(r"^\d+; \d+ \d+ TABLE \S+ (\S+)", listed, re.MULTILINE)):
         raise StoreError(f"{file}: is no store; {AGAIN}")
-    if version[1] not in REVISIONS:
-        raise StoreError(f"{file}: is of version {version[1]}, and {REVISIONS[-1]} is the newest known; {AGAIN}")
+    _check_version(file, version[1])
     return version[1]
+
+
+def _check_version(file: Path, version: str | None) -> None:
+    if version not in REVISIONS:
+        raise StoreError(f"{file}: is of version {version}, and {REVISIONS[-1]} is the newest known; {AGAIN}")
 
 
 def give_to_owner(path: Path, folder: Path) -> None:
