@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from what_next.serving.store import records, tables
-from what_next.serving.store.backend import among, insert_all
+from what_next.serving.store.backend import among, execute_all, insert_all
 from what_next.serving.store.tables import dumps
 
 KEPT, MOST = 24 * 3600 * 1_000_000, 100_000
@@ -33,7 +33,7 @@ LIVING = (
 )
 MARK_SHOWN = (
     update(tables.impressions)
-    .where(among(IMPRESSIONS.recommendation_id, "answers"))
+    .where(IMPRESSIONS.recommendation_id == bindparam("answer"))
     .values(shown=bindparam("was_shown"))
 )
 SHOWN = select(IMPRESSIONS.recommendation_id, IMPRESSIONS.number, IMPRESSIONS.user_id, IMPRESSIONS["items"]).where(
@@ -115,9 +115,7 @@ class Answers:
     def mark_shown(self, writes: Sequence[records.MarkShown]) -> list[None]:
         """Whether anybody saw some answers; the last one of each counts."""
         last = {one: write.shown for write in writes for one in write.recommendation_ids}
-        for shown in (False, True):
-            if ids := sorted(one for one, value in last.items() if value is shown):
-                self.connection.execute(MARK_SHOWN, {"answers": ids, "was_shown": shown})
+        execute_all(self.connection, MARK_SHOWN, [(shown, one) for one, shown in sorted(last.items())])
         return [None] * len(writes)
 
     def add_feedback(self, writes: Sequence[records.AddFeedback]) -> list[records.FeedbackAdded | Exception]:
