@@ -236,8 +236,7 @@ def _rewarded(store: Store, rows: pl.DataFrame, events: pl.DataFrame) -> tuple[p
 
 def _still_there(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
     """Without those who were erased, while this was read or since an earlier export."""
-    asked = pl.Series([user for (user,) in store.fetch(ASKED)], dtype=pl.String)
-    known = users(store)["user_id"]
+    asked, known = frame(store, ASKED)["user_id"], users(store)["user_id"]
     there = pl.when(EVENT).then(pl.col("user_id").is_in(known.implode()))
     return rows.filter(there.otherwise(NOBODY | pl.col("user_id").is_in(asked.implode())))
 
@@ -328,7 +327,9 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
     if before is None:
         found = exported(store, catalogue, progress=progress)
         return found if reason is None else replace(found, notes=[f"all was read: {reason}", *found.notes])
-    until, old = Until.of(store), _old(store, path, before)
+    until, old = Until.of(store), rows_of(path)
+    old = old.filter(~_erased(store, old["user_id"], before))
+    old = old.with_columns(pl.col("user_id", "item_id", "event").cast(pl.String))  # as they are read from a store
     # Answers first: whatever an answer knew is in the store by then.
     since = max(0, before.answers - AGAIN)
     again = frame(store, select(SHOWN.recommendation_id).where(SHOWN.number > since)).to_series()
@@ -355,8 +356,7 @@ def _before(store: Store, path: Path) -> tuple[Until | None, str | None]:
     if (before := _until(path)) is None:
         return None, f"{path} {EARLIER}"
     found = store.fetch(select(SHOWN.number, SHOWN.recommendation_id).where(SHOWN.number >= before.answers).limit(1))
-    gone = not found if before.answers else False
-    if gone or (found and found[0][0] == before.answers and found[0][1] != before.slate):
+    if (before.answers and not found) or (found and found[0][0] == before.answers and found[0][1] != before.slate):
         return None, f"{path} goes further than the store, which was restored or is another"
     return before, None
 
@@ -367,13 +367,6 @@ def _until(path: Path) -> Until | None:
         return Until(**orjson.loads(footer_of(path)[UNTIL]))
     except (KeyError, ValueError, TypeError):
         return None
-
-
-def _old(store: Store, path: Path, before: Until) -> pl.DataFrame:
-    """The rows of an earlier export as they are read from a store; without those who were erased since."""
-    rows = rows_of(path)
-    rows = rows.filter(~_erased(store, rows["user_id"], before))
-    return rows.with_columns(pl.col("user_id", "item_id", "event").cast(pl.String))
 
 
 def _erased(store: Store, users: pl.Series, before: Until) -> pl.Series:

@@ -70,11 +70,9 @@ class Account:
 
     def take(self, time: int | None, now: int) -> tuple[int, int]:
         """The number and the time of one more event."""
-        if time is None:
-            # Where the clock jumped back, what arrives later still is later.
-            time = now if self.latest is None or self.latest < now else self.latest
-        if self.latest is None or time > self.latest:
-            self.latest = time
+        if time is None:  # where the clock jumped back, what arrives later still is later
+            time = max(now, self.latest or now)
+        self.latest = time if self.latest is None else max(self.latest, time)
         self.last += 1
         self.events += 1
         return self.last, time
@@ -94,7 +92,10 @@ class Histories:
         """Events, each once; numbers are taken while the users' rows are locked."""
         rows = [row for write in writes for row in write.rows]
         accounts = self.accounts({row.user_id for row in rows})
-        late, known = self._late(rows), self._known([row.event_id for row in rows])
+        late, ids = self._late(rows), [row.event_id for row in rows]
+        known: dict[str, Content] = {
+            event: tuple(held) for event, *held in self.connection.execute(KNOWN, {"events": ids})
+        }
         new: dict[str, EventRow] = {}
         results: list[EventsAdded | Conflict] = []
         for write in writes:
@@ -135,10 +136,6 @@ class Histories:
         insert_all(self.connection, tables.events, values)
         moved = [(one.last, one.events, one.latest, one.key) for one in changed.values()]
         execute_all(self.connection, ADVANCE, moved)
-
-    def _known(self, event_ids: list[str]) -> dict[str, Content]:
-        """What the store holds under some ids."""
-        return {event: tuple(row) for event, *row in self.connection.execute(KNOWN, {"events": event_ids}).all()}
 
     def accounts(self, user_ids: Iterable[str]) -> dict[str, Account]:
         """The rows of users, made where there are none, and locked in the order of their ids.

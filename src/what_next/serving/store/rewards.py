@@ -100,7 +100,6 @@ def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = N
     counts, whatever the clock said; of a row and an event, which are numbered apart, the later arrival.
 
     Args:
-        store: with the feedback.
         rows: the items of the answers: columns `number` and `slate` (the recommendation's id) of the answer, `user_id`
             (null: nobody by name), `item_id`.
         naming: all events that name one of these answers (`NAMING`); None: they are read.
@@ -108,8 +107,7 @@ def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = N
     answers = rows.select("number", "slate", "user_id").unique().sort("number")
     named, others = _named(naming_events(store, answers["slate"]) if naming is None else naming, answers)
     mine = named.join(rows, on=ITEM, how="semi")
-    feedback = [_latest(found, "time", "order") for found in (_sent(store, answers), mine)]
-    latest = _latest(pl.concat(feedback), "time", "arrived")
+    latest = _latest(pl.concat([_sent(store, answers), _latest(mine, "time", "order")]), "time", "arrived")
     others += len(named) - len(mine)
     notes = [f"{others:,} events are no feedback: the answer that they name did not show their item to their user"]
     return latest.select(*ITEM, pl.col("reward").cast(pl.Float32)), notes if others else []
@@ -124,7 +122,7 @@ def naming_events(store: Store, slates: pl.Series, since: int | None = None) -> 
 
 
 def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
-    """The rows of feedback to some answers."""
+    """The last row of feedback to each item of some answers."""
     found = []
     for part in slices(answers, PAGE):
         some = frame(store, SENT_TO, answers=part["number"].to_list())
