@@ -47,13 +47,8 @@ def get_known(
     path, notes, fetched = to / f"{known.name}.parquet", list[str](), not is_present(known, to)
     people.print(_known_table([known]))
     if fetched:
-        with Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=people,
-        ) as bars:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=people) as bars:
             task = bars.add_task(known.name, total=None, visible=False)
             path, notes = get(
                 known,
@@ -63,12 +58,9 @@ def get_known(
                 lambda text: bars.console.print(f"{known.name}: {text}", highlight=False, soft_wrap=True),
             )
     dataset = Dataset.read(path)
-    if as_json:
-        emit({"data": str(path), "fetched": fetched, "notes": notes, **_size(dataset)})
-        return
-    _say(people, notes)
-    state = "written" if fetched else "already here"
-    people.print(f"{path}: {state}; {_sentence(dataset)}", highlight=False, soft_wrap=True)
+    state = f"{path}: {'written' if fetched else 'already here'}; {_sentence(dataset)}"
+    facts = {"data": str(path), "fetched": fetched, "notes": notes, **_size(dataset)}
+    answer(facts, as_json, *(f"  {note}" for note in notes), state)
 
 
 @dataclass(frozen=True)
@@ -199,12 +191,10 @@ def _show(tables: "Tables", written: list[Path], dataset: "Dataset") -> None:
     """What was read and how, for people."""
     from what_next.data.importing.telling import told
 
-    people = Plain()
-    _say(people, told(tables, dataset))
-    for warning in tables.warnings:
-        people.print(f"warning: {warning}", style="bold yellow", highlight=False, soft_wrap=True)
-    _say(people, [f"{path} written" for path in written])
-    people.print(f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}", highlight=False, soft_wrap=True)
+    _say(f"  {line}" for line in told(tables, dataset))
+    _say((f"warning: {warning}" for warning in tables.warnings), style="bold yellow")
+    _say(f"  {path} written" for path in written)
+    _say([f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}"])
 
 
 @app.command("describe")
@@ -257,9 +247,10 @@ def _sentence(dataset: "Dataset") -> str:
     )
 
 
-def _say(people: Plain, lines: Iterable[str]) -> None:
+def _say(lines: Iterable[str], style: str | None = None) -> None:
+    people = Plain(highlight=False, soft_wrap=True)
     for line in lines:
-        people.print(f"  {line}", highlight=False, soft_wrap=True)
+        people.print(line, style=style)
 
 
 @app.command("world")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of, with_options
+from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of, numbers_of, with_options
 from what_next.cli.output import answer
 from what_next.errors import SetupError
 
@@ -160,12 +160,9 @@ def _range(text: str | None) -> tuple[float, float] | None:
     """Two numbers; a `SetupError` where they are not two, not finite, or not ascending."""
     if text is None:
         return None
-    try:
-        low, high = (float(one) for one in text.split(","))
-    except ValueError:
-        low = high = math.nan
-    if not -math.inf < low < high < math.inf:
-        raise SetupError(
-            f"--reward-range {text!r}: give two numbers, the least and the largest that a reward can be, as 0,1"
-        )
-    return low, high
+    match numbers_of(text):
+        case low, high if -math.inf < low < high < math.inf:
+            return low, high
+    raise SetupError(
+        f"--reward-range {text!r}: give two numbers, the least and the largest that a reward can be, as 0,1"
+    )

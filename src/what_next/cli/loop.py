@@ -3,7 +3,6 @@
 import os
 import time
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 
 from what_next.cli.options import Json, setup_of
-from what_next.cli.output import answer, emit, note
+from what_next.cli.output import answer, emit, moment, note
 from what_next.cli.service import opened
 from what_next.errors import SetupError, StoreError, StoreUnavailable, WhatNextError
 
@@ -96,7 +95,7 @@ def _go_on(loop: "Loop", every: float | None) -> None:
         lines = loop.journal.lines(1000)
         for line in [one for one in reversed(lines) if one.number > told] or (lines[:1] if every is None else []):
             where = line.step if line.round is None else f"round {line.round}, {line.step}"
-            note(f"{_moment(line.time)}  {where}: {line.told}")
+            note(f"{moment(line.time)}  {where}: {line.told}")
             told = line.number
         if every is None:
             return
@@ -106,7 +105,7 @@ def _go_on(loop: "Loop", every: float | None) -> None:
 def _shown(status: dict[str, Any]) -> Group:
     table = Table("when", "round", "step", "what it did, and why")
     for line in reversed(status["lines"]):
-        table.add_row(_moment(line["time"]), str(line["round"] or ""), line["step"], line["told"])
+        table.add_row(moment(line["time"]), str(line["round"] or ""), line["step"], line["told"])
     return Group(table, _summary(status))
 
 
@@ -123,7 +122,3 @@ def _summary(status: dict[str, Any]) -> str:
             "answers"
         )
     return "; ".join(parts) or "nothing was done yet"
-
-
-def _moment(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -140,14 +140,19 @@ def baselines_of(text: str | None) -> Sequence[str]:
     return words
 
 
+def numbers_of(text: str) -> list[float]:
+    """Numbers separated by commas; none at all where one of them is no number."""
+    try:
+        return [float(one) for one in text.split(",")]
+    except ValueError:
+        return []
+
+
 def weights_of(text: str | None) -> list[float]:
     """The value of `--weights`; none without it."""
     if text is None:
         return []
-    try:
-        weights = [float(one) for one in text.split(",")]
-    except ValueError:
-        weights = []
+    weights = numbers_of(text)
     if len(weights) < 2 or not all(0 <= one < math.inf for one in weights) or len(set(weights)) < len(weights):
         raise SetupError(f"--weights {text!r}: expected different numbers of at least 0, such as 0,0.5,2")
     return weights

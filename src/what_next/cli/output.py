@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
@@ -107,6 +108,11 @@ def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> Non
         return
     for one in shown:
         print(one) if isinstance(one, str) else tell(one)
+
+
+def moment(microseconds: int) -> str:
+    """A time of the store (since 1970) as people read it, in UTC."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def command(name: str, setup: Path, overrides: Sequence[str] | None, *more: str) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
-from what_next.cli.options import Json
+from what_next.cli.options import Json, numbers_of
 from what_next.cli.output import answer
 from what_next.errors import SetupError
 
@@ -48,10 +48,9 @@ def plan(
     from what_next.experiments.plan import DAY, Size
     from what_next.experiments.plan import plan as plan_of
 
-    try:
-        core, of_memory, of_disk, sent = map(float, prices.split(","))
-    except ValueError:
-        raise SetupError(f"--prices {prices!r}: expected four numbers, such as 25,3,0.1,0.01") from None
+    if len(each := numbers_of(prices)) != 4:
+        raise SetupError(f"--prices {prices!r}: expected four numbers, such as 25,3,0.1,0.01")
+    core, of_memory, of_disk, sent = each
     size = Size(
         users, items, events, dim, users / DAY if requests is None else requests, replicas, ranks, sharded, passes,
         active, days, memory * 2**30, disk * 2**30, prices=(core, of_memory, of_disk, sent),

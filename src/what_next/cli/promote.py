@@ -72,8 +72,13 @@ def promote(
             _show(facts, as_json)
             return REFUSED
         keep(versions_folder(settings), agent)
-        note = {"from": current, "agent": str(agent), "why": facts["why"], "forced": force}
-        note["gate"] = _short(facts["gate"])
+        note = {
+            "from": current,
+            "agent": str(agent),
+            "why": facts["why"],
+            "forced": force,
+            "gate": _short(facts["gate"]),
+        }
         facts["number"] = store.put(Deploy(version, "promoted" if current else "first", note))
     return _show(facts, as_json)
 
@@ -134,13 +139,7 @@ def _short(result: dict[str, Any] | None) -> dict[str, Any] | None:
     if result is None:
         return None
     log = {name: result["log"].get(name) for name in ("file", "rows", "hash")}
-    return {
-        "estimator": result["estimator"],
-        "margin": result["margin"],
-        "looks": result["looks"],
-        "difference": result["difference"],
-        "log": log,
-    }
+    return {name: result[name] for name in ("estimator", "margin", "looks", "difference")} | {"log": log}
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> int:

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of
-from what_next.cli.output import answer, emit, note
+from what_next.cli.output import answer, emit, moment, note
 from what_next.errors import DataError, Plain, SetupError
 
 if TYPE_CHECKING:
@@ -134,7 +133,12 @@ def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fal
     with opened(setup_of(setup, overrides, "train=no")) as store:
         found = store.keys()
     rows = [
-        {"name": one.name, "role": one.role, "created": _day(one.created), "revoked": one.revoked and _day(one.revoked)}
+        {
+            "name": one.name,
+            "role": one.role,
+            "created": moment(one.created),
+            "revoked": one.revoked and moment(one.revoked),
+        }
         for one in found
     ]
     table = Table("name", "role", "created", "revoked")
@@ -149,10 +153,6 @@ def revoke(setup: SetupFile, name: KeyName, overrides: Overrides = None, as_json
     with opened(setup_of(setup, overrides, "train=no")) as store:
         store.revoke_key(name)
     answer({"revoked": name}, as_json, f"{name} is revoked")
-
-
-def _day(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 @log.callback()
