@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from what_next.data import Dataset, Options, import_files, save
 from what_next.data.files import check_paths, write_files
 from what_next.data.importing.large import import_large
-from what_next.data.importing.telling import told
 from what_next.errors import DataError, SaveError
 
 
@@ -66,7 +65,7 @@ def test_of_several_files_it_is_told_which_rows_were_rejected_where(file) -> Non
     tables = import_files([fine, micro, odd])
     [warning] = [one for one in tables.warnings if "can be used" in one]
     assert warning.startswith(f"no row of {micro} (time in another unit) can be used; ")
-    lines = told(tables, Dataset.from_tables(tables, "log"))
+    lines = tables.told(Dataset.from_tables(tables, "log"))
     assert f"3 rows rejected: time in another unit (3 in {micro}, from line 2 on)" in lines
     assert f"1 row rejected: not a time (1 in {odd}, from line 2 on)" in lines
 

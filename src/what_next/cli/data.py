@@ -189,9 +189,7 @@ def import_data(
 
 def _show(tables: "Tables", written: list[Path], dataset: "Dataset") -> None:
     """What was read and how, for people."""
-    from what_next.data.importing.telling import told
-
-    _say(f"  {line}" for line in told(tables, dataset))
+    _say(f"  {line}" for line in tables.told(dataset))
     _say((f"warning: {warning}" for warning in tables.warnings), style="bold yellow")
     _say(f"  {path} written" for path in written)
     _say([f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}"])
@@ -215,15 +213,13 @@ def describe(
 
 
 def _report(tables: "Tables", written: list[Path], dataset: "Dataset") -> dict[str, Any]:
-    from what_next.data.importing.telling import roles
-
     return {
         "data": str(written[-1]),
         "files": [str(path) for path in written],
         "rows_read": tables.rows,
         "rejected": tables.reasons(),
         "columns": tables.columns,
-        "known_by": {role: known for role, (_, known) in roles(tables, dataset).items()},
+        "known_by": {role: known for role, (_, known) in tables.roles(dataset).items()},
         "notes": tables.notes,
         "warnings": tables.warnings,
         **_size(dataset),
@@ -288,7 +284,7 @@ def fit_world(
     for path, ending in ((to, ".safetensors"), (calibration, ".svg")):
         if path is not None and path.suffix.lower() != ending:
             raise DataError(f"{path}: expected a name that ends in {ending}")
-    check_paths([to, *([calibration] if calibration else [])])
+    check_paths(filter(None, [to, calibration]))
     roles = Roles(user=user, item=item, reward=reward, propensity=propensity)
     shown = read_log(log, roles, items, propensities=not unweighted)
     vectors = None if model is None else Vectors.of(read_trained(model, ["train=no"]), shown)

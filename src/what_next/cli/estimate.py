@@ -1,7 +1,7 @@
 """`what-next estimate` and `what-next gate`: policies judged by a log of decisions."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,7 +86,7 @@ class LogOptions:
         from what_next.data.decisions.log import Roles
         from what_next.off_policy import LogSettings
 
-        columns = {one.name: getattr(self, one.name) for one in fields(Roles) if one.name != "context"}
+        columns = {role: getattr(self, role) for role in Roles().given}
         shared = {name: getattr(self, name) for name in ("marginal", "top", "seen", "clusters", "discount", "level")}
         return LogSettings(
             self.log, Roles(**columns, context=tuple(names_of(self.context) or ())), self.items, **shared,
@@ -121,7 +121,7 @@ def estimate(
 
     if calibration is not None and (options.behaviour != "estimated" or calibration.suffix.lower() != ".svg"):
         raise SetupError(f"--calibration {calibration}: is for --behaviour estimated, and must end in .svg")
-    check_paths([calibration] if calibration else [])
+    check_paths(filter(None, [calibration]))
     with Bars(as_json) as stages:
         result = estimate_policy(options.log_settings(), policy, force=force, stages=stages)
     if calibration is not None:

@@ -72,13 +72,8 @@ def promote(
             _show(facts, as_json)
             return REFUSED
         keep(versions_folder(settings), agent)
-        note = {
-            "from": current,
-            "agent": str(agent),
-            "why": facts["why"],
-            "forced": force,
-            "gate": _short(facts["gate"]),
-        }
+        note = {"from": current, "agent": str(agent), "why": facts["why"], "forced": force}
+        note["gate"] = _short(facts["gate"])
         facts["number"] = store.put(Deploy(version, "promoted" if current else "first", note))
     return _show(facts, as_json)
 

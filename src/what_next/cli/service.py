@@ -132,19 +132,12 @@ def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fal
     """List the keys by name, with their roles; the keys themselves are not kept."""
     with opened(setup_of(setup, overrides, "train=no")) as store:
         found = store.keys()
-    rows = [
-        {
-            "name": one.name,
-            "role": one.role,
-            "created": moment(one.created),
-            "revoked": one.revoked and moment(one.revoked),
-        }
-        for one in found
-    ]
-    table = Table("name", "role", "created", "revoked")
+    names = ("name", "role", "created", "revoked")
+    rows = [(one.name, one.role, moment(one.created), one.revoked and moment(one.revoked)) for one in found]
+    table = Table(*names)
     for row in rows:
-        table.add_row(*(str(value or "") for value in row.values()))
-    answer({"keys": rows}, as_json, table)
+        table.add_row(*(str(value or "") for value in row))
+    answer({"keys": [dict(zip(names, row, strict=True)) for row in rows]}, as_json, table)
 
 
 @keys.command("revoke")

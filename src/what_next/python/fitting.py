@@ -17,7 +17,6 @@ from what_next.data.importing.cleaning import clean
 from what_next.data.importing.ids import MISSING
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import duration
-from what_next.data.importing.telling import told
 from what_next.environment import Environment
 from what_next.errors import DataError, ModelError, Plain, SetupError, TrainingError, in_python, told_in_python
 from what_next.policy import LearnedPolicy
@@ -95,7 +94,7 @@ def fit(
     # A notebook would get a block of its own for each line.
     people = Plain(soft_wrap=True, highlight=False, quiet=not verbose, force_jupyter=False)
     if tables is not None:
-        lines = (*told(tables, dataset), *(f"warning: {one}" for one in tables.warnings))
+        lines = (*tables.told(dataset), *(f"warning: {one}" for one in tables.warnings))
         people.print("\n".join(map(in_python, lines)))
     state = State(dataset, setup)
     agent = Agent(setup, state.space)

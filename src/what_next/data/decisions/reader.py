@@ -38,7 +38,6 @@ NAMES: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 """Names that are recognised, as in `columns.ALIASES`."""
 
-ROLES = ("user", "item", "time", "reward", "propensity", "position", "slate")
 OPEN_BANDIT = {"item_id", "position", "click", "propensity_score"}
 """Columns by which the Open Bandit files are recognised (Saito et al. 2020, arXiv 2008.07146)."""
 
@@ -117,7 +116,7 @@ def propensities_in(log: DecisionLog, column: str) -> Float64[np.ndarray, "rows"
 
 def _recognised(source: Source, roles: Roles, propensities: bool) -> dict[str, str]:
     names = source.names
-    wanted = [role for role in ROLES if propensities or role != "propensity"]
+    wanted = [role for role in roles.given if propensities or role != "propensity"]
     columns = recognise(names, wanted, ("item", "reward"), roles.given, str(source.path), NAMES)
     if propensities and "propensity" not in columns:
         raise DataError(

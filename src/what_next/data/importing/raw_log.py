@@ -20,7 +20,6 @@ ROW, LINE, FILE, REASON = "\0row", "\0line", "\0file", "\0reason"
 """Where an event came from, and why it was rejected; names that no file uses."""
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The value in a folder's name that stands for none."""
-ROLES = ("user", "item", "time", "reward", "event", "titles")
 MOST_WORDS = 200
 """How many kinds of events a log has, at most."""
 ID_NAME = r"(?:^|[\s_.-])(?:id|uid|iid|uuid|guid|asin|isbn|ean|upc|sku|user|item|code)$|[a-z]I[dD]$"
@@ -85,11 +84,14 @@ class RawLog:
         if items is not None and options.titles in items.names:
             given["titles"] = None
         columns, how = _roles(raw, names, sources, given, options, where)
-        odd, warnings = _odd(raw, names, columns, options, where)
+        free = _free(names, columns, options)
+        times = like_times(raw, free)
+        ids = like_ids(raw, [name for name in free if name not in times])
+        warnings = odd_columns(times, ids, where)
         if options.session_gap is not None and "time" not in columns:
             raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
-        quoted = any(source.quoted for source in sources)
-        return cls(raw, names, rows, columns, how, odd, warnings, misfits, options, where, len(sources) > 1, quoted)
+        several, quoted = len(sources) > 1, any(source.quoted for source in sources)
+        return cls(raw, names, rows, columns, how, times + ids, warnings, misfits, options, where, several, quoted)
 
     def rejected(self, bad: pl.DataFrame) -> pl.DataFrame:
         """The rejected rows as they stand in the file, with their line and the reason."""
@@ -219,7 +221,7 @@ def _roles(
         hint += f"; {some(map(repr, lists))} holds lists of objects: write those alone, each on a line"
     elif options.header is None and sources[0].first_line > 1:
         hint += "; if the first line holds no names, see --no-header and --columns"
-    columns = recognise(names, ROLES, ("user", "item"), {**given, **guessed}, where, hint=hint)
+    columns = recognise(names, options.given, ("user", "item"), {**given, **guessed}, where, hint=hint)
     by_name = "by the layout of MovieLens' files" if named == {"layout"} else "by its name"
     how = {role: f"by --{role}" if given.get(role) else by_name for role in columns}
     how |= {role: "by its place" if role in ("user", "item") else "by its values" for role in guessed}
@@ -273,20 +275,6 @@ def _few_words(raw: pl.LazyFrame, column: str, options: Options, where: str) -> 
             "allowed; name another with --event"
         )
     return few
-
-
-def _odd(
-    raw: pl.LazyFrame,
-    names: Sequence[str],
-    columns: Mapping[str, str],
-    options: Options,
-    where: str,
-) -> tuple[list[str], list[str]]:
-    """Columns without a role that look like times or ids, and what to say of them."""
-    free = _free(names, columns, options)
-    times = like_times(raw, free)
-    ids = like_ids(raw, [name for name in free if name not in times])
-    return times + ids, odd_columns(times, ids, where)
 
 
 def _codes(values: pl.Series) -> bool:

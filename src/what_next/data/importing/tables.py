@@ -5,15 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import polars as pl
 
 from what_next.data.catalogue import Catalogue
 from what_next.data.files import FORMATS, beside, write_together
 from what_next.data.importing.attributes import Fill
+from what_next.data.importing.columns import ALIASES
 from what_next.data.importing.ids import MISSING
-from what_next.errors import DataError
+from what_next.errors import MOST_NAMES, DataError, counted, some
+
+if TYPE_CHECKING:
+    from what_next.data.dataset import Dataset
 
 REASONS = (
     "not UTF-8", "too many fields", "not a JSON object", "no user", "no item", "zero or negative time",
@@ -90,7 +94,7 @@ class Options:
     @property
     def given(self) -> Mapping[str, str | None]:
         """The columns that were named, by role."""
-        return {role: getattr(self, role) for role in ("user", "item", "time", "reward", "event", "titles")}
+        return {role: getattr(self, role) for role in ALIASES}
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,33 @@ class Tables:
     def reasons(self) -> dict[str, int]:
         """How many rows were rejected, by reason."""
         return by_reason(self.rejected)
+
+    def roles(self, dataset: "Dataset") -> dict[str, tuple[str, str]]:
+        """The column of each role, and how that is known; of the times, which they are, too."""
+        found = {role: (column, self.how[role]) for role, column in self.columns.items()}
+        if (span := dataset.span()) and "time" in found:
+            column, known = found["time"]
+            found["time"] = column, f"{known}: {span['first']} to {span['last']}"
+        return found
+
+    def told(self, dataset: "Dataset") -> list[str]:
+        """For people: each role, what the other columns became, and what was left out or rejected, and why."""
+        others = {"attributes of the items": dataset.catalogue.names, "context of the events": dataset.context_names}
+        return [
+            *(f"{role}: {column} ({known})" for role, (column, known) in self.roles(dataset).items()),
+            *(f"{what}: {some(names)}" for what, names in others.items() if names),
+            *self.notes,
+            *(f"{counted(count, 'row')} rejected: {one}{self._lines(one)}" for one, count in self.reasons().items()),
+        ]
+
+    def _lines(self, reason: str) -> str:
+        """Where the rows stand that were rejected for a reason; of several files, how many in each."""
+        found = self.rejected.filter(pl.col("reason") == reason)
+        lines = found["line"]
+        if "file" in found.columns:
+            files = found.group_by("file", maintain_order=True).agg(pl.len(), pl.col("line").first())
+            return f" ({some(f'{count:,} in {name}, from line {line} on' for name, count, line in files.iter_rows())})"
+        return f" (line{'s' if len(lines) > 1 else ''} {some(lines.head(MOST_NAMES), len(lines))})"
 
     @property
     def lost(self) -> str:
