@@ -60,24 +60,27 @@ def item_table(
     columns: list[pl.Series] = []
     for name in dict.fromkeys(chosen):
         if name in found:
-            column, note = _complete(numbers[name], raw["item_id"], fill, where)
-            made = [column]
+            made, told = _complete(numbers[name], raw["item_id"], fill, where)
         else:
-            made, note = _word_columns(raw[name], name, [*others, *(one.name for one in columns)], where)
+            made, told = _word_columns(raw[name], name, [*others, *(one.name for one in columns)], where)
         columns += made
-        notes += note
-    text_id = pl.col("item_id").cast(pl.String)
-    title = pl.coalesce(_title(raw, titles), text_id) if titles else text_id
-    return raw.select("item_id", title.alias("title")).with_columns(columns), notes
+        notes += told
+    return raw.select("item_id", title=_title(raw, titles)).with_columns(columns), notes
 
 
-def _title(raw: pl.DataFrame, titles: str) -> pl.Expr:
+def _title(raw: pl.DataFrame, titles: str | None) -> pl.Expr:
+    """The text of a column; the id where that is blank, or where there is no such column."""
+    item = pl.col("item_id").cast(pl.String)
+    if not titles:
+        return item
     column = pl.col(titles)
-    text = column.list.join(" ") if isinstance(raw[titles].dtype, pl.List) else column.cast(pl.String)
-    return pl.when(text.str.strip_chars() != "").then(text.str.strip_chars())
+    text = (
+        column.list.join(" ") if isinstance(raw[titles].dtype, pl.List) else column.cast(pl.String)
+    ).str.strip_chars()
+    return pl.when(text != "").then(text).otherwise(item)
 
 
-def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) -> tuple[pl.Series, list[str]]:
+def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) -> tuple[list[pl.Series], list[str]]:
     """The attribute as finite Float32, with a note when values were filled in."""
     notes, name, missing = [], column.name, column.null_count()
     if missing and fill == "median" and missing < len(column):
@@ -94,7 +97,7 @@ def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) 
     if len(wrong := (~exact_enough.is_finite()).arg_true()):
         item, value = ids[wrong[0]], column[wrong[0]]
         raise DataError(f"{where}: item {item!r} has {value:g} for attribute {name!r}; expected at most 3.4e38")
-    return exact_enough, notes
+    return [exact_enough], notes
 
 
 def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str) -> tuple[list[pl.Series], list[str]]:

@@ -103,6 +103,12 @@ def unpacked(path: Path) -> io.BufferedIOBase:
     return path.open("rb")
 
 
+def content_of(path: Path) -> bytes:
+    """All bytes of a file without their packing, see `unpacked`."""
+    with unpacked(path) as file:
+        return file.read()
+
+
 def head(path: Path) -> bytes:
     """The first bytes of the content, with whole lines at its end where there are several."""
     if magic(path).startswith(ZSTD):
@@ -173,12 +179,7 @@ def _only_member(path: Path) -> io.BufferedIOBase:
 
 
 def refuse_foreign(path: Path, start: bytes) -> None:
-    """Raises a `DataError` that says what a file is, where it is known to be no table that is read here.
-
-    Args:
-        path: the file, for the message.
-        start: its first bytes, unpacked.
-    """
+    """Raises a `DataError` that says what a file is, where its first bytes, unpacked, are of no table that is read."""
     lower = start.lstrip()[:16].lower()
     kind = next((about for mark, about in FOREIGN.items() if start.startswith(mark) or lower.startswith(mark)), None)
     if start[TAR : TAR + 5] == b"ustar":

@@ -28,6 +28,7 @@ from what_next.data.importing.contents import (
     UTF_16,
     WINDOWS,
     ZSTD,
+    content_of,
     data_file,
     decoded,
     encoding_of,
@@ -44,6 +45,8 @@ from what_next.errors import LONGEST_NAME, MOST_NAMES, DataError, disk_full, som
 
 PICKLE, ATOMIC, JSON = {".pk", ".pkl", ".pickle"}, {".inter", ".item", ".user"}, {".json", ".jsonl", ".ndjson"}
 PACKED = {".gz", ".zst", ".bz2", ".xz", ".zip"}
+QUOTED = {";": '"', ",": '"'}
+"""By separator, what fields with one in them stand in; with other separators, a quote is a letter like any other."""
 ATOMIC_HEADER = r":(token|float)(_seq)?(\t|$)"
 OBJECTS = r"\s*(\[\s*)?\{"
 """How JSON lines start, and an array of objects."""
@@ -196,8 +199,7 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
     if not re.match(OBJECTS, text):
         raise DataError(f"{path}: is JSON, but neither lines with an object each nor one array of objects; write it so")
     if text.lstrip().startswith("["):
-        with open_unpacked(path) as file:
-            content = file.read()
+        content = content_of(path)
         try:
             found = pl.read_json(content, infer_schema_length=None)
         except pl.exceptions.ComputeError:
@@ -208,13 +210,12 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
     try:
         if spill is not None:
             return Source(_spilled(_flat(pl.scan_ndjson(_plain(path, spill), infer_schema_length=None)), spill), path)
-        source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
+        source = path if polars_unpacks(magic(path)) else content_of(path)
         return Source(_flat(pl.read_ndjson(source, infer_schema_length=None).lazy()), path)
     except pl.exceptions.ComputeError as error:
         if disk_full(error):
             raise
-        with open_unpacked(path) as file:
-            content = file.read()
+    content = content_of(path)
     encoding = encoding_of(content)
     text, foreign = content.decode(encoding, errors="replace"), encoding == WINDOWS
     damaged = not foreign and text.encode() != content
@@ -279,7 +280,7 @@ def _strict(text: str) -> str:
 def read_atomic(path: Path, text: str, spill: Path | None = None) -> Source:
     """RecBole's atomic file: tab separated, header `name:type`, sequences separated by spaces."""
     full = text.partition("\n")[0].rstrip("\r").split("\t")
-    raw, notes = _delimited(path, "\t", full, 1, quote=None, spill=spill)
+    raw, notes = _delimited(path, "\t", full, 1, spill=spill)
     columns = []
     for heading in raw.collect_schema().names():
         name, _, kind = heading.partition(":")
@@ -307,8 +308,8 @@ def read_text(
     line = re.split(r"[\r\n]", text, maxsplit=1)[0]
     unquoted = re.sub(r'"[^"]*"', "", line)
     separator = told[1] or next((mark for mark in ("::", "\t", ";", ",", "|", " ") if mark in unquoted), ",")
-    quote = '"' if separator in ";," else None
-    first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) if quote else None
+    quoted = separator in QUOTED
+    first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) if quoted else None
     fields = first or line.split(separator)
     if header is None and names is None and separator != "::":
         _refuse_values(path, fields, sought)
@@ -326,14 +327,14 @@ def read_text(
     if separator == "::":
         frame, more = _split_by_colons(path, columns, skipped, spill)
     else:
-        frame, more = _delimited(path, separator, columns, skipped, quote, above, "\n" if "\n" in text else "\r", spill)
+        frame, more = _delimited(path, separator, columns, skipped, above, "\n" if "\n" in text else "\r", spill)
     notes += more
     if separator == ";":
         frame, more = _with_points(frame)
         notes += more
     if spill is None:
         frame = frame.collect().lazy()  # what was changed since it was read is not worked out in each pass
-    return Source(frame, path, 1 + skipped, named, quote is not None, tuple(f"{path}: {note}" for note in notes))
+    return Source(frame, path, 1 + skipped, named, quoted, tuple(f"{path}: {note}" for note in notes))
 
 
 def is_value(field: str) -> bool:
@@ -381,7 +382,6 @@ def _delimited(
     separator: str,
     columns: Sequence[str],
     skipped: int,
-    quote: str | None,
     above: int = 0,
     end: str = "\n",
     spill: Path | None = None,
@@ -391,23 +391,21 @@ def _delimited(
     Args:
         separator: one character; `columns`: their names.
         skipped: how many lines stand before the first record; `above`: how many of them before the header.
-        quote: what fields with a separator in them stand in; `end`: what ends a line.
-        spill: see `open_source`.
+        end: what ends a line; `spill`: see `open_source`.
     """
     if spill is not None and spill.exists():
         note = pl.read_parquet_metadata(spill).get(NOTE)
         return pl.scan_parquet(spill, glob=False), [note] if note else []
-    source = _source(path, spill)
-    names, lossy, note = list(columns), False, ""
+    source, lossy, wide, note = _source(path, spill), False, False, ""
     # Rows may hold quoted line breaks; what stands above them is told in lines.
     skip: Any = {"skip_lines": skipped} if above else {"skip_rows": skipped}
     while True:
+        names = [*columns, EXTRA] if wide else list(columns)
         try:
             frame = pl.scan_csv(
-                source, separator=separator, has_header=False, quote_char=quote, eol_char=end, **skip,
+                source, separator=separator, has_header=False, quote_char=QUOTED.get(separator), eol_char=end, **skip,
                 glob=False, schema=dict.fromkeys(names, pl.String), missing_columns="insert",
-                truncate_ragged_lines=len(names) > len(columns),
-                extra_columns="ignore" if len(names) > len(columns) else "raise",
+                truncate_ragged_lines=wide, extra_columns="ignore" if wide else "raise",
                 encoding="utf8-lossy" if lossy else "utf8",
             )  # fmt: skip
             frame = frame.with_columns(pl.all().str.strip_chars())  # people write `u1, i1`, and mean i1
@@ -419,31 +417,29 @@ def _delimited(
         except pl.exceptions.NoDataError:
             return pl.LazyFrame(schema=dict.fromkeys(columns, pl.String)), []
         except (pl.exceptions.ComputeError, pl.exceptions.SchemaError) as error:
-            if "could not parse" in str(error) and quote:
+            if "could not parse" in str(error) and separator in QUOTED:
                 stray = str(error).splitlines()[0].partition("`")[2][:LONGEST_NAME]
                 raise DataError(f"{path}: a quote is opened and not closed, at {stray!r}; close it there") from error
-            if ("more fields" in str(error) or "n_extra" in str(error)) and len(names) == len(columns):
-                names = [*columns, EXTRA]
+            if ("more fields" in str(error) or "n_extra" in str(error)) and not wide:
+                wide = True
             elif "utf-8" in str(error) and not (lossy or note):
                 with open_unpacked(path) as file:
                     lossy = is_utf_8(file)
                 if not lossy:
-                    with open_unpacked(path) as file:
-                        source, note = decoded(file.read()).encode(), NOT_UTF_8
+                    source, note = decoded(content_of(path)).encode(), NOT_UTF_8
             else:
                 raise
 
 
 def _source(path: Path, spill: Path | None) -> Path | bytes:
     """A text file as Polars takes it: without its packing, and not in UTF-16."""
-    source: Path | bytes
-    if spill is not None:
-        source = _plain(path, spill)
-    else:
-        source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
-    if magic(path).startswith(UTF_16) or (isinstance(source, bytes) and source.startswith(UTF_16)):
-        source = (source if isinstance(source, bytes) else path.read_bytes()).decode("utf-16").encode()
-    return source
+    start = magic(path)
+    if spill is not None and not start.startswith(UTF_16):
+        return _plain(path, spill)
+    if polars_unpacks(start):
+        return path
+    content = content_of(path)
+    return content.decode("utf-16").encode() if content.startswith(UTF_16) else content
 
 
 def _split_by_colons(
@@ -451,7 +447,7 @@ def _split_by_colons(
 ) -> tuple[pl.LazyFrame, list[str]]:
     """Text separated by `::`, which no CSV reader takes: whole lines first, then split; and what people should know."""
     # A separator that text does not hold (the C0 control "unit separator") keeps each line in one piece.
-    lines, notes = _delimited(path, "\x1f", ["line"], skipped, quote=None, spill=spill)
+    lines, notes = _delimited(path, "\x1f", ["line"], skipped, spill=spill)
     lines = lines.with_columns(pl.col("line").str.split("::"))
     longest = lines.select(pl.col("line").list.len().max()).collect(engine="streaming").item()
     names = [*columns, EXTRA] if longest is not None and longest > len(columns) else columns
