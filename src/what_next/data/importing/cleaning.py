@@ -16,7 +16,7 @@ from what_next.data.files import FORMATS, footer_of
 from what_next.data.importing.attributes import first_values, item_table
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_reward, numeric, recognise
 from what_next.data.importing.contents import data_file
-from what_next.data.importing.events import Events, Order, repeated
+from what_next.data.importing.events import Events, Order, in_sessions, repeated
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source, readable
@@ -193,8 +193,9 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
     order, bad = events.order(), checked.bad
     if checked.compared:
         order, bad = _without_repeats(checked, events, order)
-    table = checked.item_table(events.item_ids)
-    log = events.table(order, options.session_gap)
+    table, log = checked.item_table(events.item_ids), events.table(order)
+    if options.session_gap is not None:
+        log = in_sessions(log, options.session_gap)
     return checked.tables(log.lazy(), table, bad, log)
 
 
@@ -296,7 +297,7 @@ def _without_repeats(checked: Checked, events: Events, order: Order) -> tuple[Or
     if not len(suspects):
         return order, checked.bad
     rows = checked.kept.select(ROW).collect(engine="streaming").to_series().gather(suspects)
-    again = repeated(checked.kept, ROW, rows, checked.compared)
+    again = repeated(checked.kept, rows, checked.compared)
     keep = np.ones(len(events.users), np.bool_)
     keep[suspects[rows.is_in(again.implode()).to_numpy()]] = False
     return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]], with_repeats(checked, again)

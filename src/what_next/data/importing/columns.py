@@ -55,7 +55,6 @@ def recognise(
     """The column for each role that has one.
 
     Args:
-        columns: the columns there are.
         roles: what to look for (keys of `ALIASES`).
         required: roles without which the table is of no use.
         given: the user's own choice for a role; None leaves it to the names, "" means that none has it.
@@ -98,9 +97,9 @@ def exact(columns: Sequence[str], wanted: str, option: str, where: str) -> str:
     raise DataError(f"{where}: no column {wanted!r} (from {option}); found {some(map(repr, columns))}")
 
 
-def is_known_name(name: str, roles: Iterable[str] = tuple(ALIASES)) -> bool:
+def is_known_name(name: str) -> bool:
     """Whether a column's name is one that is recognised for one of the roles."""
-    return any(_plain(name) == _plain(alias) for role in roles for alias in ALIASES[role])
+    return any(_plain(name) == _plain(alias) for aliases in ALIASES.values() for alias in aliases)
 
 
 def _by_alias(columns: Sequence[str], aliases: Sequence[str], taken: Mapping[str, str]) -> str | None:

@@ -9,6 +9,7 @@ import polars as pl
 from jaxtyping import Int32, Int64, Shaped
 
 from what_next.data.importing.ids import positions
+from what_next.data.importing.raw_log import ROW
 
 Order = Shaped[np.ndarray, "_"] | slice
 """Which events are taken, in which order; `slice(None)` where all are in order already."""
@@ -59,14 +60,8 @@ class Events:
         rows = pl.DataFrame([column.gather(tied).alias(name) for name, column in columns.items()])
         return np.asarray(tied[rows.is_duplicated().to_numpy()])
 
-    def table(self, order: Order, gap: timedelta | None = None) -> pl.DataFrame:
-        """The log in the given order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context.
-
-        Args:
-            order: the events to take.
-            gap: a longer pause between two events of a user starts a new session. A session becomes a user of its own:
-                `user:1`, `user:2`, ..., with zeros in front where there are ten or more, so that text sorts right.
-        """
+    def table(self, order: Order) -> pl.DataFrame:
+        """The log in that order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context."""
         columns = {
             "user_id": self.user_ids.gather(pl.Series(self.users[order])),
             "item_id": self.item_ids.gather(pl.Series(self.items[order])),
@@ -76,7 +71,7 @@ class Events:
         log = pl.DataFrame([column.alias(name) for name, column in columns.items()])
         if "timestamp" in columns:
             log = log.with_columns(pl.col("timestamp").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
-        return log if gap is None else in_sessions(log, gap)
+        return log
 
 
 def _column(log: pl.LazyFrame, name: str) -> pl.Series:
@@ -112,16 +107,16 @@ def _packed(
     return since
 
 
-def repeated(raw: pl.LazyFrame, index: str, suspects: pl.Series, compared: Sequence[str]) -> pl.Series:
-    """Those of some rows that repeat an earlier one in every compared column; `index` is the column that tells them.
+def repeated(raw: pl.LazyFrame, suspects: pl.Series, compared: Sequence[str]) -> pl.Series:
+    """Those of some rows (`ROW`) that repeat an earlier one in every compared column.
 
     Equal rows are alike once they are clean (`Events.alike`), so only such need to be looked at.
     """
     lists = [name for name, kind in raw.collect_schema().items() if isinstance(kind, pl.List)]
     as_text = pl.col(lists).cast(pl.List(pl.String)).list.join("\0")  # lists cannot be compared
-    near = raw.filter(pl.col(index).is_in(pl.lit(suspects).implode())).with_columns(as_text)
-    found = near.select(index, pl.struct(compared).alias("row")).collect(engine="streaming").sort(index)
-    return found.filter(~pl.col("row").is_first_distinct())[index]
+    near = raw.filter(pl.col(ROW).is_in(pl.lit(suspects).implode())).with_columns(as_text)
+    found = near.select(ROW, pl.struct(compared).alias("row")).collect(engine="streaming").sort(ROW)
+    return found.filter(~pl.col("row").is_first_distinct())[ROW]
 
 
 def sessions(log: pl.DataFrame, gap: timedelta) -> pl.Series:
@@ -131,7 +126,11 @@ def sessions(log: pl.DataFrame, gap: timedelta) -> pl.Series:
 
 
 def in_sessions(log: pl.DataFrame, gap: timedelta, width: int | None = None) -> pl.DataFrame:
-    """A sorted log with a user for each session; `width`: digits of the largest number, where the log is a part."""
+    """A sorted log with a user for each session, which a pause longer than `gap` between two of their events starts.
+
+    They are `user:1`, `user:2`, ..., with zeros in front where there are ten or more, so that text sorts right.
+    `width`: digits of the largest number, where the log is a part.
+    """
     ordinal = sessions(log, gap).cast(pl.String)
     width = width or int(ordinal.str.len_bytes().to_numpy().max())
     return log.with_columns(pl.col("user_id").cast(pl.String) + ":" + ordinal.str.zfill(width))

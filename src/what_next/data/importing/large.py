@@ -7,7 +7,7 @@ folder, under its name only once it is whole, in a folder beside the target, whe
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -114,7 +114,7 @@ def import_large(
     lock = to.with_name(f".{to.name}.lock")
     with (
         alone(lock, f"{to}: another import writes there now; wait for its end"),
-        _scratch(to, [*files, *([items] if items else [])], options) as scratch,
+        _scratch(to, filter(None, [*files, items]), options) as scratch,
         readable(*files, items),
     ):
         return _Import(scratch, memory, stages).run(files, to, items, options)
@@ -259,7 +259,7 @@ def _repeats(folders: Sequence[Path], checked: Checked) -> pl.LazyFrame:
     rows = pl.concat(pl.read_parquet(folder / "suspects.parquet", columns=[ROW], glob=False) for folder in folders)[ROW]
     if not checked.compared:
         rows = rows.clear()
-    return pl.LazyFrame({ROW: repeated(checked.kept, ROW, rows, checked.compared) if len(rows) else rows})
+    return pl.LazyFrame({ROW: repeated(checked.kept, rows, checked.compared) if len(rows) else rows})
 
 
 def _widest(folders: Sequence[Path], gap: timedelta) -> pl.LazyFrame:
@@ -287,7 +287,7 @@ def _discard(scratch: Path) -> None:
 
 
 @contextmanager
-def _scratch(to: Path, files: Sequence[Path], options: Options) -> Iterator[Path]:
+def _scratch(to: Path, files: Iterable[Path], options: Options) -> Iterator[Path]:
     """The folder of an import beside its target, with what an interrupted run of the same import left there.
 
     It goes when the import is done, or refused; it stays after an interruption, and where the disk is full.
