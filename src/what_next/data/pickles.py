@@ -50,6 +50,7 @@ _MODULES: dict[str, list[tuple[str | None, str]]] = {
     "pandas.core.arrays.categorical": [("pandas", "Categorical")],
     "pandas.core.arrays.datetimes": [("pandas.arrays", "DatetimeArray")],
     "pandas.core.arrays.floating": [("pandas.arrays", "FloatingArray"), ("pandas", "Float32Dtype Float64Dtype")],
+    "pandas.core.arrays.numpy_": [("pandas.arrays", "NumpyExtensionArray")],
     "pandas.core.arrays.integer": [("pandas.arrays", "IntegerArray"), ("pandas", _FLOATS_AND_INTEGERS)],
     "pandas.core.arrays.string_": [("pandas.arrays", "StringArray"), ("pandas", "StringDtype")],
     "pandas.core.arrays.string_arrow": [("pandas.arrays", "ArrowStringArray")],
@@ -98,10 +99,7 @@ ADMITTED: dict[tuple[str, str], tuple[str, str]] = {
     for name in names.split()
 } | {
     ("pandas.core.arrays.numpy_", "PandasArray"): ("pandas.arrays", "NumpyExtensionArray"),
-    ("pandas.core.arrays.numpy_", "NumpyExtensionArray"): ("pandas.arrays", "NumpyExtensionArray"),
-    ("pandas.core.indexes.numeric", "Int64Index"): ("pandas", "Index"),
-    ("pandas.core.indexes.numeric", "UInt64Index"): ("pandas", "Index"),
-    ("pandas.core.indexes.numeric", "Float64Index"): ("pandas", "Index"),
+    **{("pandas.core.indexes.numeric", f"{kind}Index"): ("pandas", "Index") for kind in ("Int64", "UInt64", "Float64")},
 }
 """What a pickle may name, and where that is imported from."""
 

@@ -53,7 +53,6 @@ def split_users(dataset: Dataset, test: float = 0.2, validation: float = 0.1, se
     """Some users are set aside whole: training knows nothing of them, and their every event is a target.
 
     Args:
-        dataset: what to split.
         test: the share of users for the test, between 0 and 1; at least one user.
         validation: the share for validation; at least one user, or none at 0.
         seed: which users.
@@ -105,7 +104,6 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
     Users whose first event came later are judged too: `cold` names them.
 
     Args:
-        dataset: what to split.
         quantile: the share of all events before the test begins, in (0.5, 1); events that tie with it are the test's.
         moment: when the test begins, instead (UTC where it names no zone).
 

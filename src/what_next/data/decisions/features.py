@@ -100,7 +100,6 @@ def propensity_of_items(source: Source, names: Sequence[str], given: str | None)
     The import puts a column there that is constant for each item, as the chances of a policy without context are.
 
     Args:
-        source: the log.
         names: what propensities are called; `given`: the user's own choice.
     """
     path, columns = beside(source.path, "items"), source.frame.collect_schema().names()
@@ -131,7 +130,6 @@ def contexts_of(
     """What was known before each decision, each column with mean 0 and standard deviation 1; and the columns' names.
 
     Args:
-        rows: how many there are.
         columns: of the log: numbers stay numbers, words become a 0/1 column each (see `WORDS`).
         places: slots, taken as words.
         past: what the user's own earlier rows tell (`past_of`), by name.
@@ -163,7 +161,6 @@ def past_of(
     Args:
         users: of each row, ascending; the rows of one in order of time.
         moments: of each row the first of those that were decided at once, see `moments_of`.
-        rewards: of each row.
     """
     starts, running = np.searchsorted(users, users), np.cumsum(rewards) - rewards
     before = moments - starts

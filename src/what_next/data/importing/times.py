@@ -75,8 +75,6 @@ def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where:
     dates with the day or the month first where the values tell which. Times without a zone are UTC.
 
     Args:
-        frame: the log.
-        column: its column.
         form: what the user said of them, see `FORMS`; None leaves it to the values.
         where: the file, for messages.
 

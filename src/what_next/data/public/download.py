@@ -45,7 +45,6 @@ def get(
     """Fetch, check, and import a public set as `NAME.parquet`.
 
     Args:
-        chosen: the set.
         folder: where the imported files go.
         archive: the official archive, where it was downloaded by hand.
         progress: is told how much has arrived.
