@@ -15,8 +15,8 @@ from jaxtyping import Float32, Int32, Int64
 
 from what_next.data import mapped
 from what_next.data.catalogue import Catalogue
-from what_next.data.decisions.service_log import events_of
-from what_next.data.files import FORMATS, beside, finish, footer_of
+from what_next.data.decisions.service_log import events_of, is_service_log
+from what_next.data.files import beside, finish, footer_of
 from what_next.data.html import table
 from what_next.data.importing.cleaning import clean, import_files
 from what_next.data.importing.ids import as_text
@@ -161,7 +161,7 @@ class Dataset:
             if path.is_dir():
                 catalogue = Catalogue.from_table(pl.read_parquet(items, glob=False))
                 return cls(path.stem, catalogue=catalogue, **mapped.read(path, catalogue.hash()))
-            log = events_of(path) if footer["what_next.format"] == FORMATS[2] else pl.read_parquet(path, glob=False)
+            log = events_of(path) if is_service_log(path) else pl.read_parquet(path, glob=False)
             tables = Tables(log, pl.read_parquet(items, glob=False), pl.DataFrame(), 0, {})
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path}: is damaged ({str(error).splitlines()[0]}); import the data again") from error

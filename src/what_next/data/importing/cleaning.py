@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from what_next.data.files import FORMATS, footer_of
+from what_next.data.decisions.service_log import is_service_log
 from what_next.data.importing.attributes import first_values, item_table
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_reward, numeric, recognise
 from what_next.data.importing.contents import data_file
@@ -168,7 +168,7 @@ def opened(
         DataError: a file cannot be read, or is the log of a service.
     """
     for path in map(data_file, files):
-        if footer_of(path).get("what_next.format") == FORMATS[2]:
+        if is_service_log(path):
             raise DataError(f"{path}: is the exported log of a service, which is read as it is: name it with data")
     companion = files[0].with_suffix(".item")
     if items is None and files[0].suffix == ".inter" and companion.is_file():
