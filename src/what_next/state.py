@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float32, Int, Int32
 
 from what_next.data import Dataset
-from what_next.data.space import Space
+from what_next.data.space import Space, known_events, numbers_at, same_catalogue, scaled_space
 from what_next.data.splits import advised
-from what_next.data.training_part import known_events, numbers_at, same_catalogue, scaled_space
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, some
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
 from what_next.rewards import Logged, population_sigma

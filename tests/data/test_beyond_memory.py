@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from what_next import Agent, Dataset, Environment, State
 from what_next.baselines import counts
 from what_next.baselines.counts import Known
-from what_next.data import split_leave_last_out, split_time, split_users, splits, training_part
+from what_next.data import split_leave_last_out, split_time, split_users, splits
 from what_next.data.importing.large import import_large
-from what_next.data.training_part import scaled_space
+from what_next.data.space import scaled_space
 from what_next.errors import DataError
 from what_next.metrics.next_items import Targets
 from what_next.rewards import Logged
@@ -65,7 +65,7 @@ def test_small_pieces_of_a_log_give_what_the_whole_gives(dataset: Dataset, monke
     held = [Targets.of(dataset, split, "test").held(dataset) for split in whole]
     assert 0 < sum(held) < sum(len(Targets.of(dataset, split, "test")) for split in whole)
     monkeypatch.setattr(splits, "CHUNK", 77)
-    monkeypatch.setattr(training_part, "EVENTS", 77)
+    monkeypatch.setattr("what_next.data.space.EVENTS", 77)
     for before, space, holds, one in zip(whole, spaces, held, made, strict=True):
         split = one()
         assert Targets.of(dataset, split, "test").held(dataset) == holds

@@ -6,7 +6,7 @@ from jaxtyping import Float64, Int64
 from what_next.baselines.counts import TIE, Known
 from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
-from what_next.data.training_part import DAY
+from what_next.data.space import DAY
 from what_next.types import History
 
 

@@ -1,11 +1,21 @@
-"""What networks are built for and scaled by: the item space of a data set, as training may know it."""
+"""What training may know of a data set as a whole: the items, and the scaling of items and events."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Float64, Int, Int32, Int64
 
+from what_next.data.batches import capped, ranges
 from what_next.data.catalogue import Catalogue
+from what_next.data.dataset import Dataset
+from what_next.data.splits import Split
+from what_next.errors import CatalogueError
+
+DAY = 24 * 3600 * 10**6  # microseconds
+CLOCK = "time_of_day_sin", "time_of_day_cos"
+EVENTS = 2**22
+"""Events of a log that are looked at at once: a log may be larger than memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,3 +64,109 @@ class Space:
         return replace(
             self, seen=space.seen, counts=space.counts, events_per_user=space.events_per_user, cold=space.cold
         )
+
+
+def scaled_space(dataset: Dataset, split: Split) -> Space:
+    """The catalogue and the numbers of events under the scaling of the training events; nothing else is measured yet.
+
+    Raises:
+        DataError: an attribute is constant on the items with a training event, or there is none.
+    """
+    counts = item_counts(dataset, split.known)
+    seen = np.flatnonzero(counts).astype(np.int32)
+    catalogue = dataset.catalogue.standardised(seen)
+    center, scale = _moments(dataset, split)
+    return Space(
+        catalogue=catalogue,
+        seen=seen,
+        tolerance=0.0,
+        typical=0.0,
+        event_names=_event_names(dataset),
+        event_center=center.astype(np.float32),
+        event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
+        counts=counts,
+        events_per_user=float(capped(taught).mean()) if len(taught := split.known[split.known >= 2]) else 0.0,
+        cold=_cold(dataset, split, counts),
+    )
+
+
+def _cold(dataset: Dataset, split: Split, counts: Int32[np.ndarray, "items"]) -> float:
+    """The share of the validation targets whose item has no training event; nobody is judged on a first event."""
+    (since, until), users = split.targets("validation"), split.validation
+    stop = (dataset.lengths if until is None else until)[users]
+    judged = stop > np.maximum(since[users], 1)
+    last = (dataset.offsets[users] + stop - 1)[judged]
+    return float((counts[dataset.items[last]] == 0).mean()) if len(last) else 0.0
+
+
+def item_counts(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Int32[np.ndarray, "items"]:
+    """How many events each item has among the first `known[u]` of each user."""
+    counts = np.zeros(len(dataset.catalogue), np.int32)
+    for events in known_events(dataset, known):
+        counts += np.bincount(dataset.items[events], minlength=len(counts)).astype(np.int32)
+    return counts
+
+
+def known_events(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Iterator[Int64[np.ndarray, "some"]]:
+    """The places of the first `known[u]` events of each user, ascending, about `EVENTS` at a time (or one user's)."""
+    done, start = np.cumsum(known, dtype=np.int64), 0
+    while start < dataset.users:
+        before = int(done[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(done, before + EVENTS, side="right")))
+        counts = np.asarray(known[start:stop], np.int64)
+        yield ranges(dataset.offsets[start:stop], counts)
+        start = stop
+
+
+def _moments(dataset: Dataset, split: Split) -> tuple[Float64[np.ndarray, "numbers"], Float64[np.ndarray, "numbers"]]:
+    """Mean and standard deviation of each number over the training events."""
+    count, mean, squares = 0, np.zeros(len(names := _event_names(dataset))), np.zeros(len(names))
+    for events in known_events(dataset, split.known) if names else ():
+        columns = numbers_at(dataset, names, np.zeros(len(names), np.float32), events)
+        if not len(events):
+            continue
+        # Two sets of values put together (Chan, Golub and LeVeque 1979, equation 2.1).
+        own, total = columns.mean(0, dtype=np.float64), count + len(events)
+        squares += columns.var(0, dtype=np.float64) * len(events) + (own - mean) ** 2 * (count * len(events) / total)
+        mean += (own - mean) * (len(events) / total)
+        count = total
+    return mean, np.sqrt(squares / max(1, count))
+
+
+def numbers_at(
+    dataset: Dataset,
+    names: Sequence[str],
+    otherwise: Float32[np.ndarray, "numbers"],
+    events: Int64[np.ndarray, "*some"],
+) -> Float32[np.ndarray, "*some numbers"]:
+    """What is known of some events besides their items, as `_event_names` calls it; `otherwise` of what is not."""
+    columns = np.empty((*events.shape, len(names)), np.float32)
+    angle = None
+    for place, name in enumerate(names):
+        if name == "reward" and dataset.rewards is not None:
+            columns[..., place] = dataset.rewards[events]
+        elif name in CLOCK and dataset.timestamps is not None:
+            angle = 2 * np.pi * (dataset.timestamps[events] % DAY) / DAY if angle is None else angle
+            columns[..., place] = np.sin(angle) if name == CLOCK[0] else np.cos(angle)
+        elif name in dataset.context_names:
+            columns[..., place] = dataset.context[events, dataset.context_names.index(name)]
+        else:
+            columns[..., place] = otherwise[place]
+    return columns
+
+
+def same_catalogue(dataset: Dataset, space: Space) -> None:
+    """Raises a `CatalogueError` where a model was trained on another catalogue than the data have."""
+    mine, theirs = dataset.catalogue, space.catalogue
+    if mine is not theirs and mine.hash() != theirs.hash():
+        raise CatalogueError(
+            f"the model was trained on another catalogue ({len(theirs)} items, {theirs.hash()[:12]}) than "
+            f"{dataset.name} has ({len(mine)} items, {mine.hash()[:12]}); train on this one, or go on from the "
+            "model with `what-next train SETUP --from MODEL`"
+        )
+
+
+def _event_names(dataset: Dataset) -> tuple[str, ...]:
+    """What is known of an event besides its item: reward, the log's further columns, the time of day (UTC)."""
+    rewards = () if dataset.rewards is None else ("reward",)
+    return (*rewards, *dataset.context_names, *(() if dataset.timestamps is None else CLOCK))

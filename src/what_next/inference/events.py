@@ -8,8 +8,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from what_next.data.space import Space
-from what_next.data.training_part import CLOCK, DAY
+from what_next.data.space import CLOCK, DAY, Space
 from what_next.types import History
 
 

@@ -21,8 +21,7 @@ from what_next.data.decisions.rule import Rule
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
 from what_next.data.files import beside, footer_of
 from what_next.data.importing.ids import positions
-from what_next.data.space import Space
-from what_next.data.training_part import CLOCK, numbers_at
+from what_next.data.space import CLOCK, Space, numbers_at
 from what_next.errors import DataError
 from what_next.inference.events import history_of
 from what_next.inference.extend import NewItem, extend, misfits

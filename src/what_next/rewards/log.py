@@ -10,7 +10,7 @@ from torch import Tensor
 
 from what_next.data import Dataset
 from what_next.data.batches import ranges
-from what_next.data.training_part import item_counts
+from what_next.data.space import item_counts
 from what_next.errors import SetupError, TrainingError
 from what_next.rewards.base import NEVER, Events, Reward
 from what_next.rewards.logged import Logged

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from what_next.baselines.counts import Known
-from what_next.data.training_part import DAY
+from what_next.data.space import DAY
 from what_next.errors import Plain
 from what_next.models.linear import RANKS, LinearTerm, ranks_of
 
