@@ -74,10 +74,9 @@ def _title(raw: pl.DataFrame, titles: str | None) -> pl.Expr:
     if not titles:
         return item
     column = pl.col(titles)
-    text = (
-        column.list.join(" ") if isinstance(raw[titles].dtype, pl.List) else column.cast(pl.String)
-    ).str.strip_chars()
-    return pl.when(text != "").then(text).otherwise(item)
+    text = column.list.join(" ") if isinstance(raw[titles].dtype, pl.List) else column.cast(pl.String)
+    stripped = text.str.strip_chars()
+    return pl.when(stripped != "").then(stripped).otherwise(item)
 
 
 def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) -> tuple[list[pl.Series], list[str]]:
