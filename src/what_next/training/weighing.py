@@ -1,6 +1,7 @@
 """How much counts of the log weigh beside the network: chosen on the validation users, once it is trained."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 import numpy as np
@@ -75,109 +76,124 @@ def weigh(
         quiet: nothing is printed.
     """
     console = Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
-    chosen, start = {"weight": 0.0}, monotonic()
-    alone = _measured(linear, chosen, score)
+    trial, start = Trial(linear, score), monotonic()
+    alone = trial.best = trial.measured()
     if (seconds := MANY * (monotonic() - start)) > LONG:
         console.print(
             f"weighing counts of the log beside the network: some {MANY} passes over the validation users, about "
             f"{seconds:.0f} s",
             highlight=False,
         )
-    best = _counted(linear, chosen, score, alone)
-    best = _wider(linear, chosen, score, best, learn) if learn else best
-    best = _followed(linear, chosen, score, best, repeats=repeats)
-    best, of_late = _popular(linear, chosen, recent or {}, score, best)
-    linear.choose(**chosen)
+    _count(trial)
+    if learn:
+        _widen(trial, learn)
+    _follow(trial, repeats=repeats)
+    of_late = _favour(trial, recent or {})
+    linear.choose(**trial.numbers)
     if not linear.counts:
         return False
-    likelihood = _measured(linear, chosen, lambda: -surprise())
-    _improved(linear, chosen, "temperature", TEMPERATURES, lambda: -surprise(), likelihood)
-    linear.choose(**chosen)
-    told = ", ".join([*(f"{name} {value:g}" for name, value in chosen.items()), *of_late])
+    likely = replace(trial, measure=lambda: -surprise())
+    likely.best = likely.measured()
+    likely.improve("temperature", TEMPERATURES)
+    linear.choose(**likely.numbers)
+    told = ", ".join([*(f"{name} {value:g}" for name, value in likely.numbers.items()), *of_late])
     console.print(
-        f"counts of the log stand beside the network ({told}; see `linear`): {measured} {alone:.4f} -> {best:.4f}; "
-        "`linear, no` leaves it out",
+        f"counts of the log stand beside the network ({told}; see `linear`): {measured} {alone:.4f} -> "
+        f"{trial.best:.4f}; `linear, no` leaves it out",
         highlight=False,
     )
     return True
 
 
-def _counted(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float) -> float:
-    """Choose how much people who had the same items count; the best measure."""
-    best = _improved(linear, chosen, "weight", WEIGHTS, score, best)
-    if chosen["weight"]:
-        best = _improved(linear, chosen, "decay", DECAYS, score, best)
-        best = _improved(linear, chosen, "penalty", PENALTIES, score, best)
-    if "penalty" in chosen:
-        best = _improved(linear, chosen, "weight", WEIGHTS, score, best)
-    return best
+@dataclass
+class Trial:
+    """Numbers of the linear term, as they are tried on the validation users.
+
+    Attributes:
+        numbers: those that are chosen so far; `best`: the measure with them.
+    """
+
+    linear: LinearTerm
+    measure: Measure
+    numbers: dict[str, float] = field(default_factory=lambda: {"weight": 0.0})
+    best: float = -np.inf
+
+    def copy(self) -> "Trial":
+        """Another, which goes on from here."""
+        return replace(self, numbers=dict(self.numbers))
+
+    def take(self, other: "Trial") -> None:
+        """Choose what another has."""
+        self.numbers, self.best = other.numbers, other.best
+
+    def measured(self, **changes: float) -> float:
+        """The measure with the numbers that are chosen, and some changes."""
+        self.linear.choose(**self.numbers | changes)
+        return self.measure()
+
+    def improve(self, name: str, values: Sequence[float]) -> None:
+        """Choose the best value of a number, where one is better than what there is.
+
+        Each takes a pass over the validation users, so that it ends where larger values only get worse.
+        """
+        worse = 0
+        for value in values:
+            found = self.measured(**{name: value})
+            worse = worse + 1 if found < self.best else 0
+            if found > self.best:
+                self.best, self.numbers[name] = found, value
+            if worse == PATIENCE:
+                break
 
 
-def _wider(
-    linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, learn: Callable[[int], None]
-) -> float:
-    """Take more directions, as long as they are worth their columns; the best measure."""
+def _count(trial: Trial) -> None:
+    """Choose how much people who had the same items count."""
+    trial.improve("weight", WEIGHTS)
+    if trial.numbers["weight"]:
+        trial.improve("decay", DECAYS)
+        trial.improve("penalty", PENALTIES)
+    if "penalty" in trial.numbers:
+        trial.improve("weight", WEIGHTS)
+
+
+def _widen(trial: Trial, learn: Callable[[int], None]) -> None:
+    """Take more directions, as long as they are worth their columns."""
+    linear = trial.linear
     for rank in ranks_of(len(linear.directions))[1:]:
         if linear.rank >= RANKS[1] and linear.gains[-1] < GAIN:
-            break
-        if (found := _of_rank(rank, linear, chosen, score, best, learn)) is None:
-            break
-        best = found
-    return best
+            return
+        fewer, wider = (linear.directions, linear.gains), trial.copy()
+        learn(rank)
+        if linear.rank > len(fewer[1]):  # or else the log has no more
+            wider.numbers.pop("penalty", None)  # that of all was of a few
+            wider.improve("weight", [weight for weight in WEIGHTS if weight >= trial.numbers["weight"]])
+            if wider.numbers["weight"]:
+                wider.improve("penalty", PENALTIES)
+        if not (wider.best > trial.best and wider.best >= _times(WORTH, trial.best)):
+            linear.directions, linear.gains = fewer
+            return
+        trial.take(wider)
 
 
-def _of_rank(
-    rank: int,
-    linear: LinearTerm,
-    chosen: dict[str, float],
-    score: Measure,
-    best: float,
-    learn: Callable[[int], None],
-) -> float | None:
-    """Take so many directions; the best measure, or None where they are not worth it and all is as before."""
-    fewer = linear.directions, linear.gains
-    learn(rank)
-    if linear.rank > len(fewer[1]):  # or else the log has no more
-        trial = {name: value for name, value in chosen.items() if name != "penalty"}  # that of all was of a few
-        heavier = [weight for weight in WEIGHTS if weight >= chosen["weight"]]
-        found = _improved(linear, trial, "weight", heavier, score, best)
-        if trial["weight"]:
-            found = _improved(linear, trial, "penalty", PENALTIES, score, found)
-        if found > best and found >= _times(WORTH, best):
-            chosen.pop("penalty", None)
-            chosen.update(trial)
-            return found
-    linear.directions, linear.gains = fewer
-    return None
-
-
-def _followed(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, *, repeats: bool) -> float:
-    """Choose how much what came next counts, in the network's space and in codes, and keep nothing of what does not;
-    the best measure."""
+def _follow(trial: Trial, *, repeats: bool) -> None:
+    """Choose how much what came next counts, in the network's space and, where it is worth their columns, in codes; and
+    keep nothing of what does not."""
+    linear = trial.linear
     if linear.successors.shape[1]:
-        best = _improved(linear, chosen, "pull", PULLS, score, best)
-    best = _coded(linear, chosen, score, best, repeats=repeats)
-    linear.choose(**chosen)
+        trial.improve("pull", PULLS)
+    if linear.codes.shape[1]:
+        coded = trial.copy()
+        coded.improve("chain", CHAINS)
+        if "chain" in coded.numbers:
+            coded.improve("chain_decay", CHAIN_DECAYS)
+        if "chain_decay" in coded.numbers:
+            coded.improve("chain", CHAINS)
+        if repeats:
+            coded.improve("replay", CHAINS)
+        if coded.best >= _times(WORTH, trial.best):
+            trial.take(coded)
+    linear.choose(**trial.numbers)
     linear.forget()
-    return best
-
-
-def _coded(linear: LinearTerm, chosen: dict[str, float], score: Measure, best: float, *, repeats: bool) -> float:
-    """Choose how much counts in codes, where it is worth their columns; the best measure."""
-    if not linear.codes.shape[1]:
-        return best
-    trial = dict(chosen)
-    found = _improved(linear, trial, "chain", CHAINS, score, best)
-    if "chain" in trial:
-        found = _improved(linear, trial, "chain_decay", CHAIN_DECAYS, score, found)
-    if "chain_decay" in trial:
-        found = _improved(linear, trial, "chain", CHAINS, score, found)
-    if repeats:
-        found = _improved(linear, trial, "replay", CHAINS, score, found)
-    if found < _times(WORTH, best):
-        return best
-    chosen.update(trial)
-    return found
 
 
 def recent_of(events: Known) -> dict[str, Counts]:
@@ -191,54 +207,30 @@ def recent_of(events: Known) -> dict[str, Counts]:
     return found
 
 
-def _popular(
-    linear: LinearTerm, chosen: dict[str, float], recent: Mapping[str, Counts], score: Measure, best: float
-) -> tuple[float, list[str]]:
-    """Choose how much counts what is popular; of late, where that is better: the best measure, and the words for what
-    was chosen. A first look tells whether any half-life is worth a search."""
-    best = _improved(linear, chosen, "bias", BIASES, score, best)
-    always, found = linear.popularity.clone(), dict[str, float]()
-    trials = {words: dict(chosen) for words in recent}  # the half-lives fall
+def _favour(trial: Trial, recent: Mapping[str, Counts]) -> list[str]:
+    """Choose how much counts what is popular; of late, where that is better: the words for what was chosen. A first
+    look tells whether any half-life is worth a search."""
+    trial.improve("bias", BIASES)
+    linear, better = trial.linear, list[str]()
+    always = linear.popularity.clone()
 
     def first_look(words: str) -> float:
         linear.favour(recent[words])
-        return _measured(linear, {"bias": 1.0} | chosen, score)
+        return trial.measured(bias=trial.numbers.get("bias", 1.0))
 
-    if any(first_look(words) > _times(NEWER, best) for words in recent):
-        for words, trial in trials.items():
+    found = {words: replace(trial.copy(), best=-np.inf) for words in recent}  # the half-lives fall
+    if any(first_look(words) > _times(NEWER, trial.best) for words in recent):
+        for words, one in found.items():
             linear.favour(recent[words])
-            found[words] = _improved(linear, trial, "bias", BIASES, score, -np.inf)
-    better = [words for words, value in found.items() if value > max(best, _times(NEWER, max(found.values())))]
+            one.improve("bias", BIASES)
+        least = max(trial.best, _times(NEWER, max(one.best for one in found.values())))
+        better = [words for words, one in found.items() if one.best > least]
     if not better:
         linear.popularity.copy_(always)
-        return best, []
+        return []
     linear.favour(recent[better[-1]])
-    chosen.update(trials[better[-1]])
-    return found[better[-1]], better[-1:]
-
-
-def _improved(
-    linear: LinearTerm, chosen: dict[str, float], name: str, values: Sequence[float], measure: Measure, best: float
-) -> float:
-    """Put the best value of a number among those that are chosen, where one is better than `best`; the best measure.
-
-    Each takes a pass over the validation users, so that it ends where larger values only get worse.
-    """
-    worse = 0
-    for value in values:
-        found = _measured(linear, chosen | {name: value}, measure)
-        worse = worse + 1 if found < best else 0
-        if found > best:
-            best = found
-            chosen[name] = value
-        if worse == PATIENCE:
-            break
-    return best
-
-
-def _measured(linear: LinearTerm, chosen: dict[str, float], measure: Measure) -> float:
-    linear.choose(**chosen)
-    return measure()
+    trial.take(found[better[-1]])
+    return better[-1:]
 
 
 def _times(factor: float, value: float) -> float:
