@@ -17,8 +17,7 @@ from what_next.algorithms.base import Networks
 from what_next.errors import SetupError, TrainingError
 from what_next.experiments.models import chosen, is_trained, of_seed
 from what_next.experiments.tuning import tune
-from what_next.inference.events import Event
-from what_next.inference.session import Sessions
+from what_next.inference.session import Event, Sessions
 from what_next.models.ensemble import join
 from what_next.models.heads import PairValue
 from what_next.sources import LogSource, Mixture

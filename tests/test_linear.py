@@ -16,10 +16,9 @@ from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.experiments import models
 from what_next.experiments.models import is_trained
-from what_next.inference.events import Event
 from what_next.inference.extend import NewItem, extend
 from what_next.inference.recommender import Recommender
-from what_next.inference.session import Sessions
+from what_next.inference.session import Event, Sessions
 from what_next.models.linear import PENALTY, LinearTerm, ranks_of
 from what_next.sources import LogSource
 from what_next.training import validation

@@ -11,8 +11,7 @@ import torch
 
 from what_next import Agent, Dataset, LearnedPolicy, Setup, State
 from what_next.errors import DataError
-from what_next.inference.events import elapsed
-from what_next.inference.session import Event, Session, Sessions
+from what_next.inference.session import Event, Session, Sessions, elapsed
 from what_next.models.encoders import ENCODERS
 from what_next.sources import source_of
 from what_next.types import History, Proposal

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32, Int, Int32
 
 from what_next.data import Dataset
-from what_next.data.space import Space, known_events, numbers_at, same_catalogue, scaled_space
+from what_next.data.space import Space, history_of, known_events, numbers_at, same_catalogue, scaled_space
 from what_next.data.splits import advised
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, some
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
@@ -192,26 +192,11 @@ class State:
         events = np.where(real, (self.dataset.offsets[users] + starts)[:, None] + steps, 0)
         read = numbers_at(self.dataset, self.space.event_names, self.space.event_center, events)
         numbers = np.where(real[..., None], read, np.float32(0))
-        history = self._history(users, np.where(real, self.dataset.items[events], -1), lengths, numbers)
-        times = self.dataset.timestamps
-        return replace(history, times=None if times is None else np.where(real, times[events], 0))
-
-    def _history(
-        self,
-        users: Int[np.ndarray, "batch"],
-        items: Int[np.ndarray, "batch time"],
-        lengths: Int[np.ndarray, "batch"],
-        numbers: Float32[np.ndarray, "batch time numbers"],
-    ) -> History:
-        rewarded = "reward" in self.space.event_names
-        return History(
-            users=users.astype(np.int32),
-            items=items.astype(np.int32),
-            lengths=lengths.astype(np.int64),
-            rewards=numbers[..., 0] if rewarded else np.zeros(items.shape, np.float32),
-            context=numbers[..., 1:] if rewarded else numbers,
-            sigma=self.sigma(users.astype(np.int32)),
-        )
+        items = np.where(real, self.dataset.items[events], -1).astype(np.int32)
+        history = history_of(self.space, items, lengths.astype(np.int64), numbers)
+        users, times = users.astype(np.int32), self.dataset.timestamps
+        times = None if times is None else np.where(real, times[events], 0)
+        return replace(history, users=users, sigma=self.sigma(users), times=times)
 
     def history_of(self, ids: Sequence[str | int]) -> tuple[History, list[str]]:
         """A history of external item ids, oldest first, and those ids that the catalogue does not hold."""
@@ -226,8 +211,7 @@ class State:
                 "items; give ids as they stand in the item table"
             )
         numbers = np.broadcast_to(self.space.event_center, (1, len(items), len(self.space.event_center)))
-        history = self._history(np.array([-1]), items[None], np.array([len(items)]), numbers)
-        return history, unknown
+        return history_of(self.space, items[None].astype(np.int32), np.array([len(items)]), numbers), unknown
 
     def with_context(self, history: History, values: Mapping[str, float]) -> History:
         """The history with the context of its last event set: the situation in which the next item is asked for.

@@ -11,6 +11,7 @@ from what_next.data.catalogue import Catalogue
 from what_next.data.dataset import Dataset
 from what_next.data.splits import Split
 from what_next.errors import CatalogueError
+from what_next.types import History
 
 DAY = 24 * 3600 * 10**6  # microseconds
 CLOCK = "time_of_day_sin", "time_of_day_cos"
@@ -170,3 +171,21 @@ def _event_names(dataset: Dataset) -> tuple[str, ...]:
     """What is known of an event besides its item: reward, the log's further columns, the time of day (UTC)."""
     rewards = () if dataset.rewards is None else ("reward",)
     return (*rewards, *dataset.context_names, *(() if dataset.timestamps is None else CLOCK))
+
+
+def history_of(
+    space: Space,
+    items: Int32[np.ndarray, "batch time"],
+    lengths: Int64[np.ndarray, "batch"],
+    numbers: Float32[np.ndarray, "batch time numbers"],
+) -> History:
+    """Events as the networks are given them, of people whom no data set holds."""
+    rewarded = "reward" in space.event_names
+    return History(
+        users=np.full(len(items), -1, np.int32),
+        items=items,
+        lengths=lengths,
+        rewards=numbers[..., 0] if rewarded else np.zeros(items.shape, np.float32),
+        context=numbers[..., 1:] if rewarded else numbers,
+        sigma=np.full(len(items), np.nan, np.float32),
+    )

@@ -62,7 +62,11 @@ class Recommendation:
 
     @property
     def _title(self) -> str:
-        return f"What next for {f'user {self.user}' if self.user is not None else 'the given history'}?"
+        return f"What next for {self._whose}?"
+
+    @property
+    def _whose(self) -> str:
+        return "the given history" if self.user is None else f"user {self.user}"
 
     def _why(self, item: Item) -> str:
         why = "matches the proposal" if item.match else "nearest to the proposal"
@@ -70,8 +74,7 @@ class Recommendation:
 
     def __rich__(self) -> RenderableType:
         """The items beside the proposal, an attribute a row."""
-        whose = f"user {self.user}" if self.user is not None else "the given history"
-        parts: list[RenderableType] = [Text(f"{whose}, after: " + "; ".join(self.history[-5:]))]
+        parts: list[RenderableType] = [Text(f"{self._whose}, after: " + "; ".join(self.history[-5:]))]
         if self.unknown:
             parts.append(Text(f"not in the catalogue, left out: {some(self.unknown)}"))
         if not self.items:

@@ -62,20 +62,18 @@ class Recommender:
             CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
             DataError: `k`, `seen` or `user` is something else.
         """
-        unknown: list[str] = []
         if isinstance(user, Iterable) and not isinstance(user, str | bytes):
             raise DataError(f"user is {user!r:.200}; expected one id; recommend_users answers for several")
         if history is not None:
             known, unknown = self.state.history_of(history)
         elif user is not None:
-            known = self.state.get_user_history(self.users([user]))
+            known, unknown = self.state.get_user_history(self.users([user])), []
         else:
             raise CatalogueError("nobody to recommend to: give a user, or a history of item ids")
         if context:
             known = self.state.with_context(known, context)
         found = self._chosen(known, k, seen, self.catalogue.mask(allowed, blocked), rng)
-        whose = None if user is None else str(user)
-        return self._recommendation(known, *found, 0, whose, tuple(unknown))
+        return self._recommendation(known, *found, 0, None if user is None else str(user), tuple(unknown))
 
     def recommend_users(
         self,

@@ -4,9 +4,11 @@ An encoder's carried state is the session: a batch of sessions, of whichever peo
 The founding algorithm reads the latest events alone, and all of them at each proposal: its session keeps those.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -15,18 +17,32 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from what_next.agent import Agent
-from what_next.data.space import Space
+from what_next.data.space import CLOCK, DAY, Space, history_of
 from what_next.errors import DataError, some
-from what_next.inference.events import Event, elapsed, gap, history_of, numbers_of
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
 from what_next.training.encoder_learner import EncoderLearner, linear_of
 from what_next.types import Events, Proposal
 
-__all__ = ["Event", "Session", "Sessions"]
-
 CELLS = 2**16
 """Events of one batch pass over several histories, padding counted, at most: a few hundred bytes each."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a person.
+
+    Attributes:
+        item: its position in the catalogue; an item that the catalogue does not hold is no event here.
+        time: in microseconds since 1970 UTC; None where it is not known.
+        reward: in the log's unit; None where it is not known: the mean of the training events stands for it.
+        context: further numbers by their names in the log; the mean stands for a missing one, others are passed over.
+    """
+
+    item: int
+    time: int | None = None
+    reward: float | None = None
+    context: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,3 +296,33 @@ def longer(items: Int32[np.ndarray, "heard"], item: int) -> Int32[np.ndarray, "h
     found = np.empty(len(items) + 1, np.int32)
     found[:-1], found[-1] = items, item
     return found
+
+
+def numbers_of(space: Space, events: Sequence[Event]) -> Float32[np.ndarray, "events numbers"]:
+    """What is known of events besides their items, as `State.histories` gives it; see `Event` for what is missing."""
+    numbers = np.empty((len(events), len(space.event_names)), np.float32)
+    for place, (name, default) in enumerate(zip(space.event_names, space.event_center.tolist(), strict=True)):
+        numbers[:, place] = [_number(event, name, default) for event in events]
+    return numbers
+
+
+def _number(event: Event, name: str, default: float) -> float:
+    if name == "reward":
+        return default if event.reward is None else event.reward
+    if name in CLOCK:
+        angle = None if event.time is None else 2 * math.pi * (event.time % DAY) / DAY
+        return default if angle is None else math.sin(angle) if name == CLOCK[0] else math.cos(angle)
+    return (event.context or {}).get(name, default)
+
+
+def elapsed(times: Sequence[int | None]) -> Int64[np.ndarray, "time"]:
+    """Times from the first event on, in microseconds; where one of two neighbours has none, no time lies between them.
+
+    So the gaps between them are those of the events, and 0 where they are not known.
+    """
+    return np.cumsum([0, *(gap(old, new) for old, new in pairwise(times))], dtype=np.int64)
+
+
+def gap(old: int | None, new: int | None) -> int:
+    """Microseconds from one event to the next; 0 where they are not known, or the clock went back."""
+    return 0 if old is None or new is None else max(new - old, 0)

@@ -21,9 +21,8 @@ from what_next.data.decisions.rule import Rule
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
 from what_next.data.files import beside, footer_of
 from what_next.data.importing.ids import positions
-from what_next.data.space import CLOCK, Space, numbers_at
+from what_next.data.space import CLOCK, Space, history_of, numbers_at
 from what_next.errors import DataError
-from what_next.inference.events import history_of
 from what_next.inference.extend import NewItem, extend, misfits
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy

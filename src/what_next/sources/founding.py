@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
-from what_next.inference.events import history_of
+from what_next.data.space import history_of
 from what_next.policy import LearnedPolicy
 from what_next.sources.replay import ReplaySource
 from what_next.sources.world import Player
