@@ -12,10 +12,10 @@ from what_next.sources.decisions import refuse_unable, with_decisions
 from what_next.sources.founding import FoundingPlayer as FoundingPlayer
 from what_next.sources.founding import FoundingSource as FoundingSource
 from what_next.sources.log import LogSource as LogSource
+from what_next.sources.players import LogPlayer as LogPlayer
+from what_next.sources.players import Player as Player
 from what_next.sources.replay import Replay as Replay
 from what_next.sources.replay import ReplaySource as ReplaySource
-from what_next.sources.world import LogPlayer as LogPlayer
-from what_next.sources.world import Player as Player
 from what_next.sources.world import WorldSource as WorldSource
 from what_next.sources.world import clicks_in as clicks_in
 from what_next.sources.world import state_in as state_in

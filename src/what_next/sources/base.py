@@ -19,7 +19,15 @@ class Source(ABC):
 
     A batch starts with histories; an item is chosen after each of their events: by the policy (predict, then produce),
     or by whoever chose in a log.
+
+    Attributes:
+        shared: several processes may share the rows of its batches.
+        foreseen: a better model is one that better foresees what validation users do next, so that `patience` may
+            choose by that.
     """
+
+    shared: bool = True
+    foreseen: bool = True
 
     def __init__(self, state: State) -> None:
         self.state, self.setup = state, state.setup
@@ -27,11 +35,6 @@ class Source(ABC):
     @abstractmethod
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """The next batch; `policy` chooses where nothing else has chosen, by `rng`."""
-
-    @property
-    def shared(self) -> bool:
-        """Whether several processes may share the rows of its batches."""
-        return True
 
     def prepare(self, agent: Agent) -> None:  # noqa: B027 - most sources have nothing to give
         """What an agent is given before its first step."""
@@ -56,12 +59,6 @@ class Source(ABC):
         """Go on where a run was after so many histories and steps."""
 
     @property
-    def foreseen(self) -> bool:
-        """Whether a better model is one that better foresees what validation users do next, so that `patience` may
-        choose by that."""
-        return True
-
-    @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
         """What the data decided where the setup left it open, for the model's file; and a sentence for each reason."""
         return {}, ()
@@ -79,6 +76,8 @@ class Mixture(Source):
             raise ValueError(f"shares of sources are {shares.tolist()}; give numbers above 0")
         self.shares = shares / shares.sum()
         self.taken = np.zeros(len(shares), np.int64)
+        self.shared = all(source.shared for source in self.sources)
+        self.foreseen = all(source.foreseen for source in self.sources)
 
     def prepare(self, agent: Agent) -> None:
         """See `Source.prepare`: as the first source does."""
@@ -114,16 +113,6 @@ class Mixture(Source):
             self._turn()
         for source, taken in zip(self.sources, self.taken.tolist(), strict=True):
             source.resume(round(histories * taken / max(1, steps)), taken)
-
-    @property
-    def shared(self) -> bool:
-        """Of all of them."""
-        return all(source.shared for source in self.sources)
-
-    @property
-    def foreseen(self) -> bool:
-        """Of all of them."""
-        return all(source.foreseen for source in self.sources)
 
     @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:

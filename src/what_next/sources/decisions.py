@@ -117,6 +117,8 @@ class DecisionSource(Source):
         reasons: what is to be said of the choice.
     """
 
+    foreseen = False  # what people do by themselves is not what is learned here
+
     def __init__(self, state: State, log: DecisionLog | None = None) -> None:
         """Join the decisions to the events that each knew; without a `log`, those that the setup names.
 
@@ -293,11 +295,6 @@ class DecisionSource(Source):
     def save_every(self) -> int:
         """As of the log."""
         return LogSource(self.state).save_every
-
-    @property
-    def foreseen(self) -> bool:
-        """What people do by themselves is not what is learned here."""
-        return False
 
     @property
     def about(self) -> str:

@@ -7,8 +7,8 @@ from jaxtyping import Float32, Int, Int64
 
 from what_next.data.space import history_of
 from what_next.policy import LearnedPolicy
+from what_next.sources.players import Player
 from what_next.sources.replay import ReplaySource
-from what_next.sources.world import Player
 from what_next.types import Batch, History, Proposal, Sampler
 from what_next.worlds import Observation, World
 

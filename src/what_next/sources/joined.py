@@ -155,8 +155,7 @@ class Answers:
     def situated(self) -> Bool[np.ndarray, "answers"]:
         """Which were told something that the encoder reads: their state is their own."""
         reads = self.setup.inputs.context or self.setup.inputs.rewards
-        found: Bool[np.ndarray, answers] = reads & ~np.isnan(self.told).all(1)
-        return found
+        return np.asarray(reads & ~np.isnan(self.told).all(1))
 
     def row(self, answer: int) -> tuple[tuple[int, ...], Int64[np.ndarray, "events"]]:
         """What tells the row of a batch that holds an answer's state from others, and its events up to that.

@@ -62,8 +62,8 @@ class LogSource(Source):
         if followed is not None and whole and setup.item_inputs(state.space) == "learned":
             followed.zero_()[torch.from_numpy(events.transitions[0]).to(followed.device).long()] = True
         if linear is not None:
-            pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
-            linear.learn(*directions(*pairs, events.catalogue, ranks_of(events.catalogue)[0], setup.seed), users)
+            few = ranks_of(events.catalogue)[0]
+            linear.learn(*directions(*events.pairs, events.catalogue, few, setup.seed), events.counts)
         if drawn:
             agent.copy_targets()
         else:

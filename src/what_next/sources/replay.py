@@ -6,7 +6,8 @@ from jaxtyping import Float32
 from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
-from what_next.sources.world import Player, WorldSource
+from what_next.sources.players import Player
+from what_next.sources.world import WorldSource, rows_of
 from what_next.state import State
 from what_next.types import Batch, EpsilonGreedy, Greedy, Request, Sampler
 from what_next.worlds import Feedback, World
@@ -41,9 +42,7 @@ class Replay:
 
     def sample(self, rows: int, rng: np.random.Generator, histories: int = 0) -> Batch:
         """Some of the rows, any of them as likely, with replacement; `histories`: how many the batch counts as."""
-        places = rng.integers(self.count, size=rows)
-        arrays = {name: values[places] for name, values in self.arrays.items()}
-        return Batch.of_arrays(arrays | {"histories": np.array(histories)})
+        return rows_of(self.arrays, rng.integers(self.count, size=rows), histories)
 
 
 class ReplaySource(WorldSource):

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, TypeGuard, cast
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from what_next.agent import Agent
@@ -17,26 +17,20 @@ from what_next.data import Catalogue, Dataset
 from what_next.data.cooccurrence import placed
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
-from what_next.inference.session import Event, Session, Sessions
 from what_next.losses.rl import gae
-from what_next.models.belief import Belief, Beliefs
-from what_next.models.encoders import Encoder
-from what_next.models.encoders import State as Carried
 from what_next.models.slates import Pricer
 from what_next.policy import EVERYONE, LearnedPolicy, nobody
 from what_next.settings import Setup
 from what_next.settings.setup import NO_WORLD
 from what_next.sources.base import Source
 from what_next.sources.exploring import believe, explored
+from what_next.sources.players import Player
 from what_next.state import State
 from what_next.training.encoder_learner import EncoderLearner
-from what_next.training.play_learner import flattened
-from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request
-from what_next.worlds import Draws, Feedback, Observation, World, known_worlds, opened, preset
+from what_next.types import Batch, Factors, Product, Proposal
+from what_next.worlds import Feedback, World, known_worlds, opened, preset
 from what_next.worlds.promises import check_promises
 
-MEMORY = 30
-"""Slates by which a belief knows a user."""
 UPDATES = 750
 """Steps of learning in a run, at least, where the setup leaves open how many users are acted on at once: more users
 make the run faster, and its experiences fewer."""
@@ -131,150 +125,6 @@ def state_in(world: World, setup: Setup) -> State:
     return state
 
 
-class Player:
-    """A learned policy that acts for users of a world: one step of the encoder's carried state for each slate.
-
-    Attributes:
-        carried: what the encoder knows of each user; None before the first step.
-    """
-
-    def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
-        """`draws`: it acts as it does when it learns, by draws; else it does what it holds for the best."""
-        self.policy, self.world, self.draws = policy, world, draws
-        self.request = Request(world.slots, policy.sampler if draws else Greedy())
-        self.carried: Carried | None = None
-        self.beliefs: Beliefs | None = None
-
-    @property
-    def belief(self) -> Belief | None:
-        """What its users are believed to click."""
-        actor = self.policy.agent.nets.get("actor")
-        return actor.belief if isinstance(actor, Pricer) else None
-
-    def begin(self, users: int) -> None:
-        """New users, all of them."""
-        self.users, self.carried = users, None
-        if self.belief is not None:
-            self.beliefs = Beliefs(self.belief, users, self.world.slots, MEMORY)
-
-    @property
-    def encoder(self) -> Encoder:
-        """Of the agent."""
-        return cast(Encoder, self.policy.agent.nets["encoder"])
-
-    def look(
-        self, seen: Observation, rows: Int[np.ndarray, "some"] | None = None
-    ) -> tuple[Events, Float32[np.ndarray, "users numbers"]]:
-        """What the encoder reads of an observation (of some users), and its numbers as they are read."""
-        space, learner = self.policy.agent.space, self.policy.agent.learner
-        if self.beliefs is not None:
-            known = self.beliefs.standardised.cpu().numpy()
-            seen = replace(seen, numbers=np.concatenate([seen.numbers, known if rows is None else known[rows]], 1))
-        numbers = ((seen.numbers - space.event_center) / space.event_scale).astype(np.float32)
-        shown = learner.tensor(seen.shown.astype(np.int64))[:, None]
-        clicks = learner.tensor(seen.clicks.astype(np.float32))[:, None]
-        return Events(torch.full_like(shown[..., 0], -1), learner.tensor(numbers)[:, None], shown, clicks), numbers
-
-    @property
-    def memory(self) -> Float32[np.ndarray, "users carried"]:
-        """What the encoder carries, as one array."""
-        return flattened(self.carried or self.encoder.start(self.users))
-
-    def step(self, events: Events) -> Any:
-        """The encoder's states after one event more of each user."""
-        before = self.carried or self.encoder.start(len(events.items))
-        states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
-        return states
-
-    def believe(self, seen: Observation) -> None:
-        """Learn what users click from the last slates."""
-        if self.beliefs is not None:
-            self.beliefs.watch(seen.shown, seen.clicks)
-
-    def forget(self, rows: Int[np.ndarray, "some"]) -> None:
-        """New users in some rows."""
-        if self.carried is not None and len(rows):
-            places = torch.from_numpy(rows)
-            for part, fresh in zip(self.carried, self.encoder.start(len(rows)), strict=True):
-                part[places] = fresh
-        if self.beliefs is not None and len(rows):
-            self.beliefs.forget(rows)
-
-    def keep(self, rows: Int[np.ndarray, "some"]) -> None:
-        """Some users alone."""
-        if self.carried is not None:
-            self.carried = tuple(part[torch.from_numpy(rows)] for part in self.carried)
-        if self.beliefs is not None:
-            self.beliefs.keep(rows)
-
-    def propose(
-        self,
-        states: Any,
-        numbers: Float32[np.ndarray, "users numbers"],
-        rng: np.random.Generator | None = None,
-        draws: np.random.Generator | None = None,
-    ) -> Proposal:
-        """Where the actor points to; with `rng`, a draw where it draws points; with `draws`, beliefs are drawn."""
-        learner, actor = self.policy.agent.learner, self.policy.agent.nets.get("actor")
-        assert isinstance(learner, EncoderLearner)
-        proposal = learner.proposal(self.policy.agent.nets, states, rng)
-        if isinstance(actor, Pricer):
-            width = actor.width + 1
-            proposal.points[:, width : width + actor.traits] = numbers[:, : actor.traits]
-            if self.beliefs is not None:
-                known = self.beliefs.weights if draws is None else self.beliefs.drawn(draws)
-                proposal.points[:, :width] = known.cpu().numpy()
-        return proposal
-
-    @torch.no_grad()
-    def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
-        if (state.age == 0).all():
-            self.begin(len(state.age))
-        seen = self.world.observe(state, self.policy.agent.setup.world.ideal)
-        self.believe(seen)
-        events, numbers = self.look(seen)
-        known = rng if isinstance(rng, np.random.Generator) else None
-        drawn = known if self.draws else None
-        slate = self.policy.act(self.propose(self.step(events), numbers, drawn, known), self.request, drawn)
-        return np.asarray(slate.items, np.int64)
-
-
-class LogPlayer:
-    """A policy that learned from a log acts in a world: each item that is clicked is one more event of its history.
-
-    Who has clicked nothing yet is shown items at random.
-    """
-
-    def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
-        """`draws`: it draws from its policy; else it does what it holds for the best."""
-        self.policy, self.world, self.draws = policy, world, draws
-        self.request = Request(world.slots, policy.sampler if draws else Greedy())
-        self.known, self.sessions = Sessions.of(policy.agent), list[Session]()
-
-    def keep(self, rows: Int[np.ndarray, "some"]) -> None:
-        """Some users alone."""
-        self.sessions = [self.sessions[row] for row in rows]
-
-    def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
-        seen = self.world.observe(state)
-        if (state.age == 0).all():
-            self.sessions = [self.known.begin()] * len(seen.shown)
-        for slot in range(self.world.slots):
-            rows = np.flatnonzero(seen.clicks[:, slot])
-            events = [Event(item) for item in seen.shown[rows, slot].tolist()]
-            for row, one in zip(rows, self.known.fold([self.sessions[row] for row in rows], events), strict=True):
-                self.sessions[row] = one
-        slates = self.world.random_slates(state, rng)
-        some = [row for row, session in enumerate(self.sessions) if len(session)]
-        if some:
-            drawn = rng if isinstance(rng, np.random.Generator) else None
-            proposal = self.known.states([self.sessions[row] for row in some])
-            slates[some] = self.policy.act(proposal, self.request, drawn).items
-        return slates
-
-
 class WorldSource(Source):
     """Experience of the agent's own policy in a world.
 
@@ -287,6 +137,7 @@ class WorldSource(Source):
     """
 
     kind: ClassVar[type[Player]] = Player
+    shared = False  # every process would play all of it
 
     def __init__(self, state: State, world: World | None = None) -> None:
         super().__init__(state)
@@ -303,11 +154,6 @@ class WorldSource(Source):
         self.waiting: Iterator[Batch] = iter(())
         self.begun = np.ones(self.users, np.bool_)
         self.buffers: dict[str, np.ndarray] = {}
-
-    @property
-    def shared(self) -> bool:
-        """No: every process would play all of it."""
-        return False
 
     def _can_learn(self) -> Algorithm:
         """Raises a `SetupError` where the algorithm does not learn from its own choices."""
@@ -391,12 +237,12 @@ class WorldSource(Source):
 
     def _parts(self, whole: Batch, rng: np.random.Generator) -> Iterator[Batch]:
         """Some users at a time, all of them in each of `repeats` turns."""
-        repeats, parts = self.algorithm.turns
+        (repeats, parts), arrays = self.algorithm.turns, whole.arrays()
         for turn in range(repeats):
             for rows in np.array_split(rng.permutation(self.users), min(parts, self.users)):
                 slates = int(whole.mask[rows].sum())
                 share = (turn + 1) * slates // repeats - turn * slates // repeats
-                yield rows_of(whole, rows, share)
+                yield rows_of(arrays, rows, share)
 
     def _begin(self, policy: LearnedPolicy, rng: np.random.Generator) -> Player:
         """New users, and the buffers that all experiences are written to."""
@@ -496,8 +342,7 @@ class WorldSource(Source):
         return found
 
     def _values(self, player: Player, states: Tensor) -> Float32[np.ndarray, "users"]:
-        found: Float32[np.ndarray, users] = player.policy.agent.nets["critic"](states).cpu().numpy()
-        return found
+        return np.asarray(player.policy.agent.nets["critic"](states).cpu().numpy())
 
     def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product) -> np.ndarray:
         """Of the slates, or the density of the points that were drawn."""
@@ -506,8 +351,7 @@ class WorldSource(Source):
             return np.asarray(np.exp(np.log(product.propensities).sum(1)))
         actor: Any = player.policy.agent.nets["actor"]
         points = torch.from_numpy(proposal.points).to(states.device)
-        found: np.ndarray = actor.log_density(states, points).double().exp().cpu().numpy()
-        return found
+        return np.asarray(actor.log_density(states, points).double().exp().cpu().numpy())
 
     def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
         """All that the buffers hold, users first; the buffers are written over by the next experience."""
@@ -543,7 +387,7 @@ class WorldSource(Source):
         )
 
 
-def rows_of(whole: Batch, rows: Int64[np.ndarray, "some"], histories: int) -> Batch:
-    """Some users of an experience."""
-    arrays = {name: values[rows] for name, values in whole.arrays().items() if name != "histories"}
-    return replace(Batch.of_arrays(arrays | {"histories": np.array(histories)}), histories=histories)
+def rows_of(arrays: Mapping[str, np.ndarray], rows: Int64[np.ndarray, "some"], histories: int) -> Batch:
+    """Some rows of what was played (`Batch.arrays`), which count as so many histories."""
+    some = {name: values[rows] for name, values in arrays.items() if name != "histories"}
+    return Batch.of_arrays(some | {"histories": np.array(histories)})

@@ -1,0 +1,166 @@
+"""A learned policy that acts for users of a world, of whom it remembers what it has seen."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int, Int64
+
+from what_next.inference.session import Event, Session, Sessions
+from what_next.models.belief import Belief, Beliefs
+from what_next.models.encoders import Encoder
+from what_next.models.encoders import State as Carried
+from what_next.models.slates import Pricer
+from what_next.policy import LearnedPolicy
+from what_next.training.encoder_learner import EncoderLearner
+from what_next.training.play_learner import flattened
+from what_next.types import Events, Greedy, Proposal, Request
+from what_next.worlds import Draws, Observation, World
+
+MEMORY = 30
+"""Slates by which a belief knows a user."""
+
+
+class Player:
+    """A learned policy that acts for users of a world: one step of the encoder's carried state for each slate.
+
+    Attributes:
+        carried: what the encoder knows of each user; None before the first step.
+    """
+
+    def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
+        """`draws`: it acts as it does when it learns, by draws; else it does what it holds for the best."""
+        self.policy, self.world, self.draws = policy, world, draws
+        self.request = Request(world.slots, policy.sampler if draws else Greedy())
+        self.carried: Carried | None = None
+        self.beliefs: Beliefs | None = None
+
+    @property
+    def belief(self) -> Belief | None:
+        """What its users are believed to click."""
+        actor = self.policy.agent.nets.get("actor")
+        return actor.belief if isinstance(actor, Pricer) else None
+
+    def begin(self, users: int) -> None:
+        """New users, all of them."""
+        self.users, self.carried = users, None
+        if self.belief is not None:
+            self.beliefs = Beliefs(self.belief, users, self.world.slots, MEMORY)
+
+    @property
+    def encoder(self) -> Encoder:
+        """Of the agent."""
+        return cast(Encoder, self.policy.agent.nets["encoder"])
+
+    def look(
+        self, seen: Observation, rows: Int[np.ndarray, "some"] | None = None
+    ) -> tuple[Events, Float32[np.ndarray, "users numbers"]]:
+        """What the encoder reads of an observation (of some users), and its numbers as they are read."""
+        space, learner = self.policy.agent.space, self.policy.agent.learner
+        if self.beliefs is not None:
+            known = self.beliefs.standardised.cpu().numpy()
+            seen = replace(seen, numbers=np.concatenate([seen.numbers, known if rows is None else known[rows]], 1))
+        numbers = ((seen.numbers - space.event_center) / space.event_scale).astype(np.float32)
+        shown = learner.tensor(seen.shown.astype(np.int64))[:, None]
+        clicks = learner.tensor(seen.clicks.astype(np.float32))[:, None]
+        return Events(torch.full_like(shown[..., 0], -1), learner.tensor(numbers)[:, None], shown, clicks), numbers
+
+    @property
+    def memory(self) -> Float32[np.ndarray, "users carried"]:
+        """What the encoder carries, as one array."""
+        return flattened(self.carried or self.encoder.start(self.users))
+
+    def step(self, events: Events) -> Any:
+        """The encoder's states after one event more of each user."""
+        before = self.carried or self.encoder.start(len(events.items))
+        states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
+        return states
+
+    def believe(self, seen: Observation) -> None:
+        """Learn what users click from the last slates."""
+        if self.beliefs is not None:
+            self.beliefs.watch(seen.shown, seen.clicks)
+
+    def forget(self, rows: Int[np.ndarray, "some"]) -> None:
+        """New users in some rows."""
+        if self.carried is not None and len(rows):
+            places = torch.from_numpy(rows)
+            for part, fresh in zip(self.carried, self.encoder.start(len(rows)), strict=True):
+                part[places] = fresh
+        if self.beliefs is not None and len(rows):
+            self.beliefs.forget(rows)
+
+    def keep(self, rows: Int[np.ndarray, "some"]) -> None:
+        """Some users alone."""
+        if self.carried is not None:
+            self.carried = tuple(part[torch.from_numpy(rows)] for part in self.carried)
+        if self.beliefs is not None:
+            self.beliefs.keep(rows)
+
+    def propose(
+        self,
+        states: Any,
+        numbers: Float32[np.ndarray, "users numbers"],
+        rng: np.random.Generator | None = None,
+        draws: np.random.Generator | None = None,
+    ) -> Proposal:
+        """Where the actor points to; with `rng`, a draw where it draws points; with `draws`, beliefs are drawn."""
+        learner, actor = self.policy.agent.learner, self.policy.agent.nets.get("actor")
+        assert isinstance(learner, EncoderLearner)
+        proposal = learner.proposal(self.policy.agent.nets, states, rng)
+        if isinstance(actor, Pricer):
+            width = actor.width + 1
+            proposal.points[:, width : width + actor.traits] = numbers[:, : actor.traits]
+            if self.beliefs is not None:
+                known = self.beliefs.weights if draws is None else self.beliefs.drawn(draws)
+                proposal.points[:, :width] = known.cpu().numpy()
+        return proposal
+
+    @torch.no_grad()
+    def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
+        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
+        if (state.age == 0).all():
+            self.begin(len(state.age))
+        seen = self.world.observe(state, self.policy.agent.setup.world.ideal)
+        self.believe(seen)
+        events, numbers = self.look(seen)
+        known = rng if isinstance(rng, np.random.Generator) else None
+        drawn = known if self.draws else None
+        slate = self.policy.act(self.propose(self.step(events), numbers, drawn, known), self.request, drawn)
+        return np.asarray(slate.items, np.int64)
+
+
+class LogPlayer:
+    """A policy that learned from a log acts in a world: each item that is clicked is one more event of its history.
+
+    Who has clicked nothing yet is shown items at random.
+    """
+
+    def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
+        """`draws`: it draws from its policy; else it does what it holds for the best."""
+        self.policy, self.world, self.draws = policy, world, draws
+        self.request = Request(world.slots, policy.sampler if draws else Greedy())
+        self.known, self.sessions = Sessions.of(policy.agent), list[Session]()
+
+    def keep(self, rows: Int[np.ndarray, "some"]) -> None:
+        """Some users alone."""
+        self.sessions = [self.sessions[row] for row in rows]
+
+    def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
+        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
+        seen = self.world.observe(state)
+        if (state.age == 0).all():
+            self.sessions = [self.known.begin()] * len(seen.shown)
+        for slot in range(self.world.slots):
+            rows = np.flatnonzero(seen.clicks[:, slot])
+            events = [Event(item) for item in seen.shown[rows, slot].tolist()]
+            for row, one in zip(rows, self.known.fold([self.sessions[row] for row in rows], events), strict=True):
+                self.sessions[row] = one
+        slates = self.world.random_slates(state, rng)
+        some = [row for row, session in enumerate(self.sessions) if len(session)]
+        if some:
+            drawn = rng if isinstance(rng, np.random.Generator) else None
+            proposal = self.known.states([self.sessions[row] for row in some])
+            slates[some] = self.policy.act(proposal, self.request, drawn).items
+        return slates
