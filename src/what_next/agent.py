@@ -50,7 +50,7 @@ class Agent:
 
     def __init__(self, setup: Setup, space: Space) -> None:
         self.setup, self.space, self.device = setup, space, _device(setup.device)
-        self.learner = self.new_learner(setup, space)
+        self.learner = self.new_learner()
         self.nets: Networks = {}
         self.targets: Networks = {}
         self.optimisers: dict[str, Optimizer] = {}
@@ -68,11 +68,11 @@ class Agent:
 
     # Building
 
-    def new_learner(self, setup: Setup, space: Space) -> Learner:
+    def new_learner(self) -> Learner:
         """By what the setup's algorithm proposes."""
-        if setup.algorithm.by_attributes:
-            return FoundingLearner(setup, space, self.device)
-        return (PlayLearner if setup.acts else EncoderLearner)(setup, space, self.device)
+        if self.setup.algorithm.by_attributes:
+            return FoundingLearner(self.setup, self.space, self.device)
+        return (PlayLearner if self.setup.acts else EncoderLearner)(self.setup, self.space, self.device)
 
     def wake_agent(self) -> "Agent":
         """Build for learning, from the setup's seed; returns itself.
@@ -92,8 +92,9 @@ class Agent:
         return self
 
     def copy_targets(self) -> None:
-        """Let target networks start as their networks are now."""
-        self.targets = {name: _copied(self.nets[name]) for name in self.learner.targets}
+        """Let target networks, which learn nothing by themselves, start as their networks are now."""
+        copied = {name: copy.deepcopy(self.nets[name]) for name in self.learner.targets}
+        self.targets = {name: net.eval().requires_grad_(False) for name, net in copied.items()}
 
     def like(self, path: Path) -> "Agent":
         """Built as a saved model was, before it takes that model's weights: what was left to the data stays as it was
@@ -103,7 +104,7 @@ class Agent:
             ModelError: the file is missing, damaged or newer.
         """
         self.setup = self.setup.model_copy(update=read_models(path).built_with(self.setup))
-        self.learner = self.new_learner(self.setup, self.space)
+        self.learner = self.new_learner()
         return self
 
     def place_items(self, vectors: Float32[np.ndarray, "items dim"]) -> None:
@@ -167,13 +168,11 @@ class Agent:
         saved = saved or models_of(self.setup)
         self.space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
         self.setup = self.setup.model_copy(update=saved.trained_settings(self.setup))
-        self.learner = self.new_learner(self.setup, self.space)
-        nets, _ = self.add_model()
+        self.learner = self.new_learner()
+        self.nets, _ = self.add_model()
         if saved.critic is None:
-            nets = {name: net for name, net in nets.items() if name in ("encoder", "actor")}
-        self.nets = nets
-        for name, net in self.nets.items():
-            saved.fill(name, net)
+            self.nets = {name: net for name, net in self.nets.items() if name in ("encoder", "actor")}
+        saved.fill(self.nets)
         self.histories = saved.manifest.histories
         return self.eval()
 
@@ -282,11 +281,6 @@ class Agent:
         """Raises `OutOfTime` after the deadline."""
         if time.perf_counter() > self.deadline:
             raise OutOfTime
-
-
-def _copied(net: torch.nn.Module) -> torch.nn.Module:
-    """A copy that learns nothing by itself."""
-    return copy.deepcopy(net).eval().requires_grad_(False)
 
 
 def _rows(net: torch.nn.Module) -> torch.nn.Parameter | None:

@@ -136,8 +136,12 @@ class SavedModels:
     tensors: Mapping[str, Tensor]
     critic: Path | None = None
 
-    def fill(self, name: str, net: nn.Module) -> None:
-        """Load the weights of one network; a `ModelError` where the file holds others than the network has."""
+    def fill(self, nets: Mapping[str, nn.Module]) -> None:
+        """Load the weights of networks; a `ModelError` where the file holds others than a network has."""
+        for name, net in nets.items():
+            self._fill(name, net)
+
+    def _fill(self, name: str, net: nn.Module) -> None:
         prefix = f"{name}."
         weights = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         for key, held in net.named_buffers():  # there are as many prototypes as there were in training
@@ -161,16 +165,11 @@ class SavedModels:
         learned, mapped = (f"encoder.items.{name}" in self.tensors for name in ("learned", "map"))
         items = "both" if learned and mapped else "attributes" if mapped else "learned"
         return {
-            "skip": self.skips,
+            "skip": "yes" if SKIP in self.tensors else "no",
             "linear": "yes" if LINEAR in self.tensors else "no",
             "item_dropout": (self.manifest.setup.get("item_dropout") or UNKNOWN) if FOLLOWED in self.tensors else 0.0,
             "inputs": setup.inputs.model_copy(update={"items": items}),
         }
-
-    @property
-    def skips(self) -> Literal["yes", "no"]:
-        """Whether its encoder passes the last input on (`skip`): what the data decided in training stays."""
-        return "yes" if SKIP in self.tensors else "no"
 
 
 def made_with() -> dict[str, str | int]:

@@ -146,8 +146,7 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
             f"{setup.model_agent_path}: was trained with {before}, and the setup has {now}; set it as it was to go on, "
             "or leave --resume out to start anew"
         )
-    for name, net in agent.nets.items():
-        saved.fill(name, net)
+    saved.fill(agent.nets)
     for name, optimiser in agent.optimisers.items():
         _fill_optimiser(optimiser, name, tensors, agent.nets)
     for name, net in agent.targets.items():
@@ -182,9 +181,7 @@ def conclude(agent: Training, valid: Mapping[str, float], *, weighed: bool = Tru
 def take_weights(agent: Training) -> None:
     """Set the networks to the weights of the last save, once the first process has written it."""
     agent.ranks.wait()
-    saved = read_models(agent.setup.model_agent_path, agent.setup.model_critic_path)
-    for name, net in agent.nets.items():
-        saved.fill(name, net)
+    read_models(agent.setup.model_agent_path, agent.setup.model_critic_path).fill(agent.nets)
 
 
 def _fill_target(agent: Training, name: str, net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -305,7 +302,6 @@ def start_from(agent: Training, origin: Path) -> None:
         for own, values in net.state_dict().items():
             if own.startswith(("ridge.", "followed")):  # made of the log, and weighed at the end
                 tensors[f"{name}.{own}"] = values
-    for name, net in agent.nets.items():
-        replace(saved, tensors=tensors).fill(name, net)
+    replace(saved, tensors=tensors).fill(agent.nets)
     for name, target in agent.targets.items():
         target.load_state_dict(agent.nets[name].state_dict())
