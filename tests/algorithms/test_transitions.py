@@ -16,7 +16,7 @@ from what_next.policy import LearnedPolicy
 from what_next.sources import LogSource, source_of
 from what_next.training.artefacts import resume_path
 from what_next.training.checkpoint import resume
-from what_next.training.encoder_learner import Steps
+from what_next.training.transitions import Steps
 from what_next.types import Batch, Factors, Transitions
 
 from ..conftest import SetupOf, listening

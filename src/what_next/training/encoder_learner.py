@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor, nn
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Part, Root
@@ -26,6 +26,7 @@ from what_next.models.linear import LinearTerm
 from what_next.models.shards import Exchange
 from what_next.settings import known_encoders
 from what_next.training.learner import Learner
+from what_next.training.transitions import Steps
 from what_next.types import Batch, Events, Factors, History, Impressions, Proposal, Ranked, Shown, Transitions
 
 States = Float[Tensor, "grid dim"]
@@ -107,8 +108,7 @@ class EncoderLearner(Learner):
     @property
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
         """Attributes of the items that have a training event."""
-        vectors: Float32[np.ndarray, "items dim"] = self.space.catalogue.vectors[self.space.seen]
-        return vectors
+        return np.asarray(self.space.catalogue.vectors[self.space.seen])
 
     @property
     def by_row(self) -> bool:
@@ -145,18 +145,10 @@ class EncoderLearner(Learner):
         if self.setup.inputs.gaps:
             columns.append(gaps(history))
         if self.setup.inputs.context:
-            columns += np.moveaxis(self.context_of(history), -1, 0)
+            columns += np.moveaxis(self.numbers_of(history), -1, 0)
         numbers = np.stack(columns, -1) if columns else np.zeros((*history.items.shape, 0), np.float32)
         numbers = numbers.astype(np.float32)
         return Factors(numbers, np.zeros((*history.items.shape, 0, 0), np.float32), numbers)
-
-    def context_of(self, history: History) -> Float32[np.ndarray, "batch time numbers"]:
-        """All numbers of each event, standardised."""
-        numbers = history.context
-        if "reward" in self.space.event_names:
-            numbers = np.concatenate([history.rewards[..., None], numbers], -1)
-        standardised = (numbers - self.space.event_center) / self.space.event_scale
-        return np.asarray(standardised, np.float32)
 
     def predict(
         self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
@@ -434,48 +426,6 @@ def linear_of(nets: Networks) -> LinearTerm | None:
 def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 by instructions of its own."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-@dataclass(frozen=True, eq=False)
-class Steps:
-    """The transitions of a batch; places are on the flattened grid `[batch time]`.
-
-    Attributes:
-        places: of the states that they start in; `following`: of those that they lead to.
-        counts: how many events lie between: `n_step`, or fewer before the end of the row.
-        discounts: of the value of the state that each leads to; 0 where nothing follows.
-        known: the item after that state is on the grid.
-    """
-
-    places: Int64[np.ndarray, "steps"]
-    following: Int64[np.ndarray, "steps"]
-    counts: Int64[np.ndarray, "steps"]
-    discounts: Float32[np.ndarray, "steps"]
-    known: Bool[np.ndarray, "steps"]
-
-    @classmethod
-    def of(cls, batch: Batch, n_step: int) -> "Steps":
-        """All transitions of the steps that count."""
-        width, last = batch.mask.shape[1], batch.lengths - 1
-        counts = np.clip(last[:, None] - np.arange(width), 0, n_step)
-        rows, columns = np.nonzero(batch.mask & (counts > 0))
-        count, discounts = counts[rows, columns], np.ones(len(rows))
-        for step in range(int(count.max(initial=0))):
-            there = step < count
-            discounts[there] *= batch.discounts[rows[there], columns[there] + step]
-        places = rows * width + columns
-        return cls(places, places + count, count, discounts.astype(np.float32), columns + count < last[rows])
-
-    def summed(self, batch: Batch) -> Float32[np.ndarray, "steps"]:
-        """The discounted sum of the rewards of each transition (Sutton and Barto 2018, equation 7.1): up to an end, if
-        there is one before."""
-        rewards, discounts = batch.rewards.ravel(), batch.discounts.ravel()
-        found, weights = np.zeros(len(self.places)), np.ones(len(self.places))
-        for step in range(int(self.counts.max(initial=0))):
-            there, places = step < self.counts, self.places + step
-            found[there] += weights[there] * rewards[places[there]]
-            weights[there] *= discounts[places[there]]
-        return found.astype(np.float32)
 
 
 def gaps(history: History) -> Numbers:

@@ -50,10 +50,7 @@ class FoundingLearner(Learner):
         over its length. And, for each point that the actor chooses from, what an item there would do to the sample."""
         samples, actor = self.samples(history.items), nets["actor"]
         assert isinstance(actor, AgentModel)
-        numbers = history.context
-        if "reward" in self.space.event_names:
-            numbers = np.concatenate([history.rewards[..., None], numbers], -1)
-        numbers = (numbers - self.space.event_center) / self.space.event_scale
+        numbers = self.numbers_of(history)
         length = (1 / samples.count).expand(len(numbers), -1)
         parts = [samples.vectors, self.tensor(numbers), samples.mean, samples.spread[..., None], length[..., None]]
         factors = torch.cat([part.float() for part in parts], -1).cpu().numpy()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from what_next.algorithms.base import LossContext, Networks, Part
@@ -84,6 +84,13 @@ class Learner(ABC):
     @abstractmethod
     def factorize(self, nets: Networks, history: History) -> Factors:
         """What is read of each event, as arrays."""
+
+    def numbers_of(self, history: History) -> Float32[np.ndarray, "batch time numbers"]:
+        """All numbers of each event, standardised."""
+        numbers = history.context
+        if "reward" in self.space.event_names:
+            numbers = np.concatenate([history.rewards[..., None], numbers], -1)
+        return np.asarray((numbers - self.space.event_center) / self.space.event_scale, np.float32)
 
     @abstractmethod
     def predict(

@@ -142,8 +142,7 @@ def counted(values: Any, mask: Bool[np.ndarray, "batch time"]) -> Any:
 
 def flattened(carried: Carried) -> Float32[np.ndarray, "batch carried"]:
     """What an encoder carries, as one array."""
-    found: Float32[np.ndarray, "batch carried"] = torch.cat([part.flatten(1) for part in carried], 1).cpu().numpy()
-    return found
+    return np.asarray(torch.cat([part.flatten(1) for part in carried], 1).cpu().numpy())
 
 
 def unflattened(encoder: Encoder, carried: Float[Tensor, "batch carried"]) -> Carried:
