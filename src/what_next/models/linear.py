@@ -35,6 +35,11 @@ CHUNK = 2**16
 
 TABLES = ("successors", "codes", "chains")
 """Of items, with as many columns as count."""
+NUMBERS = {
+    "weight": 0.0, "decay": 1.0, "penalty": 1.0, "bias": 0.0, "pull": 0.0, "chain": 0.0, "chain_decay": CHAIN_DECAY,
+    "replay": 0.0, "temperature": 1.0,
+}  # fmt: skip
+"""What validation chooses, as it is before."""
 
 
 def ranks_of(count: int) -> tuple[int, ...]:
@@ -134,22 +139,10 @@ class LinearTerm(nn.Module):
         fading = self.decay.new_tensor(FADING)
         return (self.directions, self.decay), (self.successors, fading), (self.chains, self.chain_decay)
 
-    def choose(
-        self,
-        weight: float = 0.0,
-        decay: float = 1.0,
-        penalty: float = 1.0,
-        bias: float = 0.0,
-        pull: float = 0.0,
-        chain: float = 0.0,
-        chain_decay: float = CHAIN_DECAY,
-        replay: float = 0.0,
-        temperature: float = 1.0,
-    ) -> None:
-        """Set the numbers."""
-        numbers = {"weight": weight, "decay": decay, "penalty": penalty, "bias": bias, "pull": pull}
-        numbers |= {"chain": chain, "chain_decay": chain_decay, "replay": replay, "temperature": temperature}
-        for name, value in numbers.items():
+    def choose(self, **numbers: float) -> None:
+        """Set the numbers: these, and all others as in `NUMBERS`."""
+        assert numbers.keys() <= NUMBERS.keys(), "what is set is one of the numbers"
+        for name, value in (NUMBERS | numbers).items():
             self.register_buffer(name, torch.tensor(value, device=self.directions.device))
 
     def learn(

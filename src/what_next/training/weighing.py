@@ -62,9 +62,7 @@ def weigh(
 
     The weight comes first, with decay, penalty and directions, then what came next, in the network's space and in
     codes, then the bias for what is popular, or was of late, 0 included; where all stay 0, the network is better alone,
-    and that is all. The temperature comes last: all together are surer than each, and a softmax of their scores is
-    calibrated by what came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks",
-    section 4.2).
+    and that is all. The temperature comes last.
 
     Args:
         linear: with what was counted in the log; changed.
@@ -92,11 +90,8 @@ def weigh(
     linear.choose(**trial.numbers)
     if not linear.counts:
         return False
-    likely = replace(trial, measure=lambda: -surprise())
-    likely.best = likely.measured()
-    likely.improve("temperature", TEMPERATURES)
-    linear.choose(**likely.numbers)
-    told = ", ".join([*(f"{name} {value:g}" for name, value in likely.numbers.items()), *of_late])
+    _calibrate(trial, surprise)
+    told = ", ".join([*(f"{name} {value:g}" for name, value in trial.numbers.items()), *of_late])
     console.print(
         f"counts of the log stand beside the network ({told}; see `linear`): {measured} {alone:.4f} -> "
         f"{trial.best:.4f}; `linear, no` leaves it out",
@@ -194,6 +189,15 @@ def _follow(trial: Trial, *, repeats: bool) -> None:
             trial.take(coded)
     linear.choose(**trial.numbers)
     linear.forget()
+
+
+def _calibrate(trial: Trial, surprise: Measure) -> None:
+    """Choose the temperature: all together are surer than each, and a softmax of their scores is calibrated by what
+    came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2)."""
+    likely = replace(trial, measure=lambda: -surprise())  # the numbers are the same ones
+    likely.best = likely.measured()
+    likely.improve("temperature", TEMPERATURES)
+    trial.linear.choose(**trial.numbers)
 
 
 def recent_of(events: Known) -> dict[str, Counts]:
