@@ -1,7 +1,9 @@
 """How good a policy is on the validation users, whose targets training never saw."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from what_next.data import Dataset, Split
 from what_next.data.space import Space
@@ -9,7 +11,7 @@ from what_next.metrics.next_items import Histories, Targets, rank
 from what_next.metrics.windows import Sampling, draw_windows
 from what_next.settings import Setup
 from what_next.training.distributed import ALONE, Ranks
-from what_next.types import Permitted, Policy, Request, Softmax
+from what_next.types import History, Permitted, Policy, Request, Softmax
 
 MOST = 10_000
 """Validation users that are measured during training, at most: always the same ones."""
@@ -69,13 +71,18 @@ def some_targets(dataset: Dataset, split: Split, seed: int, most: int) -> Target
     return targets.of_rows(np.sort(chosen))
 
 
+def _parts(targets: Targets, rows: Int[np.ndarray, "rows"], histories: Histories) -> Iterator[tuple[Targets, History]]:
+    """Some of the rows of targets at a time, each with what was heard before it."""
+    for start in range(0, len(rows), ROWS):
+        some = targets.of_rows(rows[start : start + ROWS])
+        yield some, histories(some.users, np.zeros_like(some.before), some.before)
+
+
 def repeated(dataset: Dataset, split: Split, histories: Histories, *, seed: int) -> float:
     """The share of the targets that stand in their user's history; 0 where nobody is judged."""
-    targets, found = some_targets(dataset, split, seed, FEW), list[np.ndarray]()
-    for start in range(0, len(targets), ROWS):
-        some = targets.of_rows(np.arange(start, min(start + ROWS, len(targets))))
-        history = histories(some.users, np.zeros_like(some.before), some.before)
-        found.append((history.items == some.items[:, None]).any(1))
+    targets = some_targets(dataset, split, seed, FEW)
+    parts = _parts(targets, np.arange(len(targets)), histories)
+    found = [(history.items == some.items[:, None]).any(1) for some, history in parts]
     return float(np.concatenate(found).mean()) if found else 0.0
 
 
@@ -88,11 +95,8 @@ def surprise(
     """
     targets, found = some_targets(dataset, split, seed, FEW), list[np.ndarray]()
     rows = ranks.share(len(targets))
-    for start in range(0, len(rows), ROWS):
-        some = targets.of_rows(rows[start : start + ROWS])
-        history = histories(some.users, np.zeros_like(some.before), some.before)
-        permitted = Permitted.of(without=None if seen else history.items)
-        request = Request(1, Softmax(), permitted)
+    for some, history in _parts(targets, rows, histories):
+        request = Request(1, Softmax(), Permitted.of(without=None if seen else history.items))
         found.append(policy.propensities(policy.states(history), request, some.items[:, None])[:, 0])
     (chances,) = ranks.by_row(rows, np.concatenate([*found, np.zeros(0)]), count=len(targets))
     return float(-np.log(chances[chances > 0]).mean()) if (chances > 0).any() else np.inf
