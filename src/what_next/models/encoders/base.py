@@ -107,10 +107,7 @@ class Encoder(nn.Module):
     def step(self, state: State, events: Events) -> tuple[Float[Tensor, "batch dim"], State]:
         """The states after one event more: `events` has one column. A row of padding keeps what it was."""
         states, after = self.advance(state, self.inputs(events).squeeze(1))
-        there = events.items[:, 0] >= 0
-        shapes = ((-1, *[1] * (old.ndim - 1)) for old in state)
-        kept = (torch.where(there.view(shape), new, old) for shape, new, old in zip(shapes, after, state, strict=True))
-        return states, tuple(kept)
+        return states, where(events.items[:, 0] >= 0, after, state)
 
     def replay(self, events: Events, lengths: Int64[Tensor, "batch"] | None = None) -> tuple[Grid, State]:
         """The state after every event, and what is known after the last one, as so many steps would give it.
@@ -138,12 +135,7 @@ class Encoder(nn.Module):
         for first, end in pairwise(sorted({0, *places, inputs.shape[1]})):
             fresh = begins[:, first]
             if fresh.any():
-                shapes = ((-1, *[1] * (old.ndim - 1)) for old in state)
-                new = self.start(len(inputs))
-                state = tuple(
-                    torch.where(fresh.view(shape), start, old)
-                    for shape, start, old in zip(shapes, new, state, strict=True)
-                )
+                state = where(fresh, self.start(len(inputs)), state)
             several, state = self.proceed(state, inputs[:, first:end])
             states.append(several)
         return torch.cat(states, 1)
@@ -204,6 +196,12 @@ class Encoder(nn.Module):
     def _zeros(self, *shape: int) -> Tensor:
         """Zeros where the parameters are, of their type."""
         return next(self.parameters()).new_zeros(shape)
+
+
+def where(rows: Bool[Tensor, "batch"], state: State, other: State) -> State:
+    """The one state in some rows, and the other in all others."""
+    masks = (rows.view(-1, *[1] * (part.ndim - 1)) for part in state)
+    return tuple(torch.where(mask, one, two) for mask, one, two in zip(masks, state, other, strict=True))
 
 
 def made(kind: type[Encoder], items: ItemVectors, sizes: EncoderSizes) -> Encoder:
