@@ -1,7 +1,7 @@
 """Experience to learn from, as sources make it and as the losses of algorithms read it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -135,21 +135,16 @@ class Batch:
 
     def rows(self, rows: slice) -> "Batch":
         """Some rows in succession, with the impressions whose states are there; it counts as many histories."""
-        arrays, shown, found = self.arrays(), self.impressions, dict[str, np.ndarray]()
-        within = np.zeros(0, np.bool_)
+        shown, width = self.impressions, self.items.shape[1]
         if shown is not None:
-            width = self.items.shape[1]
             within = (shown.places >= rows.start * width) & (shown.places < rows.stop * width)
-        for name, values in arrays.items():
-            if name == "histories":
-                found[name] = values
-            elif not name.startswith("impressions."):
-                found[name] = values[rows]
-            elif name in ("impressions.places", "impressions.following"):
-                found[name] = values[within] - rows.start * self.items.shape[1]
-            else:
-                found[name] = values[within]
-        return Batch.of_arrays(found)
+            parts = {name: values[within] for name, values in vars(shown).items()}
+            first = rows.start * width
+            parts |= {"places": parts["places"] - first, "following": parts["following"] - first}
+            shown = Impressions(**parts)
+        arrays = replace(self, impressions=None).arrays()
+        found = {name: values if name == "histories" else values[rows] for name, values in arrays.items()}
+        return replace(Batch.of_arrays(found), impressions=shown)
 
     @classmethod
     def following(
