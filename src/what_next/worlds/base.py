@@ -52,8 +52,7 @@ class Streams:
         bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         self.drawn[self.rows] += np.uint64(count)
         top = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-        found: Float32[np.ndarray, "*rest"] = top.reshape(len(self.rows), *shape)
-        return found
+        return np.asarray(top.reshape(len(self.rows), *shape))
 
 
 Draws = np.random.Generator | Streams
@@ -75,8 +74,7 @@ def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarra
 def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
     """For each user an array of standard normal numbers (Box and Muller 1958)."""
     radius, angle = uniform(rng, users, *shape), uniform(rng, users, *shape)
-    found: Float32[np.ndarray, "*rest"] = np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
-    return found
+    return np.asarray(np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle))
 
 
 S = TypeVar("S", bound="State")
@@ -254,8 +252,7 @@ class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_na
 
 def unit(vectors: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
     """Of length 1."""
-    units: Float[np.ndarray, "rows columns"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
-    return units
+    return np.asarray(vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True)))
 
 
 def sigmoid(odds: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
@@ -267,8 +264,7 @@ def sigmoid(odds: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
 
 def count(flags: Bool[np.ndarray, "users width"]) -> Int64[np.ndarray, "users"]:
     """How many are set of each user; a sum along so short an axis takes five times as long."""
-    counts: Int64[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
-    return counts
+    return np.asarray(np.ascontiguousarray(flags.T).sum(0, dtype=np.int64))
 
 
 def tally(

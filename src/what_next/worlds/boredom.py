@@ -142,8 +142,7 @@ class Boredom(World):
     @cached_property
     def item_topics(self) -> Int16[np.ndarray, "items"]:
         """The main topic of each item, of which it may bore."""
-        topics: Int16[np.ndarray, items] = self.item_vectors.argmax(1).astype(np.int16)
-        return topics
+        return np.asarray(self.item_vectors.argmax(1).astype(np.int16))
 
     @cached_property
     def _columns(self) -> Float32[np.ndarray, "topics items"]:
@@ -178,8 +177,7 @@ class Boredom(World):
 
     def interest(self, state: Listeners) -> Float32[np.ndarray, "users topics"]:
         """The users' vectors as they are now: zero for those who are bored."""
-        interest: Float32[np.ndarray, "users topics"] = state.tastes * (count(state.rest > 0) == 0)[:, None]
-        return interest
+        return np.asarray(state.tastes * (count(state.rest > 0) == 0)[:, None])
 
     def observe(self, state: Listeners, ideal: bool = False) -> Observation:
         """The share of `threshold` that each topic's remembered clicks have reached, at most 1.
@@ -287,8 +285,7 @@ class Boredom(World):
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean relevance to a thousand users."""
         tastes = self._tastes(1000, np.random.default_rng(self.seed))
-        slate: Int64[np.ndarray, slots] = best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0]
-        return slate
+        return np.asarray(best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0])
 
     def _greedy(self, state: Listeners, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The most relevant items, the best first."""
@@ -346,5 +343,4 @@ def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:
     if found is None or found.origin is None:
         raise MissingExtraError("sardine-rec", "sim", "a preset with SARDINE's own items")
     path = Path(found.origin).parent / "embeddings" / f"item_embeddings_{name}.npy"
-    vectors: Float32[np.ndarray, "items topics"] = np.load(path, allow_pickle=False).astype(np.float32)
-    return vectors
+    return np.asarray(np.load(path, allow_pickle=False).astype(np.float32))

@@ -240,8 +240,7 @@ class Choice(World):
         """The items of the highest expected reward to a thousand new users."""
         users = self.reset(1000, np.random.default_rng(self.seed))
         worth = (1 + users.interests[:, self.item_topics]) * self._rewards(users.exposure)
-        slate: Int64[np.ndarray, slots] = best(worth.mean(0)[None], self.slots)[0]
-        return slate
+        return np.asarray(best(worth.mean(0)[None], self.slots)[0])
 
     def _greedy(self, state: Watchers, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The slate of the largest expected reward."""

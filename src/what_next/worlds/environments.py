@@ -146,8 +146,7 @@ class EnvironmentWorld(World):
 
     def truncated(self, state: Visits) -> Bool[np.ndarray, "users"]:
         """See `World.truncated`."""
-        ended: Bool[np.ndarray, users] = state.cut | super().truncated(state)
-        return ended
+        return np.asarray(state.cut | super().truncated(state))
 
     def observe(self, state: Visits, ideal: bool = False) -> Observation:
         """See `World.observe`."""

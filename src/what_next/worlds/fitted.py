@@ -169,8 +169,7 @@ class Fitted(World):
         for start in range(0, len(weights), 1000):
             part = slice(start, start + 1000)
             total += weights[part] @ self.expected(self.user_vectors[part] @ self.item_vectors.T)
-        slate: Int64[np.ndarray, slots] = best(total[None], self.slots)[0]
-        return slate
+        return np.asarray(best(total[None], self.slots)[0])
 
     def _greedy(self, state: Guests, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The items of the highest scores."""

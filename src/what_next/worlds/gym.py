@@ -209,8 +209,7 @@ class Points(gymnasium.ActionWrapper, gymnasium.utils.RecordConstructorArgs):
 
     def action(self, action: Float32[np.ndarray, "dim"]) -> Int[np.ndarray, "slots"]:
         """The slate of a point."""
-        slate: Int[np.ndarray, slots] = nearest(self.world, np.asarray(action)[None])[0]
-        return slate
+        return np.asarray(nearest(self.world, np.asarray(action)[None])[0])
 
 
 class VectorPoints(VectorActionWrapper):

@@ -52,6 +52,8 @@ class Layout(ABC):
     greedy: Callable[[Any], Int64[np.ndarray, "slots"]] | None = None
     known: ClassVar[frozenset[str]] = frozenset()
     """The parts of an observation."""
+    numbers: ClassVar[str | None] = None
+    """The part that is plain numbers; None: all of it is."""
 
     def __init__(self, env: Any, name: str) -> None:
         """Reads the action: an item, a slate, or a point of a box.
@@ -85,7 +87,8 @@ class Layout(ABC):
     @property
     def bounds(self) -> Bounds:
         """See above."""
-        return limits(self.env.observation_space)
+        space = self.env.observation_space
+        return limits(space if self.numbers is None else space[self.numbers])
 
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items dim"]:
@@ -115,18 +118,12 @@ class Layout(ABC):
 class Own(Layout):
     """Environments of this package that do not show what is hidden."""
 
-    known = frozenset({"shown", "clicks", "numbers"})
-
-    @property
-    def bounds(self) -> Bounds:
-        """See `Layout`."""
-        return limits(self.env.observation_space["numbers"])
+    known, numbers = frozenset({"shown", "clicks", "numbers"}), "numbers"
 
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items dim"]:
         """See `Layout`."""
-        found: Float32[np.ndarray, "items dim"] = self.env.unwrapped.world.item_vectors
-        return found
+        return np.asarray(self.env.unwrapped.world.item_vectors)
 
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
         """See `Layout`; the item after the last one says that nothing was shown."""
@@ -160,16 +157,11 @@ class Sardine(Layout):
     reached. The hidden state is that of its wrapper `IdealState`. Its time limit (`terminated`) cuts an episode off.
     """
 
-    known = frozenset({"slate", "clicks", "hist"})
+    known, numbers = frozenset({"slate", "clicks", "hist"}), "hist"
 
     def __init__(self, env: Any, name: str) -> None:
         super().__init__(env, name)
         self.steps: int | None = env.unwrapped.H
-
-    @property
-    def bounds(self) -> Bounds:
-        """See `Layout`."""
-        return limits(self.env.observation_space["hist"])
 
     @property
     def hidden(self) -> Bounds:  # type: ignore[override]
@@ -180,8 +172,7 @@ class Sardine(Layout):
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items dim"]:
         """See `Layout`."""
-        found: Float32[np.ndarray, "items dim"] = self.env.unwrapped.item_embedd.astype(np.float32)
-        return found
+        return np.asarray(self.env.unwrapped.item_embedd.astype(np.float32))
 
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
         """See `Layout`."""

@@ -131,8 +131,7 @@ class Sessions(World):
     @cached_property
     def item_topics(self) -> Int64[np.ndarray, "items"]:
         """The main topic of each item, which tires."""
-        topics: Int64[np.ndarray, items] = self.topic_vectors.argmax(1).astype(np.int64)
-        return topics
+        return np.asarray(self.topic_vectors.argmax(1).astype(np.int64))
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items columns"]:
@@ -191,8 +190,7 @@ class Sessions(World):
     def truncated(self, state: Visitors) -> Bool[np.ndarray, "users"]:
         """See `World.truncated`: after the last visit, or at the end of the month."""
         over = state.visits >= self.last_visit if self.reward == "days" else state.day >= self.month
-        ended: Bool[np.ndarray, users] = over | super().truncated(state)
-        return ended
+        return np.asarray(over | super().truncated(state))
 
     def worth(self, state: Visitors, slates: Int[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users slots"]:
         """Of each item to the user, after those before it in the slate."""
@@ -237,16 +235,14 @@ class Sessions(World):
         """Until the return: geometric, cut off at the longest."""
         chance = sigmoid(np.float32(self.return_offset) + np.float32(self.return_slope) * satisfaction)
         days = 1 + np.floor(np.log1p(-drawn) / np.log1p(-np.minimum(chance, np.float32(1 - 1e-6))))
-        found: Int64[np.ndarray, users] = np.minimum(days, self.longest).astype(np.int64)
-        return found
+        return np.asarray(np.minimum(days, self.longest).astype(np.int64))
 
     @cached_property
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean chance to be played by a thousand new users."""
         users = self.reset(1000, np.random.default_rng(self.seed))
         played = self.play_chance(users.tastes @ self.topic_vectors.T + self.item_catch).mean(0)
-        slate: Int64[np.ndarray, slots] = best(played[None], self.slots)[0]
-        return slate
+        return np.asarray(best(played[None], self.slots)[0])
 
     def _greedy(self, state: Visitors, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Slot by slot the item with the highest chance to be played."""
