@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ class ItemSpace:
 
     Attributes:
         vectors: of all items, with gradient to the encoder. target: its target network's, without gradient.
-        loss: what `cross_entropy` is. drawn: how many negatives it draws, for a loss that does.
-        draws: the distribution that they come from. rng: for drawing them.
+        draws: the distribution that negatives come from. rng: for drawing them.
+        loss: what `cross_entropy` is. negatives: how many it draws, for a loss that does.
         precision: of the products of matrices in `cross_entropy`, `best` and `log_probs`.
         gbce_t: the calibration of gBCE.
         sparse: `vectors` is the weight of an embedding whose gradient is sparse: only rows that were gathered have one.
@@ -42,46 +42,33 @@ class ItemSpace:
 
     vectors: Float[Tensor, "items dim"]
     target: Float[Tensor, "items dim"]
-    loss: Loss
-    drawn: int
     draws: Draws
-    precision: Precision
-    gbce_t: float
     rng: np.random.Generator = field(repr=False)
-    sparse: bool
-    gather: Callable[[Tensor], Tensor] | None
+    loss: Loss = "softmax"
+    negatives: int = 4096
+    precision: Precision = "fp32"
+    gbce_t: float = 0.75
+    sparse: bool = False
+    gather: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def of(
         cls,
         vectors: Float[Tensor, "items dim"],
         target: Float[Tensor, "items dim"] | None = None,
-        loss: Loss = "softmax",
-        negatives: int = 4096,
+        *,
         draws: Draws | None = None,
-        precision: Precision = "fp32",
-        gbce_t: float = 0.75,
         rng: np.random.Generator | None = None,
-        sparse: bool = False,
-        gather: Callable[[Tensor], Tensor] | None = None,
+        **how: Any,
     ) -> "ItemSpace":
-        """Without `target`, the vectors themselves; without `draws`, negatives are drawn uniformly.
+        """Without `target`, the vectors themselves; without `draws`, negatives are drawn uniformly. `how`: the rest.
 
         For a million items: `sparse`, a loss that draws, and an optimiser for sparse gradients; then no gradient is as
         large as the table.
         """
-        return cls(
-            vectors=vectors,
-            target=vectors.detach() if target is None else target.detach(),
-            loss=loss,
-            drawn=negatives,
-            draws=draws or Draws(len(vectors), device=vectors.device),
-            precision=precision,
-            gbce_t=gbce_t,
-            rng=np.random.default_rng() if rng is None else rng,
-            sparse=sparse,
-            gather=gather,
-        )
+        target = vectors if target is None else target
+        draws = draws or Draws(len(vectors), device=vectors.device)
+        return cls(vectors, target.detach(), draws, np.random.default_rng() if rng is None else rng, **how)
 
     @property
     def dim(self) -> int:
@@ -116,7 +103,7 @@ class ItemSpace:
         direction, level = catalogue.split(points, self.dim)
         if self.loss == "softmax":
             return linear_cross_entropy(direction, self.whole, actions, weights, self.precision)
-        negatives = self.draws.draw(self.drawn, self.rng)
+        negatives = self.draws.draw(self.negatives, self.rng)
         vectors = self.rows(negatives.ids)
         if self.loss == "sampled_softmax":
             values = self.values(direction, actions)
