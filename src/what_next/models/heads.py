@@ -71,6 +71,13 @@ class PairValue(nn.Module):
         return values.squeeze(-1)
 
 
+def layers(width: int, hidden: int, columns: int) -> nn.Sequential:
+    """Three layers, from vectors of one width to those of another."""
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, columns)
+    )
+
+
 def _near_zero(dim: int) -> nn.Linear:
     """A last layer whose numbers start near 0, and not all alike."""
     layer = nn.Linear(dim, 1)

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from what_next.models.belief import Belief
+from what_next.models.heads import layers
 
 DEVIATION = 0.3
 """Of a drawn point's entries at the start, where scores have a spread of about 1."""
@@ -50,14 +51,7 @@ class Proposer(nn.Module):
             self.mean.bias.zero_()
             self.mean.bias[width:] = HELD_BACK
         if self.traits:
-            layers = (
-                nn.Linear(width, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, traits),
-            )
-            self.effects = nn.Sequential(*layers)
+            self.effects = layers(width, hidden, traits)
             self.fades = nn.Linear(traits, traits)
 
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:
