@@ -281,14 +281,14 @@ class Environment:
     def _joined(self, reports: Sequence[Report], members: Sequence[Networks]) -> Report:
         """Save the networks of an ensemble as one, in place of those that were saved apart."""
         agent, setup = self.agent, self.setup
+        together = _together(reports)
         agent.ranks, agent.spent = self.ranks, 1.0
-        agent.histories, agent.nets = sum(one.histories for one in reports), agent.add_model()[0]
+        agent.histories, agent.nets = together.histories, agent.add_model()[0]
         for name, net in agent.nets.items():
             join(net, [one[name] for one in members])
         self.explained, self.resume = True, False  # what follows is a run of its own
         monitor = self._monitor(checkpoint.new_run())
-        monitor.unsaved, monitor.targets = True, sum(one.targets for one in reports)
-        monitor.seconds = sum(one.seconds for one in reports)
+        monitor.unsaved, monitor.targets, monitor.seconds = True, together.targets, together.seconds
         with self.interrupts.noted():
             monitor.finish(ended=True)
         if not monitor.interrupted:
@@ -296,10 +296,8 @@ class Environment:
             if not self.ranks.rank:
                 for one in setup.members:
                     remove_models(one)
-        together, interrupted = _together(reports), self.interrupts.came()
-        return replace(
-            together, valid=monitor.valid, saved=setup.model_paths, stopped=monitor.interrupted, interrupted=interrupted
-        )
+        stopped, interrupted = monitor.interrupted, self.interrupts.came()
+        return replace(together, valid=monitor.valid, saved=setup.model_paths, stopped=stopped, interrupted=interrupted)
 
     def _begin(self) -> Monitor:
         """The agent is built, or set to where its run was saved; nothing is written yet."""
@@ -387,12 +385,7 @@ class Environment:
             "validation users": len(split.validation),
             "test users": len(split.test),
         }
-        made_on: dict[str, Any] = {
-            "data": dataset.name,
-            "counts": counts,
-            "split": split.hash,
-            "events": dataset.digest,
-        }
+        made_on = {"data": dataset.name, "counts": counts, "split": split.hash, "events": dataset.digest}
         monitor = Monitor(
             self.agent,
             self.rng,
@@ -401,9 +394,8 @@ class Environment:
             self.weigh,
             self.state.monitored,
             made_on | ({"fitted": dict(decided)} if decided else {}),
-            self.agent.horizon,
             self.source.save_every,
-            self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
+            self.setup.patience if self._foresees else None,
             self.resume,
             self._saved,
             self.quiet,
@@ -411,6 +403,11 @@ class Environment:
         for reason in () if self.explained else reasons:
             monitor.console.print(reason, highlight=False)
         return monitor
+
+    @property
+    def _foresees(self) -> bool:
+        """Whether what validation users did next tells how good the agent is."""
+        return bool(len(self.state.split.validation)) and self.source.foreseen
 
     def validate(self) -> dict[str, float]:
         """How good the agent is on the validation users, as its monitor measures it. Empty: nobody is judged.
@@ -448,9 +445,7 @@ class Environment:
         encoder = agent.nets.get("encoder")
         if not isinstance(encoder, Encoder) or (linear := encoder.ridge) is None or self.member is not None:
             return False
-        if not linear.gains.any():
-            return False
-        if not len(state.split.validation) or not self.source.foreseen:
+        if not linear.gains.any() or not self._foresees:
             return False
         events = Known.of(state.dataset, state.split.known)
 
@@ -519,14 +514,11 @@ class Environment:
 
 def _together(reports: Sequence[Report]) -> Report:
     """What the trainings of an ensemble's networks come to."""
-    last = reports[-1]
+    sums = {name: sum(getattr(one, name) for one in reports) for name in ("histories", "targets", "seconds", "passes")}
     return replace(
-        last,
-        histories=sum(one.histories for one in reports),
-        targets=sum(one.targets for one in reports),
-        seconds=sum(one.seconds for one in reports),
+        reports[-1],
+        **sums,
         steps=tuple(step for one in reports for step in one.steps),
-        passes=sum(one.passes for one in reports),
         alarms=tuple(dict.fromkeys(alarm for one in reports for alarm in one.alarms)),
         idle=False,
     )

@@ -106,7 +106,7 @@ class Monitor:
             whether it changed anything; `monitored`: by which of what was measured the best model is chosen.
         made_on: what the model's file and its card say of the data: their name, how much they hold (`counts`), the hash
             of their `split`, the checksum of their `events`, and what they decided (`fitted`).
-        horizon: histories of the whole run; `save_every`: those between two saves.
+        save_every: histories between two saves.
         patience: the setup's, or None where there are no validation users.
         resumed: whether it goes on from the last save.
         on_save: called after each save with the last measurement; `quiet`: nothing is printed.
@@ -123,7 +123,6 @@ class Monitor:
     weigh: Callable[[], bool]
     monitored: str
     made_on: dict[str, Any]
-    horizon: int
     save_every: int
     patience: int | None
     resumed: bool = False
@@ -188,7 +187,7 @@ class Monitor:
         self.unsaved = True
         self.targets += step.targets
         self.seconds = time.perf_counter() - self.start
-        done = max(self.agent.spent, self.agent.histories / self.horizon)
+        done = max(self.agent.spent, self.agent.histories / self.agent.horizon)
         alarms = () if self.agent.ranks.rank else self.alarms.look(step, done, self.agent.histories)
         for alarm in alarms:
             self.console.print(f"alarm {alarm}", style="yellow")

@@ -32,6 +32,7 @@ class Training(Protocol):
     targets: Networks
     optimisers: dict[str, Optimizer]
     histories: int
+    horizon: int
     steps: int
     spent: float
     halved: int
