@@ -302,7 +302,7 @@ class Matching:
                 attributes[part],
                 None if uniforms is None else uniforms[part],
                 max(1, self.candidates),
-                self.score and _shifted(self.score, part.start),
+                self._of(np.arange(part.start, part.stop)).score,
                 points.shape[1] if reach else 1,
             )
             matches = self.box.matches(points[part], radii[part], reach, words)
@@ -334,11 +334,6 @@ class Matching:
             items, place, distances = items[order], place[order], distances[order]
         offsets = np.searchsorted(rows, np.arange(len(points) + 1))
         return Pool(offsets, rows, items, place, distances, np.ones(len(rows), np.bool_))
-
-
-def _shifted(score: Score, start: int) -> Score:
-    """The same score for rows counted from the start of a chunk."""
-    return lambda rows, items: score(rows + start, items)
 
 
 def smallest_tolerance(

@@ -230,7 +230,8 @@ class Ranks:
             return
         self.agreed = True
         several: list[Any] = [None] * self.count
-        self._told(dist.all_gather_object, several, (None if told is None else _plain(told), error))
+        plain = told and {name: json.dumps(value, sort_keys=True, default=str) for name, value in told.items()}
+        self._told(dist.all_gather_object, several, (plain, error))
         wrong = [(rank, one) for rank, (_, one) in enumerate(several) if one is not None]
         if wrong:
             rank, text = wrong[0]
@@ -294,10 +295,6 @@ def _ends(batch: Batch) -> Int[np.ndarray, "ends"]:
         np.add.at(crossed, ends[0] + 1, 1)
         np.add.at(crossed, ends[1] + 1, -1)
     return np.flatnonzero(crossed.cumsum()[: rows + 1] == 0)
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in values.items()}
 
 
 @contextmanager

@@ -50,10 +50,6 @@ class Tracker:
         )
         self.task = self.progress.add_task("training", total=total, completed=done, shown="")
 
-    def _counted(self, histories: int) -> str:
-        """What is counted, and the passes."""
-        return f"histories ({histories / self.users:.1f} passes)" if self.users else "slates"
-
     def __enter__(self) -> "Tracker":
         self.progress.start()
         return self
@@ -91,8 +87,8 @@ class Tracker:
         self.progress.update(self.task, completed=done, shown=shown)
         tenth = histories * TENTHS // self.total > self.done * TENTHS // self.total
         if tenth and not draws(self.console):
-            told = f"training {done:,} of {self.total:,} {self._counted(histories)}: {shown}"
-            self.lines.print(told, highlight=False)
+            what = f"histories ({histories / self.users:.1f} passes)" if self.users else "slates"
+            self.lines.print(f"training {done:,} of {self.total:,} {what}: {shown}", highlight=False)
         self.done = histories
 
 
