@@ -6,16 +6,15 @@ number in the training data; these few files score whatever history they are sho
 
 from collections.abc import Callable, Mapping
 
+from what_next.baselines.classic import ItemKnn, Markov, PopularRecent
 from what_next.baselines.ease import Ease
-from what_next.baselines.item_knn import ItemKnn
-from what_next.baselines.markov import Markov
-from what_next.baselines.popular_recent import PopularRecent
 from what_next.baselines.rules import Ranking
 
 __all__ = ["BASELINES", "Ease", "Fit", "ItemKnn", "Markov", "PopularRecent"]
 
 Fit = Callable[..., Ranking]
-"""`fit(dataset, known, **settings)`: from the leading events of each user that training may know, to a policy."""
+"""`fit(dataset, known, **settings)`: from the log, and how many leading events of each user training may know, to a
+policy."""
 
 BASELINES: Mapping[str, Fit] = {
     "popular_recent": PopularRecent.fit,

@@ -59,11 +59,9 @@ class Ease(Ranking):
         events: Known | None = None,
         done: Done = no_progress,
     ) -> "Ease":
-        """Solve.
+        """Solve; see `baselines.Fit`.
 
         Args:
-            dataset: the log.
-            known: how many leading events of each user training may know.
             penalty: of the squared weights; above 0.
             most: for no more than so many items, the most popular ones; None: for all.
             events: those events, where pairs of their items were counted for another fit already.

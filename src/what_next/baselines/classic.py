@@ -1,0 +1,172 @@
+"""The classic ones that count: what is popular of late, what follows what, and what goes together."""
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from what_next.baselines.counts import TIE, Known, Rows, last_heard, together
+from what_next.baselines.rules import Ranking
+from what_next.data import Dataset
+from what_next.data.space import DAY
+from what_next.types import History
+
+LAST = 10
+"""How many of the last events a Markov chain looks at, at most."""
+LEAST = 1e-6
+"""An item of the history that counts for less does not count."""
+
+
+class PopularRecent(Ranking):
+    """The items with the most training events, of which each counts half as much after every half-life."""
+
+    def __init__(self, weights: Float64[np.ndarray, "items"]) -> None:
+        """`weights`: what the events of each item come to."""
+        self.weights, self.items = weights, len(weights)
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        known: Int64[np.ndarray, "users"],
+        *,
+        half_life_days: float = 30.0,
+        half_life_events: float = 10.0,
+    ) -> "PopularRecent":
+        """Count; see `baselines.Fit`.
+
+        Args:
+            half_life_days: before the last of those events of all users; for a log with times.
+            half_life_events: before the last of the user's own; for a log without.
+        """
+        events = Known.of(dataset, known)
+        weights = events.of_late(half_life_events if events.times is None else half_life_days * DAY)
+        return cls(weights + TIE * events.shares)
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """Their weight, for everybody."""
+        return np.broadcast_to(self.weights, (len(history.items), self.items))
+
+
+class Markov(Ranking):
+    """The items that most likely follow the last one of the history, in some part those before it.
+
+    Transition counts `c(i, j)` from item `i` to the next are smoothed towards popularity, as words of a document are
+    (Zhai and Lafferty 2001, Dirichlet prior): `P(j | i) = (c(i, j) + smoothing * share(j)) / (c(i) + smoothing)`.
+    """
+
+    def __init__(self, counts: Rows, shares: Float64[np.ndarray, "items"], *, smoothing: float, decay: float) -> None:
+        """`counts` of transitions, `shares` of all events; `smoothing` and `decay` as for `fit`."""
+        self.counts, self.shares, self.items = counts, shares, len(shares)
+        self.smoothing, self.decay = smoothing, decay
+        sums = np.append(0, counts.values.cumsum(dtype=np.float64))
+        self.leaving = np.diff(sums[counts.offsets])
+
+    @classmethod
+    def fit(
+        cls, dataset: Dataset, known: Int64[np.ndarray, "users"], *, smoothing: float = 10.0, decay: float = 0.4
+    ) -> "Markov":
+        """Count; see `baselines.Fit`.
+
+        Args:
+            smoothing: how many transitions popularity counts for; above 0.
+            decay: how much each of the last events weighs beside the one after it, 0 to 1; at 0 the last one alone
+                counts.
+        """
+        events = Known.of(dataset, known)
+        before, after = events.transitions
+        steps = before.astype(np.int64) * events.catalogue + after
+        distinct, counts = np.unique(steps, return_counts=True)
+        counted = Rows(
+            np.searchsorted(distinct, np.arange(events.catalogue + 1) * events.catalogue),
+            (distinct % events.catalogue).astype(np.int32),
+            counts.astype(np.float32),
+        )
+        return cls(counted, events.shares, smoothing=smoothing, decay=decay)
+
+    def decayed(self, decay: float) -> "Markov":
+        """The same counts read with another decay."""
+        return Markov(self.counts, self.shares, smoothing=self.smoothing, decay=decay)
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """The probability that each item is next; the items' shares where there is no history."""
+        real = history.items >= 0
+        after = real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)
+        decays = self.decay ** after.astype(np.float64)
+        rows, columns = np.nonzero(real & (after < LAST) & (decays > 0))
+        items, weights = history.items[rows, columns], decays[rows, columns]
+        total = np.bincount(rows, weights, len(real))
+        weights /= total[rows] * (self.leaving[items] + self.smoothing)
+        backed_off = np.where(total > 0, self.smoothing * np.bincount(rows, weights, len(real)), 1.0)
+        scores: Float64[np.ndarray, "batch items"] = backed_off[:, None] * self.shares
+        scores += self.counts.summed(rows, items, weights, len(real))
+        return scores
+
+
+class ItemKnn(Ranking):
+    """The items most similar to those of the history (Sarwar et al. 2001; Deshpande and Karypis 2004).
+
+    Two items are as similar as the cosine of their users, `n(i, j) / (sqrt(n(i) n(j)) + shrinkage)`. Each item of the
+    history votes for its nearest neighbours by their similarity; popularity decides where nobody votes.
+    """
+
+    def __init__(self, neighbours: Rows, shares: Float64[np.ndarray, "items"], *, decay: float) -> None:
+        """`neighbours`: the similarities that are kept; `shares` of all events; `decay` as for `fit`."""
+        self.neighbours, self.shares, self.decay, self.items = neighbours, shares, decay, len(shares)
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        known: Int64[np.ndarray, "users"],
+        *,
+        shrinkage: float = 10.0,
+        neighbours: float = 100,
+        decay: float = 0.8,
+        events: Known | None = None,
+    ) -> "ItemKnn":
+        """Count; see `baselines.Fit`.
+
+        Args:
+            shrinkage: lowers the similarity of items with few users; 0 or more.
+            neighbours: how many each item keeps; the lower item among equals.
+            decay: how much an item of the history counts for each event that came after it, above 0, to 1: all alike.
+            events: those events, where pairs of their items were counted for another fit already.
+        """
+        events = events or Known.of(dataset, known)
+        norms = np.sqrt(np.bincount(events.pairs[1], minlength=events.catalogue))
+        sizes = np.zeros(events.catalogue, np.int64)
+        columns, values = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+        for items, others, users in together(events):
+            similar = (users / (norms[items] * norms[others] + shrinkage)).astype(np.float32)
+            similar[items == others] = np.inf  # the item itself goes before all of its neighbours, and is passed over
+            kept = _strongest(items, similar, int(neighbours))
+            sizes += np.bincount(items[kept], minlength=events.catalogue)
+            columns.append(others[kept].astype(np.int32))
+            values.append(similar[kept])
+        rows = Rows(np.append(0, sizes.cumsum()), np.concatenate(columns), np.concatenate(values))
+        return cls(rows, events.shares, decay=decay)
+
+    def nearest(self, neighbours: float) -> "ItemKnn":
+        """The same with fewer neighbours of each item."""
+        return ItemKnn(self.neighbours.first(int(neighbours)), self.shares, decay=self.decay)
+
+    def decayed(self, decay: float) -> "ItemKnn":
+        """The same neighbours asked with another decay."""
+        return ItemKnn(self.neighbours, self.shares, decay=decay)
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """The votes of the history's distinct items."""
+        rows, items, after = last_heard(history.items)
+        weights = self.decay ** after.astype(np.float64)
+        heard = weights > LEAST
+        scores = self.neighbours.summed(rows[heard], items[heard], weights[heard], len(history.items))
+        scores += TIE * self.shares
+        return scores
+
+
+def _strongest(rows: Int64[np.ndarray, "n"], values: Float32[np.ndarray, "n"], most: int) -> Int64[np.ndarray, "kept"]:
+    """Where the highest values of each row stand after the very first, by row; `rows` ascends, values are positive."""
+    # Positive floats are ordered as their bits are: one sort of integers does it, ten times faster than by two keys.
+    order = np.argsort((rows << 32) - values.view(np.int32), kind="stable")
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    place = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
+    return order[(place > 0) & (place <= most)]
