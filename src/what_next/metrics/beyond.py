@@ -11,7 +11,7 @@ from math import sqrt
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int, Int32
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
 from torch import Tensor
 
 from what_next.data import Catalogue
@@ -51,14 +51,11 @@ class ItemStatistics:
     def of(cls, catalogue: Catalogue, counts: Int[np.ndarray, "items"]) -> "ItemStatistics":
         """Of a standardised catalogue (`Space.catalogue`, `Space.counts`).
 
-        Its categories are the attributes that are 0 or 1 for every item, and not 0 for all (genres, say). An item
-        belongs equally to each that it has.
+        An item belongs equally to each category that it has.
         """
-        raw = catalogue.attributes
-        binary = ((raw == 0) | (raw == 1)).all(axis=0) & raw.any(axis=0)
-        categories = None
+        binary, categories = category_columns(catalogue), None
         if binary.sum() > 1:
-            held = raw[:, binary]
+            held = catalogue.attributes[:, binary]
             categories = held / np.maximum(held.sum(axis=1, keepdims=True), np.float32(1))
         return cls(counts, catalogue.vectors, categories)
 
@@ -91,6 +88,12 @@ class ItemStatistics:
         """The categories, and a row of zeros for what is no item."""
         assert self.categories is not None
         return torch.from_numpy(np.pad(self.categories, ((0, 1), (0, 0))))
+
+
+def category_columns(catalogue: Catalogue) -> Bool[np.ndarray, "attributes"]:
+    """Which attributes are categories (genres, say): 0 or 1 for every item, and not 0 for all."""
+    raw = catalogue.attributes
+    return np.asarray(((raw == 0) | (raw == 1)).all(axis=0) & raw.any(axis=0))
 
 
 @dataclass(frozen=True, eq=False)

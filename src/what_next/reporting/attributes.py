@@ -12,6 +12,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from what_next.metrics.beyond import category_columns
 from what_next.reporting.drawing import FONT, HEX, Chart, Key, drawn, room, shortened
 from what_next.reporting.view import View, cleaned, percent
 
@@ -26,13 +27,11 @@ POLES = 2
 
 
 def categories(view: View) -> list[str]:
-    """The names of those attributes that are categories (see `ItemStatistics`); empty where there are none."""
+    """The names of those attributes that are categories (`category_columns`); empty where there are none."""
     catalogue = view.comparison.state.space.catalogue
     if view.background.categories is None:
         return []
-    raw = catalogue.attributes
-    chosen = ((raw == 0) | (raw == 1)).all(axis=0) & raw.any(axis=0)
-    return [named(name) for name, one in zip(catalogue.names, chosen, strict=True) if one]
+    return [named(name) for name, one in zip(catalogue.names, category_columns(catalogue), strict=True) if one]
 
 
 def named(attribute: str) -> str:
