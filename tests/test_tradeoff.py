@@ -7,9 +7,9 @@ import pytest
 
 from what_next import Environment, Setup, State
 from what_next.errors import SetupError
+from what_next.experiments.compare import tradeoff, with_spread
 from what_next.experiments.models import of_seed, policy
 from what_next.experiments.next_items import evaluator_of
-from what_next.experiments.tradeoff import tradeoff, with_spread
 from what_next.rewards import Diversity, Logged, Spread
 from what_next.settings import RewardSettings
 

@@ -64,8 +64,7 @@ def evaluate(
 ) -> None:
     """Judge the agent beside rules, baselines and chance, on what training never saw."""
     from what_next.experiments import by_windows, evaluate_next, evaluate_windows
-    from what_next.experiments.tradeoff import check as check_tradeoff
-    from what_next.experiments.tradeoff import tradeoff
+    from what_next.experiments.compare import check_weights, tradeoff
     from what_next.reporting import check as check_report
     from what_next.reporting.bars import Bars
     from what_next.training.boards import add_results
@@ -79,7 +78,7 @@ def evaluate(
     if steps and not report:
         raise SetupError("--weights: is shown on the page; name the page with --report FILE")
     if steps:
-        check_tradeoff(settings, steps)
+        check_weights(settings, steps)
     if report is not None:
         check_report(report)
     windowed, others = by_windows(settings) and mask is None, baselines_of(baselines)

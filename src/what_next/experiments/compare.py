@@ -1,8 +1,12 @@
-"""Which of several setups is better? All on the same users, each beside the first, and without what is said to help."""
+"""Which of several setups is better? All on the same users, each beside the first, and without what is said to help.
+
+And what does the founding reward cost? The same setup trained at several weights of the spread (`tradeoff`).
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +18,13 @@ from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import ModelError, SetupError
 from what_next.experiments.baselines import EVERY, Allowed
-from what_next.experiments.models import beside, is_trained, of_seed, policy, seconds, trained
+from what_next.experiments.models import beside, is_trained, of_seed, policy, trained
 from what_next.experiments.next_items import RIVALS, Comparison, evaluator_of, few_hits, protocol, result_of, rules
+from what_next.rewards import Logged, Spread
 from what_next.settings import Setup
 from what_next.sources import LogSource
 from what_next.state import State
+from what_next.training.artefacts import read_manifest
 from what_next.types import History
 
 OFF, SHUFFLED = "critic off", "rewards shuffled"
@@ -105,15 +111,12 @@ def compare(
 
     Args:
         setups: by the name to show them under; two or more, or one with `ablations`.
-        part: tune on validation; report the test.
         seeds: of training: the models of each are trained where they are missing, beside the setup's own. None: the
             setup's own model, trained where there is none.
         ablations: judge each setup that learns from the log's rewards without them, too. "critic off": next items alone
             are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
             "rewards shuffled": the same algorithm where every event earned what another one did.
-        allowed: items that may be recommended; None for all.
-        baselines: beside which; `anew`: whether they are judged again (see `evaluate_next`).
-        stages: shows how far the work is.
+        part, allowed, baselines, anew: see `evaluate_next`.
 
     Returns:
         Its result is as of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
@@ -133,7 +136,7 @@ def compare(
         learned[name] = [entrant.of(None)] if seeds is None else [entrant.of(seed) for seed in seeds]
         policies = [policy(one, entrant.state) for one in learned[name]]
         scores[name] = evaluator.score(policies, entrant.state.histories, name)
-        took = [seconds(one) for one in learned[name]]
+        took = [read_manifest(one.model_agent_path, "agent").metrics.get("seconds") for one in learned[name]]
         training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
     others, settings, notes = rules(evaluator, state, baselines, anew)
     scores |= others
@@ -207,3 +210,76 @@ def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None
                 "model_critic_path of its own"
             )
         owners[path] = name
+
+
+def tradeoff(
+    setup: Setup,
+    weights: Sequence[float],
+    part: Part = "test",
+    seeds: Sequence[int] | None = None,
+    allowed: Allowed = None,
+    stages: Stages = SILENT,
+) -> list[tuple[float, Comparison]]:
+    """Judge a setup on next items at several weights of the spread in its reward: how much accuracy each costs.
+
+    Each model is trained where it is missing, in the folder `spread-WEIGHT` beside the setup's own (and there in one
+    for each seed). What else earns keeps its weight; where nothing else does, the log's own reward counts once, since a
+    weight alone would only scale.
+
+    Args:
+        setup: of an algorithm that learns from the log's rewards.
+        weights: of `reward.spread`; each is judged once.
+        seeds: of training; None: the setup's own.
+        part, allowed: see `evaluate_next`.
+
+    Returns:
+        Each weight, in ascending order, with the scores of `agent` alone; all on the same targets.
+
+    Raises:
+        SetupError: the algorithm reads no reward, or the items have no attributes.
+    """
+    check_weights(setup, weights)
+    dataset = Dataset.read(setup.data)
+    Spread(weight=1.0).check(dataset)
+    first = State(dataset, setup)
+    evaluator = evaluator_of(first, part, allowed)
+    seeds = [setup.seed] if seeds is None else seeds
+    steps, found = sorted(set(weights)), list[tuple[float, Comparison]]()
+    done = stages.begin("weights of the spread", len(steps))
+    for weight in steps:
+        changed = with_spread(setup, weight)
+        state, setups = State(dataset, changed, first.space), [of_seed(changed, seed) for seed in seeds]
+        policies = [policy(trained(one, state), state) for one in setups]
+        scores = {"agent": evaluator.score(policies, state.histories)}
+        result = result_of(scores, evaluator, protocol(state, part, evaluator, seeds, ()))
+        found.append((weight, Comparison(result, state, evaluator, scores, {"agent": setups})))
+        done(1)
+    return found
+
+
+def with_spread(setup: Setup, weight: float) -> Setup:
+    """The setup with that weight of the spread in its reward, its models and its log of training beside its own."""
+    others = [term for term in setup.reward.terms if not isinstance(term, Spread)]
+    logged = next((term.weight for term in others if isinstance(term, Logged)), None if others else 1.0)
+    reward = setup.reward.model_copy(
+        update={
+            "spread": setup.reward.spread.model_copy(update={"weight": float(weight)}),
+            "logged": setup.reward.logged.model_copy(update={"weight": logged}),
+        }
+    )
+    return beside(setup, f"spread-{weight:g}").model_copy(update={"reward": reward})
+
+
+def check_weights(setup: Setup, weights: Sequence[float]) -> None:
+    """Raises a `SetupError` where there is nothing to weigh."""
+    name = setup.algorithm.name
+    if isinstance(setup.algorithm, NextItem):
+        raise SetupError(
+            f"{name} reads no reward, so its weight changes nothing; take an algorithm that learns from it"
+        )
+    if setup.algorithm.source != "log":
+        raise SetupError(
+            f"{name} has the spread for its whole reward, so a weight would only scale it; take another algorithm"
+        )
+    if not all(isfinite(weight) for weight in weights):
+        raise SetupError(f"the weights of the spread are {', '.join(map(str, weights))}; give finite numbers")

@@ -78,26 +78,15 @@ def policy(setup: Setup, state: State) -> LearnedPolicy:
     Raises:
         ModelError: a file is missing or damaged, or was trained on another split.
     """
-    same_split(setup, state)
+    learned_on = read_manifest(setup.model_agent_path, "agent").metrics.get("split", state.split.hash)
+    if learned_on != state.split.hash:
+        raise ModelError(
+            f"{setup.model_agent_path}: was trained on split {learned_on}, and {setup.data} is now split as "
+            f"{state.split.hash}, so it may have seen whom it would be judged on; train again with these settings"
+        )
     return LearnedPolicy.load(setup, state.dataset).of_histories()
 
 
 def untrained(setup: Setup, state: State) -> LearnedPolicy:
     """The agent before its first step."""
     return LearnedPolicy(Agent(setup, state.space).wake_agent().eval(), state)
-
-
-def same_split(setup: Setup, state: State) -> None:
-    """Raises a `ModelError` where a model was trained on another split: it may have seen the users it is judged on."""
-    trained = read_manifest(setup.model_agent_path, "agent").metrics.get("split", state.split.hash)
-    if trained != state.split.hash:
-        raise ModelError(
-            f"{setup.model_agent_path}: was trained on split {trained}, and {setup.data} is now split as "
-            f"{state.split.hash}, so it may have seen whom it would be judged on; train again with these settings"
-        )
-
-
-def seconds(setup: Setup) -> float | None:
-    """How long the training of a model took; None where its file does not say."""
-    found: float | None = read_manifest(setup.model_agent_path, "agent").metrics.get("seconds")
-    return found
