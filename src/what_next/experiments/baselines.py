@@ -10,6 +10,7 @@ from what_next.baselines import BASELINES, Ease, ItemKnn, Markov
 from what_next.baselines.counts import Known
 from what_next.baselines.ease import THIRDS
 from what_next.baselines.rules import Ranking
+from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Done, Stages
 from what_next.metrics.next_items import Targets, rank
 from what_next.state import State
@@ -51,10 +52,14 @@ def had(state: State, wanted: Collection[str]) -> list[str]:
     return [name for name in BASELINES if name in wanted and name not in out]
 
 
+def targets_of(state: State, part: Part) -> Targets:
+    """All targets of a part, as the setup has them."""
+    return Targets.of(state.dataset, state.split, part, state.setup.evaluation.targets, state.setup.split.seed)
+
+
 def chosen_on(state: State) -> Targets:
     """The validation targets that settings are chosen on."""
-    how = state.setup.evaluation
-    targets = Targets.of(state.dataset, state.split, "validation", how.targets, state.setup.split.seed)
+    targets = targets_of(state, "validation")
     if len(targets) > MOST:
         some = np.random.default_rng(state.setup.split.seed).choice(len(targets), MOST, replace=False)
         targets = targets.of_rows(np.sort(some))
@@ -77,8 +82,7 @@ def searched(state: State, wanted: Collection[str] = EVERY) -> dict[str, Any]:
 
     `most_popular`: among how many items, the most popular ones, where these were not all.
     """
-    how = state.setup.evaluation
-    every = Targets.of(state.dataset, state.split, "validation", how.targets, state.setup.split.seed)
+    every = targets_of(state, "validation")
     tried = {name: tries(grid_of(name, state)) for name in had(state, wanted)}
     targets = min(len(every), MOST)
     some = {"ease": POPULAR} if targets and "ease" in tried and len(state.dataset.catalogue) > POPULAR else {}

@@ -12,7 +12,7 @@ from what_next.baselines.rules import Popular, RandomItem
 from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, counted
-from what_next.experiments.baselines import EVERY, Allowed, Search, had, left_out, searched
+from what_next.experiments.baselines import EVERY, Allowed, Search, had, left_out, searched, targets_of
 from what_next.experiments.evaluator import Evaluator, Groups, Scores
 from what_next.experiments.kept import Shelf
 from what_next.experiments.models import chosen, policy, untrained
@@ -228,7 +228,7 @@ def evaluator_of(state: State, part: Part, allowed: Allowed = None, stages: Stag
         DataError: nobody has a target with an event before it.
     """
     dataset, how, spread = state.dataset, state.setup.evaluation, state.setup.reward.spread
-    targets = Targets.of(dataset, state.split, part, how.targets, state.setup.split.seed)
+    targets = targets_of(state, part)
     if not len(targets):
         raise DataError(
             f"{state.setup.data}: no {part} user has two events, so there is nobody to judge on; take another split"

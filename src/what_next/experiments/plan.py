@@ -321,12 +321,7 @@ def constants() -> dict[str, float]:
 
 def cells(plan: Plan, part: Part) -> list[str]:
     """A part as a row of a table."""
-    memory = f"{part.copies} x " if part.copies > 1 and part.memory else ""
-    return [
-        part.name,
-        memory + shown(part.memory, "bytes") if part.memory else "",
-        shown(part.disk, "bytes") if part.disk else "",
-        shown(part.network, "bytes/s") if part.network else "",
-        shown(part.cores, "cores") if part.cores else "",
-        f"{part.cost(plan.size.prices):,.0f}",
-    ]
+    needs = (part.memory, "bytes"), (part.disk, "bytes"), (part.network, "bytes/s"), (part.cores, "cores")
+    memory, *others = (shown(*one) if one[0] else "" for one in needs)
+    copies = f"{part.copies} x " if part.copies > 1 and memory else ""
+    return [part.name, copies + memory, *others, f"{part.cost(plan.size.prices):,.0f}"]

@@ -129,7 +129,6 @@ def compare_on_windows(
         sampling: item vectors, and how the spread is measured.
         k: slots of the ranking metrics.
         seed: of the policies' draws and of the bootstrap.
-        stages: shows how far the work is.
 
     Returns:
         `windows`, `policies`, `differences` and `share_of_oracle`; each metric is a mean with a 95 % interval, `{mean,
