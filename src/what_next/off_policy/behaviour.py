@@ -1,8 +1,9 @@
 """The policy that wrote a log, estimated from the log itself where it does not tell its propensities."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -93,11 +94,7 @@ def plot_calibration(about: dict[str, Any], path: Path, title: str = "Estimated 
         axes.set(xscale="log", yscale="log", xlabel="predicted chance", ylabel="observed frequency", aspect="equal")
         axes.set_title(title)
         axes.legend(frameon=False)
-
-        def write(file: BinaryIO) -> None:
-            figure.savefig(file, format="svg", metadata={"Date": None})
-
-        write_files({path: write})
+        write_files({path: partial(figure.savefig, format="svg", metadata={"Date": None})})
 
 
 def _contexts(log: DecisionLog) -> dict[str, Ids]:

@@ -18,7 +18,6 @@ from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 Looks = Literal["one", "any"]
 LARGEST = 1e200
 """Weight. An estimate that meets it means nothing, but stays a number."""
-ROUNDING = 1e-9
 THRESHOLDS = Thresholds()
 
 

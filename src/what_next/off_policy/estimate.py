@@ -29,7 +29,6 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
         decisions: the log.
         target: what the policy would have done in each of its rows.
         options: what else is known, and how the estimates are made.
-        stages: shows how far the work is.
 
     Returns:
         `estimates`: for each name `mean`, `low`, `high` (bootstrap over units), `bernstein_low`, `bernstein_high` (None
@@ -74,7 +73,7 @@ def difference(
     Args:
         decisions: the log.
         target: one policy; `other`: what is taken from it.
-        options, stages: as of `estimate`.
+        options: as of `estimate`.
 
     Returns:
         For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it

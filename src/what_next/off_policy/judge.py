@@ -59,10 +59,8 @@ class _Case:
         if not covered.any():
             raise DataError(f"{settings.path}: no row in which {' and '.join(self.names)} could be asked")
         self.log, self.targets = whole.of_rows(covered), [one.of_rows(covered) for one in self.on_log]
-        self.decisions, self.options = (
-            decisions_of(self.log, vectors, marginal=marginal),
-            options_of(self.log, settings),
-        )
+        self.decisions = decisions_of(self.log, vectors, marginal=marginal)
+        self.options = options_of(self.log, settings)
         self.left = len(whole) - len(self.log)
 
     def about(self) -> dict[str, Any]:
@@ -130,7 +128,6 @@ def estimate_policy(
         settings: the log.
         policy: `uniform`, a column with its chance of the logged item, a setup file, or another log.
         force: tell refused estimates, too.
-        stages: shows how far the work is.
 
     Raises:
         DataError: the log cannot be used, or not for this policy.
@@ -173,7 +170,6 @@ def gate(
         estimator: which of the estimates decides; None: the self-normalised one (`_Case.usual`).
         margin: how much more it must earn, in the log's own unit.
         looks: at how many looks at a growing log the interval of the difference holds: at this "one", or at "any".
-        stages: shows how far the work is.
 
     Raises:
         DataError, ModelError: as of `estimate_policy`.
@@ -215,8 +211,9 @@ def gate(
 
 def _of_slates(decisions: Decisions, placed: bool) -> str:
     """What the chances on slates are taken for."""
-    order = "; without a column of positions, the rows of a slate count from above as the file has them"
-    order = "" if placed else order
+    order = (
+        "" if placed else "; without a column of positions, the rows of a slate count from above as the file has them"
+    )
     if decisions.marginal:
         return f"chances on slates are taken as marginal: of an item at its position, whatever stands above it{order}"
     return (

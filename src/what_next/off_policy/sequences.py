@@ -1,7 +1,8 @@
 """Off-policy values of whole trajectories: what the target policy would have earned over a unit's decisions.
 
-The weight of a decision is the target's chance of the logged action over its propensity; the weight of a step is the
-product of all weights up to it. Products are kept as logarithms, so that long trajectories neither overflow nor vanish.
+A unit of `decisions` is a trajectory. `weights` are those of the decisions, each the target's chance of the logged
+action over its propensity; the weight of a step is the product of all weights up to it. `discount` is what a reward
+loses with each step, 0 to 1. Products are kept as logarithms, so that long trajectories neither overflow nor vanish.
 A trajectory's end is final: nothing is earned after it, and its weight stays what it was at its last step.
 
 Sources: Precup, Sutton and Singh (2000), "Eligibility traces for off-policy policy evaluation"; Thomas (2015), "Safe
@@ -29,11 +30,6 @@ def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Uni
     """Per-decision importance sampling (Precup et al., 2000): one value per trajectory; their mean is the estimate.
 
     Each reward counts with the weights of the decisions up to it, and not with those after it.
-
-    Args:
-        decisions: the log; a unit is a trajectory.
-        weights: the target's chance over the propensity, of each logged action.
-        discount: what a reward loses with each step, 0 to 1.
     """
     steps = places(decisions.units)
     products = _products(_log_products(weights, steps))
@@ -49,11 +45,6 @@ def weighted_per_decision_is(decisions: Decisions, weights: Rows, discount: floa
 
     A sum of ratios is no ratio of sums: the values are its linear part (the delta method), one for each trajectory,
     with the same mean, and the same spread up to the order 1/n.
-
-    Args:
-        decisions: the log; a unit is a trajectory.
-        weights: the target's chance over the propensity, of each logged action.
-        discount: what a reward loses with each step, 0 to 1.
     """
     steps, lengths = places(decisions.units), np.bincount(decisions.units)
     logs = _log_products(weights, steps)
@@ -76,9 +67,7 @@ def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Ro
     where either the weights or the model are. With cross-fitted values the model never saw the trajectory.
 
     Args:
-        decisions: the log; a unit is a trajectory.
-        weights: the target's chance over the propensity, of each logged action.
-        discount: what a reward loses with each step, 0 to 1.
+        decisions, weights, discount: as above.
         values: the model's value of each row's state under the target.
         chosen: the model's value of each row's state and logged action.
     """

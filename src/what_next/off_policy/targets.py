@@ -29,7 +29,7 @@ class PolicyOnLog:
 
     Attributes:
         target: over all rows of the log.
-        asked: the rows in which it could be asked; the others are no decisions of its, and count for nothing.
+        covered: the rows in which it could be asked; the others are no decisions of its, and count for nothing.
         about: the policy, as plain values; `own` there: whether it was made from the very log that judges it.
         notes: what people should know.
     """

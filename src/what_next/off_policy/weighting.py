@@ -43,10 +43,7 @@ class Terms:
 
     def by_unit(self, units: Ids) -> "Terms":
         """The same estimate with one row per unit, `units` as of `Decisions`."""
-        tops, bottoms = (
-            np.bincount(units, one).astype(np.float64) for one in (self.tops, self.bottoms)
-        )  # of none: int
-        return Terms(tops, bottoms)
+        return Terms(*(np.bincount(units, one).astype(np.float64) for one in (self.tops, self.bottoms)))  # of none: int
 
 
 def mean_of(values: Rows) -> Terms:
