@@ -166,9 +166,8 @@ def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dat
                     f"{type(given).__name__} found where a frame of pandas, Polars or pyarrow, or the path of a file "
                     "is expected; a LazyFrame is collected first"
                 )
-        log, table = Source(to_polars(data).lazy(), Path("the frame")), None
-        if items is not None:
-            table = Source(to_polars(items).lazy(), Path("the frame of items"))
+        log = Source(to_polars(data).lazy(), Path("the frame"))
+        table = None if items is None else Source(to_polars(items).lazy(), Path("the frame of items"))
         tables = clean([log], table, options)
     return tables, Dataset.from_tables(tables, Path(DATA).stem)
 

@@ -324,17 +324,13 @@ class Model(Recommender):
         if not overwrite:
             checkpoint.spare(setup, self.state.dataset.name, self.catalogue)
             spare_data(setup.data, self.state.dataset if data else None)
-        files = {
-            setup.log_path: old.log_path,
-            card_path(setup.model_agent_path): card_path(old.model_agent_path),
-            catalogue_path(setup.model_agent_path): catalogue_path(old.model_agent_path),
-            resume_path(setup.model_agent_path): resume_path(old.model_agent_path),
-            setup.model_agent_path: old.model_agent_path,
-        }
+        files = {critic: old.model_critic_path} if old.model_critic_path and critic else {}
         if data:
-            files = {beside(setup.data, "items"): beside(old.data, "items"), setup.data: old.data} | files
-        if old.model_critic_path and critic:
-            files = {critic: old.model_critic_path} | files
+            files |= {beside(setup.data, "items"): beside(old.data, "items"), setup.data: old.data}
+        files[setup.log_path] = old.log_path
+        for of in (card_path, catalogue_path, resume_path):
+            files[of(setup.model_agent_path)] = of(old.model_agent_path)
+        files[setup.model_agent_path] = old.model_agent_path  # last: it makes the others a model
         content = {new: path.read_bytes() for new, path in files.items() if path.is_file() and path != new}
         if data and setup.algorithm.name in ALGORITHMS:
             content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
