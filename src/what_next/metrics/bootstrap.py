@@ -53,7 +53,6 @@ def means(
         over: where given, the ratio of the two means is taken, both over the users who have both.
         resamples: how often users are drawn, with replacement.
         seed: which; the same number of users and seed give the same resamples.
-        stages: shows how far the work is.
 
     Returns:
         By metric; without those that nobody has a value for, and without shares of nothing. `n` is how many users have

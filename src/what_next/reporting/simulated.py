@@ -144,14 +144,13 @@ def _heat(
             axes.plot(np.arange(len(above)) + 0.5, -1 - 2 * above / max(1, above.max()), color=HEX["ink"], lw=0.9)
         axes.set_xlim(0, values.shape[1])
         axes.set_ylim(len(values), -3.5 if above is not None else 0)
-        axes.set_yticks([row + 0.5 for row in range(0, len(values), max(1, len(values) // 5))])
-        axes.set_yticklabels([str(row) for row in range(0, len(values), max(1, len(values) // 5))])
+        named = range(0, len(values), max(1, len(values) // 5))
+        axes.set_yticks([row + 0.5 for row in named], [str(row) for row in named])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_ylabel(rows)
         axes.set_xlabel("slate")
 
-    words = f"{title}: {values.shape[1]} slates"
-    return Chart(drawn(draw, name, words, height=2.4, margins=(0.5, 0.15, 0.42, 0.12)), title, note)
+    return Chart(drawn(draw, name, f"{title}: {values.shape[1]} slates", height=2.4), title, note)
 
 
 def _otherwise(simulation: Simulation) -> list[Section]:

@@ -42,7 +42,7 @@ def full(view: View) -> list[Table]:
 
 
 def of_windows(windows: Mapping[str, Any]) -> tuple[str, list[Table]]:
-    """The result of `judge_windows`: its first sentence, and its tables."""
+    """The result of `evaluate_windows`: its first sentence, and its tables."""
     sentence = markdown(windows).split("\n", 1)[0].replace("`", "")
     tables = _tables(f"Every policy on windows: {MEANS}", windows["policies"], words=True)
     if windows.get("share_of_oracle"):

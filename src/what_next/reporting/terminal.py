@@ -5,6 +5,7 @@ Columns that do not fit beside the others go on in further tables, and no cell i
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from rich.cells import cell_len
@@ -127,9 +128,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     first = f"{_verdict(result)} ({measured_on(result)})" if "windows" in result else measured_on(result)
     lines = [f"{first}. Means over users, with 95 % intervals.", ""]
     lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
-    for section in _sections(result):
-        for name, intervals in section:
-            lines.append("| " + " | ".join([name, *(_text(intervals.get(metric), " ") for metric in metrics)]) + " |")
+    rows = [[name, *(_text(one.get(metric), " ") for metric in metrics)] for name, one in chain(*_sections(result))]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
