@@ -177,9 +177,10 @@ def test_what_cannot_be_shared_out_is_refused(more: dict[str, Any], told: str, t
 RUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def environment() -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """With `folder` for what `torchrun` leaves among temporary files."""
     source = Path(__file__).resolve().parents[1] / "src"
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(source)}
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(source), "TMPDIR": str(folder)}
 
 
 def arguments(folder: Path, log_file: Path, *more: str) -> list[str]:
@@ -196,7 +197,7 @@ def test_processes_that_disagree_are_told_so_once(log_file: Path, tmp_path: Path
     words = " ".join(arguments(tmp_path, log_file))
     command = f"{sys.executable} -m what_next {words} dim=$((8 + RANK)); echo $? > {tmp_path}/code$RANK"
     done = subprocess.run(
-        [*RUN, "--no-python", "bash", "-c", command], capture_output=True, text=True, env=environment()
+        [*RUN, "--no-python", "bash", "-c", command], capture_output=True, text=True, env=environment(tmp_path)
     )
     told = [line for line in done.stderr.splitlines() if line.startswith("what-next:")]
     assert told == [
@@ -212,7 +213,9 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_if_none_had_been(log_f
     def start(folder: Path) -> subprocess.Popen[str]:
         folder.mkdir()
         words = [*RUN, "--max-restarts", "1", "-m", "what_next", *arguments(folder, log_file)]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        return subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(folder)
+        )
 
     def steps(folder: Path) -> int:
         log = folder / "agent.jsonl"

@@ -1,6 +1,7 @@
 """Our worlds in other people's hands: Gymnasium, Stable-Baselines3, TorchRL, Minari."""
 
 import warnings
+from pathlib import Path
 from collections.abc import Iterator
 from typing import Any
 
@@ -170,6 +171,10 @@ class TestPoints:
 
 
 class TestStableBaselines:
+    @pytest.fixture(autouse=True)
+    def logs(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("SB3_LOGDIR", str(tmp_path))  # else it leaves a folder among the temporary files
+
     @EVERY
     @EITHER
     @pytest.mark.usefixtures("strict")
