@@ -90,6 +90,13 @@ def same(left: Proposal, right: Proposal) -> None:
         np.testing.assert_allclose(left.score(rows, items), right.score(rows, items), atol=1e-5)
 
 
+def scores(proposal: Proposal) -> np.ndarray:
+    """Of five states by 80 items."""
+    if proposal.score is not None:
+        return np.asarray(proposal.score(np.arange(5).repeat(80), np.tile(np.arange(80), 5))).reshape(5, 80)
+    return (torch.from_numpy(proposal.points) @ columns(proposal).T).numpy()
+
+
 def columns(proposal: Proposal) -> torch.Tensor:
     """What the points are multiplied with."""
     assert proposal.ranked is not None
@@ -127,12 +134,12 @@ def agrees(policy: LearnedPolicy) -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("inputs", ["", "rewards", "gaps", "rewards gaps"])
+@pytest.mark.parametrize("inputs", ["", "rewards", "gaps", "rewards gaps", "context"])
 @pytest.mark.parametrize("model", ENCODERS)
 def test_every_encoder_carries_a_session(
     log: Dataset, setup_of: SetupOf, tmp_path: Path, model: str, inputs: str, layers: int
 ) -> None:
-    reads = {"rewards": "rewards" in inputs, "gaps": "gaps" in inputs}
+    reads = {name: name in inputs for name in ("rewards", "gaps", "context")}
     agrees(
         policy_of(
             log,
@@ -205,8 +212,17 @@ def test_a_session_without_an_event_has_nothing_to_go_by(
     assert sessions_of(policy).fold([], []) == []
 
 
-def test_the_situation_stands_for_that_of_the_last_event(log: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
-    policy = policy_of(log, setup_of(tmp_path, algorithm="whatnext", selection="critic"))
+SITUATED = [
+    pytest.param({"algorithm": "whatnext", "selection": "critic"}, id="the founding algorithm"),
+    pytest.param({"algorithm": "next_item", "inputs": {"context": True}}, id="an encoder"),
+]
+
+
+@pytest.mark.parametrize("reader", SITUATED)
+def test_the_situation_stands_for_that_of_the_last_event(
+    log: Dataset, setup_of: SetupOf, tmp_path: Path, reader: dict[str, Any]
+) -> None:
+    policy = policy_of(log, setup_of(tmp_path, **reader))
     history = policy.state.get_user_history(USERS)
     sessions = [sessions_of(policy).replay(played(policy, user, 40)) for user in USERS.tolist()]
     situation = {"loud": 40.0, "time_of_day_sin": -0.5}
@@ -214,13 +230,9 @@ def test_the_situation_stands_for_that_of_the_last_event(log: Dataset, setup_of:
         states_of(policy, sessions, [situation] * 5),
         policy.agent.predict(policy.state.with_context(history, situation)),
     )
-    rows, items = np.zeros(80, np.int64), np.arange(80)
-    plain, changed = (
-        states_of(policy, sessions).score,
-        states_of(policy, sessions, [situation, {}, {}, {}, {}]).score,
-    )
-    assert np.abs(plain(rows, items) - changed(rows, items)).max() > 1e-3
-    assert plain(rows + 1, items) == pytest.approx(changed(rows + 1, items), abs=1e-6)
+    plain, changed = scores(states_of(policy, sessions)), scores(states_of(policy, sessions, [situation, *[{}] * 4]))
+    assert np.abs(plain[0] - changed[0]).max() > 1e-3
+    assert plain[1:] == pytest.approx(changed[1:], abs=1e-6)
     with pytest.raises(DataError, match="context 'mood' is unknown; the agent knows loud, time_of_day_sin"):
         states_of(policy, sessions, [{"mood": 1.0}, {}, {}, {}, {}])
 

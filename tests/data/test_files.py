@@ -262,6 +262,14 @@ def test_points_between_thousands_go_with_a_decimal_comma(file) -> None:
     assert tables.log["reward"].to_list() == [1234.5, 1_000_000.25, 12.5, 7]
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_column_may_be_called_as_python_calls_an_argument(file, large: bool) -> None:
+    log = file("log.csv", "user;item;self\n1;a;0,5\n2;b;1,5\n1;b;2,5\n2;a;0,5\n")
+    tables = import_files([log], items=file("items.csv", "item,self\na,1\nb,2\n"))
+    assert tables.log["self"].to_list() == [0.5, 2.5, 1.5, 0.5]
+    assert tables.items["self"].to_list() == [1, 2]
+
+
 def test_rewards_may_be_true_and_false(file) -> None:
     tables = import_files([file("log.csv", "user,item,clicked\n1,a,True\n2,b,false\n1,b,1\n2,a,FALSE\n")])
     assert tables.log["reward"].to_list() == [1, 1, 0, 0]

@@ -20,7 +20,7 @@ ATTRIBUTES = ("danceability", "energy", "tempo", "valence")
 _root: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def served(folder: Path, algorithm: str = "next_item", **server: Any) -> Setup:
+def served(folder: Path, algorithm: str = "next_item", context: bool = False, **server: Any) -> Setup:
     """The setup of a trained model whose files lie in `folder`, as does `setup.txt`; nothing else is in there.
 
     30 users (`u0`, ...) with 12 events each, 80 items (`i0`, `Song 0`, ...) with four attributes, times and rewards.
@@ -28,9 +28,10 @@ def served(folder: Path, algorithm: str = "next_item", **server: Any) -> Setup:
     Args:
         folder: an empty one, of the test's own.
         algorithm: any that a setup may name.
+        context: whether an encoder reads the numbers of events.
         server: settings of the service, as in `server.deadline`; the other settings of the run stay.
     """
-    source = _trained(algorithm)
+    source = _trained(algorithm, context)
     for path in source.iterdir():
         shutil.copy(path, folder / path.name)
     # A busy machine must not decide what is answered.
@@ -47,11 +48,11 @@ def data_of(setup: Setup) -> Dataset:
 
 
 @cache
-def _trained(algorithm: str) -> Path:
+def _trained(algorithm: str, context: bool) -> Path:
     """A folder with the log, `setup.txt`, and the models that it trains."""
     if not _root:
         _root.append(tempfile.TemporaryDirectory(prefix="served-"))  # removed when the tests end
-    folder = Path(_root[0].name) / algorithm
+    folder = Path(_root[0].name) / f"{algorithm} {_written(context)}"
     folder.mkdir()
     log, items = listening(USERS, ITEMS, EVENTS)
     log.write_csv(folder / "raw.csv")
@@ -63,6 +64,7 @@ def _trained(algorithm: str) -> Path:
         "train": "yes",
         "data": "listening.parquet",
         "algorithm": algorithm,
+        "inputs.context": _written(context),
         "epochs": "64",
         "batch_size": "16",
         "dim": "8",

@@ -11,21 +11,25 @@ from safetensors.numpy import save_file
 
 from what_next.errors import ModelError, SaveError
 from what_next.serving.engine.served import Served
-from what_next.serving.engine.versions import keep
+from what_next.serving.engine.versions import AGENT, keep
+from what_next.serving.loop.candidate import served as judged
+from what_next.training.artefacts import CRITIC, critic_beside
 
 from .models import served
 
 
-def changed(file: Path, run: str | None = None) -> None:
-    """The same model with another run, or with other weights."""
+def changed(file: Path, run: str | None = None, critic: Path | None = None) -> None:
+    """The same model with another run, with a critic that was saved elsewhere, or with other weights."""
     with safe_open(file, "np") as opened:
         held, about = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
-    if run is None:
-        held["encoder.items.learned"] += 1
+    manifest = json.loads(about["what_next"])
+    if critic is not None:
+        manifest["setup"]["model_critic_path"] = str(critic)
+    elif run is not None:
+        manifest["run"] = run
     else:
-        manifest = json.loads(about["what_next"])
-        about["what_next"] = json.dumps(manifest | {"run": run})
-    save_file(held, file, about)
+        held["encoder.items.learned"] += 1
+    save_file(held, file, about | {"what_next": json.dumps(manifest)})
 
 
 def test_the_same_run_with_other_weights_is_another_version(tmp_path: Path) -> None:
@@ -62,3 +66,16 @@ def test_a_copy_that_is_not_the_model_is_not_kept(tmp_path: Path, monkeypatch: p
     (versions / version / "agent.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError, match=r"is damaged: .* remove this folder"):
         keep(versions, setup.model_agent_path)
+
+
+def test_a_version_is_judged_with_its_own_critic_whatever_it_was_called(tmp_path: Path) -> None:
+    setup, versions = served(tmp_path, "sqn"), tmp_path / "versions"
+    agent, critic = setup.model_paths
+    mine = critic.rename(tmp_path / "mine.safetensors")
+    changed(agent, critic=mine)
+    version = keep(versions, agent)
+    changed(mine, run="later")  # trained anew, where it was
+    kept = versions / version / AGENT
+    assert critic_beside(kept) == kept.with_name(CRITIC)
+    assert judged("deployed", kept, setup).setup.model_critic_path == kept.with_name(CRITIC)
+    assert critic_beside(agent) == mine

@@ -27,6 +27,7 @@ BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "values of candidates": ("dqn", SEARCH),
     "rescored": ("bcq", {}),
     "box": ("whatnext", {}),
+    "context": ("next_item", {"context": True}),
 }
 SAMPLERS: dict[str, Sampler] = {
     "greedy": Greedy(),
@@ -45,7 +46,7 @@ MASKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(BACKENDS))
+@pytest.fixture(scope="module", params=[name for name in BACKENDS if name != "context"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Any]]:
     algorithm, how = BACKENDS[request.param]
     with service(tmp_path_factory.mktemp("served"), algorithm=algorithm, deadline=60_000, **how) as found:
@@ -82,13 +83,14 @@ def test_a_logged_propensity_is_the_judged_one(served: tuple[Service, LearnedPol
 
 
 @pytest.mark.parametrize("how", [{"temperature": 0.5}, {"epsilon": 0.3}], ids=str)
-@pytest.mark.parametrize("backend", ["exact", "approximate", "values of candidates", "box"])
+@pytest.mark.parametrize("backend", ["exact", "approximate", "values of candidates", "box", "context"])
 def test_so_is_that_of_a_whole_log(tmp_path: Path, backend: str, how: dict[str, Any]) -> None:
     """The store's log, exported, and judged as `estimate`, `gate` and `promote` do."""
     algorithm, server = BACKENDS[backend]
     with service(tmp_path, algorithm=algorithm, deadline=60_000, **server, **how) as asked:
         for person in range(20):
             asked.recommend(user_id=f"u{person}", k=5)
+            asked.recommend(user_id=f"u{person}", k=5, context={"time_of_day_sin": person / 20})
             asked.recommend(history=[f"i{person}", f"i{person + 7}"], k=3, exclude_seen=False)
         path = tmp_path / "exported.parquet"
         exported(asked.store, asked.engine.models.live.current.served.catalogue).write(path)
@@ -96,7 +98,7 @@ def test_so_is_that_of_a_whole_log(tmp_path: Path, backend: str, how: dict[str, 
     found = Learned("setup", Setup.read(tmp_path / "setup.txt", ["train=no"])).on_log(
         log, decisions_of(log, vectors_of(log))
     )
-    assert found.covered.sum() > 60
+    assert found.covered.sum() > 100
     assert log.propensities is not None
     np.testing.assert_allclose(found.target.chances[found.covered], log.propensities[found.covered], rtol=0, atol=CLOSE)
 

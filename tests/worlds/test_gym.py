@@ -1,8 +1,8 @@
 """Our worlds in other people's hands: Gymnasium, Stable-Baselines3, TorchRL, Minari."""
 
 import warnings
-from pathlib import Path
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np

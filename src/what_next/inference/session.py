@@ -55,6 +55,8 @@ class Session:
         carried: what the encoder carries on to the next event, each with a batch of one; empty without an encoder.
         output: the encoder's state after the last event; None before the first, and without an encoder.
         numbers: of the latest events, as many as the networks read at once; no row where an encoder carries them on.
+        last: where an encoder reads the context: the last event, and `before` it the session, which is read on anew
+            where a situation stands for that event's context; else None.
     """
 
     items: Int32[np.ndarray, "heard"]
@@ -62,6 +64,8 @@ class Session:
     carried: Carried
     output: Float[Tensor, "dim"] | None
     numbers: Float32[np.ndarray, "latest numbers"]
+    last: Event | None = None
+    before: "Session | None" = None
 
     def __len__(self) -> int:
         """How many events were heard."""
@@ -71,7 +75,8 @@ class Session:
     def bytes(self) -> int:
         """About how much memory it takes."""
         tensors = [*self.carried, *([] if self.output is None else [self.output])]
-        return self.items.nbytes + self.numbers.nbytes + sum(part.numel() * part.element_size() for part in tensors)
+        own = self.items.nbytes + self.numbers.nbytes + sum(part.numel() * part.element_size() for part in tensors)
+        return own + (self.before.bytes if self.before else 0)
 
 
 class Sessions(ABC):
@@ -144,8 +149,9 @@ class Streamed(Sessions):
         encoder = agent.nets["encoder"]
         assert isinstance(encoder, Encoder)
         self.encoder = encoder  # which carries a session on
-        # Whether it reads anything of an event besides its item.
+        # Whether it reads anything of an event besides its item; and whether a situation can be part of that.
         self.reads = encoder.sizes.numbers > agent.setup.algorithm.extra_features
+        self.situated = agent.setup.inputs.context
 
     def begin(self) -> Session:
         """See `Sessions.begin`."""
@@ -154,8 +160,19 @@ class Streamed(Sessions):
 
     @torch.no_grad()
     def replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
-        """See `Sessions.replays`: histories of about one length go together, so that there is little padding."""
-        found = [self.begin() if not events else None for events in histories]
+        """See `Sessions.replays`; the last event is folded where a situation may stand for its context."""
+        if not self.situated:
+            return self._replays(histories)
+        found = self._replays([events[:-1] for events in histories])
+        some = [place for place, events in enumerate(histories) if events]
+        grown = self.fold([found[place] for place in some], [histories[place][-1] for place in some])
+        for place, session in zip(some, grown, strict=True):
+            found[place] = session
+        return found
+
+    def _replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
+        """Histories of about one length go together, so that there is little padding."""
+        found: list[Session | None] = [self.begin() if not events else None for events in histories]
         order = sorted((place for place, events in enumerate(histories) if events), key=lambda one: len(histories[one]))
         while order:
             width = len(histories[order[-1]])
@@ -204,17 +221,34 @@ class Streamed(Sessions):
         # Views would keep the memory of the whole batch for as long as one of its sessions lives.
         rows = zip(*([row.clone() for row in torch.split(part, 1)] for part in carried), strict=True)
         outputs = [state.clone() for state in states]
-        return [
+        grown = [
             Session(longer(session.items, event.item), event.time, row, state, session.numbers)
             for session, event, row, state in zip(sessions, events, rows, outputs, strict=True)
         ]
+        if not self.situated:
+            return grown
+        olds = [replace(session, last=None, before=None) for session in sessions]
+        return [replace(new, last=event, before=old) for new, event, old in zip(grown, events, olds, strict=True)]
 
     def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
-        """See `Sessions._states`. No encoder reads the context."""
+        """See `Sessions._states`. An encoder that does not read the context passes a situation over."""
+        if context and self.situated:
+            sessions = self._within(sessions, context)
         learner = self.agent.learner
         assert isinstance(learner, EncoderLearner)
         states = torch.stack([session.output for session in sessions if session.output is not None])
         return learner.proposal(self.agent.nets, states, past=self._past(sessions))
+
+    def _within(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]]) -> list[Session]:
+        """The sessions, as if the last event of each had had the given context."""
+        told, befores, events = [], [], []
+        for place, (session, values) in enumerate(zip(sessions, context, strict=True)):
+            if values and session.last is not None and session.before is not None:
+                told.append(place)
+                befores.append(session.before)
+                events.append(replace(session.last, context={**(session.last.context or {}), **values}))
+        anew = dict(zip(told, self.fold(befores, events), strict=True))
+        return [anew.get(place, session) for place, session in enumerate(sessions)]
 
     def _past(self, sessions: Sequence[Session]) -> Float[Tensor, "batch rank"] | None:
         """What the linear model makes of all that was heard; None where there is none."""
@@ -309,10 +343,12 @@ def numbers_of(space: Space, events: Sequence[Event]) -> Float32[np.ndarray, "ev
 def _number(event: Event, name: str, default: float) -> float:
     if name == "reward":
         return default if event.reward is None else event.reward
-    if name in CLOCK:
-        angle = None if event.time is None else 2 * math.pi * (event.time % DAY) / DAY
-        return default if angle is None else math.sin(angle) if name == CLOCK[0] else math.cos(angle)
-    return (event.context or {}).get(name, default)
+    if event.context and name in event.context:
+        return event.context[name]
+    if name in CLOCK and event.time is not None:
+        angle = 2 * math.pi * (event.time % DAY) / DAY
+        return math.sin(angle) if name == CLOCK[0] else math.cos(angle)
+    return default
 
 
 def elapsed(times: Sequence[int | None]) -> Int64[np.ndarray, "time"]:

@@ -22,13 +22,13 @@ from sqlalchemy.engine import URL
 
 from what_next.data.files import ASIDE, remove_stale, sync
 from what_next.errors import ModelError, SaveError, StoreError, some
-from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, CRITIC, NAME, intact, sha256, versions_folder
+from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, NAME, intact, sha256, versions_folder
 from what_next.serving.store import store_of
 from what_next.serving.store.backend import Backend, connect, is_damaged
 from what_next.serving.store.migrations import MARKS, REVISIONS, drop_later, known_version, missing, version_of
 from what_next.serving.store.tables import metadata
 from what_next.settings import Setup
-from what_next.training.artefacts import catalogue_path, critic_beside
+from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside
 from what_next.training.card import card_path
 
 SQLITE, POSTGRESQL, MODELS = "store.sqlite", "store.dump", "models.tar.gz"

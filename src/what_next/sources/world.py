@@ -75,7 +75,7 @@ def catalogue_in(world: World) -> Catalogue:
     vectors, ids = world.item_vectors, pl.Series(world.item_ids)
     columns = {f"attribute_{place}": one for place, one in enumerate(vectors.T) if one.min() < one.max()}
     table = pl.DataFrame({"item_id": ids, "title": ids.cast(pl.String)})
-    return Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
+    return Catalogue.from_table(table.with_columns(pl.Series(name, one) for name, one in columns.items()))
 
 
 def clicks_in(world: World | str, slates: int, rng: np.random.Generator) -> Dataset:

@@ -33,6 +33,8 @@ from what_next.training.card import card, card_path
 
 FORMAT = 1
 KEY = "what_next"
+CRITIC = "critic.safetensors"
+"""What a critic's file is called in the folder of a deployed version, however it was when it was saved."""
 OF_AGENT = ("encoder.", "actor.")
 """What begins the names of the agent's tensors; all others are the critic's."""
 
@@ -323,10 +325,16 @@ def _manifest(path: Path, text: str) -> Manifest:
 
 def critic_beside(agent: Path) -> Path | None:
     """Where the critic of an agent's file is: beside it, or where it was saved; None where there is none."""
-    named = read_manifest(agent, "agent").setup["model_critic_path"]
-    critic = Path(named) if named else None
-    if critic and agent.with_name(critic.name).is_file():  # both were moved, or the program runs elsewhere
-        return agent.with_name(critic.name)
+    manifest = read_manifest(agent, "agent")
+    named = manifest.setup["model_critic_path"]
+    if not named:
+        return None
+    critic = Path(named)
+    beside, deployed = agent.with_name(critic.name), agent.with_name(CRITIC)
+    if beside.is_file():  # both were moved, or the program runs elsewhere
+        return beside
+    if deployed.is_file() and read_manifest(deployed, "critic").run == manifest.run:
+        return deployed
     return critic
 
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from what_next.data.decisions.service_log import is_service_log
 from what_next.data.importing.attributes import first_values, item_table
-from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_reward, numeric, recognise
+from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, aliased, as_reward, numeric, recognise
 from what_next.data.importing.contents import data_file
 from what_next.data.importing.events import Events, Order, in_sessions, repeated
 from what_next.data.importing.ids import as_ids
@@ -189,7 +189,7 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
             than two users or items are left.
     """
     checked = Checked.of(sources, items, options)
-    events = Events.collect(checked.kept.select(**checked.values), list(checked.values)[2:])
+    events = Events.collect(checked.kept.select(aliased(checked.values)), list(checked.values)[2:])
     order, bad = events.order(), checked.bad
     if checked.compared:
         order, bad = _without_repeats(checked, events, order)

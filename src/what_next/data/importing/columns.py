@@ -43,6 +43,11 @@ ROW_LABELS = ("", "Unnamed: 0", "__index_level_0__")
 """What pandas calls the row number that it writes into a file; it is no part of an event."""
 
 
+def aliased(columns: Mapping[str, pl.Expr]) -> list[pl.Expr]:
+    """The columns by their names, where keywords would not do: a column of a file may be called `self`."""
+    return [column.alias(name) for name, column in columns.items()]
+
+
 def recognise(
     columns: Sequence[str],
     roles: Iterable[str],

@@ -22,6 +22,7 @@ from what_next.data import mapped
 from what_next.data.catalogue import Catalogue
 from what_next.data.files import FORMATS, alone, beside, check_paths
 from what_next.data.importing.cleaning import Checked, opened, with_repeats
+from what_next.data.importing.columns import aliased
 from what_next.data.importing.contents import ARROW, PARQUET, data_file, magic
 from what_next.data.importing.events import Events, in_sessions, repeated, sessions
 from what_next.data.importing.raw_log import ROW
@@ -137,7 +138,7 @@ class _Import:
         done = self.stages.begin("checking rows", 1)
         checked = Checked.of(sources, item_source, options)
         done(1)
-        rows = checked.kept.select(ROW, **checked.values)
+        rows = checked.kept.select(ROW, *aliased(checked.values))
         done = self.stages.begin("counting users and items", 2)
         users = self._frame("users", lambda: rows.group_by("user_id").agg(pl.len()).sort("user_id"))
         done(1)

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from what_next.data.importing.attributes import varying
-from what_next.data.importing.columns import ROW_LABELS, exact, numeric, recognise
+from what_next.data.importing.columns import ROW_LABELS, aliased, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options
@@ -139,7 +139,7 @@ class RawLog:
         numbers, wanted, where = numeric(kept, others), self.options.attributes, self.where
         named = [] if wanted is None or has_table else [exact(self.names, n, "--attributes", where) for n in wanted]
         text = {name: pl.col(name).cast(pl.String) for name in named if name not in numbers}
-        moving = varying(kept.select(item_id.alias("item_id"), **numbers, **text), list(numbers), list(text))
+        moving = varying(kept.select(*aliased({"item_id": item_id, **numbers, **text})), list(numbers), list(text))
         for name in named:
             if name in moving:
                 raise DataError(

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from what_next.data.importing.columns import is_known_name
+from what_next.data.importing.columns import aliased, is_known_name
 from what_next.data.importing.contents import (
     ARROW,
     ARROW_STREAM,
@@ -467,9 +467,11 @@ def _with_points(frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[str]]:
         for name in columns
     }
     plain = pl.all().str.strip_chars()
-    mended = frame.select(**pointed).select((plain.cast(pl.Float64, strict=False).is_not_null() | (plain == "")).all())
+    mended = frame.select(aliased(pointed)).select(
+        (plain.cast(pl.Float64, strict=False).is_not_null() | (plain == "")).all()
+    )
     numbers = mended.collect(engine="streaming").row(0, named=True) if columns else {}
     pointed = {name: one for name, one in pointed.items() if numbers[name]}
     if not pointed:
         return frame, []
-    return frame.with_columns(**pointed), [f"decimal commas read as points in {some(pointed)}"]
+    return frame.with_columns(aliased(pointed)), [f"decimal commas read as points in {some(pointed)}"]

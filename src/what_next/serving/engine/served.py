@@ -22,10 +22,10 @@ from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.rewards import Samples
 from what_next.rewards.spread import LEAST_EVENTS, spread_of
-from what_next.serving.engine.versions import CRITIC, whole
+from what_next.serving.engine.versions import whole
 from what_next.serving.request import Reason, SimilarItem
 from what_next.serving.store import ItemRow, StoredItem
-from what_next.training.artefacts import Manifest, read_manifest
+from what_next.training.artefacts import CRITIC, Manifest, read_manifest
 from what_next.types import Request
 
 logger = logging.getLogger("what_next.serving")

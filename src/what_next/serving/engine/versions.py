@@ -12,10 +12,10 @@ from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.serving.store import Deployment
 from what_next.serving.store.backend import home_of
 from what_next.settings import Setup
-from what_next.training.artefacts import catalogue_path, critic_beside, lacking, read_manifest, read_models
+from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside, lacking, read_manifest, read_models
 from what_next.training.card import card_path
 
-AGENT, CRITIC = "agent.safetensors", "critic.safetensors"
+AGENT = "agent.safetensors"
 CATALOGUE, CARD = catalogue_path(Path(AGENT)).name, card_path(Path(AGENT)).name
 """Names of the files in the folder of a version; the card is for people, and does not tell versions apart."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")

@@ -16,12 +16,12 @@ from what_next.metrics.next_items import Targets, rank
 from what_next.off_policy import Learned, LogSettings, gate
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.live import point
-from what_next.serving.engine.versions import AGENT, CRITIC, versions_folder
+from what_next.serving.engine.versions import AGENT, versions_folder
 from what_next.serving.store import Store
 from what_next.serving.store.export import Exported, appended, forget_erased
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
-from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, resume_path
+from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside, read_manifest, resume_path
 
 WHOLE = "log.parquet"
 """The log so far, in the loop's own folder."""
@@ -165,10 +165,7 @@ def check_catalogue(candidate: Path, deployed: Path) -> None:
 
 def served(name: str, agent: Path, setup: Setup, threads: int | None = None) -> Learned:
     """A model as it was trained and would be served; `threads` that it is judged by, where not by its own."""
-    critic = critic_beside(agent)
-    if (critic is None or not critic.is_file()) and (beside_it := agent.with_name(CRITIC)).is_file():
-        critic = beside_it
-    values = {"model_agent_path": agent, "model_critic_path": critic, "train": False, "device": "cpu"}
+    values = {"model_agent_path": agent, "model_critic_path": critic_beside(agent), "train": False, "device": "cpu"}
     trained = read_manifest(agent, "agent").made_by()
     how = {"server": setup.server, "threads": threads or trained.threads}
     return Learned(name, trained.model_copy(update=values | how))
