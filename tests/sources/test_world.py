@@ -208,6 +208,15 @@ class TestLearning:
         second = np.concatenate([batch.slates for batch in batches[4:] if batch.slates is not None])
         assert sorted(map(str, first.tolist())) == sorted(map(str, second.tolist()))
 
+    @EVERY
+    def test_it_learns_in_a_world_of_many_items(self, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From so many on, a log's learner steps the vectors alone that it drew; one that acts has drawn by all."""
+        monkeypatch.setattr("what_next.training.encoder_learner.SPARSE", 2)
+        inputs = {"items": "attributes"} if algorithm.draws_points else {}
+        source, policy = playing(algorithm, Detour(), loss={"name": "sampled_softmax", "negatives": 2}, inputs=inputs)
+        policy.agent.horizon, rng = 10**9, np.random.default_rng(0)
+        assert policy.agent.propagate(source.next_batch(policy, rng), rng).targets > 0
+
     @pytest.mark.parametrize(
         ("algorithm", "model", "ideal"),
         [
@@ -307,8 +316,7 @@ class TestBelieving:
     def believing(explore: int = 800) -> tuple[WorldSource, LearnedPolicy, Boredom]:
         world = Boredom(items=60, slots=5, steps=12)
         given = {"users": 32, "window": 8, "explore": explore, "steps": 10_000}
-        algorithm, inputs = Ppo(over="prices", belief=True, rank=8), {"items": "learned"}
-        source, policy = playing(algorithm, world, model="mlp", inputs=inputs, world=given)
+        source, policy = playing(Ppo(over="prices", belief=True, rank=8), world, model="mlp", world=given)
         source.prepare(policy.agent)
         return source, policy, world
 

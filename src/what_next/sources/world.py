@@ -102,7 +102,8 @@ def state_in(world: World, setup: Setup) -> State:
     scale = np.where(largest > least, largest - least, 1.0)
     setup = in_world(world, setup)
     if believes(algorithm := setup.algorithm):  # a belief's weights follow, standardised
-        given = 0 if setup.inputs.items == "learned" else catalogue.vectors.shape[1]
+        learned = setup.inputs.items in ("auto", "learned")  # auto asks a log how rare items are, and there is none
+        given = 0 if learned else catalogue.vectors.shape[1]
         more = (given or algorithm.rank) + 1
         least, scale = np.pad(least, (0, more)), np.pad(scale, (0, more), constant_values=1.0)
     names = [f"seen_{place}" for place in range(len(least))]

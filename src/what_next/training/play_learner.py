@@ -24,6 +24,11 @@ class PlayLearner(EncoderLearner):
         known = super().known_vectors
         return known[:, :0] if self.item_inputs == "learned" else known
 
+    @property
+    def by_row(self) -> bool:
+        """See `EncoderLearner.by_row`: never, since the chance of a slate depends on the vectors of all items."""
+        return False
+
     def context(
         self,
         nets: Networks,
