@@ -219,7 +219,7 @@ class State:
         Raises:
             DataError: the data set has no such context, or a value is no finite number.
         """
-        names = [name for name in self.space.event_names if name != "reward"]
+        names = self.space.context_names
         context = history.context.copy()
         for name, value in values.items():
             if name not in names:

@@ -30,8 +30,9 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from what_next.cli.app import main
 from what_next.cli.service import restore as command
+from what_next.data.files import sha256
 from what_next.serving.backup import SUMS, back_up, restore
-from what_next.serving.engine.versions import _digest, keep, sha256, versions_folder
+from what_next.serving.engine.versions import _digest, keep, versions_folder
 from what_next.serving.store import AddEvents, EventRow, Store, WithdrawItem
 
 

@@ -1,5 +1,6 @@
 """Writing files so that a reader sees the whole new file or the whole old one; and the data set's own files by name."""
 
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,12 @@ Writer = Callable[[BinaryIO], object]
 FORMATS = ("1", "2", "3")
 """Versions of a data set's files, kept in their footers: 2 has a column of words, `event`; 3 is the log of a service
 (see `decisions.service_log`)."""
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def path_of(given: str | Path) -> Path:

@@ -60,6 +60,11 @@ class Space:
         """This space with the tolerance of a setup, which goes before its own where there is one."""
         return replace(self, tolerance=tolerance or self.tolerance)
 
+    @property
+    def context_names(self) -> list[str]:
+        """The numbers of an event that are no reward; of a request's situation, these are known."""
+        return [name for name in self.event_names if name != "reward"]
+
     def measured(self, space: "Space") -> "Space":
         """This space with what another one has counted in its training part; no model file holds that."""
         return replace(

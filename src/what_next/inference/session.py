@@ -134,7 +134,7 @@ class Sessions(ABC):
         """
         if empty := [place for place, session in enumerate(sessions) if not len(session)]:
             raise ValueError(f"session {empty[0]} of {len(sessions)} has no event: the agent cannot propose anything")
-        names = [name for name in self.space.event_names if name != "reward"]
+        names = self.space.context_names
         for name in {name for values in context or () for name in values}:
             if name not in names:
                 raise DataError(f"context {name!r} is unknown; the agent knows {some(names) or 'none'}")

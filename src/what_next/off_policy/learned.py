@@ -204,7 +204,7 @@ class _Events:
         places = space.catalogue.index(log.items.ids.to_list()).astype(np.int64)
         known = places[log.actions] >= 0
         owners = log.units[known]
-        names = [name for name in agent.space.event_names if name in log.source.names and name != "reward"]
+        names = [name for name in agent.space.context_names if name in log.source.names]
         dataset = Dataset(
             name=str(log.source.path),
             user_ids=log.user_ids,

@@ -1,6 +1,5 @@
 """`push` and `pull`: a model's files on Hugging Face's hub, its card as the page; without the log and its users."""
 
-import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from what_next.data.files import Writer, check_paths, path_of, write_files
+from what_next.data.files import Writer, check_paths, path_of, sha256, write_files
 from what_next.errors import MissingExtraError, ModelError, WhatNextError, told_in_python
 from what_next.python.fitting import load
 from what_next.python.model import AGENT, Model
@@ -51,7 +50,7 @@ def push(model: Model | str | Path, repo: str, *, private: bool = True) -> str:
         if page.is_file()
         else card(manifest.made_by(), saved.space, manifest.run, manifest.histories, manifest.metrics)
     )
-    sums = "".join(f"{_digest(path)}  {name}\n" for name, path in files.items())
+    sums = "".join(f"{sha256(path)}  {name}\n" for name, path in files.items())
     sent: dict[str, Any] = {**files, PAGE: text.encode(), SUMS: sums.encode()}
     with _told(repo, "pushed"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it takes the catalogue for a data set
@@ -141,13 +140,8 @@ def _told(repo: str, done: str) -> Iterator[None]:
         ) from None
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _checked(repo: str, path: Path, sums: Mapping[str, str]) -> Path:
-    if _digest(path) != sums.get(path.name):
+    if sha256(path) != sums.get(path.name):
         raise ModelError(f"{repo}: {path.name} is not what {SUMS} says; pull again, or ask whoever pushed it")
     return path
 

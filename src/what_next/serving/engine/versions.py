@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from what_next.data.files import ASIDE, remove_stale, sync
+from what_next.data.files import ASIDE, remove_stale, sha256, sync
 from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.serving.store import Deployment
 from what_next.serving.store.backend import home_of
@@ -165,12 +165,6 @@ def _named(agent: Path, digest: str) -> str:
     if not NAME.fullmatch(manifest.run):
         raise ModelError(f"{agent}: its run {manifest.run!r} is no name; expected letters, digits and . _ - alone")
     return f"{manifest.run}-{manifest.histories}-{digest[:8]}"
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(files: Mapping[str, Path]) -> str:
