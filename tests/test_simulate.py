@@ -13,9 +13,9 @@ import what_next as wn
 from what_next.cli.app import main
 from what_next.data import Catalogue
 from what_next.environment import Report
-from what_next.errors import CatalogueError, ModelError
+from what_next.errors import CatalogueError, ModelError, SetupError
 from what_next.experiments.simulation import Simulation
-from what_next.sources import clicks_in
+from what_next.sources import clicks_in, state_in
 from what_next.worlds import preset
 from what_next.worlds.base import Episodes
 
@@ -168,6 +168,7 @@ def test_a_model_that_learned_from_a_log_acts_in_a_world(
     world, rng = preset("sessions"), np.random.default_rng(0)
     log = clicks_in("sessions", 30_000, rng)
     words = {"data": "-", "model_agent_path": tmp_path / "a.safetensors", "dim": 16, "passes": 2, "model": "gru"}
+    words |= {"item_dropout": 0.1}
     setup = wn.Setup(train=True, algorithm="next_item", split="users", skip="no", **words)
     state = wn.State(log, setup)
     wn.Environment(wn.Agent(setup, state.space), state, setup).run_sim()
@@ -183,6 +184,22 @@ def test_a_model_that_learned_from_a_log_acts_in_a_world(
     assert "knows 1,000 items, and boredom has 10" in capsys.readouterr().err
     with pytest.raises(ModelError, match="learned of another world's items than choice has"):
         wn.play(tmp_path / "a.safetensors", "choice", 50)
+
+
+@pytest.mark.parametrize("told", ["rewards", "gaps", "context"])
+def test_a_world_does_not_tell_what_a_log_tells_besides_items(tmp_path: Path, told: str) -> None:
+    rng, world = np.random.default_rng(0), preset("boredom:SlateRerank-Bored-v0")
+    columns = {"user_id": np.repeat(np.arange(20), 6), "item_id": rng.integers(10, size=120)}
+    columns |= {"timestamp": 1_600_000_000 + np.arange(120) * 60, "reward": rng.random(120), "loud": rng.random(120)}
+    words = {"data": "-", "model_agent_path": tmp_path / "a.safetensors", "dim": 8, "passes": 1}
+    setup = wn.Setup(train=True, algorithm="next_item", inputs={told: True}, **words)
+    state = wn.State(wn.Dataset.from_frame(pl.DataFrame(columns), context=["loud"]), setup)
+    wn.Environment(wn.Agent(setup, state.space), state, setup).run_sim()
+    with pytest.raises(ModelError, match="learned from rewards, times or context of a log"):
+        wn.play(tmp_path / "a.safetensors", world, 5)
+    if told != "context":  # an agent that learns there reads all numbers that are shown
+        with pytest.raises(SetupError, match=f"inputs.{told} is yes, and that is read from a log"):
+            state_in(world, setup)
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def simulate(
         done(1)
     played_in = policy.agent.setup.world
     watched = {one: watched_in(world, players[one]) for one in (name, "greedy") if watch and one in players}
-    known_as = played_in.name or world.known_as
+    known_as = played_in.name or (setup.world.name if env is None else None) or world.known_as
     return Simulation(known_as, episodes, name, played_in.ideal, report, seconds, world, explored, watched)
 
 
@@ -244,7 +244,7 @@ def player_of(policy: LearnedPolicy) -> type[Player] | type[LogPlayer]:
     setup = policy.agent.setup
     if setup.algorithm.by_attributes and setup.acts:
         return FoundingPlayer
-    return Player if setup.inputs.context else LogPlayer
+    return Player if setup.acts and setup.inputs.context else LogPlayer
 
 
 def check_made_for(policy: LearnedPolicy, world: World) -> None:
@@ -253,8 +253,10 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
     setup, space = agent.setup, agent.space
     path, ideal, items = setup.model_agent_path, setup.world.ideal, len(world.item_vectors)
     if player_of(policy) is LogPlayer:
-        if setup.inputs.rewards or setup.inputs.gaps:
-            raise ModelError(f"{path}: learned from rewards or times of a log, which a world does not tell (`inputs`)")
+        if setup.inputs.rewards or setup.inputs.gaps or setup.inputs.context:
+            raise ModelError(
+                f"{path}: learned from rewards, times or context of a log, which a world does not tell (`inputs`)"
+            )
         if len(space.catalogue) != items:
             raise ModelError(f"{path}: knows {len(space.catalogue):,} items, and {world.known_as} has {items:,}")
         _same_items(path, space.catalogue, world)

@@ -54,7 +54,13 @@ def as_known(name: str) -> str:
 
 def in_world(world: World, setup: Setup) -> Setup:
     """The setup with what acting in a world asks for: the encoder reads all numbers; and slates and clicks, unless the
-    ideal state is among the numbers."""
+    ideal state is among the numbers.
+
+    Raises:
+        SetupError: it asks for numbers that only a log has.
+    """
+    if log := [f"inputs.{name}" for name in ("rewards", "gaps") if getattr(setup.inputs, name)]:
+        raise SetupError(f"{log[0]} is yes, and that is read from a log; in a world all numbers are read that it shows")
     slates = not setup.world.ideal and not believes(setup.algorithm)
     inputs = setup.inputs.model_copy(update={"context": True, "slates": slates})
     name = world.known_as if setup.world.name is None else as_known(setup.world.name)

@@ -160,7 +160,10 @@ class SavedModels:
     def trained_settings(self, present: Setup) -> dict[str, Any]:
         """The settings that the networks were made by; those of the present setup give way to them."""
         trained = self.manifest.made_by(type(present.algorithm))
-        return {name: getattr(trained, name) for name in TRAINED} | self.built_with(trained)
+        made = {name: getattr(trained, name) for name in TRAINED} | self.built_with(trained)
+        if not trained.acts:  # who learned from a log may be played in a world that the present setup names
+            made["world"] = present.world.model_copy(update={"name": None})
+        return made
 
     def built_with(self, setup: Setup) -> dict[str, Any]:
         """Those of the setup's settings that the data decided in training, as the weights show them."""
