@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
 from what_next import algorithms
-from what_next.algorithms import WhatNext
+from what_next.algorithms import Algorithm, WhatNext
 from what_next.errors import SetupError
-from what_next.settings import Setup, reference, template
+from what_next.settings import Setup, reference, settings_of, template
 from what_next.settings.file import Token, parse_text, quote, read_entries, tokens
 from what_next.settings.schema import explain, nest, resolve
 from what_next.settings.setup import known_algorithms
@@ -321,6 +321,13 @@ class TestTemplate:
         everything = re.sub(r"(?m)^#(?! )", "", text)
         assert Setup.from_text(everything) == Setup.from_text(text)
         assert [token.text for token in tokens(everything)][::2] == [setting.key for setting in reference()]
+
+    @pytest.mark.parametrize("kind", algorithms.KNOWN)
+    def test_so_may_those_of_every_algorithm(self, kind: type[Algorithm]) -> None:
+        name = kind.model_fields["name"].default
+        own = "".join(f"{setting.key}, {setting.default}\n" for setting in settings_of(name) if setting.default)
+        plain = f"{ONE_LINE}\nalgorithm, {name}\n"
+        assert Setup.from_text(plain + own) == Setup.from_text(plain)
 
     def test_every_setting_is_described(self) -> None:
         assert [setting.key for setting in reference() if len(setting.description) < 10] == []

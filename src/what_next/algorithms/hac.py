@@ -27,7 +27,7 @@ class Hac(Ddpg):
     name: Literal["hac"] = "hac"  # type: ignore[assignment]
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "climbing": (0.03, 1.0), "discount": (0.0, 0.9)}
-    candidates: Literal[1] = Field(default=1, description="the item nearest to the point is taken")
+    candidates: int = Field(default=1, ge=1, le=1, description="the item nearest to the point is taken")
     supervised: float = Field(default=1.0, ge=0, description="weight of the next item's cross entropy under the actor")
     climbing: float = Field(default=0.1, ge=0, description="weight of the critic's value in the actor's loss")
     alignment: float = Field(default=0.1, ge=0, description="weight of a point's squared distance to its item")
