@@ -181,6 +181,16 @@ def test_what_is_not_known_of_an_event_stands_at_the_mean(log: Dataset, setup_of
         np.testing.assert_allclose(states_of(policy, folded(policy, [events])).points, expected.points, atol=1e-5)
 
 
+def test_the_clock_of_an_event_is_that_of_its_time_whatever_its_context_says(
+    log: Dataset, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    policy = policy_of(log, setup_of(tmp_path, algorithm="next_item", inputs={"context": True}))
+    event = played(policy, 0, 1)[0]
+    odd = replace(event, context={**(event.context or {}), "time_of_day_sin": 9.0, "mood": 2.0})
+    one, other = (states_of(policy, [sessions_of(policy).replay([said])]) for said in (event, odd))
+    np.testing.assert_array_equal(one.points, other.points)
+
+
 def test_a_gap_beside_an_event_without_a_time_is_not_known() -> None:
     assert elapsed([]).tolist() == [0]
     assert elapsed([None]).tolist() == [0]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from what_next.data import Dataset, Options, import_files
+from what_next.data.importing.large import import_large
 from what_next.data.importing.readers import NOT_UTF_8
 from what_next.errors import DataError
 
@@ -263,11 +264,16 @@ def test_points_between_thousands_go_with_a_decimal_comma(file) -> None:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_column_may_be_called_as_python_calls_an_argument(file, large: bool) -> None:
+def test_a_column_may_be_called_as_python_calls_an_argument(file, tmp_path: Path, large: bool) -> None:
     log = file("log.csv", "user;item;self\n1;a;0,5\n2;b;1,5\n1;b;2,5\n2;a;0,5\n")
-    tables = import_files([log], items=file("items.csv", "item,self\na,1\nb,2\n"))
-    assert tables.log["self"].to_list() == [0.5, 2.5, 1.5, 0.5]
-    assert tables.items["self"].to_list() == [1, 2]
+    items = file("items.csv", "item,self\na,1\nb,2\n")
+    if large:
+        import_large([log], tmp_path / "parts" / "x.parquet", items, memory=10_000)
+        dataset = Dataset.read(tmp_path / "parts" / "x.parquet")
+    else:
+        dataset = Dataset.from_tables(import_files([log], items), "x")
+    assert dataset.context[:, 0].tolist() == [0.5, 2.5, 1.5, 0.5]
+    assert dataset.catalogue.attributes[:, 0].tolist() == [1, 2]
 
 
 def test_rewards_may_be_true_and_false(file) -> None:

@@ -79,3 +79,6 @@ def test_a_version_is_judged_with_its_own_critic_whatever_it_was_called(tmp_path
     assert critic_beside(kept) == kept.with_name(CRITIC)
     assert judged("deployed", kept, setup).setup.model_critic_path == kept.with_name(CRITIC)
     assert critic_beside(agent) == mine
+    for other in (mine.read_bytes(), b"no model"):  # called so by chance
+        agent.with_name(CRITIC).write_bytes(other)
+        assert critic_beside(agent) == mine

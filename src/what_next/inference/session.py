@@ -206,14 +206,23 @@ class Streamed(Sessions):
         return sessions
 
     @torch.no_grad()
-    def fold(self, sessions: Sequence[Session], events: Sequence[Event]) -> list[Session]:
-        """See `Sessions.fold`."""
+    def fold(
+        self,
+        sessions: Sequence[Session],
+        events: Sequence[Event],
+        situations: Sequence[Mapping[str, float]] | None = None,
+    ) -> list[Session]:
+        """See `Sessions.fold`; `situations` stand for what is known of the events."""
         if not sessions:
             return []
         items = np.array([[event.item] * 2 for event in events], np.int32)
         # The column before holds nothing but the time from which the gap is counted.
         times = np.array([[0, gap(one.time, event.time)] for one, event in zip(sessions, events, strict=True)])
-        numbers = np.repeat(numbers_of(self.space, events)[:, None], 2, axis=1) if self.reads else None
+        known = numbers_of(self.space, events)
+        for row, situation in enumerate(situations or ()):
+            for name, value in situation.items():
+                known[row, self.space.event_names.index(name)] = value
+        numbers = np.repeat(known[:, None], 2, axis=1) if self.reads else None
         both = self._events(items, numbers, times)
         read = Events(both.items[:, 1:], both.numbers[:, 1:])
         carried = tuple(torch.cat(parts) for parts in zip(*(one.carried for one in sessions), strict=True))
@@ -246,8 +255,8 @@ class Streamed(Sessions):
             if values and session.last is not None and session.before is not None:
                 told.append(place)
                 befores.append(session.before)
-                events.append(replace(session.last, context={**(session.last.context or {}), **values}))
-        anew = dict(zip(told, self.fold(befores, events), strict=True))
+                events.append(session.last)
+        anew = dict(zip(told, self.fold(befores, events, [context[place] for place in told]), strict=True))
         return [anew.get(place, session) for place, session in enumerate(sessions)]
 
     def _past(self, sessions: Sequence[Session]) -> Float[Tensor, "batch rank"] | None:
@@ -343,12 +352,10 @@ def numbers_of(space: Space, events: Sequence[Event]) -> Float32[np.ndarray, "ev
 def _number(event: Event, name: str, default: float) -> float:
     if name == "reward":
         return default if event.reward is None else event.reward
-    if event.context and name in event.context:
-        return event.context[name]
-    if name in CLOCK and event.time is not None:
-        angle = 2 * math.pi * (event.time % DAY) / DAY
-        return math.sin(angle) if name == CLOCK[0] else math.cos(angle)
-    return default
+    if name in CLOCK:
+        angle = None if event.time is None else 2 * math.pi * (event.time % DAY) / DAY
+        return default if angle is None else math.sin(angle) if name == CLOCK[0] else math.cos(angle)
+    return (event.context or {}).get(name, default)
 
 
 def elapsed(times: Sequence[int | None]) -> Int64[np.ndarray, "time"]:

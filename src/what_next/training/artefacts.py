@@ -9,6 +9,7 @@ pair is refused. `<agent>.card.md` tells people (`card`).
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -336,8 +337,10 @@ def critic_beside(agent: Path) -> Path | None:
     beside, deployed = agent.with_name(critic.name), agent.with_name(CRITIC)
     if beside.is_file():  # both were moved, or the program runs elsewhere
         return beside
-    if deployed.is_file() and read_manifest(deployed, "critic").run == manifest.run:
-        return deployed
+    with suppress(ModelError):  # whatever else is called so
+        other = read_manifest(deployed, "critic") if deployed.is_file() else None
+        if other is not None and (other.run, other.histories) == (manifest.run, manifest.histories):
+            return deployed
     return critic
 
 

@@ -70,6 +70,11 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
             "spreads, in double precision) that are no part of its network, so that there is no graph of items alone; "
             "export an agent that learns from the log (`what-next list algorithms`)"
         )
+    if agent.setup.inputs.context:
+        raise ModelError(
+            "the agent reads the context of events (inputs.context), for which the graphs have no input; serve it with "
+            "`what-next serve`, or train without"
+        )
     if to.suffix != ".onnx":
         raise ModelError(f"{to}: the name of an ONNX file ends with .onnx; take {to.stem or 'encoder'}.onnx")
     paths: dict[Graph, Path] = {"history": to, "step": to.with_suffix(".step.onnx")}
