@@ -159,6 +159,23 @@ def let_in(batcher: Batcher, loop: asyncio.AbstractEventLoop, caller: str) -> in
     return count
 
 
+def test_who_hung_up_leaves_the_worker_idle_and_not_at_work(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is at one batch for too long is not ready, and who asks for that would never ask it anything."""
+    monkeypatch.setattr("what_next.serving.engine.batcher.STUCK", 0.2)
+    with worker(deadline=8.0, size=100) as made:
+        made.batcher.put(questions(loop, 1), "a")
+        assert made.began.wait(10)
+        gone = questions(loop, 1)
+        made.batcher.put(gone, "b")
+        assert gone[0].take()
+        made.go_on.set()
+        in_time(lambda: not made.batcher._turns)
+        time.sleep(0.4)
+        assert made.batcher.alive
+
+
 def test_no_more_is_let_in_than_can_be_begun_with_in_half_of_the_deadline(loop: asyncio.AbstractEventLoop) -> None:
     """20 ms a question, 8 s: a batch takes a quarter of that, 100 questions; the fourth would begin after 4 s."""
     with worker(deadline=8.0, size=100) as made:

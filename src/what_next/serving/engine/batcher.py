@@ -183,8 +183,9 @@ class Batcher:
                     if (one := self._turns.pop()).open:
                         batch.append(one)
                         cost += one.cost
-                self._since = time.monotonic()
-                self._ends = self._since + self.pace.batch(cost)
+                if batch:  # who hung up left nothing to do
+                    self._since = time.monotonic()
+                    self._ends = self._since + self.pace.batch(cost)
             self._batch = batch
             return batch
 

@@ -107,7 +107,7 @@ class Turns:
 
     def __iter__(self) -> Iterator[Waiting]:
         """All that wait, and those that are gone and were not popped yet; in no order."""
-        return (one for caller in self._callers.values() for *_, one in caller.queue)
+        return (entry[-1] for caller in self._callers.values() for entry in caller.queue)
 
     def put(self, several: Sequence[Waiting], caller: str) -> None:
         """The questions of one request."""
