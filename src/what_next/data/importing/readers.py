@@ -11,7 +11,7 @@ import lzma
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,20 +311,14 @@ def read_text(
     quoted = separator in QUOTED
     first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) if quoted else None
     fields = first or line.split(separator)
-    if header is None and names is None and separator != "::":
+    colons = separator == "::"
+    if header is None and names is None and not colons:
         _refuse_values(path, fields, sought)
     if header is None:
-        header = names is None and not (separator == "::" and any(map(is_value, fields)))
-    named: Literal["names", "layout", "nobody"] = "names" if header or names else "nobody"
-    if named == "nobody" and separator == "::" and len(fields) in MOVIELENS:
-        names, named = MOVIELENS[len(fields)], "layout"
-    if names is not None and len(names) != len(fields):
-        raise DataError(
-            f"{path}: --columns has {len(names)} names ({some(names)}), and the first line {len(fields)} fields"
-        )
-    skipped = above + int(header)
-    columns, notes = _distinct(names or (fields if header else [f"column_{n + 1}" for n in range(len(fields))]))
-    if separator == "::":
+        header = names is None and not (colons and any(map(is_value, fields)))
+    names, named = _names(path, fields, header, MOVIELENS.get(len(fields)) if colons else None, names)
+    skipped, (columns, notes) = above + int(header), _distinct(names)
+    if colons:
         frame, more = _split_by_colons(path, columns, skipped, spill)
     else:
         frame, more = _delimited(path, separator, columns, skipped, above, "\n" if "\n" in text else "\r", spill)
@@ -344,6 +338,19 @@ def is_value(field: str) -> bool:
     except ValueError:
         return re.match(LIKE_A_DATE, field.strip()) is not None
     return field.strip().lower() not in ("nan", "inf", "infinity")
+
+
+def _names(
+    path: Path, fields: Sequence[str], header: bool, layout: Sequence[str] | None, given: Sequence[str] | None
+) -> tuple[Sequence[str], Literal["names", "layout", "nobody"]]:
+    """What the columns are called, and who says so: somebody, the header, or a known layout; else their numbers."""
+    if given is not None and len(given) != len(fields):
+        raise DataError(
+            f"{path}: --columns has {len(given)} names ({some(given)}), and the first line {len(fields)} fields"
+        )
+    if given or header:
+        return given or fields, "names"
+    return (layout, "layout") if layout else ([f"column_{n + 1}" for n in range(len(fields))], "nobody")
 
 
 def _refuse_values(path: Path, fields: Sequence[str], sought: Collection[str]) -> None:
@@ -398,20 +405,10 @@ def _delimited(
         return pl.scan_parquet(spill, glob=False), [note] if note else []
     source, lossy, wide, note = _source(path, spill), False, False, ""
     # Rows may hold quoted line breaks; what stands above them is told in lines.
-    skip: Any = {"skip_lines": skipped} if above else {"skip_rows": skipped}
+    form = {"separator": separator, "eol_char": end, "skip_lines" if above else "skip_rows": skipped}
     while True:
-        names = [*columns, EXTRA] if wide else list(columns)
         try:
-            frame = pl.scan_csv(
-                source, separator=separator, has_header=False, quote_char=QUOTED.get(separator), eol_char=end, **skip,
-                glob=False, schema=dict.fromkeys(names, pl.String), missing_columns="insert",
-                truncate_ragged_lines=wide, extra_columns="ignore" if wide else "raise",
-                encoding="utf8-lossy" if lossy else "utf8",
-            )  # fmt: skip
-            frame = frame.with_columns(pl.all().str.strip_chars())  # people write `u1, i1`, and mean i1
-            if lossy:
-                lost = [pl.when(pl.col(name).str.contains(LOST, literal=True)).then(name) for name in names]
-                frame = frame.with_columns(pl.coalesce(lost).alias(DAMAGED))
+            frame = _scanned(source, columns, form, wide=wide, lossy=lossy)
             frame = frame.collect().lazy() if spill is None else _spilled(frame, spill, note)
             return frame, [note] if note else []
         except pl.exceptions.NoDataError:
@@ -429,6 +426,23 @@ def _delimited(
                     source, note = decoded(content_of(path)).encode(), NOT_UTF_8
             else:
                 raise
+
+
+def _scanned(
+    source: Path | bytes, columns: Sequence[str], form: Mapping[str, Any], *, wide: bool, lossy: bool
+) -> pl.LazyFrame:
+    """A text file in UTF-8; `wide`: rows may have more fields; `lossy`: and bytes that are no letters."""
+    names = [*columns, EXTRA] if wide else list(columns)
+    frame = pl.scan_csv(
+        source, has_header=False, quote_char=QUOTED.get(form["separator"]), glob=False, missing_columns="insert",
+        schema=dict.fromkeys(names, pl.String), truncate_ragged_lines=wide,
+        extra_columns="ignore" if wide else "raise", encoding="utf8-lossy" if lossy else "utf8", **form,
+    )  # fmt: skip
+    frame = frame.with_columns(pl.all().str.strip_chars())  # people write `u1, i1`, and mean i1
+    if not lossy:
+        return frame
+    lost = [pl.when(pl.col(name).str.contains(LOST, literal=True)).then(name) for name in names]
+    return frame.with_columns(pl.coalesce(lost).alias(DAMAGED))
 
 
 def _source(path: Path, spill: Path | None) -> Path | bytes:

@@ -64,17 +64,7 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
     for library in ("onnx", "onnxscript"):
         if importlib.util.find_spec(library) is None:
             raise MissingExtraError(library, "onnx", "what-next export")
-    if agent.setup.algorithm.by_attributes:
-        raise ModelError(
-            f"algorithm {agent.setup.algorithm.name}: its actor reads statistics of the events so far (means and "
-            "spreads, in double precision) that are no part of its network, so that there is no graph of items alone; "
-            "export an agent that learns from the log (`what-next list algorithms`)"
-        )
-    if agent.setup.inputs.context:
-        raise ModelError(
-            "the agent reads the context of events (inputs.context), for which the graphs have no input; serve it with "
-            "`what-next serve`, or train without"
-        )
+    _check(agent)
     if to.suffix != ".onnx":
         raise ModelError(f"{to}: the name of an ONNX file ends with .onnx; take {to.stem or 'encoder'}.onnx")
     paths: dict[Graph, Path] = {"history": to, "step": to.with_suffix(".step.onnx")}
@@ -86,6 +76,21 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
         contents[paths[graph]] = _serialised(read, graph, inputs[graph], outputs[graph], about | {"graph": graph})
     write_files(contents)
     return Exported(paths, inputs, outputs, reads["history"].has_scores, about)
+
+
+def _check(agent: Agent) -> None:
+    """Raises a `ModelError` where the agent reads what the graphs have no input for."""
+    if agent.setup.algorithm.by_attributes:
+        raise ModelError(
+            f"algorithm {agent.setup.algorithm.name}: its actor reads statistics of the events so far (means and "
+            "spreads, in double precision) that are no part of its network, so that there is no graph of items alone; "
+            "export an agent that learns from the log (`what-next list algorithms`)"
+        )
+    if agent.setup.inputs.context:
+        raise ModelError(
+            "the agent reads the context of events (inputs.context), for which the graphs have no input; serve it with "
+            "`what-next serve`, or train without"
+        )
 
 
 def _metadata(agent: Agent, manifest: Manifest, read: Read) -> dict[str, str]:
