@@ -142,6 +142,12 @@ def trained(dataset: "Dataset", setup_of: SetupOf, tmp_path_factory: pytest.Temp
     return Trained(folder, setup, state)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """`-n auto` takes one worker more than there are processors: tests wait for processes, ports and clocks, too."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
+
+
 def pytest_runtest_setup() -> None:
     begin_test()
 
