@@ -164,9 +164,9 @@ class Streamed(Sessions):
         if not self.situated:
             return self._replays(histories)
         found = self._replays([events[:-1] for events in histories])
-        some = [place for place, events in enumerate(histories) if events]
-        grown = self.fold([found[place] for place in some], [histories[place][-1] for place in some])
-        for place, session in zip(some, grown, strict=True):
+        begun = [place for place, events in enumerate(histories) if events]
+        grown = self.fold([found[place] for place in begun], [histories[place][-1] for place in begun])
+        for place, session in zip(begun, grown, strict=True):
             found[place] = session
         return found
 
