@@ -121,7 +121,8 @@ def _recognised(source: Source, roles: Roles, propensities: bool) -> dict[str, s
     if propensities and "propensity" not in columns:
         raise DataError(
             f"{source.path}: no column for the propensity, the probability with which the logged item was chosen; "
-            f"found {some(map(repr, names))}; name it with --propensity, or estimate it with --behaviour estimated"
+            f"found {some(map(repr, names))}; name it with --propensity, or do without: `--behaviour estimated` of "
+            "estimate and gate, `--unweighted` of data world"
         )
     return columns
 
