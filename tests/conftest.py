@@ -145,7 +145,8 @@ def trained(dataset: "Dataset", setup_of: SetupOf, tmp_path_factory: pytest.Temp
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """`-n auto` takes one worker more than there are processors: tests wait for processes, ports and clocks, too."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else there + 1
 
 
 def pytest_runtest_setup() -> None:

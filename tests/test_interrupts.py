@@ -86,8 +86,8 @@ def test_while_data_are_read(command: str, forked: Forked, tmp_path: Path) -> No
     assert len(done.stderr.strip().splitlines()) <= 1
 
 
-def a_training(number: str, usual: str, folder: Path) -> str:
-    """A script of one that gets a signal in its third step; `usual` is what Ctrl-C does before."""
+def a_training(sent: str, usual: str, folder: Path) -> str:
+    """A script of a training that is sent a signal in its third step; `usual` is the handler of Ctrl-C before."""
     (folder / "setup.txt").write_text(
         "train, yes, data, log.csv, algorithm, next_item, dim, 8, epochs, 900, linear, no\n"
         "model_agent_path, a.safetensors, model_critic_path, c.safetensors"
@@ -102,7 +102,7 @@ import what_next as wn
 learn = wn.Agent.propagate
 def propagate(agent, *given):
     if agent.steps == 2:
-        os.kill(os.getpid(), signal.{number})
+        os.kill(os.getpid(), signal.{sent})
     return learn(agent, *given)
 wn.Agent.propagate = propagate
 sys.argv = ["what-next", "train", "setup.txt", "--json"]

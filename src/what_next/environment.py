@@ -49,8 +49,8 @@ class Report:
     """The outcome of `Environment.run_sim`.
 
     Attributes:
-        histories: user histories trained on; `targets`: steps of them that counted.
-        seconds: of training; like these, with those of the run that it goes on with.
+        histories: user histories trained on; `targets`: steps of them that counted; `seconds`: of training. A resumed
+            run counts those before it in all three.
         steps: what each step of this run showed; empty for an inference.
         valid: measured on the validation users, which training never saw: see `Environment.validate`.
         saved: where the models are.
@@ -59,7 +59,7 @@ class Report:
         alarms: signs that learning has gone wrong (`monitor.Alarms`).
         ranks: processes that shared the batches; `bytes_per_step`: what each of them sent for a step, on average.
         stopped: training was interrupted before its end, and can go on.
-        interrupted: that, or in its last save: who was to train more does not.
+        interrupted: by Ctrl-C or `on_step`, be it in the last save of a whole run (not `stopped`); no training follows.
         idle: a resumed run had nothing left to do.
     """
 

@@ -46,6 +46,11 @@ class Plain(Console):
         self.quiet = True
 
 
+def line_console(*, quiet: bool = False) -> Plain:
+    """What tells whole lines on the standard error; in a notebook another console makes a block of each."""
+    return Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
+
+
 def some(names: Iterable[object], of: int | None = None) -> str:
     """Names for a message, with commas between them: a dozen at most, and how many more there are.
 

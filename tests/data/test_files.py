@@ -250,6 +250,22 @@ def test_objects_within_objects_are_columns_of_their_own(file) -> None:
     assert "product.data.price" in tables.log.columns
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-8-sig"])
+def test_encodings_of_packed_text(tmp_path: Path, encoding: str) -> None:
+    packed = tmp_path / "a.csv.gz"
+    packed.write_bytes(gzip.compress("user,item,time\n1,é,5\n2,b,6\n1,b,7\n".encode(encoding)))
+    tables = import_files([packed])
+    assert sorted(tables.log["item_id"].unique().to_list()) == ["b", "é"]
+    assert any("is not UTF-8" in note for note in tables.notes) == (encoding == "latin-1")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_mark_of_lost_letters_is_a_letter_where_the_text_holds_it(file, encoding: str) -> None:
+    lines = '{"user": 1, "item": "a", "time": 7}\n{"user": 3, "item": "\ufffd", "time": 8}\noops\n'
+    log = file("a.jsonl", lines, encoding)
+    assert import_files([log]).reasons() == {"not a JSON object": 1}
+
+
 def test_decimal_commas_of_files_with_semicolons(file) -> None:
     log = file("a.csv", "user;item;rating;note\n1;a;3,5;1,2,3\n2;b;4;x\n")
     tables = import_files([log], options=Options(time=""))

@@ -14,7 +14,7 @@ from what_next.algorithms.base import REWARDED, Algorithm, LossContext, Networks
 from what_next.algorithms.on_policy import vectors_of
 from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
-from what_next.models.heads import layers
+from what_next.models.heads import mlp
 from what_next.types import Choices
 
 LEAST, MOST = -5.0, 1.0
@@ -126,7 +126,7 @@ class Twins(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.judges = nn.ModuleList(layers(width, hidden, 1) for _ in range(2))
+        self.judges = nn.ModuleList(mlp(width, hidden, 1) for _ in range(2))
 
     def forward(self, states: Float[Tensor, "*grid dim"], points: Float[Tensor, "*grid width"]) -> Tensor:
         """Their values: [2 *grid]."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, Int32, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
 
 from what_next.data.batches import capped, ranges
 from what_next.data.catalogue import Catalogue
@@ -62,8 +62,12 @@ class Space:
 
     @property
     def context_names(self) -> list[str]:
-        """The numbers of an event that are no reward; of a request's situation, these are known."""
+        """The numbers of an event but its reward: those that a request, too, can tell of its situation."""
         return [name for name in self.event_names if name != "reward"]
+
+    def standardised(self, numbers: Float[np.ndarray, "*grid numbers"]) -> Float32[np.ndarray, "*grid numbers"]:
+        """Numbers of events (`event_names`), as networks read them."""
+        return np.asarray((numbers - self.event_center) / self.event_scale, np.float32)
 
     def measured(self, space: "Space") -> "Space":
         """This space with what another one has counted in its training part; no model file holds that."""

@@ -60,7 +60,7 @@ class Recommender:
 
         Raises:
             CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
-            DataError: `k`, `seen` or `user` is something else.
+            DataError: `k` is no whole number above 0, `seen` neither a bool nor None, or `user` is several ids.
         """
         if isinstance(user, Iterable) and not isinstance(user, str | bytes):
             raise DataError(f"user is {user!r:.200}; expected one id; recommend_users answers for several")
@@ -96,6 +96,9 @@ class Recommender:
                 pyarrow). Rows without a user or an item, and items that the catalogue does not hold, are passed over;
                 a user with no other gets no row.
             k: number of items for each user; `seen`: whether items that they heard may be recommended.
+
+        Raises:
+            DataError: it is no frame, or lacks a column; or `k` or `seen` cannot be used.
         """
         if not is_frame(frame):
             raise DataError(f"{type(frame).__name__} found where a frame of pandas, Polars or pyarrow is expected")

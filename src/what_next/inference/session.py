@@ -55,8 +55,8 @@ class Session:
         carried: what the encoder carries on to the next event, each with a batch of one; empty without an encoder.
         output: the encoder's state after the last event; None before the first, and without an encoder.
         numbers: of the latest events, as many as the networks read at once; no row where an encoder carries them on.
-        last: where an encoder reads the context: the last event, and `before` it the session, which is read on anew
-            where a situation stands for that event's context; else None.
+        last, before: where an encoder reads the context, the last event, and the session before it, from which that
+            event is read anew with a situation in place of its context; else None.
     """
 
     items: Int32[np.ndarray, "heard"]

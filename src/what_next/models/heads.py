@@ -71,8 +71,8 @@ class PairValue(nn.Module):
         return values.squeeze(-1)
 
 
-def layers(width: int, hidden: int, columns: int) -> nn.Sequential:
-    """Three layers, from vectors of one width to those of another."""
+def mlp(width: int, hidden: int, columns: int) -> nn.Sequential:
+    """Three linear layers with ReLUs between them, from `width` over `hidden` to `columns` entries."""
     return nn.Sequential(
         nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, columns)
     )

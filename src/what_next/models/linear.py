@@ -39,7 +39,7 @@ NUMBERS = {
     "weight": 0.0, "decay": 1.0, "penalty": 1.0, "bias": 0.0, "pull": 0.0, "chain": 0.0, "chain_decay": CHAIN_DECAY,
     "replay": 0.0, "temperature": 1.0,
 }  # fmt: skip
-"""What validation chooses, as it is before."""
+"""The numbers that validation chooses, as they are before it has."""
 
 
 def ranks_of(count: int) -> tuple[int, ...]:

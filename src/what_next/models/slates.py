@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from what_next.models.belief import Belief
-from what_next.models.heads import layers
+from what_next.models.heads import mlp
 
 DEVIATION = 0.3
 """Of a drawn point's entries at the start, where scores have a spread of about 1."""
@@ -51,7 +51,7 @@ class Proposer(nn.Module):
             self.mean.bias.zero_()
             self.mean.bias[width:] = HELD_BACK
         if self.traits:
-            self.effects = layers(width, hidden, traits)
+            self.effects = mlp(width, hidden, traits)
             self.fades = nn.Linear(traits, traits)
 
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:

@@ -29,8 +29,8 @@ class Thresholds:
             tells nothing; at 0.9 it could move a mean reward of 0 .. 1 by 0.1.
         mean_weight: where the mean weight must be able to lie. It is the target's supported share, so 1 at most; a mean
             well outside says that the log's propensities are not those of the policy that wrote it (or the target's
-            chances none), or so small for what the target would do that the log has hardly any of it. Of mean products,
-            which have no better errors; what is above 1 at all is told by `excess`.
+            chances none), or so small for what the target would do that the log has hardly any of it. What is
+            above 1 beyond chance is told by `excess`.
         largest_share: the most of all weight that one decision may have. At a tenth, one reward moves the estimate by a
             tenth.
         clipped: the most of all weight that clipping may have taken away: the bias may be as large.
@@ -39,9 +39,9 @@ class Thresholds:
             in 84 % (ips) and 91 % (snips) below this, and in 94 % and 95 % from it on.
         errors: how many standard errors a mean weight is given before it is held against a threshold. With three, one
             sound log in a thousand would be refused by chance for a mean that lies just at the threshold.
-        excess: the same for a mean weight above 1, which no right chances have but by chance. Of 460,000 sound logs of
-            50 to 10,000 rows, with weights of 0 and one other value, lognormal ones, and ones without a variance, not
-            one was refused.
+        excess: as `errors`, for a mean weight above 1, which right propensities have by chance alone. Of 460,000 sound
+            logs of 50 to 10,000 rows, with weights of 0 and one other value, lognormal ones, and ones without a
+            variance, not one was refused.
     """
 
     ess: float = 50.0

@@ -61,7 +61,7 @@ class Player:
         if self.beliefs is not None:
             known = self.beliefs.standardised.cpu().numpy()
             seen = replace(seen, numbers=np.concatenate([seen.numbers, known if rows is None else known[rows]], 1))
-        numbers = ((seen.numbers - space.event_center) / space.event_scale).astype(np.float32)
+        numbers = space.standardised(seen.numbers)
         shown = learner.tensor(seen.shown.astype(np.int64))[:, None]
         clicks = learner.tensor(seen.clicks.astype(np.float32))[:, None]
         return Events(torch.full_like(shown[..., 0], -1), learner.tensor(numbers)[:, None], shown, clicks), numbers

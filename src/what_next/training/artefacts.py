@@ -35,7 +35,7 @@ from what_next.training.card import card, card_path
 FORMAT = 1
 KEY = "what_next"
 CRITIC = "critic.safetensors"
-"""What a critic's file is called in the folder of a deployed version, however it was when it was saved."""
+"""What a critic's file is called in the folder of a deployed version, whatever its name was when it was saved."""
 OF_AGENT = ("encoder.", "actor.")
 """What begins the names of the agent's tensors; all others are the critic's."""
 

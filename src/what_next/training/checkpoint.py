@@ -161,7 +161,7 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
 
 def conclude(agent: Training, valid: Mapping[str, float], *, weighed: bool = True) -> None:
     """Write the networks of the last save as they are now, what was measured of them, and that the run is at its end;
-    not `weighed`, that its steps are.
+    or, not `weighed`, that all is done but weighing counts of the log.
 
     Of several processes, all call it, and one writes.
 
@@ -246,7 +246,7 @@ def progress(setup: Setup) -> Progress | None:
 def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object]]:
     """The settings in which a saved run differs, where it must not: what they were, and what they are.
 
-    Of a group that is another one, that is told by its name, and nothing else.
+    Where a group is another one (another algorithm, say), only its name is told.
     """
     before, now = (_lasting(one) for one in (manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()))
     free = FREE | setup.algorithm.ignores

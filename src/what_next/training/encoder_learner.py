@@ -145,7 +145,7 @@ class EncoderLearner(Learner):
         if self.setup.inputs.gaps:
             columns.append(gaps(history))
         if self.setup.inputs.context:
-            columns.extend(np.moveaxis(self.numbers_of(history), -1, 0))  # `+=` would add to each
+            columns.extend(np.moveaxis(self.standardised(history), -1, 0))  # `+=` would add to each
         numbers = np.stack(columns, -1) if columns else np.zeros((*history.items.shape, 0), np.float32)
         numbers = numbers.astype(np.float32)
         return Factors(numbers, np.zeros((*history.items.shape, 0, 0), np.float32), numbers)

@@ -50,7 +50,7 @@ class FoundingLearner(Learner):
         over its length. And, for each point that the actor chooses from, what an item there would do to the sample."""
         samples, actor = self.samples(history.items), nets["actor"]
         assert isinstance(actor, AgentModel)
-        numbers = self.numbers_of(history)
+        numbers = self.standardised(history)
         length = (1 / samples.count).expand(len(numbers), -1)
         parts = [samples.vectors, self.tensor(numbers), samples.mean, samples.spread[..., None], length[..., None]]
         factors = torch.cat([part.float() for part in parts], -1).cpu().numpy()

@@ -85,12 +85,12 @@ class Learner(ABC):
     def factorize(self, nets: Networks, history: History) -> Factors:
         """What is read of each event, as arrays."""
 
-    def numbers_of(self, history: History) -> Float32[np.ndarray, "batch time numbers"]:
+    def standardised(self, history: History) -> Float32[np.ndarray, "batch time numbers"]:
         """All numbers of each event, standardised."""
         numbers = history.context
         if "reward" in self.space.event_names:
             numbers = np.concatenate([history.rewards[..., None], numbers], -1)
-        return np.asarray((numbers - self.space.event_center) / self.space.event_scale, np.float32)
+        return self.space.standardised(numbers)
 
     @abstractmethod
     def predict(

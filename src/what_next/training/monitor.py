@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from what_next.errors import ModelError, Plain, TrainingError
+from what_next.errors import ModelError, TrainingError, line_console
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
 from what_next.training.interrupts import Interrupted
@@ -107,12 +107,13 @@ class Monitor:
         made_on: what the model's file and its card say of the data: their name, how much they hold (`counts`), the hash
             of their `split`, the checksum of their `events`, and what they decided (`fitted`).
         save_every: histories between two saves.
-        patience: the setup's, or None where there are no validation users.
+        patience: the setup's, or None where nothing can be chosen by validation users (`Environment._foresees`).
         resumed: whether it goes on from the last save.
         on_save: called after each save with the last measurement; `quiet`: nothing is printed.
         steps: what each step showed; `targets`: how many counted; `seconds`: how long all took.
         valid: the last measurement on the validation users.
-        over: nothing better came for as long as `patience` says, at the last rate either.
+        over: no step follows: nothing better came for as long as `patience` says, at the last rate either, or the run
+            that is resumed had taken its last one.
         interrupted: counts of the log were not weighed to the end; a resumed run does that alone.
     """
 
@@ -137,7 +138,7 @@ class Monitor:
 
     def __post_init__(self) -> None:
         self.setup, self.saved = self.agent.setup, self.agent.histories
-        self.console = Plain(stderr=True, soft_wrap=True, quiet=self.quiet, force_jupyter=False)
+        self.console = line_console(quiet=self.quiet)
         self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)
         self.start = time.perf_counter()
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from what_next.errors import Plain, SaveError
+from what_next.errors import Plain, SaveError, line_console
 from what_next.training.boards import Board
 from what_next.training.step import Step
 
@@ -34,8 +34,7 @@ class Tracker:
         """
         self.users = users
         self.console = Plain(stderr=True, quiet=quiet)
-        # In a notebook, the bar's console would make a block of each line.
-        self.lines = Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
+        self.lines = line_console(quiet=quiet)
         self.done, self.total = done, total
         self.log, self.file = log, _opened(log, done)
         self.board = board

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from what_next.baselines.counts import Known
 from what_next.data.space import DAY
-from what_next.errors import Plain
+from what_next.errors import line_console
 from what_next.models.linear import RANKS, LinearTerm, ranks_of
 
 Measure = Callable[[], float]
@@ -40,7 +40,8 @@ NEWER = 0.97
 than what validation users did, and there the shorter one is nearer to what is popular."""
 UNITS = (("days", DAY), ("hours", DAY / 24), ("seconds", DAY / 86_400))
 MANY, LONG = 50, 5.0
-"""Passes over the validation users, about, and their seconds: where they take more, it is said before."""
+"""About so many passes over the validation users are made; where they take more than so many seconds, it is said
+before."""
 PATIENCE = 3
 """So many values in a row that are worse than the best, and larger ones are not tried."""
 TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 80.0)
@@ -73,7 +74,7 @@ def weigh(
         repeats: an item of the history may be recommended again.
         quiet: nothing is printed.
     """
-    console = Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
+    console = line_console(quiet=quiet)
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
     if (seconds := MANY * (monotonic() - start)) > LONG:
@@ -194,9 +195,10 @@ def _follow(trial: Trial, *, repeats: bool) -> None:
 def _calibrate(trial: Trial, surprise: Measure) -> None:
     """Choose the temperature: all together are surer than each, and a softmax of their scores is calibrated by what
     came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2)."""
-    likely = replace(trial, measure=lambda: -surprise())  # the numbers are the same ones
+    likely = replace(trial.copy(), measure=lambda: -surprise())
     likely.best = likely.measured()
     likely.improve("temperature", TEMPERATURES)
+    trial.numbers = likely.numbers
     trial.linear.choose(**trial.numbers)
 
 

@@ -137,9 +137,9 @@ class Batch:
         """Some rows in succession, with the impressions whose states are there; it counts as many histories."""
         shown, width = self.impressions, self.items.shape[1]
         if shown is not None:
-            within = (shown.places >= rows.start * width) & (shown.places < rows.stop * width)
+            first, end = rows.start * width, rows.stop * width
+            within = (shown.places >= first) & (shown.places < end)
             parts = {name: values[within] for name, values in vars(shown).items()}
-            first = rows.start * width
             parts |= {"places": parts["places"] - first, "following": parts["following"] - first}
             shown = Impressions(**parts)
         arrays = replace(self, impressions=None).arrays()

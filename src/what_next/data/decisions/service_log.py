@@ -155,7 +155,6 @@ def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str,
     chances would need to know that. And, where propensities count, those that took every item for certain: they show
     nothing of what another choice would have brought.
 
-
     Raises:
         DataError: there are none, the item table is missing, or the file is not as it was exported.
     """

@@ -127,10 +127,10 @@ def encoding_of(content: bytes) -> str:
     """UTF-16 by its mark, UTF-8, or else Windows-1252, as spreadsheets write text."""
     if content.startswith(UTF_16):
         return "utf-16"
-    return "utf-8-sig" if is_utf_8(io.BytesIO(content)) else WINDOWS
+    return "utf-8-sig" if is_mostly_utf_8(io.BytesIO(content)) else WINDOWS
 
 
-def is_utf_8(file: io.BufferedIOBase) -> bool:
+def is_mostly_utf_8(file: io.BufferedIOBase) -> bool:
     """Whether text is UTF-8, though up to half of its lines with letters beyond ASCII may not be.
 
     Lines are counted: in other encodings single letters may look like UTF-8 (É® of Windows-1252), and whole lines

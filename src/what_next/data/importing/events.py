@@ -61,7 +61,7 @@ class Events:
         return np.asarray(tied[rows.is_duplicated().to_numpy()])
 
     def table(self, order: Order) -> pl.DataFrame:
-        """The log in that order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context."""
+        """The events in an order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context."""
         columns = {
             "user_id": self.user_ids.gather(pl.Series(self.users[order])),
             "item_id": self.item_ids.gather(pl.Series(self.items[order])),
@@ -126,9 +126,9 @@ def sessions(log: pl.DataFrame, gap: timedelta) -> pl.Series:
 
 
 def in_sessions(log: pl.DataFrame, gap: timedelta, width: int | None = None) -> pl.DataFrame:
-    """A sorted log with a user for each session, which a pause longer than `gap` between two of their events starts.
+    """A sorted log in which each session is a user; a pause of a user longer than `gap` starts a new session.
 
-    They are `user:1`, `user:2`, ..., with zeros in front where there are ten or more, so that text sorts right.
+    The users are `user:1`, `user:2`, ..., with zeros in front where there are ten or more, so that text sorts right.
     `width`: digits of the largest number, where the log is a part.
     """
     ordinal = sessions(log, gap).cast(pl.String)

@@ -33,7 +33,7 @@ from what_next.data.importing.contents import (
     decoded,
     encoding_of,
     head,
-    is_utf_8,
+    is_mostly_utf_8,
     magic,
     polars_unpacks,
     refuse_foreign,
@@ -218,7 +218,7 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
     content = content_of(path)
     encoding = encoding_of(content)
     text, foreign = content.decode(encoding, errors="replace"), encoding == WINDOWS
-    damaged = not foreign and text.encode() != content
+    damaged = not foreign and text != content.decode(encoding, errors="ignore")
     lines = [_object(line, damaged) for line in text.splitlines()]
     if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
         raise DataError(f"{path}: most of its lines are no JSON objects; write one object on each line, or an array")
@@ -317,7 +317,8 @@ def read_text(
     if header is None:
         header = names is None and not (colons and any(map(is_value, fields)))
     names, named = _names(path, fields, header, MOVIELENS.get(len(fields)) if colons else None, names)
-    skipped, (columns, notes) = above + int(header), _distinct(names)
+    skipped = above + int(header)
+    columns, notes = _distinct(names)
     if colons:
         frame, more = _split_by_colons(path, columns, skipped, spill)
     else:
@@ -421,9 +422,9 @@ def _delimited(
                 wide = True
             elif "utf-8" in str(error) and not (lossy or note):
                 with open_unpacked(path) as file:
-                    lossy = is_utf_8(file)
+                    lossy = is_mostly_utf_8(file)
                 if not lossy:
-                    source, note = decoded(content_of(path)).encode(), NOT_UTF_8
+                    source, note = content_of(path).decode(WINDOWS, errors="replace").encode(), NOT_UTF_8
             else:
                 raise
 
@@ -447,13 +448,11 @@ def _scanned(
 
 def _source(path: Path, spill: Path | None) -> Path | bytes:
     """A text file as Polars takes it: without its packing, and not in UTF-16."""
-    start = magic(path)
-    if spill is not None and not start.startswith(UTF_16):
+    if head(path).startswith(UTF_16):
+        return content_of(path).decode("utf-16").encode()
+    if spill is not None:
         return _plain(path, spill)
-    if polars_unpacks(start):
-        return path
-    content = content_of(path)
-    return content.decode("utf-16").encode() if content.startswith(UTF_16) else content
+    return path if polars_unpacks(magic(path)) else content_of(path)
 
 
 def _split_by_colons(

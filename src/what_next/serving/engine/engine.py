@@ -98,22 +98,17 @@ class Engine:
 
     # Answering
 
-    async def recommend(
-        self, question: Question, caller: str = "", once: IdempotencyKey | None = None
-    ) -> RecommendationResponse:
-        """The answer to a question; its impression is durable by then. What can be answered is shared among callers.
-
-        `once`: where the answer is to be kept, and given again.
+    async def recommend(self, question: Question) -> RecommendationResponse:
+        """The answer to a question; its impression is durable by then.
 
         Raises:
             Refused: the question cannot be answered as it was put.
             Overloaded: it could not be answered in time.
             Stopping: the engine is being closed.
             StoreUnavailable: the store cannot be read, or cannot take the impression now.
-            AnsweredBefore: the question is to be answered once, and was.
             Withdrawn: items are withdrawn as fast as it is answered.
         """
-        (outcome,) = await self.recommend_all([(question, once)], caller)
+        (outcome,) = await self.recommend_all([(question, None)])
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -123,7 +118,8 @@ class Engine:
     ) -> list[RecommendationResponse | BaseException]:
         """The answers to the questions of one request, which are let in together; see `recommend`.
 
-        Where a question has none, it is the error that `recommend` raises.
+        What can be answered is shared among callers. Where a question has no answer, it is the error that `recommend`
+        raises; or `AnsweredBefore`, where it is to be answered once, and was.
         """
         found = await self._outcomes(requests, caller)
         if again := [place for place, outcome in enumerate(found) if isinstance(outcome, records.Withdrawn)]:

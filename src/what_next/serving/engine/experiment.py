@@ -1,6 +1,7 @@
 """Experiments: two policies share the users by a hash of their ids; what each earned is told at any number of looks.
 
-A canary is one, too: of the deployed version and the second one. What that one answers in the shadow, nobody sees.
+A canary is one, too: of the deployed version and the second one. What the second one answers in the
+shadow, which nobody sees, is recorded here, too.
 """
 
 import logging
@@ -138,7 +139,7 @@ class Watch:
 
 
 def compared(experiment: Experiment, store: Store) -> dict[str, Any]:
-    """What both arms earned since the share is what it is, as plain values; what is not known is None."""
+    """What both arms earned since the share last changed, as plain values; what is not known is None."""
     first, second = experiment.arms
     users, second_arm, rewards, since = earned(store, experiment.name, second, experiment.share)
     found = contrast(users, second_arm, rewards, LEVEL)

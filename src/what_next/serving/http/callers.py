@@ -39,7 +39,7 @@ LARGE = 2**16
 """Bytes from which on bodies are looked at one after another, with pauses in which the others are answered."""
 BODIES = 2**26
 """Bytes of the bodies of all requests under way together, or two whole bodies where those may be larger."""
-LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE | re.ASCII)
 """Names by which this machine calls itself, and perhaps a port."""
 
 

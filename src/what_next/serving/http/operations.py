@@ -19,7 +19,7 @@ from what_next.serving.engine.served import similar, spreads
 from what_next.serving.http import replies
 from what_next.serving.http.callers import ADMIN, WRITE
 from what_next.serving.http.parts import Parts
-from what_next.serving.http.problems import CODES, HEADERS, Problem, not_ready, problem_of
+from what_next.serving.http.problems import CODES, OF_JSON, Problem, not_ready, problem_of
 from what_next.serving.http.routes import Call, operation
 from what_next.serving.loop.journal import status_of
 from what_next.serving.request import EVENTS_PER_UNIT
@@ -322,7 +322,7 @@ async def metrics(call: Call) -> Response:
         with suppress(StoreError):  # the loop's own trouble
             parts.metrics.loop((await parts.run(status_of, engine.setup))["numbers"])
     await parts.missing()
-    headers = {**HEADERS, "content-type": CONTENT_TYPE_LATEST}
+    headers = {**OF_JSON, "content-type": CONTENT_TYPE_LATEST}
     return Response(await parts.run(parts.metrics.text, model), headers=headers)
 
 

@@ -119,7 +119,7 @@ class Parts:
             self._look = monotonic(), self.looks.submit(works)
         began, look = self._look
         if (left := began + LOOK - monotonic()) <= 0:  # nobody waits for it any more
-            return look.done() and look.result()
+            return False
         done, _ = await asyncio.wait([asyncio.wrap_future(look)], timeout=left)
         return any(one.result() for one in done)
 

@@ -17,7 +17,7 @@ FIELDS = 20
 """A body with more mistakes than this is told of the first ones."""
 MISTAKES = 1000
 """With more than this only their number is told: a megabyte of mistakes takes seconds to be put into words."""
-HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+OF_JSON = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
 """Of every answer in JSON."""
 RETRY = {"retry-after": "1"}
 """For what passes by itself: try again in a second."""
@@ -71,7 +71,7 @@ class Problem(Exception):
     @property
     def response(self) -> bytes:
         """The whole response of HTTP/1.1, for what is refused before there is a request."""
-        headers = {**HEADERS, **self.headers, "content-length": len(self.body)}
+        headers = {**OF_JSON, **self.headers, "content-length": len(self.body)}
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + self.body

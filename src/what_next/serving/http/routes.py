@@ -15,14 +15,14 @@ from starlette.types import Receive, Scope, Send
 from what_next.serving.bodies import Body
 from what_next.serving.http.callers import ADMIN, READ, ROLES
 from what_next.serving.http.parts import Parts
-from what_next.serving.http.problems import HEADERS, Problem
+from what_next.serving.http.problems import OF_JSON, Problem
 from what_next.serving.http.replies import Reply
 
 CONNECTION = "what_next.connection"
 """Where the `Connection` that a request came by lies in the scope of ASGI."""
 BYTES = 4096
 """Bytes of a body that the rate counts as much as one question: so long it takes to read them at worst."""
-ENCODED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+ENCODED = [(name.encode(), value.encode()) for name, value in OF_JSON.items()]
 
 
 class Connection:

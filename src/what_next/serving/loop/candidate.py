@@ -172,7 +172,9 @@ def served(name: str, agent: Path, setup: Setup, threads: int | None = None) -> 
 
 
 def judge(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, Any]:
-    """What the log of those who were held out says of a candidate and the deployed model, by version: see `gate`.
+    """What the log of those who were held out says of a candidate beside the deployed model: see `off_policy.gate`.
+
+    `agents`: both by version, the candidate first.
 
     Returns:
         `verdict`: better, worse, undecided, or no evidence; and `why`.

@@ -22,8 +22,8 @@ HIGHEST = {
     False: text("SELECT pg_sequence_last_value(pg_get_serial_sequence('impressions', 'number')::regclass)"),
 }
 """By whether it is SQLite: the highest number that an answer ever had; NULL before the first."""
-EVER = func.coalesce(select(func.sum(tables.users.c.events)).scalar_subquery(), 0)
-SENT = func.coalesce(select(func.max(tables.feedback.c.number)).scalar_subquery(), 0)
+EVENT_COUNT = func.coalesce(select(func.sum(tables.users.c.events)).scalar_subquery(), 0)
+LAST_FEEDBACK = func.coalesce(select(func.max(tables.feedback.c.number)).scalar_subquery(), 0)
 UNSEEN = select(func.count()).where(
     SHOWN.number > bindparam("since"), SHOWN.shown.is_(False), SHOWN.version == bindparam("version")
 )
@@ -53,7 +53,7 @@ def highest_number(store: Store) -> int:
 
 def happened(store: Store) -> int:
     """How much the store holds to learn from: its events, and the feedback that was ever sent."""
-    return _number(store, select(EVER + SENT))
+    return _number(store, select(EVENT_COUNT + LAST_FEEDBACK))
 
 
 def last_erasure(store: Store) -> int:
