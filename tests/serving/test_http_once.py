@@ -159,6 +159,35 @@ def test_who_hung_up_and_asks_again_with_the_key_sees_that_answer(
     assert answers(one) == [again["recommendation_id"]]
 
 
+def test_who_asks_again_before_it_is_noted_that_the_first_client_hung_up_sees_that_answer(one: Service) -> None:
+    first = keyed(one, "key-1").json()  # as it is sent to a client that is gone
+    again = keyed(one, "key-1").json()
+    one.app.parts.model.unseen([first["recommendation_id"]])
+    one.play("e1", "u1", first["items"][0]["item_id"])  # written after it
+    assert again == first
+    assert answers(one) == [first["recommendation_id"]]
+
+
+def test_who_asks_again_and_hangs_up_takes_nothing_from_who_has_the_answers(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = {"requests": [ASKED, ASKED]}
+    told = keyed(one, "key-1", batch, PATH + "/batch").json()["answers"]
+    slow(one, monkeypatch)
+
+    async def hung_up() -> None:
+        async with listening(one) as address:
+            _, writer = await asyncio.open_connection(*address)
+            writer.write(request(batch, PATH + "/batch", "key-1"))
+            await asyncio.sleep(0.2)
+            writer.close()
+            await asyncio.sleep(0.5)
+
+    asyncio.run(hung_up())
+    in_time(lambda: rows(one.store, "SELECT DISTINCT deliveries FROM impressions") == [(1,)])
+    assert answers(one) == [each["recommendation_id"] for each in told]
+
+
 def test_what_came_too_late_for_its_request_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with service(tmp_path, timeout=1, deadline=60_000) as one:
         slow(one, monkeypatch, 1.6)

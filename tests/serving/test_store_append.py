@@ -19,11 +19,11 @@ from what_next.serving.store import (
     AddFeedback,
     AddImpression,
     AddItems,
+    CountDeliveries,
     EraseUser,
     EventRow,
     FeedbackRow,
     ItemRow,
-    MarkShown,
     Store,
     WithdrawItem,
 )
@@ -150,7 +150,7 @@ def test_an_answer_that_nobody_saw_after_all_goes(store: Store, tmp_path: Path) 
     path = tmp_path / "log.parquet"
     store.commit([AddImpression(f"r{one}", "anna", one, "v", "trained", ("i1",), (0.5,)) for one in range(3)])
     appended(store, CATALOGUE, path).write(path)
-    store.commit([MarkShown(("r1",), False)])
+    store.commit([CountDeliveries(("r1",), -1)])
     assert go_on(store, path)["slate"].to_list() == ["r0", "r2"]
 
 

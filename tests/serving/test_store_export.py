@@ -19,11 +19,11 @@ from what_next.serving.store import (
     AddFeedback,
     AddImpression,
     AddItems,
+    CountDeliveries,
     EraseUser,
     EventRow,
     FeedbackRow,
     ItemRow,
-    MarkShown,
     Store,
     WithdrawItem,
     now,
@@ -104,7 +104,7 @@ def test_what_was_withdrawn_is_told_with_the_log_and_what_nobody_saw_is_no_decis
 ) -> None:
     served.commit([WithdrawItem("i7"), WithdrawItem("i6")])
     late = [shown("r3", "anna", ("i1",), 40, withdrawn=2), shown("r4", "anna", ("i1",), 41, withdrawn=2)]
-    served.commit([*late, MarkShown(("r4",), False)])
+    served.commit([*late, CountDeliveries(("r4",), -1)])
     served.commit([AddItems((ItemRow("i6", "Song i6", {"tempo": 6.0}),))])
     found = exported(served, catalogue())
     decisions = found.log.filter(~EVENT).select("slate", "withdrawn").unique("slate", maintain_order=True)

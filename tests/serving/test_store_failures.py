@@ -281,7 +281,7 @@ def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(plac
     with store.backend.engine.begin() as link:  # as it was made then
         for table in ("withdrawals", "idempotency_keys", "erased_users", "erased_events", "rules"):
             link.exec_driver_sql(f"DROP TABLE {table}")
-        for column in ("withdrawn", "rule"):
+        for column in ("withdrawn", "rule", "deliveries"):
             link.exec_driver_sql(f"ALTER TABLE impressions DROP COLUMN {column}")
         link.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
         link.exec_driver_sql(f"INSERT INTO impressions ({columns}, shown) VALUES ({values})")

@@ -13,6 +13,7 @@ from what_next.serving.store import (
     AddEvents,
     AddFeedback,
     AddImpression,
+    CountDeliveries,
     EventRow,
     EventsAdded,
     FeedbackAdded,
@@ -26,7 +27,7 @@ from what_next.serving.store import writer as writer_module
 from what_next.serving.store.transaction import Transaction
 
 from ..forked import Forked
-from .waiting import rows, until, waits
+from .waiting import impressions_of, rows, until, waits
 
 
 def events(start: int, count: int = 1, user: str = "anna") -> AddEvents:
@@ -88,6 +89,40 @@ def test_a_fault_reaches_whoever_waits_and_the_next_write_is_tried(
         with pytest.raises(ZeroDivisionError):
             writer.submit(events(0)).result(10)
     assert writer.submit(events(0)).result(10) == EventsAdded(1, 0)
+    writer.close()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_answer_whose_transaction_may_have_ended_is_shown_to_nobody(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    writer = Writer(store)
+    commit = store.commit
+
+    def cut_off(writes: Sequence[Write]) -> list[Any]:
+        if ended:
+            commit(writes)
+        raise StoreUnavailable("the connection is gone")
+
+    answer = AddImpression("r1", "anna", 5, "v1", "trained", ("i1",), (1.0,))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "commit", cut_off)
+        for write in (answer, events(0)):
+            with pytest.raises(StoreUnavailable):
+                writer.submit(write).result(10)
+    writer.close()
+    assert [one.shown for one in impressions_of(store, "anna")] == [False] * ended
+
+
+def test_who_hung_up_while_the_store_is_away_is_counted_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(store)
+    writer.submit(AddImpression("r1", "anna", 5, "v1", "trained", ("i1",), (1.0,))).result(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "commit", lambda writes: [StoreUnavailable("away")] * len(writes))
+        with pytest.raises(StoreUnavailable):
+            writer.submit(CountDeliveries(("r1",), -1)).result(10)
+    writer.submit(events(0)).result(10)
+    assert [one.shown for one in impressions_of(store, "anna")] == [False]
     writer.close()
 
 

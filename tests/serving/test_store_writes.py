@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ from what_next.serving.store import (
     AddItems,
     AnsweredBefore,
     Conflict,
+    CountDeliveries,
     Deploy,
     Erased,
     EraseUser,
@@ -28,7 +30,6 @@ from what_next.serving.store import (
     ItemRow,
     ItemsAdded,
     KeptResponse,
-    MarkShown,
     NotShown,
     Store,
     StoredEvent,
@@ -299,14 +300,27 @@ def test_answers_to_keys_go_with_the_person_and_none_is_kept_of_who_is_gone(stor
 
 
 def test_what_nobody_saw_can_be_marked_and_shown_after_all(store: Store) -> None:
-    store.commit([repeated("r1"), impression("r2"), MarkShown(("r1", "r2", "unknown"), False)])
+    store.commit([repeated("r1"), impression("r2"), CountDeliveries(("r1", "r2", "unknown"), -1)])
     assert [one.shown for one in impressions_of(store, "anna")] == [False, False]
     assert isinstance(one(store, AddFeedback((FeedbackRow("f", "r1", "i1", 1.0),))), UnknownRecommendation)
-    kept = store.response("k1")
-    assert kept is not None
-    assert not kept.shown
-    one(store, MarkShown(("r1",), True))
+    one(store, CountDeliveries(("r1",), 1))
     assert [one.shown for one in impressions_of(store, "anna")] == [True, False]
+
+
+@pytest.mark.parametrize("order", sorted(set(permutations((1, 1, -1)))))
+def test_an_answer_is_shown_while_a_client_has_it_in_whatever_order_that_is_written(
+    store: Store, order: tuple[int, ...]
+) -> None:
+    store.commit([impression("r1"), CountDeliveries(("r1",), -1)])  # the first client hung up
+    for by in order:
+        one(store, CountDeliveries(("r1",), by))
+    assert impressions_of(store, "anna")[0].shown
+
+
+def test_who_hung_up_counts_only_where_the_answer_counted(store: Store) -> None:
+    store.commit([impression("r1", shown=False), CountDeliveries(("r1",), -1), CountDeliveries(("r1",), -1)])
+    one(store, CountDeliveries(("r1",), 1))
+    assert impressions_of(store, "anna")[0].shown
 
 
 def test_deployments_are_numbered_and_keep_their_notes(store: Store) -> None:

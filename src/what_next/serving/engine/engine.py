@@ -148,9 +148,9 @@ class Engine:
             raise
 
     def unseen(self, recommendation_ids: Sequence[str]) -> None:
-        """Note that answers reached nobody, as far as is known: they are no decisions then."""
+        """Note that answers did not reach a client; those that no other one has are no decisions."""
         try:
-            self.writer.submit(records.MarkShown(tuple(recommendation_ids), False)).add_done_callback(_log_if_failed)
+            self.writer.submit(records.CountDeliveries(tuple(recommendation_ids), -1))
         except StoreUnavailable as error:
             logger.warning(UNSEEN, error)
 
@@ -330,8 +330,3 @@ class Engine:
         """What people are told where the second model cannot be loaded; None: it can, or there is none."""
         found = self.models.live.unfit
         return found and f"the second model cannot be used ({found[1]}); all are answered by the first"
-
-
-def _log_if_failed(written: "Future[Any]") -> None:
-    if (error := written.exception()) is not None:
-        logger.warning(UNSEEN, error)

@@ -116,9 +116,7 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
         case Stopping():
             return Problem(503, str(error), headers=RETRY)
         case StoreUnavailable():
-            message = (
-                "the store of events cannot be reached now; nothing of this request was kept, and it may be sent again"
-            )
+            message = "the store of events cannot be reached now; what was sent may have been kept; send it again"
             return Problem(503, message, headers=RETRY)
         case records.Withdrawn() | records.AnsweredBefore():
             return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)

@@ -12,15 +12,15 @@ from what_next.serving.http.problems import invalid
 from what_next.serving.http.replies import Recommendations, RecommendationsBatch
 from what_next.serving.http.routes import Call, dumped, operation
 from what_next.serving.request import IdempotencyKey, RecommendationResponse, Refused
-from what_next.serving.store import MarkShown
-from what_next.serving.store.records import AnsweredBefore
+from what_next.serving.store import CountDeliveries
+from what_next.serving.store.records import AnsweredBefore, KeptResponse
 
 HEADER = "Idempotency-Key"
 IDEMPOTENCY_KEY = '[!#-~]{1,255}|"[!#-~]{1,255}"'
 
 
 class Delivery:
-    """What goes out with one request, for as long as the client is there; what it never saw is noted as not shown.
+    """What goes out with one request, for as long as the client is there; what it never saw is not counted as its own.
 
     `with delivery: ...` raises `ClientGone` where the client hung up meanwhile.
     """
@@ -42,20 +42,23 @@ class Delivery:
                 task.uncancel()
             raise ClientGone from None
 
-    async def before(self, once: IdempotencyKey | None) -> bytes | None:
-        """What a question was answered before, with the same key; None: nothing yet."""
-        if once is None:
-            return None
-        parts = self.parts
-        kept = await parts.run(parts.reads.response, once.key)
-        if kept is None:
-            return None
-        if kept.request != once.request:
+    async def before(self, once: Sequence[IdempotencyKey | None]) -> list[bytes | None]:
+        """What questions were answered before, with the same keys; None: nothing yet."""
+        kept = [None if one is None else await self._kept(one) for one in once]
+        if again := [one.recommendation_id for one in kept if one is not None]:
+            self.shown += again
+            try:
+                await self.parts.written(CountDeliveries(tuple(again), 1))
+            except Exception:  # they are not counted; whoever hangs up meanwhile does not take that back
+                del self.shown[-len(again) :]
+                raise
+        return [None if one is None else one.body.encode() for one in kept]
+
+    async def _kept(self, once: IdempotencyKey) -> KeptResponse | None:
+        kept = await self.parts.run(self.parts.reads.response, once.key)
+        if kept is not None and kept.request != once.request:
             raise invalid([(HEADER, "came with another request before; give each request a key of its own")])
-        self.shown.append(kept.recommendation_id)
-        if not kept.shown:  # whoever asked first had hung up
-            await parts.written(MarkShown((kept.recommendation_id,), True))
-        return kept.body.encode()
+        return kept
 
 
 def _once(call: Call, body: Body, count: int) -> Sequence[IdempotencyKey | None]:
@@ -106,11 +109,9 @@ async def recommend_batch(call: Call, questions: Questions) -> bytes:
 async def _answered(call: Call, body: Body, questions: Sequence[Question]) -> list[bytes | Refused]:
     """The answer to each question in JSON, or what is wrong with it; raises an error that is not of one alone."""
     engine, delivery, once = call.parts.model, Delivery(call), _once(call, body, len(questions))
-    found: dict[int, bytes | Refused] = {}
     with delivery:
-        for place, key in enumerate(once):
-            if (kept := await delivery.before(key)) is not None:
-                found[place] = kept
+        before = await delivery.before(once)
+        found: dict[int, bytes | Refused] = {place: one for place, one in enumerate(before) if one is not None}
         left = [place for place in range(len(questions)) if place not in found]
         outcomes = await engine.recommend_all([(questions[place], once[place]) for place in left], call.caller)
         delivery.shown += [one.recommendation_id for one in outcomes if isinstance(one, RecommendationResponse)]
@@ -119,8 +120,8 @@ async def _answered(call: Call, body: Body, questions: Sequence[Question]) -> li
                 found[place] = dumped(outcome.content)
             elif isinstance(outcome, Refused):
                 found[place] = outcome
-            elif isinstance(outcome, AnsweredBefore) and (kept := await delivery.before(once[place])) is not None:
-                found[place] = kept
+            elif isinstance(outcome, AnsweredBefore) and (kept := await delivery.before([once[place]]))[0] is not None:
+                found[place] = kept[0]
             else:
                 raise outcome  # whom it was for was erased, or the service cannot answer now
         return [found[place] for place in range(len(questions))]

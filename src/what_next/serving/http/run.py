@@ -120,7 +120,7 @@ class Opening:
                     self._try()
                 except StoreUnavailable as error:
                     if not reported:
-                        self.notify(f"{error}; it is tried again every second")
+                        self.notify(f"{str(error).removesuffix('; try again')}; it is tried again every second")
                     reported = True
                     self._stop.wait(AGAIN)
         except Stopping:

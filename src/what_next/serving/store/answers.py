@@ -1,9 +1,10 @@
 """Answers within a transaction: impressions, and the feedback to them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, select, update
 
 from what_next.serving.store import records, tables
 from what_next.serving.store.backend import among, execute_all, insert_all
@@ -31,10 +32,11 @@ LIVING = (
     .order_by(tables.users.c.user_id)
     .with_for_update(read=True, key_share=True)
 )
-MARK_SHOWN = (
+HAVE, NONE = IMPRESSIONS.deliveries + bindparam("by"), literal_column("0")
+DELIVER = (
     update(tables.impressions)
     .where(IMPRESSIONS.recommendation_id == bindparam("answer"))
-    .values(shown=bindparam("was_shown"))
+    .values(shown=HAVE > NONE, deliveries=case((HAVE > NONE, HAVE), else_=NONE))
 )
 SHOWN = select(IMPRESSIONS.recommendation_id, IMPRESSIONS.number, IMPRESSIONS.user_id, IMPRESSIONS["items"]).where(
     IMPRESSIONS.shown, among(IMPRESSIONS.recommendation_id, "answers")
@@ -112,10 +114,13 @@ class Answers:
         ]
         insert_all(self.connection, tables.idempotency_keys, responses)
 
-    def mark_shown(self, writes: Sequence[records.MarkShown]) -> list[None]:
-        """Whether anybody saw some answers; the last one of each counts."""
-        last = {one: write.shown for write in writes for one in write.recommendation_ids}
-        execute_all(self.connection, MARK_SHOWN, [(shown, one) for one, shown in sorted(last.items())])
+    def count_deliveries(self, writes: Sequence[records.CountDeliveries]) -> list[None]:
+        """How many more clients have some answers, or how many fewer."""
+        sums = Counter[str]()
+        for write in writes:
+            for one in write.recommendation_ids:
+                sums[one] += write.by
+        execute_all(self.connection, DELIVER, [(by, by, by, one) for one, by in sorted(sums.items()) if by])
         return [None] * len(writes)
 
     def add_feedback(self, writes: Sequence[records.AddFeedback]) -> list[records.FeedbackAdded | Exception]:
@@ -199,6 +204,7 @@ def _row(write: records.AddImpression, nameless: bool) -> tuple[object, ...]:
         "",
         write.shown,
         write.withdrawn,
+        int(write.shown),
         None if write.rule is None else write.rule.hash,
     )
 

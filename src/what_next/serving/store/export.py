@@ -355,7 +355,8 @@ def _before(store: Store, path: Path) -> tuple[Until | None, str | None]:
         raise DataError(f"{path}: is no exported log of a service, so nothing can be appended to it; name another file")
     if (before := _until(path)) is None:
         return None, f"{path} {EARLIER}"
-    found = store.fetch(select(SHOWN.number, SHOWN.recommendation_id).where(SHOWN.number >= before.answers).limit(1))
+    since = select(SHOWN.number, SHOWN.recommendation_id).where(SHOWN.number >= before.answers)
+    found = store.fetch(since.order_by(SHOWN.number).limit(1))
     if (before.answers and not found) or (found and found[0][0] == before.answers and found[0][1] != before.slate):
         return None, f"{path} goes further than the store, which was restored or is another"
     return before, None

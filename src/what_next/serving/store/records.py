@@ -77,14 +77,12 @@ class KeptResponse:
     Attributes:
         key, request: hashes of the caller's key and of the request.
         recommendation_id: of the answer; `body`: the answer in JSON.
-        shown: whether anybody saw it, as far as is known.
     """
 
     key: str
     request: str
     recommendation_id: str
     body: str
-    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,11 +126,14 @@ class AddImpression:
 
 
 @dataclass(frozen=True)
-class MarkShown:
-    """Whether anybody saw some answers: whoever asked may have hung up, and may ask again. Comes to None."""
+class CountDeliveries:
+    """Some answers went to one more client (`by` is 1), or not to one after all: it had hung up (-1). Comes to None.
+
+    An answer is shown while more clients than none have it. A count, since two processes may write in any order.
+    """
 
     recommendation_ids: tuple[str, ...]
-    shown: bool
+    by: int
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class Deploy:
     note: Mapping[str, object] = field(default_factory=dict)
 
 
-Write = AddEvents | AddImpression | MarkShown | AddFeedback | AddItems | WithdrawItem | EraseUser | Deploy
+Write = AddEvents | AddImpression | CountDeliveries | AddFeedback | AddItems | WithdrawItem | EraseUser | Deploy
 Outcome = EventsAdded | FeedbackAdded | ItemsAdded | Erased | bool | int | None
 Results = list[Outcome | Exception]
 

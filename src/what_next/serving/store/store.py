@@ -70,15 +70,7 @@ NEW_WITHDRAWALS = (
     .order_by(CHANGES.number)
 )
 KEPT_RESPONSE = (
-    select(
-        RESPONSES.key, RESPONSES.request, RESPONSES.recommendation_id, RESPONSES.body,
-        func.coalesce(tables.impressions.c.shown, False),
-    )
-    .outerjoin_from(
-        tables.idempotency_keys,
-        tables.impressions,
-        tables.impressions.c.recommendation_id == RESPONSES.recommendation_id,
-    )
+    select(RESPONSES.key, RESPONSES.request, RESPONSES.recommendation_id, RESPONSES.body)
     .where(RESPONSES.key == bindparam("response"), RESPONSES.time > bindparam("since"))
 )  # fmt: skip
 

@@ -93,8 +93,9 @@ impressions = Table(
     Column("items", Json, nullable=False),
     Column("propensities", Json, nullable=False),
     Column("candidates", Text, nullable=False),  # empty; earlier versions put a hash there that nobody read
-    Column("shown", Boolean, nullable=False),
+    Column("shown", Boolean, nullable=False),  # whether `deliveries` is above 0
     Column("withdrawn", BigInteger, nullable=False, server_default="0"),  # the last change of `withdrawals` it knew
+    Column("deliveries", BigInteger, nullable=False, server_default="1"),  # clients that have it, as far as is known
     Column("rule", Text),  # hash of the one in `rules` that the request permitted items by; NULL: all, or not known
     Index("impressions_of_user", "user_id"),
     sqlite_autoincrement=True,

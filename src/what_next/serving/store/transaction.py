@@ -44,7 +44,7 @@ class Transaction:
             records.AddItems: self.add_items,
             records.WithdrawItem: self.withdraw,
             records.AddImpression: self.answers.add,
-            records.MarkShown: self.answers.mark_shown,
+            records.CountDeliveries: self.answers.count_deliveries,
             records.AddFeedback: self.answers.add_feedback,
             records.Deploy: self.deploy,
             records.EraseUser: lambda writes: [self.erase(write.user_id) for write in writes],

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.serving.store.records import AddEvents, AddFeedback, AddItems, Write
+from what_next.serving.store.records import AddEvents, AddFeedback, AddImpression, AddItems, CountDeliveries, Write
 from what_next.serving.store.scrubbing import Scrubbing
 from what_next.serving.store.store import Store
 
@@ -41,6 +41,10 @@ class Outage:
         if self.lasts:
             logger.info("%s works again", self.work)
         self.lasts = False
+
+
+def _less(unseen: list[str]) -> list[Pending]:
+    return [(CountDeliveries(tuple(unseen), -1), Future(), 1)] if unseen else []
 
 
 class Writer:
@@ -96,23 +100,37 @@ class Writer:
         self._scrubbing.close()
 
     def _run(self) -> None:
-        outage = Outage("writing to the store")
+        outage, unseen = Outage("writing to the store"), list[str]()
         while group := self._next():
-            try:
-                outcomes: list[Any] = self.store.commit([write for write, _, _ in group])
-            except BaseException as error:  # whoever waits must hear of it, whatever it is
-                outcomes = [error] * len(group)
-            for (write, future, _), outcome in zip(group, outcomes, strict=True):
-                if isinstance(outcome, StoreUnavailable):
-                    self.failing[type(write)] = write
-                    outage.failed(outcome)
-                if isinstance(outcome, BaseException):
-                    future.set_exception(outcome)
-                else:
-                    self.failing.pop(type(write), None)
-                    future.set_result(outcome)
-            if not self.failing:
-                outage.worked()
+            unseen = self._write([*_less(unseen), *group], outage)
+        if unseen:
+            self._write(_less(unseen), outage)
+
+    def _write(self, group: list[Pending], outage: Outage) -> list[str]:
+        """Write it; returns the answers that no client got, though the store may count one: as well as a transaction
+        that did not come to its end, the store's word that it did may be lost."""
+        unseen = list[str]()
+        try:
+            outcomes: list[Any] = self.store.commit([write for write, _, _ in group])
+        except BaseException as error:  # whoever waits must hear of it, whatever it is
+            outcomes = [error] * len(group)
+        for (write, future, _), outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, StoreUnavailable):
+                self.failing[type(write)] = write
+                outage.failed(outcome)
+                match write:
+                    case AddImpression():
+                        unseen.append(write.recommendation_id)
+                    case CountDeliveries(by=-1):
+                        unseen += write.recommendation_ids
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                self.failing.pop(type(write), None)
+                future.set_result(outcome)
+        if not self.failing:
+            outage.worked()
+        return unseen[-MOST:]
 
     def _next(self) -> list[Pending]:
         """Everything that waits, up to `MOST` rows; nothing when the writer is closed."""
