@@ -6,6 +6,7 @@ gigabytes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ class Checked:
         if log.options.session_gap is not None:
             notes.append(f"each session is a user, such as {least[0]!r}")
         warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, most[-1])]
+        warnings += _of_future(self, bad, most[-1]) if self.times else []
         found = Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
         if FEW * len(rejected) >= log.rows:
             warnings.append(found.lost)
@@ -337,6 +339,23 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> list[str]:
             "one that holds them, or numbers them, with data import --time, or say --time '' if there is none"
         )
     return told
+
+
+def _of_future(checked: Checked, bad: pl.DataFrame, last: datetime) -> list[str]:
+    """What to say of rows that are to come; `last`: the last time."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)  # clocks and zones differ
+    if last <= tomorrow:
+        return []
+    late = checked.kept.filter(checked.values["timestamp"] > int(tomorrow.timestamp() * 10**6)).select(ROW)
+    late = late.collect(engine="streaming").join(bad, on=ROW, how="anti").sort(ROW)
+    first = checked.log.rejected(late.head(MOST_NAMES).with_columns(reason=pl.lit("future")))
+    files = [f" of {name}" for name in first["file"]] if "file" in first.columns else [""] * len(first)
+    lines = some((f"line {line}{file}" for line, file in zip(first["line"], files, strict=True)), len(late))
+    return [
+        f"{checked.log.where}: {counted(len(late), 'row')} more than a day in the future, up to {last:%Y-%m-%d %H:%M} "
+        f"({lines}): what counts recent events goes by them; correct or delete them and import again, or say what the "
+        "times are with --time-format"
+    ]
 
 
 def _by_item(log: pl.LazyFrame) -> bool:
