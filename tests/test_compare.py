@@ -221,6 +221,18 @@ class TestCommand:
         for shown in ("another \N{MINUS SIGN} one", "training", "popular", "next items of 60 users", "reward@1"):
             assert shown in text
 
+    @pytest.mark.parametrize("command", ["compare", "evaluate"])
+    def test_the_result_is_shown_though_the_page_cannot_be_written(
+        self, files, command: str, monkeypatch, tmp_path, capsys
+    ) -> None:
+        page = tmp_path / "page.html"
+        monkeypatch.setattr("what_next.reporting._page", lambda: lambda *_: page.mkdir() or "")
+        words = files if command == "compare" else files[:1]
+        assert self.run(monkeypatch, command, *words, "--seeds", "0", "--report", str(page), "--json") == 2
+        out, err = capsys.readouterr()
+        assert json.loads(out)["seeds"] == [0]
+        assert "page.html: cannot be written (it is a folder)" in err
+
     @pytest.mark.parametrize("count", [0, 1])
     def test_one_setup_alone_is_no_comparison(self, files, count: int, monkeypatch, capsys) -> None:
         words = files[:count] or ["dim=4"]

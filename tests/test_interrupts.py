@@ -8,10 +8,12 @@ import subprocess
 import sys
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from what_next.cli.app import main
+from what_next.cli.app import _Command, app, main
 from what_next.cli.output import CLOSED, emit, guarded
 from what_next.data import Dataset
 from what_next.errors import NotFinite
@@ -50,6 +52,22 @@ def test_while_a_library_is_imported(program: str, module: str) -> None:
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip() == "what-next: interrupted"
     assert done.stdout == ""
+
+
+def test_sigterm_while_pytorch_is_imported_ends_it_as_sigterm() -> None:
+    script = INTERRUPTED.format(module="torch.optim", argv=["what-next", "list", "algorithms"])
+    script = script.replace("os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGTERM)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "what-next: interrupted\n")
+
+
+def test_every_command_is_guarded() -> None:
+    def leaves(one: Any) -> list[Any]:
+        return [leaf for inner in getattr(one, "commands", {}).values() for leaf in leaves(inner)] or [one]
+
+    found = leaves(typer.main.get_command(app))
+    assert {"export", "revoke", "world"} <= {one.name for one in found}
+    assert all(isinstance(one, _Command) for one in found)
 
 
 @pytest.mark.parametrize("told", [(), ("the same command goes on",)])

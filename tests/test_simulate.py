@@ -112,6 +112,16 @@ def test_what_comes_next_names_the_setup_and_what_was_set_beside_it(
     assert "no world is named; set `world, " in capsys.readouterr().err
 
 
+def test_the_result_is_shown_though_the_page_cannot_be_written(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = setup.with_name("page.html")
+    monkeypatch.setattr("what_next.reporting._page", page.mkdir)
+    monkeypatch.setattr("what_next.reporting.check", lambda _: None)
+    assert run(monkeypatch, "simulate", setup, "--report", page, "--json") == 2
+    assert json.loads(capsys.readouterr().out)["world"] == "boredom:SlateRerank-Bored-v0"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

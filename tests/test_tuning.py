@@ -1,5 +1,6 @@
 """The search for settings: where it looks, that it goes on where it stopped, and that the test users stay unseen."""
 
+import errno
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from what_next import Dataset, Environment, Setup, State
 from what_next.algorithms import NextItem
 from what_next.cli import main
-from what_next.errors import DataError, MissingExtraError, SetupError, TrainingError
+from what_next.errors import DataError, MissingExtraError, SaveError, SetupError, TrainingError
 from what_next.experiments import study
 from what_next.experiments.tuning import Tuned, _score, distribution, search_space, tune, with_settings
 from what_next.metrics.next_items import Targets
@@ -227,6 +228,30 @@ class TestSearch:
         (tmp_path / "study.jsonl").write_text("".join([lines[0], '{"op_code":6,"wor', *lines[1:]]))
         with pytest.raises(SetupError, match=r"study\.jsonl: a line is damaged"):
             tune(setup, 2, study=tmp_path / "study.jsonl")
+
+    def test_two_searches_do_not_work_on_one_file(self, setup: Setup, scored) -> None:
+        def score(one: Setup) -> float:
+            with pytest.raises(SaveError, match=r"agent\.tuning\.jsonl: another search works on this file; .*--study"):
+                tune(setup, 2)
+            return by_rate(one)
+
+        seen = scored(score)
+        assert [trial.number for trial in tune(setup, 2).trials] == [1, 2]
+        assert len(seen) == 2
+
+    def test_a_full_disk_names_the_study_which_goes_on(self, setup: Setup, scored, monkeypatch) -> None:
+        scored(by_rate)
+        tune(setup, 1)
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as disk:
+            scored(lambda one: disk.setattr("os.fsync", full) or by_rate(one))
+            with pytest.raises(SaveError, match=r"agent\.tuning\.jsonl: the disk is full .* are kept; make room"):
+                tune(setup, 3)
+        scored(by_rate)
+        assert [trial.number for trial in tune(setup, 3).trials] == [1, 2, 3]
 
     def test_without_optuna_the_extra_is_named(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "optuna", None)

@@ -124,6 +124,19 @@ def test_awkward_rows_of_several_files(tmp_path: Path, gap: timedelta | None) ->
     same(tmp_path, mine, theirs, 8)
 
 
+def test_rows_of_the_future_are_told_where_they_stand(tmp_path: Path) -> None:
+    rows = [f"u{n % 9},i{n % 7},{1_600_000_000 + n}\n" for n in range(300)]
+    late = "u1,i1,4200000000\n"  # 2103
+    (tmp_path / "a.csv").write_text("user,item,time\n" + "".join(rows[:200]))
+    (tmp_path / "b.csv").write_text("user,item,time\n" + "".join([*rows[200:], late, late]))
+    mine, theirs = both(tmp_path, [tmp_path / "a.csv", tmp_path / "b.csv"], 20_000)
+    assert mine.reasons() == {"exact duplicate": 1}
+    (told,) = mine.warnings
+    assert "1 row more than a day in the future, up to 2103-02-04 02:40 (line 102 of" in told
+    assert told.partition(" (line")[2].partition(")")[0].endswith("b.csv")
+    same(tmp_path, mine, theirs, 2)
+
+
 def test_letters_that_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, rows = [tmp_path / "a.csv", tmp_path / "b.csv"], ["user,item", *(f"ü{n % 7},{n}" for n in range(300))]
     files[0].write_bytes("\n".join(rows).encode() + b"\n\xff,1\n")

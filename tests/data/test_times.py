@@ -55,6 +55,11 @@ class TestNumbers:
         assert tables.reasons() == {"zero or negative time": 1}
         assert tables.rejected["time"].to_list() == [str(bad)]
 
+    @pytest.mark.parametrize("times", [[0] * 9, ["0.0", ""] * 5, [0, 0, SECONDS] * 3])
+    def test_zeros_alone_or_above_all_are_no_times(self, file, times: list[object]) -> None:
+        with pytest.raises(DataError, match=r"zero or negative time: [569].*say --time '' where no column holds times"):
+            read(file, times)
+
     def test_small_numbers_order_the_events_and_are_told(self, file) -> None:
         tables = import_files([log_of(file, [0, 1, 2, 3])])
         assert len(tables.log) == 4

@@ -31,7 +31,7 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 from what_next.cli.app import main
 from what_next.cli.service import restore as command
 from what_next.data.files import sha256
-from what_next.serving.backup import SUMS, back_up, restore
+from what_next.serving.backup import SUMS, back_up, check, restore
 from what_next.serving.engine.versions import _digest, keep, versions_folder
 from what_next.serving.store import AddEvents, EventRow, Store, WithdrawItem
 
@@ -118,6 +118,15 @@ def backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
     served(folder, import_data=False)
     filled(folder / "agent.store.sqlite", "before")
     return back_up(folder / "setup.txt", read(folder), folder / "backups")
+
+
+def test_two_back_ups_of_one_second_are_both_there(backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([backup.name, backup.name, "20200102T030405Z"])
+    monkeypatch.setattr("what_next.serving.backup._now", lambda: next(times))
+    source = backup.parents[1]
+    assert back_up(source / "setup.txt", read(source), backup.parent) == backup.with_name("20200102T030405Z")
+    for one in (backup, backup.with_name("20200102T030405Z")):
+        check(one)
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+from typer.models import CommandInfo
 
 from what_next import __version__
 from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, promote, service
@@ -57,10 +58,18 @@ class _Patient(_Command):
         return super().invoke(ctx)
 
 
+def _leaves(of: typer.Typer) -> Iterator[CommandInfo]:
+    """The commands of an app, and of those in it."""
+    yield from of.registered_commands
+    for group in of.registered_groups:
+        if group.typer_instance is not None:
+            yield from _leaves(group.typer_instance)
+
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for commands in (data, demo, model, judge, estimate, service, promote, loop, plan, hub):
     app.add_typer(commands.app, name={data: "data", hub: "hub"}.get(commands))
-    for one in commands.app.registered_commands:
+    for one in _leaves(commands.app):
         one.cls = _Command if commands is data else _Patient
 
 FEW, FEW_EPOCHS = 100, 20_000

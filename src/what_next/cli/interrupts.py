@@ -38,7 +38,14 @@ def quietly() -> Iterator[None]:
 
 def _end(number: int, frame: FrameType | None) -> None:
     os.write(2, b"what-next: interrupted\n")
+    if number == signal.SIGTERM:
+        _terminate()
     os._exit(INTERRUPTED)
+
+
+def _terminate() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
@@ -53,14 +60,15 @@ def terminable() -> Iterator[None]:
     def heed(number: int, frame: FrameType | None) -> None:
         told.append(number)
         interrupt = signal.getsignal(signal.SIGINT)  # ignored in what a script starts in the background
+        if interrupt is _end:
+            _end(number, frame)
         (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
 
     if "RANK" not in os.environ:
         signal.signal(signal.SIGTERM, heed)
     yield
     if told:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
+        _terminate()
 
 
 def import_torch() -> None:

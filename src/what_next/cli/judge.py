@@ -1,5 +1,7 @@
 """`what-next evaluate | compare | simulate | tune`: agents judged by what training never saw."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,14 +91,15 @@ def evaluate(
         windows = evaluate_windows(settings, part, given, stages) if windowed else None
         comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages, anew)
         curve = tradeoff(settings, steps, part, given, mask, stages) if steps else []
-    if comparison is None:
-        assert windows is not None, "it is judged by windows alone"
-        _show(windows, as_json, groups)
-    else:
-        _write(report, comparison, windows=windows, weighted=curve)
-        _show(comparison.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
-    if given is None:  # the run of one model
-        add_results(settings, windows, None if comparison is None else comparison.result)
+    result = None if comparison is None else comparison.result
+    with _then_page(report, comparison, windows=windows, weighted=curve):
+        if result is None:
+            assert windows is not None, "it is judged by windows alone"
+            _show(windows, as_json, groups)
+        else:
+            _show(result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
+        if given is None:  # the run of one model
+            add_results(settings, windows, result)
 
 
 @app.command()
@@ -141,8 +144,8 @@ def compare(
     how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines), "anew": anew}
     with Bars(as_json) as stages:
         comparison = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
-    _write(report, comparison)
-    _show(comparison.result, as_json, groups)
+    with _then_page(report, comparison):
+        _show(comparison.result, as_json, groups)
 
 
 @app.command()
@@ -227,9 +230,11 @@ def simulate(
         settings = trained_setup(setup, words, "data=-")
     with Bars(as_json) as bars:
         found = play(settings, stages=bars, force=force, watch=report is not None)
-    if report is not None:
-        write_simulation(found, report)
-    answer(found.as_json(), as_json, found)
+    try:
+        answer(found.as_json(), as_json, found)
+    finally:  # as in `_then_page`
+        if report is not None:
+            write_simulation(found, report)
     if found.report is not None and found.report.stopped:
         again = command("train", setup, words, "--resume")
         note(f"what-next: training was interrupted; the model is saved; go on with `{again}`")
@@ -256,15 +261,23 @@ def _names(files: list[str]) -> list[str]:
     return names
 
 
-def _write(report: Path | None, comparison: "Comparison", **more: Any) -> None:
-    """The page, where one is wanted (`more` as of `write_report`), and what people should know."""
-    if report is not None:
-        from what_next.reporting import write_report
+@contextmanager
+def _then_page(report: Path | None, comparison: "Comparison | None", **more: Any) -> Iterator[None]:
+    """Tells what people should know; within, the result is shown; then the page is written, where one is wanted.
 
-        write_report(comparison, report, **more)
-        note(f"{report} written")
-    for line in comparison.notes:
+    The result is there though the page cannot be written, and the page though nobody reads the result to its end.
+    `more` is as of `write_report`.
+    """
+    for line in comparison.notes if comparison is not None else ():
         note(line)
+    try:
+        yield
+    finally:
+        if report is not None and comparison is not None:
+            from what_next.reporting import write_report
+
+            write_report(comparison, report, **more)
+            note(f"{report} written")
 
 
 def _show(result: dict[str, Any], as_json: bool, groups: bool) -> None:

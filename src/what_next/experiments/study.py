@@ -10,12 +10,22 @@ up by another.
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from what_next.errors import UNESCAPED, MissingExtraError, SaveError, SetupError, is_unescaped, without_password
+from what_next.data.files import alone
+from what_next.errors import (
+    UNESCAPED,
+    MissingExtraError,
+    SaveError,
+    SetupError,
+    disk_full,
+    is_unescaped,
+    without_password,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -34,6 +44,34 @@ def is_shared(study: Path | str | None) -> bool:
 def shown(study: Path | str) -> Path | str:
     """Where a study is, without a password."""
     return without_password(study) if isinstance(study, str) else study
+
+
+@contextmanager
+def opened(path: Path | str, made_for: Mapping[str, Any]) -> "Iterator[optuna.Study]":
+    """A study to search in; within, no other search works on its file. One in a database is for several.
+
+    Raises:
+        SaveError: another search works on the file, or the disk is full; and see `open_study`.
+    """
+    if is_shared(path):
+        yield open_study(path, made_for)
+        return
+    file = Path(path)
+    refusal = f"{file}: another search works on this file; wait for its end, or share a study in a database, such as "
+    try:
+        study = open_study(path, made_for)
+        with alone(file.with_name(f".{file.name}.lock"), refusal + "--study sqlite:///study.db"):
+            yield study
+    except (OSError, AssertionError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and disk_full(cause)):
+            cause = cause.__context__  # Optuna makes an AssertionError of what its storage raises
+        if cause is None:
+            raise
+        raise SaveError(
+            f"{file}: the disk is full ({cause}); trials that were judged are kept; make room, and give the same "
+            "command again, which goes on"
+        ) from error
 
 
 def open_study(path: Path | str, made_for: Mapping[str, Any]) -> "optuna.Study":

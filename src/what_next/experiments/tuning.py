@@ -14,7 +14,7 @@ from what_next.agent import Agent
 from what_next.data.batches import LEAST
 from what_next.environment import Environment
 from what_next.errors import DataError, SetupError, TrainingError
-from what_next.experiments.study import is_shared, is_too_many, open_study, shown, with_a_place
+from what_next.experiments.study import is_shared, is_too_many, opened, shown, with_a_place
 from what_next.settings import Setup
 from what_next.sources import LogSource, source_of
 from what_next.state import State
@@ -129,28 +129,29 @@ def tune(
         MissingExtraError: Optuna is not installed.
         DataError: there is no validation user to judge on.
         SetupError: the study is of other settings, or trials are to be pruned without validation.
-        SaveError: the study cannot be kept there.
+        SaveError: the study cannot be kept there, or another search works on its file.
     """
     if prune and not setup.patience:
         raise SetupError("trials are pruned by validation during training, and patience is none; set patience=2")
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
     state = state or State.from_setup(setup)
     by = {"monitor": state.monitored} if state.monitored == "dcg@10" else {}  # which earlier versions had not
-    kept = open_study(path, {**_fixed(setup), **by, "seconds": seconds, "split": state.split.hash})
+    made_for = {**_fixed(setup), **by, "seconds": seconds, "split": state.split.hash}
     place, stopped, space = shown(path), False, search_space(setup, state)
-    while len(judged := _judged(kept)) < trials and not stopped:
-        if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
-            time.sleep(WAIT)  # others have the last ones; one of them may be killed
-            continue
-        _prepare(kept, setup, space, len(judged), shared=is_shared(path), prune=prune)
-        most = trials if is_shared(path) else None
-        number = _try(kept, setup, state, space, seconds, most, pruned=prune is not None)
-        stopped = number is None
-        if not stopped:
-            found = Tuned(place, state.monitored, tuple(_judged(kept)), False)
-            if found.best is not None and len(found.trials) > len(judged):
-                tell(found.trials[-1], found.best)
-    return Tuned(place, state.monitored, tuple(_judged(kept)), stopped)
+    with opened(path, made_for) as kept:
+        while len(judged := _judged(kept)) < trials and not stopped:
+            if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
+                time.sleep(WAIT)  # others have the last ones; one of them may be killed
+                continue
+            _prepare(kept, setup, space, len(judged), shared=is_shared(path), prune=prune)
+            most = trials if is_shared(path) else None
+            number = _try(kept, setup, state, space, seconds, most, pruned=prune is not None)
+            stopped = number is None
+            if not stopped:
+                found = Tuned(place, state.monitored, tuple(_judged(kept)), False)
+                if found.best is not None and len(found.trials) > len(judged):
+                    tell(found.trials[-1], found.best)
+        return Tuned(place, state.monitored, tuple(_judged(kept)), stopped)
 
 
 def search_space(setup: Setup, state: State | None = None) -> "dict[str, BaseDistribution]":

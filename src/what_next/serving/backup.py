@@ -12,10 +12,12 @@ import sqlite3
 import subprocess
 import tarfile
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -75,7 +77,7 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         damaged = pack(setup, aside / MODELS)  # after the store: every version that it names is there by now
         shutil.copyfile(file, aside / file.name)
         _seal(aside)
-        aside.rename(whole)
+        whole = _named(aside, whole)
         sync(folder)
         remove_stale(folder)
     except OSError as error:
@@ -148,6 +150,18 @@ def _put_back_tables(setup: Setup, backend: Backend, kept: Path, replace: bool) 
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def _named(aside: Path, whole: Path) -> Path:
+    """Give a back-up its name; where another one of its second has that, the name of a later second."""
+    while True:
+        try:
+            return aside.rename(whole)
+        except OSError as error:
+            if error.errno not in (EEXIST, ENOTEMPTY):
+                raise
+        time.sleep(0.1)
+        whole = whole.with_name(_now())
 
 
 def _keep_store(setup: Setup, folder: Path) -> None:

@@ -6,6 +6,7 @@ gigabytes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from what_next.data.importing.ids import as_ids
 from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source, readable
 from what_next.data.importing.tables import Options, Tables, by_reason, why
-from what_next.data.importing.times import EARLIEST, Times, read_times
+from what_next.data.importing.times import EARLIEST, NEGATIVE, Times, read_times
 from what_next.errors import MOST_NAMES, DataError, counted, some
 
 NO = {
@@ -141,6 +142,7 @@ class Checked:
         if log.options.session_gap is not None:
             notes.append(f"each session is a user, such as {least[0]!r}")
         warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, most[-1])]
+        warnings += _of_future(self, bad, most[-1]) if self.times else []
         found = Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
         if FEW * len(rejected) >= log.rows:
             warnings.append(found.lost)
@@ -339,6 +341,23 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> list[str]:
     return told
 
 
+def _of_future(checked: Checked, bad: pl.DataFrame, last: datetime) -> list[str]:
+    """What to say of rows that are to come; `last`: the last time."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)  # clocks and zones differ
+    if last <= tomorrow:
+        return []
+    coming = checked.kept.filter(checked.values["timestamp"] > int(tomorrow.timestamp() * 10**6)).select(ROW)
+    late = coming.collect(engine="streaming").join(bad, on=ROW, how="anti").sort(ROW)
+    first = checked.log.rejected(late.head(MOST_NAMES).with_columns(reason=pl.lit("future")))
+    files = [f" of {name}" for name in first["file"]] if "file" in first.columns else [""] * len(first)
+    lines = some((f"line {line}{file}" for line, file in zip(first["line"], files, strict=True)), len(late))
+    return [
+        f"{checked.log.where}: {counted(len(late), 'row')} more than a day in the future, up to {last:%Y-%m-%d %H:%M} "
+        f"({lines}): what goes by recent events goes by them; correct or delete them and import again, or say what the "
+        "times are with --time-format"
+    ]
+
+
 def _by_item(log: pl.LazyFrame) -> bool:
     """Whether the item ids alone put most of users' events in order, as in tables that were sorted."""
     same = {name: pl.col(name) == pl.col(name).shift() for name in log.collect_schema().names()}
@@ -384,4 +403,5 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
         f"imported; the first is line {first.pop('line')}: {first}; check which column is which "
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
         + ("; --time-format says what the times are" if "not a time" in by_reason(bad) else "")
+        + ("; say --time '' where no column holds times" if NEGATIVE in by_reason(bad) else "")
     )

@@ -69,10 +69,10 @@ class Times:
 def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where: str = "the log") -> Times:
     """How to read a column of times.
 
-    Numbers are Unix times. Their unit follows from the size of the median of the first 100,000: below 1e11 seconds
-    (until the year 5138), below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds; a number of another unit
-    is no time. Fractions are kept to the microsecond. Text is either such numbers, or ISO 8601 dates and times, or
-    dates with the day or the month first where the values tell which. Times without a zone are UTC.
+    Numbers are Unix times. Their unit follows from the size of the median of the first 100,000 but zeros: below 1e11
+    seconds (until the year 5138), below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds; a number of
+    another unit is no time. Fractions are kept to the microsecond. Text is either such numbers, or ISO 8601 dates and
+    times, or dates with the day or the month first where the values tell which. Times without a zone are UTC.
 
     Args:
         form: what the user said of them, see `FORMS`; None leaves it to the values.
@@ -210,9 +210,11 @@ def _numbers(frame: pl.LazyFrame, number: pl.Expr, readings: list[pl.Expr], form
         scaled = pl.coalesce(_scaled(one, UNITS[form]) for one in readings)
         return Times(_within(scaled), f"Unix {SPOKEN[form]}")
     # A generator of expressions of one column: the sample is all that is read here.
-    sample = frame.select(number.drop_nulls().head(SAMPLE).cast(pl.Float64).alias("x")).collect()["x"].to_numpy()
+    # Zeros tell no unit: they may be events that are numbered from 0, or missing times.
+    told = number.filter(number != 0).head(SAMPLE).cast(pl.Float64).alias("x")
+    sample = frame.select(told).collect()["x"].to_numpy()
     if not len(sample):
-        return Times(_within(pl.coalesce(_scaled(one, 1) for one in readings)), "none")
+        return Times(pl.lit(None, dtype=pl.Int64), "none", faults={NEGATIVE: number == 0})
     _refuse_lookalikes(sample[:: 1 + len(sample) // 1000], where)
     median = float(np.median(np.abs(sample)))
     unit = next((name for name, each in UNITS.items() if median < LATEST * each), "ns")
