@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, literal_column, select, update
 
 from what_next.serving.store import records, tables
 from what_next.serving.store.backend import among, execute_all, insert_all
@@ -32,7 +32,8 @@ LIVING = (
     .order_by(tables.users.c.user_id)
     .with_for_update(read=True, key_share=True)
 )
-HAVE, NONE = IMPRESSIONS.deliveries + bindparam("by"), literal_column("0")
+HAVE = IMPRESSIONS.deliveries + bindparam("by")
+NONE: ColumnElement[int] = literal_column("0")
 DELIVER = (
     update(tables.impressions)
     .where(IMPRESSIONS.recommendation_id == bindparam("answer"))
