@@ -18,6 +18,12 @@ MODELS := models/agent.safetensors models/critic.safetensors
 # Not the models themselves: an interrupted training saves them too, and make would delete a target in the making.
 TRAINED := models/.trained
 
+# Python's environments name their folder in their files: in a clone that was copied or moved they are another one's.
+MADE_IN := $(shell sed -n 's|^command = .* -m venv \(--[a-z-]* \)*||p' .venv/pyvenv.cfg 2>/dev/null)
+ifneq ($(MADE_IN),$(if $(MADE_IN),$(CURDIR)/.venv))
+$(warning .venv was made for $(MADE_IN), whose code it runs; `make distclean` and again makes one for this folder)
+endif
+
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks bench-scale loop-demo bench docs client lock release-check clean distclean announce FORCE
@@ -98,7 +104,7 @@ client: $(DEV) ## typed clients of the service, from its schema: clients/python,
 	@mkdir -p clients
 	$(BIN)/python -c 'import json, what_next.serving.http.app; from what_next.serving.http.schema import document; \
 	    print(json.dumps(document(True)))' > clients/openapi.json
-	$(BIN)/openapi-python-client generate --path clients/openapi.json --output-path clients/python --overwrite
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/openapi-python-client generate --path clients/openapi.json --output-path clients/python --overwrite
 	@if command -v npx >/dev/null; then \
 	    npx --yes openapi-typescript@7 clients/openapi.json --default-non-nullable=false --output clients/what-next.d.ts; \
 	else echo "There is no npx, so no client in TypeScript was made."; fi
@@ -135,12 +141,13 @@ ifeq ($(strip $(PYTHON)),)
 	@echo "Found: $$(python3 --version 2>/dev/null || echo no python3). Name another with: make PYTHON=/path/to/python3.12 run" >&2
 	@exit 2
 endif
-	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	@"$(PYTHON)" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "What Next? needs Python 3.11 or newer with its venv module; $(PYTHON) is" \
-	    "$$($(PYTHON) --version 2>/dev/null || echo no Python)" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+	    "$$("$(PYTHON)" --version 2>/dev/null || echo no Python)" >&2; exit 2; }
+	"$(PYTHON)" -m venv .venv
 
 $(RUN): pyproject.toml | $(BIN)/python
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip  # whoever made .venv was killed
 	$(INSTALL) -e '.[pandas]'
 	@touch $@
 

@@ -17,6 +17,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* What every pod of the release shares: who it runs as, where its files are, and its database. */}}
 {{- define "what-next.pod" -}}
 automountServiceAccountToken: false
+enableServiceLinks: false  # a Service called what-next would put an address into WHAT_NEXT_PORT
 {{- with .Values.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -23,8 +23,7 @@ export function unique() {
 
 /** The service's own words as a sentence. */
 function sentence(error) {
-  const fields = (error?.fields ?? []).map(({ field, reason }) => `${field}: ${reason}`);
-  const said = [error?.message, ...fields].filter(Boolean).join("; ");
+  const said = error?.message;
   return said && `${said[0].toUpperCase()}${said.slice(1)}${/[.!?]$/.test(said) ? "" : "."}`;
 }
 
