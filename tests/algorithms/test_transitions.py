@@ -141,6 +141,14 @@ class TestEnds:
         ]
 
 
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_the_reward_of_a_run_is_that_of_a_step_whatever_a_target_sums_up(n_step: int) -> None:
+    state = state_of([[1.0] * 6, [3.0] * 6], n_step=n_step)
+    agent = Agent(state.setup, state.space).wake_agent()
+    batch = LogSource(state).next_batch(LearnedPolicy(agent, state), np.random.default_rng(0))
+    assert agent.propagate(batch).reward == 2
+
+
 class TestRewardsThatKnowTheFuture:
     @pytest.mark.parametrize("reward", ["spread", "profile_correlation", "return_time"])
     def test_they_are_refused_where_returns_are_read(self, dataset: Dataset, setup_of: SetupOf, reward: str) -> None:

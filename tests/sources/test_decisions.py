@@ -111,6 +111,11 @@ class TestABatch:
         assert shown.discounts.tolist() == [0, 0, 0, 0, 0]
         assert shown.step_discounts.tolist() == [0.5, 0.5, 0, 0, 0]
 
+    def test_shows_the_reward_of_an_item_whatever_is_summed_up(self, shop: Path, tmp_path: Path) -> None:
+        state = state_of(shop, by_hand(tmp_path, shop), *ALONE, "discount=0.5", "n_step=2")
+        agent = policy_of(state).agent
+        assert agent.propagate(batch_of(DecisionSource(state))).reward == (1 + 0 + 0 + 3 + 1) / 5
+
     def test_is_a_value_that_another_process_reads(self, shop: Path, tmp_path: Path) -> None:
         state = state_of(shop, by_hand(tmp_path, shop), *ALONE)
         batch = batch_of(DecisionSource(state))

@@ -369,16 +369,15 @@ class EncoderLearner(Learner):
             gather=gather,
         )
 
-    def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
-        """Rewards as the batch has them; the critic's estimates of the items that were chosen."""
+    def metrics(self, context: LossContext[Any], batch: Batch) -> float:
+        """The critic's estimates of the items that were chosen."""
         steps = context.batch
         with torch.no_grad():
             values = self.algorithm.estimates(context.nets, steps, context.items)
         if context.step % DIAGNOSED == 0 and len(steps.actions):
             context.metrics.update(self._diagnosed(context, values))
             context.metrics["largest_reward"] = float(np.abs(batch.rewards).max())
-        reward = float(steps.rewards.mean()) if len(steps.rewards) else 0.0
-        return reward, 0.0 if values is None or not len(values) else float(values.mean())
+        return 0.0 if values is None or not len(values) else float(values.mean())
 
     @torch.no_grad()
     def _diagnosed(self, context: LossContext[Transitions], values: Float[Tensor, "steps"] | None) -> dict[str, float]:

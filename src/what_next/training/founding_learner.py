@@ -15,7 +15,7 @@ from what_next.models.actor_critic import Sizes
 from what_next.models.item_space import ItemSpace
 from what_next.rewards import Samples, prospects
 from what_next.rewards.spread import PROSPECTS, SMALLEST_SIGMA, learning_target
-from what_next.training.learner import Learner, mean
+from what_next.training.learner import Learner
 from what_next.types import BanditSteps, Batch, Factors, History, Proposal, Score
 
 
@@ -136,15 +136,14 @@ class FoundingLearner(Learner):
         )
         return LossContext(nets, targets, steps, ItemSpace.of(self.vectors), step, rng, part=part)
 
-    def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
-        """The reward of the selected items (spread: in units of the user's sigma), and the critic's estimates, as its
-        targets."""
+    def metrics(self, context: LossContext[Any], batch: Batch) -> float:
+        """The critic's estimates, as its targets."""
         mask, actions = batch.mask, batch.actions
         largest = float(np.abs(batch.rewards).max()) if self.setup.acts else self.setup.reward.spread.clip
         context.metrics["largest_reward"] = largest
         if mask.any():
             context.metrics["top_share"] = float(np.unique(actions[mask], return_counts=True)[1].max() / mask.sum())
-        return mean(batch.rewards[mask]), context.metrics.pop("value", 0.0)
+        return context.metrics.pop("value", 0.0)
 
     @property
     def vectors(self) -> Tensor:

@@ -115,15 +115,17 @@ class Learner(ABC):
         return np.nonzero(batch.mask)[0]
 
     @abstractmethod
-    def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
-        """The mean reward of the steps, and what the critic expected of them; more goes into `context.metrics`."""
+    def metrics(self, context: LossContext[Any], batch: Batch) -> float:
+        """What the critic expected of the steps, on average; more goes into `context.metrics`."""
 
     def shown(self, context: LossContext[Any], batch: Batch, losses: Mapping[str, Tensor]) -> Step:
         """What a step showed: means over the steps of the batch that count."""
-        reward, value = self.metrics(context, batch)
+        value, slates = self.metrics(context, batch), batch.impressions
+        rewards = batch.rewards[batch.mask]
+        items = len(rewards) if slates is None else len(slates.places)  # the grid has the sum of a slate
         return Step(
             losses={name: loss.item() for name, loss in losses.items()},
-            reward=reward,
+            reward=float(rewards.sum() / max(1, items)),
             value=value,
             fallback=0.0 if batch.fallback is None else mean(batch.fallback[batch.mask]),
             matches=1.0 if batch.matches is None else mean(batch.matches[batch.mask]),

@@ -121,17 +121,16 @@ class PlayLearner(EncoderLearner):
             answered=self.tensor(answered),
         )
 
-    def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
-        """Rewards as the batch has them, and the values that whoever acted expected, or else those of the critic."""
-        steps, rewards = context.batch, batch.rewards[batch.mask]
+    def metrics(self, context: LossContext[Any], batch: Batch) -> float:
+        """The values that whoever acted expected, or else those of the critic."""
+        steps = context.batch
         expected: Tensor | None = steps.expected
         if batch.values is None:
             with torch.no_grad():
                 expected = self.algorithm.estimates(context.nets, steps, context.items)
         if expected is not None:
             context.metrics["explained"] = explained(steps.returns, expected)
-        value = float(expected.mean()) if expected is not None and len(expected) else 0.0
-        return float(rewards.mean()) if len(rewards) else 0.0, value
+        return float(expected.mean()) if expected is not None and len(expected) else 0.0
 
 
 def counted(values: Any, mask: Bool[np.ndarray, "batch time"]) -> Any:

@@ -29,7 +29,7 @@ class Step:
 
     Attributes:
         losses: by the algorithm's names.
-        reward: of the selected items; the founding one in units of the user's sigma.
+        reward: of the step alone, whatever `n_step` is, of an item; the founding one in units of the user's sigma.
         value: what the critic expected of them, scaled as its target is.
         fallback: share of proposals that no item matched.
         matches: items that matched a proposal.
