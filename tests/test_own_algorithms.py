@@ -80,6 +80,21 @@ def test_what_is_no_loss_is_told(saved: tuple[Path, wn.Environment], losses: obj
         wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
 
 
+@pytest.mark.parametrize("idle", ["encoder", "actor"])
+def test_a_network_that_its_loss_never_reaches_is_told(saved: tuple[Path, wn.Environment], idle: str) -> None:
+    class Wrong(Liked):
+        def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+            states = context.batch.states
+            points = states if idle == "actor" else context.nets["actor"](states.detach())
+            return {"actor": points.square().mean()}
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Wrong(), "batch_size": 4})
+    state = wn.State(state.dataset, setup)
+    with pytest.raises(TrainingError, match=f"'actor' of 'liked' updates {idle}, and had no gradient for it in"):
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+
+
 def only(**heads: nn.Module) -> Callable[..., Networks]:
     """An algorithm's `networks` that gives these, whatever it is asked for."""
     return lambda *_: heads

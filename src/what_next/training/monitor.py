@@ -13,7 +13,7 @@ from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
 from what_next.training.interrupts import Interrupted
 from what_next.training.sharding import Training
-from what_next.training.step import Step
+from what_next.training.step import Step, network_of
 
 MEMORY = 30
 """An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""
@@ -29,6 +29,8 @@ LARGEST_WEIGHT = 1000.0
 """An importance weight above this makes one step count for a thousand."""
 HALVED = 4
 """The learning rate is halved so often, at most: with the last time the run is over."""
+REACHED = 10
+"""Within so many steps every network has a gradient; a loss may be due, or reach one, in some of them alone."""
 EXPLAINED = 0.01
 """A critic that explains less than this share of the variance of the returns explains nothing."""
 
@@ -233,15 +235,31 @@ class Monitor:
             checkpoint.conclude(self.agent, self.valid)
 
     def _save(self) -> None:
-        """Write the models as they are; a `TrainingError` where nothing has moved them."""
+        """Write the models as they are; a `TrainingError` where nothing has moved them, or one of their networks."""
         if self.steps and not self.resumed and not any(step.losses for step in self.steps):
             raise TrainingError(
                 f"losses of {self.setup.algorithm.name!r} gives none at any of {len(self.steps):,} steps, so nothing "
                 "was learned; a loss is due at the first step"
             )
+        self._reaches()
         checkpoint.save(self.agent, self.rng, self.run, self._metrics())
         if self.on_save is not None:
             self.on_save(dict(self.valid))
+
+    def _reaches(self) -> None:
+        """Raises a `TrainingError` where a network has had no gradient so far of a loss that updates it."""
+        algorithm = self.setup.algorithm
+        if self.resumed or len(self.steps) < max(REACHED, algorithm.unready):
+            return
+        learned = {network_of(name) for name, one in self.agent.optimisers.items() if one.state}  # Adam's moments
+        idle = {network_of(name) for name in self.agent.optimisers} - learned
+        for loss in {loss for step in self.steps for loss in step.losses} if idle else ():
+            if named := [name for name in algorithm.updates[loss] if name in idle]:
+                raise TrainingError(
+                    f"the loss {loss!r} of {algorithm.name!r} updates {', '.join(named)}, and had no gradient for it in "
+                    f"{len(self.steps):,} steps; compute the loss from it, or take it out of `updates`: "
+                    "what_next.testing.check_algorithm tells such things"
+                )
 
     def _keep(self) -> None:
         """Save; with patience, only what is better than before."""
