@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from what_next import Environment
+from what_next import Agent, Dataset, Environment
 from what_next import State as Data
 from what_next.algorithms import Sqn
-from what_next.errors import DataError, SetupError
+from what_next.errors import DataError, SetupError, TrainingError
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
@@ -27,6 +27,7 @@ from what_next.types import Batch, History
 from what_next.worlds import Draws, Feedback, Observation, State, World
 from what_next.worlds.base import Reference, integers
 
+from .conftest import SetupOf
 from .forked import Forked
 
 
@@ -357,13 +358,45 @@ def test_counts_of_the_log_do_not_stand_beside_what_was_learned_from_elsewhere(
     assert len(followed) == 1
 
 
-def test_the_next_batch_of_a_generator_that_has_none_is_told(rig: Rig) -> None:
+@pytest.mark.parametrize("within", [None, list])
+def test_the_next_batch_of_a_generator_that_has_none_is_told(rig: Rig, within: Any) -> None:
     class Ended(Sessions):
         def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-            return next(iter(()))
+            return within(next(iter(())) for _ in range(2)) if within else next(iter(()))
 
     with pytest.raises(DataError, match=r"the source Ended has come to its end after .* histories; lower passes"):
         cycle(rig, Ended(rig.state))
+
+
+def test_another_error_of_a_source_stays_as_it_is(rig: Rig) -> None:
+    class Failing(Sessions):
+        def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        cycle(rig, Failing(rig.state))
+
+
+class Of(Sessions):
+    """These sessions, again and again."""
+
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        history = History.of(self.changes["sessions"])
+        return Batch.following(history, policy.agent.factorize(history), history.rewards, 0.5)
+
+
+def test_a_batch_without_an_event_is_told(rig: Rig) -> None:
+    with pytest.raises(DataError, match=r"items of shape \(0, 0\), which are no events"):
+        cycle(rig, Of(rig.state, sessions=[]))
+
+
+def test_batches_without_a_step_are_told(setup_of: SetupOf, dataset: Dataset, tmp_path: Path) -> None:
+    """One may have none by chance: then it teaches nothing."""
+    setup = setup_of(tmp_path, algorithm="sqn", window=None, passes=1)
+    state = Data(dataset, setup)
+    source = Of(state, sessions=[[3], [1]])
+    with pytest.raises(TrainingError, match=r"\d+ batches had no step that counts"):
+        Environment(Agent(setup, state.space), state, setup, source=source, quiet=True).run_sim()
 
 
 @pytest.mark.parametrize(

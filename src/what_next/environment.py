@@ -363,7 +363,10 @@ class Environment:
         source, name = self.source, type(self.source).__name__
         try:
             batch = source.next_batch(LearnedPolicy(self.agent, self.state), self.rng)
-        except StopIteration:
+        except (StopIteration, RuntimeError) as error:
+            ended = error.__cause__ if isinstance(error, RuntimeError) else error  # within a generator (PEP 479)
+            if not isinstance(ended, StopIteration):
+                raise
             raise DataError(
                 f"the source {name} has come to its end after {self.agent.histories:,} of {self.agent.horizon:,} "
                 "histories; lower passes, or let it begin again"

@@ -30,7 +30,7 @@ LARGEST_WEIGHT = 1000.0
 HALVED = 4
 """The learning rate is halved so often, at most: with the last time the run is over."""
 REACHED = 10
-"""Within so many steps every network has a gradient; a loss may be due, or reach one, in some of them alone."""
+"""Of so many steps one counts, and every network has a gradient from one; a single step may be without."""
 EXPLAINED = 0.01
 """A critic that explains less than this share of the variance of the returns explains nothing."""
 
@@ -247,10 +247,15 @@ class Monitor:
             self.on_save(dict(self.valid))
 
     def _reaches(self) -> None:
-        """Raises a `TrainingError` where a network has had no gradient so far of a loss that updates it."""
+        """Raises a `TrainingError` where no step has counted so far, or a loss gave no gradient to what it updates."""
         algorithm = self.setup.algorithm
         if self.resumed or len(self.steps) < max(REACHED, algorithm.unready):
             return
+        if not any(step.targets for step in self.steps):
+            raise TrainingError(
+                f"{len(self.steps):,} batches had no step that counts, so nothing was learned: their histories have one "
+                "event each, or `mask` of what_next.types.Batch is False throughout"
+            )
         learned = {network_of(name) for name, one in self.agent.optimisers.items() if one.state}  # Adam's moments
         idle = {network_of(name) for name in self.agent.optimisers} - learned
         for loss in {loss for step in self.steps for loss in step.losses} if idle else ():

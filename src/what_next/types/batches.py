@@ -107,6 +107,8 @@ class Batch:
     def check(self, items: int) -> None:
         """Raises a `DataError` where a batch of histories cannot be learned from; `items`: of the catalogue."""
         shape = self.items.shape
+        if not self.items.size:
+            raise DataError(f"a batch has items of shape {shape}, which are no events; expected a row for each history")
         for name in ("actions", "rewards", "mask", "discounts"):
             if (found := getattr(self, name)).shape != shape:
                 raise DataError(f"a batch has items of shape {shape}, and {name} of {found.shape}")
