@@ -281,6 +281,7 @@ class TestNextItems:
     [
         ("encoders", {"lstm", "gru", "transformer", "mean"}),
         ("rewards", {"spread", "logged", "novelty"}),
+        ("sources", {"log", "decisions", "bandit", "world"}),
         ("metrics", {"hr", "ndcg", "reward", "coverage", "spread"}),
         ("algorithms", {"whatnext", "next_item"}),
     ],

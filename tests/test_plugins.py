@@ -145,7 +145,13 @@ def test_without_the_package_a_name_is_only_a_word(
 
 
 @pytest.mark.parametrize(
-    ("kind", "line"), [("algorithms", "Next items, from"), ("rewards", "A reward of"), ("encoders", "A GRU under")]
+    ("kind", "line"),
+    [
+        ("algorithms", "Next items, from"),
+        ("rewards", "A reward of"),
+        ("encoders", "A GRU under"),
+        ("sources", "The log, with twice"),
+    ],
 )
 def test_they_are_listed(forked: Forked, site: Path, tmp_path: Path, kind: str, line: str) -> None:
     assert line in forked.run("what_next", "list", kind, path=[site], folder=tmp_path).stdout
@@ -237,6 +243,12 @@ def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["histories"] == 40
     found = forked.run(code=CHECK, path=[site], folder=setup.parent)
+    assert found.returncode == 0, found.stderr
+    given = re.search(r"```text\n(.*?run_sim.*?)```", page, re.S)
+    assert given is not None
+    paths = ", 'model_agent_path=m/a.safetensors', 'model_critic_path=m/c.safetensors'])"
+    code = "import what_next as wn\nfrom my_parts import Stream\n" + given[1].replace("])", paths)
+    found = forked.run(code=f"{code}\nassert report.histories >= 20", path=[site], folder=setup.parent)
     assert found.returncode == 0, found.stderr
     (site / "mine-1.0.dist-info" / "entry_points.txt").write_text("")
     found = forked.run(code=REGISTERED, path=[site], folder=setup.parent)

@@ -78,7 +78,7 @@ FEW, FEW_EPOCHS = 100, 20_000
 REPEATED = 0.5
 """Where a larger share of the events are repeats, `init` lets next_item recommend what a user had: else most of what
 comes next would be missed."""
-KINDS = ("algorithms", "encoders", "rewards", "data", "metrics", "worlds")
+KINDS = ("algorithms", "encoders", "rewards", "sources", "data", "metrics", "worlds")
 
 
 @app.callback()
@@ -124,10 +124,10 @@ def init(
 
 @app.command("list", cls=_Command)
 def list_known(
-    kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, worlds, data or metrics.")],
+    kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, sources, worlds, data or metrics.")],
     as_json: Json = False,
 ) -> None:
-    """List algorithms, encoders, rewards, worlds, data sets or metrics."""
+    """List algorithms, encoders, rewards, sources, worlds, data sets or metrics."""
     if kind not in KINDS:
         raise WhatNextError(f"list {kind!r}: expected one of {', '.join(KINDS)}")
     known = _known(kind)
@@ -163,6 +163,10 @@ def _known(kind: str) -> dict[str, str]:
 
     if kind == "algorithms":
         return _first_lines(ALGORITHMS)
+    if kind == "sources":
+        from what_next.sources import known_sources
+
+        return _first_lines(known_sources())
     return _first_lines(known_encoders() if kind == "encoders" else known_rewards())
 
 

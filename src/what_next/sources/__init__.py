@@ -32,6 +32,11 @@ SOURCES: Mapping[str, type[Source]] = {
 """By the name that an algorithm gives; those of installed packages follow (group `what_next.sources`)."""
 
 
+def known_sources() -> dict[str, type[Source]]:
+    """Every source that an algorithm may name; here those of installed packages are loaded."""
+    return {**SOURCES, **installed("what_next.sources", Source, SOURCES)}
+
+
 def source_of(state: State) -> Source:
     """The one that the setup's algorithm learns from; beside a log, what a service showed (see `with_decisions`).
 
@@ -42,7 +47,7 @@ def source_of(state: State) -> Source:
     """
     algorithm = state.setup.algorithm
     refuse_unable(state)
-    kind = SOURCES.get(algorithm.source) or installed("what_next.sources", Source, SOURCES).get(algorithm.source)
+    kind = SOURCES.get(algorithm.source) or known_sources().get(algorithm.source)
     if kind is None:
         raise SetupError(
             f"the algorithm {algorithm.name} learns from the source {algorithm.source!r}, which is not known here; "

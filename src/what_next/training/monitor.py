@@ -253,16 +253,16 @@ class Monitor:
             return
         if not any(step.targets for step in self.steps):
             raise TrainingError(
-                f"{len(self.steps):,} batches had no step that counts, so nothing was learned: their histories have one "
-                "event each, or `mask` of what_next.types.Batch is False throughout"
+                f"{len(self.steps):,} batches had no step that counts, so nothing was learned: their histories have "
+                "one event each, or `mask` of what_next.types.Batch is False throughout"
             )
         learned = {network_of(name) for name, one in self.agent.optimisers.items() if one.state}  # Adam's moments
         idle = {network_of(name) for name in self.agent.optimisers} - learned
         for loss in {loss for step in self.steps for loss in step.losses} if idle else ():
             if named := [name for name in algorithm.updates[loss] if name in idle]:
                 raise TrainingError(
-                    f"the loss {loss!r} of {algorithm.name!r} updates {', '.join(named)}, and had no gradient for it in "
-                    f"{len(self.steps):,} steps; compute the loss from it, or take it out of `updates`: "
+                    f"the loss {loss!r} of {algorithm.name!r} updates {', '.join(named)}, and had no gradient for it "
+                    f"in {len(self.steps):,} steps; compute the loss from it, or take it out of `updates`: "
                     "what_next.testing.check_algorithm tells such things"
                 )
 
