@@ -104,6 +104,16 @@ def test_a_service_whose_store_takes_no_writes_is_not_ready_until_it_does(
     assert not one.writer.failing
 
 
+def test_a_model_that_waits_for_the_store_is_not_missing(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(one.engine, "missing", lambda: ["model"])
+    assert one.ask("GET", "/ready").json()["error"]["message"].endswith("missing: model")
+    monkeypatch.setattr(one.store, "ping", away)
+    assert one.ask("GET", "/ready").json()["error"]["message"].endswith("missing: store")
+
+
 def test_a_service_that_may_not_keep_its_answers_is_not_ready_until_it_may(
     tmp_path: Path,
     limited: tuple[str, Callable[[str], object]],

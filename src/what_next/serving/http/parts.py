@@ -89,9 +89,10 @@ class Parts:
 
     async def missing(self) -> list[str]:
         """What the service lacks to answer; nothing: it is ready, which the metrics then tell, too."""
-        missing = list(self.engine.missing()) if self.engine is not None else ["model"]
-        if not await self.store_works():
-            missing.append("store")
+        works, engine = await self.store_works(), self.engine
+        missing = ["model"] if engine is None else list(engine.missing())
+        if not works:  # which the model's thread may wait for: then the model lacks nothing itself
+            missing = [*(one for one in missing if one != "model" or engine is None), "store"]
         self.metrics.ready.set(not missing)
         return list(dict.fromkeys(missing))
 
