@@ -20,7 +20,7 @@ from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
 from what_next.policy import LearnedPolicy
 from what_next.rewards import REWARDS, Events, Reward
-from what_next.sources import Source
+from what_next.sources import Mixture, Source
 from what_next.testing import Rig, check_encoder, check_reward, check_world
 from what_next.training.step import Step
 from what_next.types import Batch, History
@@ -418,5 +418,7 @@ def test_batches_without_a_step_are_told(setup_of: SetupOf, dataset: Dataset, tm
 def test_a_batch_that_cannot_be_learned_from_is_told(
     rig: Rig, field: str, change: Callable[[np.ndarray], np.ndarray], told: str
 ) -> None:
-    with pytest.raises(DataError, match=told):
-        cycle(rig, Sessions(rig.state, **{field: change}))
+    source = Sessions(rig.state, **{field: change})
+    for one in (source, Mixture({source: 1.0})):
+        with pytest.raises(DataError, match=told):
+            cycle(rig, one)

@@ -25,7 +25,7 @@ from what_next.models.ensemble import join, joinable
 from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import LogSource, Source, source_in, source_of, state_in, world_of
+from what_next.sources import LogSource, Mixture, Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.artefacts import remove_models, to_resume
@@ -373,7 +373,9 @@ class Environment:
             ) from None
         if not isinstance(batch, Batch):
             raise DataError(f"the source {name} gives a {type(batch).__name__}; expected a what_next.types.Batch")
-        if batch.shown is None and not type(source).__module__.startswith("what_next."):  # ours are tested
+        mixed = source.sources if isinstance(source, Mixture) else [source]
+        ours = all(type(one).__module__.startswith("what_next.") for one in mixed)  # which are tested
+        if batch.shown is None and not ours:
             batch.check(len(self.state.space.catalogue))
         return self.agent.propagate(batch, self.rng)
 
