@@ -203,7 +203,9 @@ class Question(Body):
     ranges: Annotated[dict[Id, Range], Field(max_length=RANGES, json_schema_extra=_by_name)] | None = Field(
         default=None, description="bounds of attributes, by name"
     )
-    explore: Explore | None = Field(default=None, description="how items are drawn; null: as the service's setup says")
+    explore: Explore | None = Field(
+        default=None, description="how items are drawn; null: as the service's setup says, and the best of popular ones"
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the draw; null: a new one")
     policy: PolicyName = Field(default="trained", description="who answers")
     experiment: bool = Field(default=True, description="whether a running experiment may say who answers instead")
