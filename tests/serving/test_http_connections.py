@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -98,6 +99,50 @@ def test_a_body_that_goes_on_after_its_answer_ends_the_connection(
     refused, then = asyncio.run(asked())
     assert refused.startswith(b"HTTP/1.1 415 ")
     assert then.startswith(b"HTTP/1.1 200 ") if ends else then == b""
+
+
+def test_who_reads_only_after_a_body_that_is_too_large_was_sent_gets_the_answer(one: Service) -> None:
+    head, size = b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n", 4_000_000
+
+    def asked(address: tuple[str, int]) -> bytes:
+        with socket.create_connection(address, timeout=10) as client:
+            client.sendall(head + b"content-length: %d\r\n\r\n" % size + b" " * size)
+            return b"".join(iter(lambda: client.recv(2**16), b""))
+
+    async def asking() -> list[bytes]:
+        async with listening(one) as address:
+            return [await asyncio.to_thread(asked, address) for _ in range(5)]
+
+    for answer in asyncio.run(asking()):
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b'"code":"too_large"' in answer
+
+
+def test_connections_that_linger_are_few_and_do_not_hold_up_the_end(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "LINGER", 60.0)
+    monkeypatch.setattr(protocol, "LINGERING", 6)
+    head = b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+    async def asked() -> int:
+        async with listening(one) as address:
+            opened = [await asyncio.open_connection(*address) for _ in range(5)]
+            for reader, writer in opened:
+                writer.write(head + b"content-length: 9999999\r\n\r\n")
+                assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 413 ")
+            for _ in range(20):
+                await asyncio.sleep(0.02)
+                for _, writer in opened:
+                    writer.write(b" ")
+            lost = sum(writer.transport.is_closing() for _, writer in opened)
+            stopping = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - stopping < 5
+        return lost
+
+    assert asyncio.run(asked()) == 2  # half of them may be of one address
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
