@@ -108,10 +108,13 @@ class Application:
 
     def _found(self, scope: Scope, path: str) -> tuple[str, dict[str, Operation]]:
         """The template of a path and its methods; what the path holds goes into the scope."""
-        if (methods := self._fixed.get(path)) is not None:
-            return path, methods
+        fixed = self._fixed.get(path, {})
+        if scope["method"] in fixed:
+            return path, fixed
         for pattern, template, methods in self._patterns:
             if match := pattern.match(path):
                 scope["path_params"] = match.groupdict()
-                return template, methods
+                return template, fixed | methods  # an item may be called "batch"
+        if fixed:
+            return path, fixed
         raise Problem(404, "there is no such path")
