@@ -286,9 +286,9 @@ def test_items_whose_ids_no_request_may_hold_are_told() -> None:
 
     assert unnameable(pl.Series(["i1", "a b", "\u00fc", "x" * 256])) is None
     assert unnameable(pl.Series([1, 2])) is None
-    told = unnameable(pl.Series(["i1", "a\nb", "x" * 257, " "]))
+    told = unnameable(pl.Series(["i1", "a\nb", "x" * 257, " ", "..", "..."]))
     assert told is not None
     assert told.startswith(
-        "3 items have ids that no request may hold (above 256 characters, or with control characters)"
+        "4 items have ids that no request may hold (above 256 characters, with control characters, or . or ..)"
     )
     assert str(unnameable(pl.Series(["a\0"]), "users")).startswith("1 users have ids that no request may hold")
