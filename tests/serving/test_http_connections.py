@@ -145,7 +145,20 @@ def test_connections_that_linger_are_few_and_do_not_hold_up_the_end(
     assert asyncio.run(asked()) == 2  # half of them may be of one address
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
+@pytest.mark.parametrize("hosts", [0, 2])
+def test_a_request_names_one_host(one: Service, hosts: int) -> None:
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET /health HTTP/1.1\r\n" + hosts * b"host: localhost\r\n" + b"\r\n")
+            return await asyncio.wait_for(reader.read(), 10)
+
+    answer = asyncio.run(asked())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"bad_request"' in answer
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/openapi.json", "/ready", "/v1/items/i1", "/v1/model"])
 def test_head_tells_as_get_does_without_a_body(one: Service, path: str) -> None:
     async def asked() -> bytes:
         async with listening(one) as address:
@@ -156,7 +169,7 @@ def test_head_tells_as_get_does_without_a_body(one: Service, path: str) -> None:
     head, _, body = asyncio.run(asked()).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     assert body == b""
-    assert one.ask("HEAD", "/v1/model").status_code == 405
+    assert one.ask("HEAD", "/v1/events").status_code == 405
 
 
 def test_who_waits_for_the_permission_to_send_a_body_gets_it(one: Service) -> None:

@@ -173,7 +173,7 @@ def test_a_query_that_does_not_fit_is_told_its_field(one: Service, query: str, f
 
 def test_a_method_that_a_path_does_not_have_is_405_and_told_which_it_has(one: Service) -> None:
     answer = one.ask("PUT", "/v1/items")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
     assert one.ask("GET", RECOMMEND).headers["allow"] == "POST"
     assert answer.json()["error"]["code"] == "method_not_allowed"
 

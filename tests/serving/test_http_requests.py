@@ -224,7 +224,7 @@ def test_an_item_may_be_called_as_a_path_is(one: Service) -> None:
     one.post("/v1/items", {"item_id": "batch", "title": "Cookies", "attributes": attributes})
     assert one.get("/v1/items/batch")["title"] == "Cookies"
     assert one.ask("DELETE", "/v1/items/batch").status_code == 200
-    assert one.ask("PUT", "/v1/items/batch").headers["allow"] == "DELETE, GET, POST"
+    assert one.ask("PUT", "/v1/items/batch").headers["allow"] == "DELETE, GET, HEAD, POST"
 
 
 def test_erasing_a_user_leaves_nothing_of_them(one: Service) -> None:

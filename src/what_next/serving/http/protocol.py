@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from what_next.serving.http.app import ALWAYS
 from what_next.serving.http.callers import Shares
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, overloaded
-from what_next.serving.http.routes import CONNECTION, Connection
+from what_next.serving.http.routes import ALWAYS, CONNECTION, Connection
 
 HEADERS = 65_536
 """Bytes of a request's line and headers, at most."""
