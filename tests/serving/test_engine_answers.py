@@ -71,6 +71,18 @@ def test_who_is_not_known_gets_popular_items(service: Service) -> None:
     assert service.ask(k=1).fallback == "unknown_user"
 
 
+def test_popular_items_are_the_most_popular_where_the_model_explores(tmp_path: Path) -> None:
+    with running(served(tmp_path, temperature=1.0, experiment="popular:random", experiment_share=1e-9)) as service:
+        service.played("anna", "i7", "i7", "i7", "i5", "i5", "i9")
+        service.engine.models.count()
+        for asked in ({"user": "nobody", "policy": "popular"}, {"user": "nobody"}):
+            answer = service.ask(k=3, **asked)
+            assert (answer.ids, answer.policy, answer.fallback) == (("i7", "i5", "i9"), "popular", None)
+            assert (answer.scores, answer.propensities) == ([3.0, 2.0, 1.0], (1.0, 1.0, 1.0))
+        assert max(service.ask(user="nobody", policy="popular", temperature=1.0).propensities) < 1
+        assert ["temperature" in one.explore for one in impressions_of(service.store, "nobody")] == [False, False, True]
+
+
 def test_a_history_of_unknown_items_is_no_history(service: Service) -> None:
     answer = service.ask(history=("x", "i3", "y"))
     assert (answer.fallback, answer.unknown) == (None, ("x", "y"))

@@ -258,6 +258,39 @@ def test_the_store_names_a_second_version_while_the_service_runs(tmp_path: Path)
         assert service.ask(user=min(canary), history=HISTORY).role == "current"
 
 
+@pytest.mark.parametrize("others", [72, 73])
+def test_a_version_of_another_catalogue_answers_nobody_beside_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, others: int
+) -> None:
+    second, load = another(tmp_path / "second").model_agent_path, Served.load
+    folder = tmp_path / "first"
+    folder.mkdir()
+    setup = served(folder)
+    version = keep(versions_folder(setup), second)
+
+    def loaded(versions: Path, name: str) -> Served:
+        found = load(versions, name)
+        if name == version:
+            found.__dict__["ids"] = [f"film {one}" if place < others else one for place, one in enumerate(found.ids)]
+        return found
+
+    monkeypatch.setattr(Served, "load", loaded)
+    beside = ["train=no", f"server.candidate={second}", "server.canary=0.9"]
+    with running(Setup.read(folder / "setup.txt", beside)) as service:
+        assert (service.engine.models.live.candidate is None) == (others == 73)
+        assert ("of its 80 items, 7 are served here" in (service.engine.unfit() or "")) == (others == 73)
+    with running(setup) as service:
+        models = service.engine.models
+        service.store.put_second(Second(version, share=0.9))
+        in_time(lambda: models.live.second is not None)
+        assert (models.live.candidate is None) == (models.live.unfit is not None) == (others == 73)
+        caplog.clear()
+        service.store.commit([Deploy(version, "promoted", {})])  # by force: it is told, and done
+        in_time(lambda: models.live.current.served.version == version)
+        told = [one.getMessage() for one in caplog.records if "another catalogue" in one.getMessage()]
+        assert len(told) == (others == 73)
+
+
 def test_a_second_version_that_cannot_be_loaded_answers_nobody(tmp_path: Path) -> None:
     with running(served(tmp_path)) as service:
         models = service.engine.models

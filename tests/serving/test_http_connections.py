@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -100,7 +101,64 @@ def test_a_body_that_goes_on_after_its_answer_ends_the_connection(
     assert then.startswith(b"HTTP/1.1 200 ") if ends else then == b""
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_who_reads_only_after_a_body_that_is_too_large_was_sent_gets_the_answer(one: Service) -> None:
+    head, size = b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n", 4_000_000
+
+    def asked(address: tuple[str, int]) -> bytes:
+        with socket.create_connection(address, timeout=10) as client:
+            client.sendall(head + b"content-length: %d\r\n\r\n" % size + b" " * size)
+            return b"".join(iter(lambda: client.recv(2**16), b""))
+
+    async def asking() -> list[bytes]:
+        async with listening(one) as address:
+            return [await asyncio.to_thread(asked, address) for _ in range(5)]
+
+    for answer in asyncio.run(asking()):
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b'"code":"too_large"' in answer
+
+
+def test_connections_that_linger_are_few_and_do_not_hold_up_the_end(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "LINGER", 60.0)
+    monkeypatch.setattr(protocol, "LINGERING", 6)
+    head = b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+    async def asked() -> int:
+        async with listening(one) as address:
+            opened = [await asyncio.open_connection(*address) for _ in range(5)]
+            for reader, writer in opened:
+                writer.write(head + b"content-length: 9999999\r\n\r\n")
+                assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 413 ")
+            for _ in range(20):
+                await asyncio.sleep(0.02)
+                for _, writer in opened:
+                    writer.write(b" ")
+            lost = sum(writer.transport.is_closing() for _, writer in opened)
+            stopping = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - stopping < 5
+        return lost
+
+    assert asyncio.run(asked()) == 2  # half of them may be of one address
+
+
+@pytest.mark.parametrize("hosts", [0, 2])
+def test_a_request_names_one_host(one: Service, hosts: int) -> None:
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET /health HTTP/1.1\r\n" + hosts * b"host: localhost\r\n" + b"\r\n")
+            return await asyncio.wait_for(reader.read(), 10)
+
+    answer = asyncio.run(asked())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"bad_request"' in answer
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/openapi.json", "/ready", "/v1/items/i1", "/v1/model"])
 def test_head_tells_as_get_does_without_a_body(one: Service, path: str) -> None:
     async def asked() -> bytes:
         async with listening(one) as address:
@@ -111,7 +169,7 @@ def test_head_tells_as_get_does_without_a_body(one: Service, path: str) -> None:
     head, _, body = asyncio.run(asked()).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     assert body == b""
-    assert one.ask("HEAD", "/v1/model").status_code == 405
+    assert one.ask("HEAD", "/v1/events").status_code == 405
 
 
 def test_who_waits_for_the_permission_to_send_a_body_gets_it(one: Service) -> None:

@@ -705,6 +705,8 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.closed = True
 
+    write_eof = close
+
     def is_closing(self) -> bool:
         return self.closed
 

@@ -57,10 +57,14 @@ def test_what_may_be_empty_is_not_said_to_be_blank(one: Service) -> None:
         (RECOMMEND, {"user_id": "a\u0000b"}, "user_id", "no control characters"),
         (RECOMMEND, {"user_id": " \u2003 "}, "user_id", "not be blank"),
         (EVENTS, EVENT | {"user_id": " "}, "user_id", "not be blank"),
+        (EVENTS, EVENT | {"user_id": ".."}, "user_id", "is a step in a path; give another id"),
+        (EVENTS, EVENT | {"item_id": "."}, "item_id", "is a step in a path; give another id"),
+        ("/v1/items", {"item_id": "..", "title": "x", "attributes": {}}, "item_id", "is a step in a path"),
+        (RECOMMEND, {"user_id": "."}, "user_id", "is a step in a path"),
         (EVENTS, EVENT | {"timestamp": "2199-12-31T00:00:00Z"}, "timestamp", "a day ahead"),
         (f"{EVENTS}/batch", {"events": [EVENT, EVENT | {"timestamp": FUTURE}]}, "events.1.timestamp", "a day ahead"),
         (RECOMMEND, {"history": ["i1", "a\nb"]}, "history.1", "no control characters"),
-        (RECOMMEND, {"history": ["i1"] * 1001}, "history", "at most 1000 items"),
+        (RECOMMEND, {"history": ["i1"] * 1001}, "history", "list should have at most 1000 items"),
         (RECOMMEND, {"exclude_seen": "yes"}, "exclude_seen", "valid boolean"),
         (RECOMMEND, {"explore": {"temperature": 1.0, "epsilon": 0.1}}, "explore", "one of temperature and epsilon"),
         (RECOMMEND, {"explore": {}}, "explore", "one of temperature and epsilon"),
@@ -169,7 +173,7 @@ def test_a_query_that_does_not_fit_is_told_its_field(one: Service, query: str, f
 
 def test_a_method_that_a_path_does_not_have_is_405_and_told_which_it_has(one: Service) -> None:
     answer = one.ask("PUT", "/v1/items")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
     assert one.ask("GET", RECOMMEND).headers["allow"] == "POST"
     assert answer.json()["error"]["code"] == "method_not_allowed"
 

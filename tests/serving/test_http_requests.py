@@ -219,6 +219,14 @@ def test_a_new_item_can_be_recommended_at_once(one: Service) -> None:
     assert refused.json()["error"]["fields"][0]["field"] == "attributes"
 
 
+def test_an_item_may_be_called_as_a_path_is(one: Service) -> None:
+    attributes = one.get("/v1/items/i1")["attributes"]
+    one.post("/v1/items", {"item_id": "batch", "title": "Cookies", "attributes": attributes})
+    assert one.get("/v1/items/batch")["title"] == "Cookies"
+    assert one.ask("DELETE", "/v1/items/batch").status_code == 200
+    assert one.ask("PUT", "/v1/items/batch").headers["allow"] == "DELETE, GET, HEAD, POST"
+
+
 def test_erasing_a_user_leaves_nothing_of_them(one: Service) -> None:
     one.play("e-gone", "gone")
     shown = one.recommend(user_id="gone")
@@ -278,9 +286,9 @@ def test_items_whose_ids_no_request_may_hold_are_told() -> None:
 
     assert unnameable(pl.Series(["i1", "a b", "\u00fc", "x" * 256])) is None
     assert unnameable(pl.Series([1, 2])) is None
-    told = unnameable(pl.Series(["i1", "a\nb", "x" * 257, " "]))
+    told = unnameable(pl.Series(["i1", "a\nb", "x" * 257, " ", "..", "..."]))
     assert told is not None
     assert told.startswith(
-        "3 items have ids that no request may hold (above 256 characters, or with control characters)"
+        "4 items have ids that no request may hold (above 256 characters, with control characters, or . or ..)"
     )
     assert str(unnameable(pl.Series(["a\0"]), "users")).startswith("1 users have ids that no request may hold")

@@ -41,7 +41,8 @@ def test_every_operation_has_a_name_a_text_an_example_and_its_errors(one: Servic
     for method, path, operation in operations(schema):
         names.append(operation["operationId"])
         assert operation["summary"], path
-        assert {"401", "403", "429", "500", "503"} <= set(operation["responses"]), path
+        assert {"400", "403", "431", "500", "503"} <= set(operation["responses"]), path
+        assert ({"401", "429"} <= set(operation["responses"])) == (path not in ("/health", "/ready")), path
         if method == "POST":
             content = operation["requestBody"]["content"]
             assert list(content) == ["application/json"]

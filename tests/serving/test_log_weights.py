@@ -201,7 +201,7 @@ def test_what_cannot_be_weighed_is_left_out_and_counted(tmp_path: Path) -> None:
     # Popular items, for a stranger and two who had heard nothing yet, and what was asked for without exploration.
     assert log.notes == (
         "14 answers left out: given without exploration (server.temperature and server.epsilon were 0, or popular "
-        "items stood in for the model), which shows nothing of other choices",
+        "items were the answer), which shows nothing of other choices",
     )
     assert found.covered.all()
 

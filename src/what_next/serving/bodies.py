@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from what_next.serving.request import EVENTS_PER_UNIT, PolicyName
 from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
@@ -65,6 +65,18 @@ SEEN = rf"^{_ANY}[^\s\x00-\x1f\x7f-\x9f]{_ANY}$"
 LONGEST_ID = 256
 Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, pattern=SEEN)]
 """Names a user, an item, an event, a recommendation or an attribute."""
+STEPS = (".", "..")
+"""No usual client can ask for the path of what is called so: it takes them for steps, and for no names."""
+
+
+def _no_step(value: str) -> str:
+    if value in STEPS:
+        raise ValueError("is a step in a path; give another id")
+    return value
+
+
+NameInPaths = Annotated[Id, Field(json_schema_extra={"not": {"enum": [*STEPS]}}), AfterValidator(_no_step)]
+"""Names a user or an item, which is to be read and erased by its path."""
 Word = Annotated[str, Field(min_length=1, max_length=64, pattern=SEEN)]
 """Names a number of the context, or a kind of event."""
 Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=SEEN)]
@@ -188,7 +200,7 @@ class Question(Body):
         "drawn": {"user_id": "u1", "explore": {"temperature": 0.5}, "seed": 7},
     }
 
-    user_id: Id | None = Field(default=None, description="whose events the store knows")
+    user_id: NameInPaths | None = Field(default=None, description="whose events the store knows")
     history: Annotated[tuple[Id, ...], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
         default=None, description="item ids, oldest first, or none; goes before what the store knows of the user"
     )
@@ -203,7 +215,9 @@ class Question(Body):
     ranges: Annotated[dict[Id, Range], Field(max_length=RANGES, json_schema_extra=_by_name)] | None = Field(
         default=None, description="bounds of attributes, by name"
     )
-    explore: Explore | None = Field(default=None, description="how items are drawn; null: as the service's setup says")
+    explore: Explore | None = Field(
+        default=None, description="how items are drawn; null: as the service's setup says, and the best of popular ones"
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the draw; null: a new one")
     policy: PolicyName = Field(default="trained", description="who answers")
     experiment: bool = Field(default=True, description="whether a running experiment may say who answers instead")
@@ -237,8 +251,8 @@ class Event(Body):
     event_id: Id = Field(
         description="of the client's making; the same event sent again changes nothing, another one under its id is 409"
     )
-    user_id: Id
-    item_id: Id
+    user_id: NameInPaths
+    item_id: NameInPaths
     event: Word = Field(default="play", description="play, skip, purchase, rating, or a word of the log's own")
     timestamp: Time | None = Field(default=None, description="when; null: now")
     reward: Reward | None = Field(default=None, description="what it was worth, such as a rating")
@@ -295,7 +309,7 @@ class Item(Body):
 
     examples = {"song": SONG}
 
-    item_id: Id
+    item_id: NameInPaths
     title: Text
     attributes: Attributes = Field(description="a number for each attribute of the catalogue")
 

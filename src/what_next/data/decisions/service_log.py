@@ -168,8 +168,8 @@ def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str,
     sure = answers["certain"] & ~masked
     reasons = {
         "allowed, blocked or ranges permitted some items only, and an earlier version did not keep which": masked,
-        "given without exploration (server.temperature and server.epsilon were 0, or popular items stood in "
-        "for the model), which shows nothing of other choices": sure,
+        "given without exploration (server.temperature and server.epsilon were 0, or popular items were "
+        "the answer), which shows nothing of other choices": sure,
     }
     notes = tuple(f"{one.sum():,} answers left out: {reason}" for reason, one in reasons.items() if one.any())
     told = ~pl.col("masked") | pl.col("permitted").is_not_null()

@@ -202,12 +202,16 @@ class Answering:
             job.slate = slate
 
     def _sampler(self, job: Job) -> Sampler:
-        """How the items of a job are chosen: as its question says, or the settings; a fallback takes the best."""
-        if job.fallback:
+        """How the items of a job are chosen: as its question says, or the settings; a fallback takes the best.
+
+        So do popular items: the settings say how the model explores, and a draw of items is no longer what is popular.
+        """
+        asked = job.request.explore
+        if job.fallback or (job.policy == "popular" and asked is None):
             return Greedy()
         if job.policy == "random":
             return Softmax()
-        draw = self.settings if job.request.explore is None else job.request.explore
+        draw = self.settings if asked is None else asked
         if draw.temperature:
             return Softmax(draw.temperature)
         return EpsilonGreedy(draw.epsilon) if draw.epsilon else Greedy()

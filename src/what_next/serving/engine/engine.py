@@ -327,6 +327,6 @@ class Engine:
         return undeployed(self.setup.model_agent_path, live.refused[0] if live.refused else answers, answers)
 
     def unfit(self) -> str | None:
-        """What people are told where the second model cannot be loaded; None: it can, or there is none."""
+        """What people are told where the second model cannot be used; None: it can, or there is none."""
         found = self.models.live.unfit
         return found and f"the second model cannot be used ({found[1]}); all are answered by the first"

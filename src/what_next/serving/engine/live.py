@@ -169,7 +169,8 @@ class Live:
         deployment: how the current version came; `current`: that version.
         candidate: the second one, for canary or shadow; `second`: how it is asked.
         refused: the version that could not be loaded, and why; None: there is none.
-        unfit: the second one's file or version that could not be loaded, and why; None: it could, or there is none.
+        unfit: the second one's file or version that could not be loaded or is of another catalogue, and why; None: it
+            is fit, or there is none.
     """
 
     deployment: Deployment

@@ -22,6 +22,8 @@ SLICE = 1.0
 """Seconds that a version is waited for before anything else is looked at."""
 LONG = 10.0
 """Seconds of loading after which it is told."""
+SHARED = 0.1
+"""Part of the items that two versions of one catalogue have in common, at least: items come and go."""
 
 
 class Loading:
@@ -136,7 +138,7 @@ class Models:
         try:
             version = keep(self.folder, agent) if agent is not None else server.tried or ""
             second = Second(version, server.canary, server.shadow)
-            return replace(live, candidate=self._loaded(second.version), second=second)
+            return replace(live, candidate=_fitting(self._loaded(second.version), live.current), second=second)
         except Stopping:
             raise
         except WhatNextError as error:
@@ -231,6 +233,8 @@ class Models:
                 logger.error("version %s was refused, %s goes on: %s", newest.version, going, error)
                 self.live = replace(self.live, refused=(newest.version, str(error)))
                 return True
+            if other := _other_catalogue(current.served, self.live.current.served):
+                logger.warning("%s", other)
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
         self.metrics.versions.inc()
         logger.info("version %s answers from now on", newest.version)
@@ -248,7 +252,7 @@ class Models:
             candidate, unfit = None if wanted is None else self.live.candidate, None
             if loading is not None:
                 try:
-                    candidate = self._ended(loading)
+                    candidate = _fitting(self._ended(loading), self.live.current)
                 except ModelError as error:
                     logger.error("the second version was refused, all are answered by the first: %s", error)
                     candidate, unfit = None, (loading.version, str(error))
@@ -304,6 +308,24 @@ class Models:
                 if active is not None:
                     active.count(self._counted)
         self.counted = True
+
+
+def _other_catalogue(version: Served, current: Served) -> str | None:
+    """What tells that a version's items are not those of the current one; None: they are.
+
+    Part of the smaller catalogue counts: a model of the newest items alone, or of many more, is one of this service.
+    """
+    common, least = len(current.known(version.ids)), min(len(version.ids), len(current.ids))
+    if common >= SHARED * least:
+        return None
+    return f"{version.version}: has another catalogue: of its {len(version.ids):,} items, {common:,} are served here"
+
+
+def _fitting(second: Active, current: Active) -> Active:
+    """A second version; raises a `ModelError` where its items are not those that are served."""
+    if other := _other_catalogue(second.served, current.served):
+        raise ModelError(f"{other}; name a model that was trained on the data of this service")
+    return second
 
 
 class Poller:

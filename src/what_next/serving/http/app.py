@@ -11,15 +11,13 @@ from what_next.serving.http import operations, recommendations, schema  # noqa: 
 from what_next.serving.http.callers import ClientGone, Shares, is_local
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
-from what_next.serving.http.routes import CONNECTION, OPERATIONS, Call, Connection, Operation
+from what_next.serving.http.routes import ALWAYS, CONNECTION, OPERATIONS, Call, Connection, Operation
 
 MOST = 4096
 """Requests under way at once, half of them of one caller; more are asked to come again."""
 OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
 """What needs no key, besides the files of the page."""
 PAGE = "/page/"
-ALWAYS = frozenset({"/health", "/ready"})
-"""What is answered however much is asked: who is not told that the service lives takes it away."""
 PROBES = ALWAYS | {"/metrics"}
 """What machines ask every few seconds: worth a line in the log only where it fails."""
 
@@ -32,6 +30,8 @@ class Application:
         paths: dict[str, dict[str, Operation]] = {}
         for one in OPERATIONS:
             paths.setdefault(one.path, {})[one.method] = one
+            if one.method == "GET":
+                paths[one.path]["HEAD"] = one  # whose body is not sent
         self._fixed = {path: methods for path, methods in paths.items() if "{" not in path}
         self._patterns = [(compile_path(path)[0], path, paths[path]) for path in paths if path not in self._fixed]
 
@@ -90,6 +90,8 @@ class Application:
         headers, parts, needed = call.headers, self.parts, self.parts.settings.needs_keys
         if len(headers) < len(scope["headers"]) and sum(name == b"host" for name, _ in scope["headers"]) > 1:
             raise malformed("there are two Host headers; send one")
+        if b"host" not in headers and scope["http_version"] == "1.1":
+            raise malformed("there is no Host header; send one")
         if not needed and not is_local(headers.get(b"host", b"").decode("latin-1")):
             raise Problem(403, "without keys, only this machine's own names (localhost, 127.0.0.1) are answered")
         token = headers.get(b"x-api-key", b"")
@@ -108,10 +110,13 @@ class Application:
 
     def _found(self, scope: Scope, path: str) -> tuple[str, dict[str, Operation]]:
         """The template of a path and its methods; what the path holds goes into the scope."""
-        if (methods := self._fixed.get(path)) is not None:
-            return path, methods
+        fixed = self._fixed.get(path, {})
+        if scope["method"] in fixed:
+            return path, fixed
         for pattern, template, methods in self._patterns:
             if match := pattern.match(path):
                 scope["path_params"] = match.groupdict()
-                return template, methods
+                return template, fixed | methods  # an item may be called "batch"
+        if fixed:
+            return path, fixed
         raise Problem(404, "there is no such path")

@@ -294,14 +294,12 @@ async def get_loop(call: Call) -> Any:
     return await call.parts.run(status_of, call.parts.model.setup)
 
 
-@operation("HEAD", "/health", in_schema=False)
 @operation("GET", "/health", replies.Health)
 async def health(call: Call) -> dict[str, str]:
     """Tell that the process lives; needs no key."""
     return {"status": "ok"}
 
 
-@operation("HEAD", "/ready", in_schema=False)
 @operation("GET", "/ready", replies.Ready)
 async def ready(call: Call) -> dict[str, bool]:
     """Tell whether model, store and popular items are there; otherwise 503, and what is missing; needs no key.

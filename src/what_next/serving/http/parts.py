@@ -141,7 +141,7 @@ class Parts:
         dropped.set_function(lambda: self.log.dropped)
         about = "Whether the deployed version cannot be loaded (1)"
         watch("version_refused", about, lambda engine: engine.model()["refused"] is not None)
-        about = "Whether the second model, of server.candidate, cannot be loaded (1)"
+        about = "Whether the second model, of server.candidate, cannot be used (1)"
         watch("second_refused", about, lambda engine: engine.unfit() is not None)
         about = "How much more an answer of the experiment's second arm earned than one of the first"
         watch("experiment_difference", about, lambda engine: engine.experiment.number("mean"))

@@ -154,5 +154,7 @@ def _reason(error: Any) -> str:
         return "there is no such field"
     if error["type"] == "string_pattern_mismatch":
         return "must hold no control characters" + (", and not be blank" if SEEN in error["msg"] else "")
-    message: str = error["msg"].removeprefix("Value error, ")
+    message: str = (
+        error["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("valid tuple", "valid list")
+    )
     return message[:1].lower() + message[1:]

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections import Counter, deque
+from collections.abc import Callable
 from functools import lru_cache
 from time import monotonic
 from typing import Any, NamedTuple
@@ -10,10 +11,10 @@ from typing import Any, NamedTuple
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from what_next.serving.http.app import ALWAYS
+from what_next.serving.http.callers import Shares
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, overloaded
-from what_next.serving.http.routes import CONNECTION, Connection
+from what_next.serving.http.routes import ALWAYS, CONNECTION, Connection
 
 HEADERS = 65_536
 """Bytes of a request's line and headers, at most."""
@@ -21,6 +22,9 @@ SILENCE = 30.0
 """Seconds in which a request's headers must come: of the first one from when the connection is made."""
 REST = 10.0
 """Seconds in which the rest of a body must come once its request was answered; nobody reads it."""
+LINGER, LINGERING, DROPPED = 2.0, 32, 2**23
+"""Seconds for which a connection stays after its last answer where a request is still coming, how many do so at once,
+half of them of one address, and bytes of each that are read and dropped."""
 AHEAD = 64
 """Requests that wait on one connection behind the one under way, at most: 256 KiB, which may be read at once, hold
 thousands of them, and each takes kilobytes."""
@@ -164,11 +168,18 @@ class Shedding:
 
 
 class Together:
-    """A transport that sends a response's head along with its body: uvicorn's two writes take the loop longer."""
+    """A transport that sends a response's head along with its body: uvicorn's two writes take the loop longer.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
-        self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
+    Where a connection ends while its client still sends, it only says that it has nothing more to say, and is closed
+    later: a socket that is closed with unread bytes resets the connection, and the client loses the answer.
+    """
+
+    lingering = False
+
+    def __init__(self, transport: asyncio.Transport, lingers: Callable[[], bool] = lambda: False) -> None:
+        """`lingers`: asked before the connection is closed, whether that is left to its caller."""
+        self._transport, self._head, self._lingers = transport, b"", lingers
+        self.get_extra_info = transport.get_extra_info
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
 
     def write(self, data: bytes) -> None:
@@ -184,8 +195,21 @@ class Together:
         if self._head:
             self.write(b"")
 
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self.lingering or self._transport.is_closing()
+
     def close(self) -> None:
-        """Send what waits, then close."""
+        """Send what waits, then close: at once, or where the client still sends, at the second call."""
+        if self.lingering or not self._lingers():
+            self.end()
+        else:
+            self.flush()
+            self._transport.write_eof()
+            self.lingering = True
+
+    def end(self) -> None:
+        """Send what waits, then close at once."""
         self.flush()
         self._transport.close()
 
@@ -212,6 +236,8 @@ class Bounded(HttpToolsProtocol):
     most: int
     """Connections at once."""
     shedding: Shedding
+    lingering: Shares
+    """Those that are about to be closed, of all addresses."""
 
     _size = 0  # bytes of the request that is coming, but for those that came with the one before; 0: none is
     _came = 0  # bytes since there was no request coming: the headers have no more
@@ -222,10 +248,12 @@ class Bounded(HttpToolsProtocol):
     _next = b""  # what came after that
     _running: RequestResponseCycle | None = None  # the request whose response is the next one
     _ended = False  # what comes is not read any more
+    _stops = False  # the service does
+    _dropped = 0  # bytes that came while the connection lingers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
-        self._together, self._client = Together(transport), Connection()
+        self._together, self._client = Together(transport, self._lingers), Connection()
         super().connection_made(self._together)  # type: ignore[arg-type]
         self.flow = Ahead(self._together, self.pipeline)
         self._over = len(self.connections) > self.most
@@ -235,14 +263,18 @@ class Bounded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a client."""
-        if self._ended:
+        if self._together.lingering:
+            self._dropped += len(data)
+            if self._dropped > DROPPED:
+                self._together.end()
+        if self._ended or self._together.lingering:
             return
         if self._refusal is not None:
             self._next += data
             self.flow.pause_reading()
             return
         if not self._size and (self.cycle is None or self.cycle.response_complete) and not self._over:
-            self._refusal = self.shedding.refuse(data, self.client[0] if self.client else "")
+            self._refusal = self.shedding.refuse(data, self._address)
             if self._refusal is not None:
                 self._wait_no_longer()
                 self._unset_keepalive_if_required()
@@ -274,8 +306,27 @@ class Bounded(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The service stops; whoever was refused is told now."""
+        self._stops = True
         self.send_refusal()
         super().shutdown()
+
+    def _lingers(self) -> bool:
+        """Whether the connection stays for a moment, since its client is still sending a request, and may read the
+        answer only after that. It counts among all connections meanwhile."""
+        if self._stops or not self._size or self.transport.is_closing():
+            return False
+        if not self.lingering.add(address := self._address, 1, LINGERING):
+            self.lingering.add(address, -1)
+            return False
+        self._wait_no_longer()
+        self._late = self.loop.call_later(LINGER, self._together.end)
+        self.pipeline.clear()
+        self.flow.resume_reading()
+        return True
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
 
     def _wait_no_longer(self) -> None:
         """What was waited for is there, or does not matter any more."""
@@ -366,11 +417,13 @@ class Bounded(HttpToolsProtocol):
         self._together.flush()
         super().on_response_complete()
         if self._size and not self._heading and self._late is None and self.cycle and self.cycle.response_complete:
-            self._late = self.loop.call_later(REST, self.transport.close)
+            self._late = self.loop.call_later(REST, self._together.end)
 
     def connection_lost(self, exc: Exception | None) -> Any:
         """The client is gone."""
         self._wait_no_longer()
+        if self._together.lingering:
+            self.lingering.add(self._address, -1)
         self._client.lost()
         self.pipeline.clear()
         super().connection_lost(exc)
@@ -378,4 +431,4 @@ class Bounded(HttpToolsProtocol):
 
 def protocol(parts: Parts, most: int = 4096) -> type[Bounded]:
     """The protocol of a service that has so many connections at once, at most."""
-    return type("Protocol", (Bounded,), {"most": most, "shedding": Shedding(parts)})
+    return type("Protocol", (Bounded,), {"most": most, "shedding": Shedding(parts), "lingering": Shares()})

@@ -233,7 +233,9 @@ class Model(Reply):
     deployed: Deployed
     canary: Second | None
     shadow: Second | None
-    unfit: RefusedVersion | None = Field(description="the second model, by its file, where it cannot be loaded")
+    unfit: RefusedVersion | None = Field(
+        description="the second model, by its file, where it cannot be loaded, or is of other items"
+    )
     refused: RefusedVersion | None
 
 

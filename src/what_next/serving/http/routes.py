@@ -18,6 +18,8 @@ from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import OF_JSON, Problem
 from what_next.serving.http.replies import Reply
 
+ALWAYS = frozenset({"/health", "/ready"})
+"""What is answered however much is asked: who is not told that the service lives takes it away."""
 CONNECTION = "what_next.connection"
 """Where the `Connection` that a request came by lies in the scope of ASGI."""
 BYTES = 4096

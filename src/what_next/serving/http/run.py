@@ -19,7 +19,7 @@ import uvicorn
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
-from what_next.serving.bodies import LONGEST_ID, SEEN
+from what_next.serving.bodies import LONGEST_ID, SEEN, STEPS
 from what_next.serving.engine import Engine, check_models
 from what_next.serving.http.app import Application
 from what_next.serving.http.callers import KeyRing
@@ -77,13 +77,13 @@ def listen(setup: Setup) -> socket.socket:
 def unnameable(ids: pl.Series, kind: str = "items") -> str | None:
     """What people are told where some items or users (`kind`) have ids that no request holds; None: none has."""
     texts = ids.cast(pl.String)  # they may be numbers, as those of the demonstration
-    odd = texts.filter((texts.str.len_chars() > LONGEST_ID) | ~texts.str.contains(SEEN))
+    odd = texts.filter((texts.str.len_chars() > LONGEST_ID) | ~texts.str.contains(SEEN) | texts.is_in(STEPS))
     if odd.is_empty():
         return None
     so = {"items": "they are shown, and no event can name them", "users": "nobody can ask for them"}[kind]
     return (
-        f"{len(odd):,} {kind} have ids that no request may hold (above {LONGEST_ID} characters, or with control "
-        f"characters), such as {odd[0][:40]!r}: {so}; rename them in the data"
+        f"{len(odd):,} {kind} have ids that no request may hold (above {LONGEST_ID} characters, with control "
+        f"characters, or . or ..), such as {odd[0][:40]!r}: {so}; rename them in the data"
     )
 
 

@@ -12,7 +12,7 @@ from what_next import __version__
 from what_next.serving.bodies import Body
 from what_next.serving.http.recommendations import HEADER, IDEMPOTENCY_KEY
 from what_next.serving.http.replies import Error
-from what_next.serving.http.routes import OPERATIONS, Call, Operation, operation
+from what_next.serving.http.routes import ALWAYS, OPERATIONS, Call, Operation, operation
 
 ABOUT = """Recommendations from a trained agent, and the log of what was shown and what happened next.
 
@@ -20,20 +20,22 @@ Errors have one shape: `error.code` for programs, `error.message` for people, an
 each field. What is answered with 503 or 429 may be sent again after `Retry-After` seconds.
 """
 ANY = {
+    400: "the request is not HTTP/1.1 as it must be: one `Host`, headers and lengths that fit",
     401: "a key is needed, or is not known",
     403: "the key's role does not permit this, or the host is not this machine's own",
     408: "the body did not come in time",
     429: "more than one caller may ask in a second; `Retry-After` tells when there is room",
+    431: "the headers are larger than 64 KiB",
     500: "our own fault; the service's log tells more",
     503: "the store is away, the service is starting, or more is asked than can be answered in time; `Retry-After` "
     "tells when to try again",
     504: "it took longer than a request may take",
 }
-"""What any request may meet."""
+"""What any request may meet; probes need no key, and are not limited."""
 OF_PARAMS = {422: "fields that are not as they must be, with reasons"}
 OF_PATHS = {404: "there is no such item"}
 OF_BODIES = {
-    400: "the body is no JSON, or there are two Host headers",
+    400: "the body is no JSON, or the request not HTTP/1.1 as it must be",
     413: "the body is too large",
     415: "the body is not told to be JSON, or is packed",
     **OF_PARAMS,
@@ -77,7 +79,7 @@ def document(needs_keys: bool) -> Json:
     }
     if needs_keys:
         made["security"] = [{name: []} for name in SCHEMES]
-        for path in ("/health", "/ready"):
+        for path in ALWAYS:
             paths[path]["get"]["security"] = []
     return made
 
@@ -88,7 +90,8 @@ def _operation(one: Operation) -> Json:
     first, *others = one.handler.__name__.split("_")
     parameters = [*_parameters(one), *([IDEMPOTENCY] if one.idempotent else [])]
     body = _body(one)
-    refused = ANY | (OF_BODIES if body else OF_PARAMS if one.takes else {})
+    refused = {status: about for status, about in ANY.items() if one.path not in ALWAYS or status not in (401, 429)}
+    refused |= OF_BODIES if body else OF_PARAMS if one.takes else {}
     refused |= (OF_PATHS if "{item_id}" in one.path else {}) | dict(one.refuses)
     responses = {str(one.status): _reply(one)}
     for status, about in sorted(refused.items()):
