@@ -82,10 +82,22 @@ ALGORITHMS = _Algorithms()
 def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorithm:
     """An object passes as it is, so that Python users may bring their own; a name or a dictionary is looked up."""
     if isinstance(value, Algorithm):
+        ours = OWN.get(value.name)
+        if ours not in (None, type(value)):  # a model's file knows it by its name alone
+            called = type(value).__name__
+            raise ValueError(
+                f"{called} is called {value.name!r} as {ours.__name__} is, which a saved model would be loaded as; "
+                f'give it a name of its own, such as `name: Literal["{snake(called)}"] = "{snake(called)}"`'
+            )
         return value
     if isinstance(value, dict):
         return choose({"name": "whatnext", **value})
     return choose({"name": value} if isinstance(value, str) else value)
+
+
+def snake(name: str) -> str:
+    """The name of a class as a setup writes it: `last_two` for `LastTwo`."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
@@ -494,7 +506,7 @@ def register(part: type[Any]) -> None:
         raise SetupError(f"{part!r} is no class of an algorithm, a reward, an encoder, a source or a world")
     if missing := undefined(part):
         raise SetupError(f"{missing}, so none can be made; define what is missing")
-    name = re.sub("(?<!^)(?=[A-Z])", "_", part.__name__).lower()
+    name = snake(part.__name__)
     GIVEN.setdefault(group, {})[name] = part
     _MISSING.add(group)
 
