@@ -27,6 +27,7 @@ class Mine(NextItem):
 
     name: Literal["mine"] = "mine"
     source: ClassVar[str] = "mine_source"
+    layers: tuple[int, ...] = Field(default=(16, 8), description="of nothing")
 
 
 class Loved(Reward):
@@ -103,7 +104,8 @@ LOAD = "import what_next; what_next.load('agent.safetensors')"
 
 def test_a_setup_trains_with_them_and_what_is_saved_recommends(forked: Forked, site: Path, setup: Path) -> None:
     folder = setup.parent
-    trained = forked.run("what_next", "train", str(setup), *MINE, path=[site], folder=folder)
+    words = (*MINE, "algorithm.layers=3,4")
+    trained = forked.run("what_next", "train", str(setup), *words, path=[site], folder=folder)
     assert trained.returncode == 0, trained.stderr
     lines = [json.loads(line) for line in (folder / "agent.jsonl").read_text().splitlines()]
     assert {line["reward"] for line in lines} == {3.0}  # 1.5 by the reward, twice by the source
@@ -111,6 +113,7 @@ def test_a_setup_trains_with_them_and_what_is_saved_recommends(forked: Forked, s
     found = forked.run(*asked, path=[site], folder=folder)
     assert found.returncode == 0, found.stderr
     assert len(json.loads(found.stdout)["items"]) == 10
+    assert "was trained with algorithm.layers=(3, 4), and that counts" in found.stderr
     without = forked.run(code=LOAD, folder=folder)
     assert "algorithm 'mine', which is not known here; install the package" in without.stderr
 

@@ -18,7 +18,7 @@ from what_next.data.batches import LEAST
 from what_next.data.space import Space
 from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, Encoder
-from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
+from what_next.settings.file import Entry, flatten, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
     COLD,
     LARGE,
@@ -267,8 +267,7 @@ class Setup(Group):
         entries, words = parse_file(path), parse_overrides(overrides)
         if algorithm is not None:
             entries, words = ([one for one in some if not of_algorithm(one.key)] for some in (entries, words))
-            values = {key: "none" if value is None else str(value) for key, value in algorithm.items()}
-            words += [Entry(f"algorithm.{key}", value, "the model's file") for key, value in values.items()]
+            words += [Entry(key, value, "the model's file") for key, value in flatten(algorithm, "algorithm")]
         return cls._build(entries, path.parent, str(path), words).threaded()
 
     @classmethod
