@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import what_next as wn
-from what_next.algorithms import Algorithm, NextItem
+from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext, Networks
 from what_next.errors import ModelError, SetupError, TrainingError
 from what_next.models.heads import Point
@@ -53,9 +53,13 @@ def test_it_is_loaded_by_its_class_and_recommends_the_same(saved: tuple[Path, wn
 def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environment]) -> None:
     with pytest.raises(ModelError, match=r"algorithm 'liked', which is not known here.*algorithm=Class"):
         wn.load(saved[0])
-    told = "algorithm 'liked', and the class that was given, NextItem, is called 'next_item'; give the class of 'liked'"
+
+    class Loved(Liked):
+        name: Literal["loved"] = "loved"  # type: ignore[assignment]
+
+    told = "algorithm 'liked', and the class that was given, Loved, is called 'loved'; give the class of 'liked'"
     with pytest.raises(ModelError, match=told):
-        wn.load(saved[0], algorithm=NextItem)
+        wn.load(saved[0], algorithm=Loved)
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,13 @@ def test_a_setup_trains_with_them_and_what_is_saved_recommends(forked: Forked, s
     assert found.returncode == 0, found.stderr
     assert len(json.loads(found.stdout)["items"]) == 10
     assert "was trained with algorithm.layers=(3, 4), and that counts" in found.stderr
-    without = forked.run(code=LOAD, folder=folder)
-    assert "algorithm 'mine', which is not known here; install the package" in without.stderr
+    without = forked.run("what_next", "recommend", str(setup), "algorithm=sqn", "--history", "i1", folder=folder)
+    assert without.returncode == 2
+    assert "agent.safetensors: was trained by the algorithm 'mine', which is not known here; inst" in without.stderr
+    (site / "mine.py").write_text((site / "mine.py").read_text().replace("layers", "depth"))
+    changed = forked.run(code=LOAD, path=[site], folder=folder)
+    told = "agent.safetensors: was trained by another release of 'mine' (Mine: there is no setting 'layers'"
+    assert told in changed.stderr
 
 
 def test_a_model_that_uses_none_of_them_is_read_without_them(forked: Forked, site: Path, setup: Path) -> None:
@@ -123,6 +128,25 @@ def test_a_model_that_uses_none_of_them_is_read_without_them(forked: Forked, sit
     assert trained.returncode == 0, trained.stderr
     without = forked.run(code=LOAD, folder=setup.parent)
     assert without.returncode == 0, without.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "told"),
+    [
+        ("model=last", 1, "ModelError: agent.safetensors: was made with model 'last', which is not known here"),
+        ("reward.loved.weight=1", 0, "UserWarning: agent.safetensors: was made with the reward loved, which is not"),
+    ],
+)
+def test_without_an_encoder_no_model_is_read_but_without_a_reward(
+    forked: Forked, site: Path, setup: Path, word: str, code: int, told: str
+) -> None:
+    trained = forked.run("what_next", "train", str(setup), "algorithm=sqn", word, path=[site], folder=setup.parent)
+    assert trained.returncode == 0, trained.stderr
+    without = forked.run(code=LOAD, folder=setup.parent)
+    assert (without.returncode, told in without.stderr) == (code, True), without.stderr
+    resumed = forked.run("what_next", "train", str(setup), "algorithm=sqn", "--resume", folder=setup.parent)
+    assert resumed.returncode == 2
+    assert re.search("which is not known here|where other settings are known", resumed.stderr)
 
 
 @pytest.mark.parametrize(
