@@ -10,6 +10,8 @@ import pytest
 
 from what_next.algorithms import NextItem
 from what_next.errors import SetupError
+from what_next.models.encoders import GruEncoder
+from what_next.rewards import Repeat
 from what_next.settings import plugins, register
 from what_next.settings.setup import known_algorithms
 from what_next.worlds import Sessions, World, known_worlds
@@ -298,6 +300,47 @@ def test_a_part_that_cannot_be_made_or_named_is_told(monkeypatch: pytest.MonkeyP
     assert "the name 'sessions' is taken, by what_next.worlds.sessions.Sessions" in str(told[1].message)
     with pytest.raises(SetupError, match=missing):
         register(Unfinished)
+
+
+class Gru(GruEncoder):
+    """Which has the name of one of ours."""
+
+
+class Spread(Repeat):
+    """So has this one."""
+
+
+class Iql(NextItem):
+    """And this one, though not as a class."""
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [(Gru, "'gru' as .*GruEncoder is"), (Spread, "'spread' as .*Spread is"), (Iql, "'next_item' as .*NextItem is")],
+)
+def test_the_name_of_one_of_ours_is_not_registered(part: type, told: str) -> None:
+    with pytest.raises(SetupError, match=f"test_plugins.{part.__name__} is called {told}; give it a name of its own"):
+        register(part)
+
+
+def test_a_registered_class_that_is_left_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "GIVEN", {"what_next.worlds": {"twin": Twin}})
+    with pytest.warns(UserWarning, match=f"{__name__}:Twin is left out of what_next.worlds: the name 'sessions' is"):
+        known_worlds()
+
+
+def test_an_encoder_with_the_name_of_one_of_ours_is_told(forked: Forked, site: Path, tmp_path: Path) -> None:
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text("[what_next.encoders]\ngru = mine:Last\n")
+    found = forked.run("what_next", "list", "algorithms", path=[site], folder=tmp_path)
+    assert "gru of what_next.encoders is left out: one of ours has that name" in found.stderr
+
+
+def test_a_module_that_ends_the_program_is_left_out(forked: Forked, site: Path, tmp_path: Path) -> None:
+    (site / "mine.py").write_text("raise SystemExit(5)")
+    found = forked.run("what_next", "list", "algorithms", path=[site], folder=tmp_path)
+    assert found.returncode == 0
+    assert "next_item" in found.stdout
+    assert "mine of what_next.algorithms (mine:Mine) cannot be loaded: SystemExit(5)" in found.stderr
 
 
 class Nameless(NextItem):

@@ -5,6 +5,7 @@ the documentation are made from there. Below this module nothing is validated tw
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
@@ -18,6 +19,7 @@ from what_next.data.batches import LEAST
 from what_next.data.space import Space
 from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, Encoder
+from what_next.rewards import REWARDS
 from what_next.settings.file import Entry, flatten, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
     COLD,
@@ -106,8 +108,11 @@ def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
 
 
 def encoder_names() -> Any:
-    """The type of what `model` may be, made at run time."""
-    return Literal[(*ENCODERS, *names(ENCODER_GROUP))]
+    """The type of what `model` may be, made at run time; nothing is loaded."""
+    found = names(ENCODER_GROUP)
+    for name in ENCODERS.keys() & set(found):
+        warnings.warn(f"{name} of {ENCODER_GROUP} is left out: one of ours has that name", stacklevel=2)
+    return Literal[(*ENCODERS, *found)]
 
 
 if TYPE_CHECKING:
@@ -490,14 +495,15 @@ def known_rewards() -> dict[str, Any]:
 
 def register(part: type[Any]) -> None:
     """Let this process know a part of one's own by its name, as an entry point would: an algorithm, a reward, an
-    encoder, a source or a world. A class of the same name takes its place.
+    encoder, a source or a world. It takes the place of one of the same name that was registered before.
 
     Args:
         part: its class. An encoder and a source are called as the class is (`LastTwo` is `last_two`), the others as
             ever.
 
     Raises:
-        SetupError: it is none of these, or lacks a method that it must define.
+        SetupError: it is none of these, lacks a method that it must define, or has the name of one of ours (where that
+            is a source or a world, a warning says so when it is looked for).
     """
     kinds = {f"{base.__module__}.{base.__qualname__}" for base in getattr(part, "__mro__", ())}
     group = next((group for kind, group in PARTS.items() if kind in kinds), None)
@@ -506,6 +512,13 @@ def register(part: type[Any]) -> None:
     if missing := undefined(part):
         raise SetupError(f"{missing}, so none can be made; define what is missing")
     name = snake(part.__name__)
+    called = str(part.model_fields["name"].default) if group == GROUP else name
+    ours = {GROUP: OWN, REWARD_GROUP: REWARDS, ENCODER_GROUP: ENCODERS}.get(group, {}).get(called)
+    if ours not in (None, part):
+        raise SetupError(
+            f"{part.__module__}.{part.__qualname__} is called {called!r} as {ours.__module__}.{ours.__qualname__} is; "
+            "give it a name of its own"
+        )
     GIVEN.setdefault(group, {})[name] = part
     _MISSING.add(group)
 
