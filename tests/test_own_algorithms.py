@@ -84,6 +84,19 @@ def test_what_is_no_loss_is_told(saved: tuple[Path, wn.Environment], losses: obj
         wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
 
 
+def test_losses_that_fail_are_told_with_their_line(saved: tuple[Path, wn.Environment]) -> None:
+    class Wrong(Liked):
+        def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+            return {"actor": context.batch.nothing}  # type: ignore[attr-defined]
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Wrong()})
+    told = r"losses of 'liked' failed: AttributeError.*no attribute 'nothing'.*test_own_algorithms.py, line \d"
+    with pytest.raises(SetupError, match=told) as found:
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+    assert isinstance(found.value.__cause__, AttributeError)
+
+
 def only(**heads: nn.Module) -> Callable[..., Networks]:
     """An algorithm's `networks` that gives these, whatever it is asked for."""
     return lambda *_: heads
