@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -222,6 +222,8 @@ def test_what_has_no_mean_is_refused(setup_of: SetupOf, tmp_path: Path, changes:
 
 class Judged(NextItem):
     """With a head that stands in no blocks."""
+
+    name: Literal["judged"] = "judged"  # type: ignore[assignment]
 
     def networks(self, *what: Any) -> Networks:
         return {**super().networks(*what), "judge": PairValue(what[0].dim)}

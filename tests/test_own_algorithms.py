@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import what_next as wn
-from what_next.algorithms import Algorithm, NextItem
+from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext, Networks
 from what_next.errors import ModelError, SetupError, TrainingError
 from what_next.models.heads import Point
@@ -53,9 +53,13 @@ def test_it_is_loaded_by_its_class_and_recommends_the_same(saved: tuple[Path, wn
 def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environment]) -> None:
     with pytest.raises(ModelError, match=r"algorithm 'liked', which is not known here.*algorithm=Class"):
         wn.load(saved[0])
-    told = "algorithm 'liked', and the class that was given, NextItem, is called 'next_item'; give the class of 'liked'"
+
+    class Loved(Liked):
+        name: Literal["loved"] = "loved"  # type: ignore[assignment]
+
+    told = "algorithm 'liked', and the class that was given, Loved, is called 'loved'; give the class of 'liked'"
     with pytest.raises(ModelError, match=told):
-        wn.load(saved[0], algorithm=NextItem)
+        wn.load(saved[0], algorithm=Loved)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,19 @@ def test_a_network_that_its_loss_never_reaches_is_told(saved: tuple[Path, wn.Env
     state = wn.State(state.dataset, setup)
     with pytest.raises(TrainingError, match=f"'actor' of 'liked' updates {idle}, and had no gradient for it in"):
         wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+
+
+def test_losses_that_fail_are_told_with_their_line(saved: tuple[Path, wn.Environment]) -> None:
+    class Wrong(Liked):
+        def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+            return {"actor": context.batch.nothing}  # type: ignore[attr-defined]
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Wrong()})
+    told = r"losses of 'liked' failed: AttributeError.*no attribute 'nothing'.*test_own_algorithms.py, line \d"
+    with pytest.raises(SetupError, match=told) as found:
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+    assert isinstance(found.value.__cause__, AttributeError)
 
 
 def only(**heads: nn.Module) -> Callable[..., Networks]:

@@ -79,6 +79,10 @@ def test_an_encoder_that_keeps_its_promises_passes(kind: type[Encoder]) -> None:
         ({"__init__": lambda self, items: None}, r"cannot be made \(.*its __init__ takes \(items, sizes\)"),
         ({"__init__": lambda self, items, sizes: None}, r"begins with super\(\).__init__\(items, sizes\)"),
         ({"start": Encoder.start, "advance": Encoder.advance}, "defines no start and no advance"),
+        (
+            {"encode": lambda self, inputs: inputs @ torch.ones(7, 7)},
+            r"encode fails where states have 16 columns: RuntimeError.*test_own_parts.py, line \d",
+        ),
     ],
 )
 def test_an_encoder_that_breaks_one_is_told_which(method: dict[str, Callable[..., Any]], told: str) -> None:

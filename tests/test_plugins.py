@@ -10,6 +10,8 @@ import pytest
 
 from what_next.algorithms import NextItem
 from what_next.errors import SetupError
+from what_next.models.encoders import GruEncoder
+from what_next.rewards import Repeat
 from what_next.settings import plugins, register
 from what_next.settings.setup import known_algorithms
 from what_next.worlds import Sessions, World, known_worlds
@@ -27,6 +29,7 @@ class Mine(NextItem):
 
     name: Literal["mine"] = "mine"
     source: ClassVar[str] = "mine_source"
+    layers: tuple[int, ...] = Field(default=(16, 8), description="of nothing")
 
 
 class Loved(Reward):
@@ -103,7 +106,8 @@ LOAD = "import what_next; what_next.load('agent.safetensors')"
 
 def test_a_setup_trains_with_them_and_what_is_saved_recommends(forked: Forked, site: Path, setup: Path) -> None:
     folder = setup.parent
-    trained = forked.run("what_next", "train", str(setup), *MINE, path=[site], folder=folder)
+    words = (*MINE, "algorithm.layers=3,4")
+    trained = forked.run("what_next", "train", str(setup), *words, path=[site], folder=folder)
     assert trained.returncode == 0, trained.stderr
     lines = [json.loads(line) for line in (folder / "agent.jsonl").read_text().splitlines()]
     assert {line["reward"] for line in lines} == {3.0}  # 1.5 by the reward, twice by the source
@@ -111,8 +115,14 @@ def test_a_setup_trains_with_them_and_what_is_saved_recommends(forked: Forked, s
     found = forked.run(*asked, path=[site], folder=folder)
     assert found.returncode == 0, found.stderr
     assert len(json.loads(found.stdout)["items"]) == 10
-    without = forked.run(code=LOAD, folder=folder)
-    assert "algorithm 'mine', which is not known here; install the package" in without.stderr
+    assert "was trained with algorithm.layers=(3, 4), and that counts" in found.stderr
+    without = forked.run("what_next", "recommend", str(setup), "algorithm=sqn", "--history", "i1", folder=folder)
+    assert without.returncode == 2
+    assert "agent.safetensors: was trained by the algorithm 'mine', which is not known here; inst" in without.stderr
+    (site / "mine.py").write_text((site / "mine.py").read_text().replace("layers", "depth"))
+    changed = forked.run(code=LOAD, path=[site], folder=folder)
+    told = "agent.safetensors: was trained by another release of 'mine' (Mine: there is no setting 'layers'"
+    assert told in changed.stderr
 
 
 def test_a_model_that_uses_none_of_them_is_read_without_them(forked: Forked, site: Path, setup: Path) -> None:
@@ -120,6 +130,25 @@ def test_a_model_that_uses_none_of_them_is_read_without_them(forked: Forked, sit
     assert trained.returncode == 0, trained.stderr
     without = forked.run(code=LOAD, folder=setup.parent)
     assert without.returncode == 0, without.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "told"),
+    [
+        ("model=last", 1, "ModelError: agent.safetensors: was made with model 'last', which is not known here"),
+        ("reward.loved.weight=1", 0, "UserWarning: agent.safetensors: was made with the reward loved, which is not"),
+    ],
+)
+def test_without_an_encoder_no_model_is_read_but_without_a_reward(
+    forked: Forked, site: Path, setup: Path, word: str, code: int, told: str
+) -> None:
+    trained = forked.run("what_next", "train", str(setup), "algorithm=sqn", word, path=[site], folder=setup.parent)
+    assert trained.returncode == 0, trained.stderr
+    without = forked.run(code=LOAD, folder=setup.parent)
+    assert (without.returncode, told in without.stderr) == (code, True), without.stderr
+    resumed = forked.run("what_next", "train", str(setup), "algorithm=sqn", "--resume", folder=setup.parent)
+    assert resumed.returncode == 2
+    assert re.search("which is not known here|where other settings are known", resumed.stderr)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +312,47 @@ def test_a_part_that_cannot_be_made_or_named_is_told(monkeypatch: pytest.MonkeyP
     assert "the name 'sessions' is taken, by what_next.worlds.sessions.Sessions" in str(told[1].message)
     with pytest.raises(SetupError, match=missing):
         register(Unfinished)
+
+
+class Gru(GruEncoder):
+    """Which has the name of one of ours."""
+
+
+class Spread(Repeat):
+    """So has this one."""
+
+
+class Iql(NextItem):
+    """And this one, though not as a class."""
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [(Gru, "'gru' as .*GruEncoder is"), (Spread, "'spread' as .*Spread is"), (Iql, "'next_item' as .*NextItem is")],
+)
+def test_the_name_of_one_of_ours_is_not_registered(part: type, told: str) -> None:
+    with pytest.raises(SetupError, match=f"test_plugins.{part.__name__} is called {told}; give it a name of its own"):
+        register(part)
+
+
+def test_a_registered_class_that_is_left_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "GIVEN", {"what_next.worlds": {"twin": Twin}})
+    with pytest.warns(UserWarning, match=f"{__name__}:Twin is left out of what_next.worlds: the name 'sessions' is"):
+        known_worlds()
+
+
+def test_an_encoder_with_the_name_of_one_of_ours_is_told(forked: Forked, site: Path, tmp_path: Path) -> None:
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text("[what_next.encoders]\ngru = mine:Last\n")
+    found = forked.run("what_next", "list", "algorithms", path=[site], folder=tmp_path)
+    assert "gru of what_next.encoders is left out: one of ours has that name" in found.stderr
+
+
+def test_a_module_that_ends_the_program_is_left_out(forked: Forked, site: Path, tmp_path: Path) -> None:
+    (site / "mine.py").write_text("raise SystemExit(5)")
+    found = forked.run("what_next", "list", "algorithms", path=[site], folder=tmp_path)
+    assert found.returncode == 0
+    assert "next_item" in found.stdout
+    assert "mine of what_next.algorithms (mine:Mine) cannot be loaded: SystemExit(5)" in found.stderr
 
 
 class Nameless(NextItem):

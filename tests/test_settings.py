@@ -18,6 +18,7 @@ from what_next.algorithms import Algorithm, WhatNext
 from what_next.errors import SetupError
 from what_next.settings import Setup, reference, settings_of, template
 from what_next.settings.file import Token, parse_text, quote, read_entries, tokens
+from what_next.settings.reference import written
 from what_next.settings.schema import explain, nest, resolve
 from what_next.settings.setup import known_algorithms
 
@@ -338,6 +339,8 @@ class Other(WhatNext):
 
     name: Literal["other"] = "other"
     discount: float = 0.5
+    layers: tuple[int, ...] = (16, 8)
+    words: list[str] = Field(default_factory=list)
 
 
 class One(WhatNext):
@@ -363,17 +366,23 @@ class TestAlgorithms:
                 raise explain(error, Several, {entry.key: entry for entry in entries}, "setup") from None
 
         assert build("algorithm, other, algorithm.discount, 0.1").algorithm == Other(discount=0.1)
+        assert build('algorithm, other, algorithm.layers, "3,4"').algorithm == Other(layers=(3, 4))
         for text, message in [
             ("algorithm, on", "line 1: algorithm is 'on'; allowed: one or other; the nearest is 'one'"),
             ("algorithm, one, algorithm.discount, 0.1", "line 1: there is no setting 'algorithm.discount'"),
             ("algorithm, other\nalgorithm.discount, x", "line 2: algorithm.discount is 'x'; allowed: a number"),
+            (
+                'algorithm, other\nalgorithm.layers, "3,x"',
+                "line 2: algorithm.layers is '3,x'; allowed: whole numbers, such as \"5,10\"",
+            ),
         ]:
-            with pytest.raises(SetupError, match=re.escape(message)):
+            with pytest.raises(SetupError, match=f"{re.escape(message)}($|;)"):
                 build(text)
 
     def test_an_object_of_ones_own_is_taken_from_python(self) -> None:
-        setup = Setup(**{**dict(MINIMAL), "algorithm": Other(discount=0.9)})
-        assert setup.as_json()["algorithm"] == Other(discount=0.9).model_dump()
+        setup = Setup(**{**dict(MINIMAL), "algorithm": Other(discount=0.9, words=["a,b"])})
+        assert setup.as_json()["algorithm"] == setup.algorithm.model_dump(mode="json")
+        assert 'algorithm.words.0, "a,b"' in written(setup, Path())
 
     def test_installed_packages_add_theirs_and_a_broken_one_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         points = [

@@ -27,7 +27,7 @@ from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.founding_learner import FoundingLearner
 from what_next.training.learner import Learner
 from what_next.training.play_learner import PlayLearner
-from what_next.training.step import OutOfTime, Step, Total, checked, decay_rate, descend, polyak_update
+from what_next.training.step import OutOfTime, Step, Total, decay_rate, descend, losses_of, polyak_update
 from what_next.types import Batch, Factors, History, Proposal
 
 
@@ -237,7 +237,7 @@ class Agent:
         algorithm = self.setup.algorithm
         part = self.ranks.part(batch, self.learner.rows_of_steps(batch), (self.setup.seed, self.steps))
         context = self.add_prediction(batch, rng, part)
-        losses = checked(algorithm.losses(context), algorithm, self.nets)
+        losses = losses_of(algorithm, context, self.nets)
         self.in_time()
         if (critic_loss := self.get_critic_loss(losses)) is not None:
             losses["critic"] = critic_loss

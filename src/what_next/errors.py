@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from traceback import walk_tb
 from typing import Any
 
 from rich.console import Console
@@ -156,6 +157,26 @@ class WhatNextError(Exception):
 
     def __str__(self) -> str:
         return in_python(super().__str__()) if self.in_python else super().__str__()
+
+
+@contextmanager
+def told_of(part: object, what: str, kind: type[WhatNextError]) -> Iterator[None]:
+    """Where somebody else's part fails, one message says so, and in which line; what we raise on purpose stays.
+
+    So does a failure of a part of ours, which is our bug.
+    """
+    try:
+        yield
+    except WhatNextError:
+        raise
+    except Exception as error:  # it may fail in any way
+        ours = f"{__name__.partition('.')[0]}."
+        if type(part).__module__.startswith(ours):
+            raise
+        lines = ((frame.f_globals.get("__name__", ""), frame, line) for frame, line in walk_tb(error.__traceback__))
+        theirs = (one for one in lines if not one[0].startswith((ours, "contextlib")))
+        place = next((f" ({frame.f_code.co_filename}, line {line})" for _, frame, line in theirs), "")
+        raise kind(f"{what}: {error!r}{place}") from error
 
 
 class SetupError(WhatNextError):

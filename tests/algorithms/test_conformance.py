@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from what_next.algorithms.decision_transformer import DecisionTransformer
 from what_next.algorithms.next_item import NextItem
 from what_next.algorithms.reinforce import Reinforce
 from what_next.algorithms.sqn import Sqn
+from what_next.errors import SetupError
 from what_next.testing import CHECKS, Rig, check_algorithm
 from what_next.types import Events
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Acting(Reinforce):
     """As it learns in a world, from its own choices."""
 
+    name: Literal["acting"] = "acting"  # type: ignore[assignment]
     source: ClassVar[str] = "world"
 
 
@@ -204,10 +206,10 @@ class Secretive(Sqn):
 
 BROKEN = [
     (Undescribed, "describes_its_settings", "no description: weight"),
-    (Homeless, "names_networks_that_exist", "the loss 'actor' of 'next_item' updates ('encoder', 'twin'); expected"),
-    (Unnamed, "names_networks_that_exist", "losses of 'next_item' gives ['actor']; expected a loss for each of"),
-    (Plain, "names_networks_that_exist", "the loss 'actor' of 'next_item' is float; expected a tensor of one number"),
-    (Bare, "names_networks_that_exist", "losses of 'next_item' gives Tensor; expected a loss for each of ['actor']"),
+    (Homeless, "names_networks_that_exist", "the loss 'actor' of 'broken' updates ('encoder', 'twin'); expected"),
+    (Unnamed, "names_networks_that_exist", "losses of 'broken' gives ['actor']; expected a loss for each of"),
+    (Plain, "names_networks_that_exist", "the loss 'actor' of 'broken' is float; expected a tensor of one number"),
+    (Bare, "names_networks_that_exist", "losses of 'broken' gives Tensor; expected a loss for each of ['actor']"),
     (Idle, "losses_reach_what_they_update", "updates ['encoder'], but has no gradient for it"),
     (Chasing, "losses_reach_what_they_update", "'critic': its target carries a gradient"),
     (Meddling, "updates_what_it_names", "{'behaviour'} changed, and no loss that was due updates it"),
@@ -225,10 +227,16 @@ BROKEN = [
 ]
 
 
+def named(kind: type[Algorithm]) -> Algorithm:
+    """One of a class with a name of its own, without which no setup takes it."""
+    own = {"__annotations__": {"name": Literal["broken"]}, "name": "broken"}
+    return type(kind.__name__, (kind,), own)()  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(("broken", "check", "told"), BROKEN, ids=[kind.__name__ for kind, *_ in BROKEN])
 def test_a_check_finds_what_it_looks_for(broken: type[Algorithm], check: str, told: str) -> None:
     with pytest.raises(AssertionError, match=re.escape(told)):
-        CHECKS[check](broken())
+        CHECKS[check](named(broken))
 
 
 def test_every_check_finds_something() -> None:
@@ -237,6 +245,11 @@ def test_every_check_finds_something() -> None:
 
 def test_the_checks_together_find_it_as_well() -> None:
     with pytest.raises(AssertionError, match="padding changes the loss"):
+        check_algorithm(named(Padded))
+
+
+def test_the_name_of_another_algorithm_is_refused() -> None:
+    with pytest.raises(SetupError, match=r"Padded is called '.*' as .* is, which a saved model would be loaded as"):
         check_algorithm(Padded())
 
 

@@ -51,6 +51,23 @@ def test_the_sum_is_weighted(heard) -> None:
     assert total((), log).tolist() == [[0, 0, 0, 0]]
 
 
+class Short(Reward):
+    """Of histories of three events alone."""
+
+    def of(self, events: Events) -> Tensor:
+        return events.rewards * torch.ones(3)
+
+
+def test_a_reward_that_fails_on_some_histories_is_told(heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = heard([[0, 1, 0]], popularity=[0.5, 0.5]), heard([[0, 1, 0, 1]], popularity=[0.5, 0.5])
+    assert total([Short(weight=1.0)], short).shape == (1, 3)
+    with pytest.raises(SetupError, match=r"reward.short: fails on .*\(nothing\), in a grid of 1 by 4: RuntimeError"):
+        total([Short(weight=1.0)], long)
+    monkeypatch.setattr(Short, "__module__", "what_next.rewards.short")  # as if it were ours
+    with pytest.raises(RuntimeError):
+        total([Short(weight=1.0)], long)
+
+
 class Rare(Reward):
     """1, and more than any number for the second item."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -163,6 +163,7 @@ class TestMixture:
 class Elsewhere(Iql):
     """Learns from a source that nobody has installed."""
 
+    name: Literal["elsewhere"] = "elsewhere"  # type: ignore[assignment]
     source: ClassVar[str] = "elsewhere"
 
 

@@ -1,7 +1,7 @@
 """The agent's policy plays in a world: what is written down is what happened, and what is learned from."""
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -379,9 +379,13 @@ class TestAMistake:
             source_in(Detour(), state)
         with pytest.raises(SetupError, match="next_item learns from a log; in a world"):
             WorldSource(state, Detour())
-        streamed = type("Streamed", (NextItem,), {"__annotations__": {"source": ClassVar[str]}, "source": "stream"})
-        with pytest.raises(SetupError, match="next_item learns from the source 'stream'; in a world"):
-            playing(streamed(), Detour())
+
+        class Streamed(NextItem):
+            name: Literal["streamed"] = "streamed"  # type: ignore[assignment]
+            source: ClassVar[str] = "stream"
+
+        with pytest.raises(SetupError, match="streamed learns from the source 'stream'; in a world"):
+            playing(Streamed(), Detour())
 
     def test_episodes_without_an_end(self) -> None:
         with pytest.raises(SetupError, match="reinforce learns from whole episodes, and world detour has no"):

@@ -14,7 +14,7 @@ from what_next.data.space import item_counts
 from what_next.errors import SetupError, TrainingError
 from what_next.rewards.base import NEVER, Events, Reward
 from what_next.rewards.logged import Logged
-from what_next.rewards.promises import check_promises
+from what_next.rewards.promises import check_promises, earned
 from what_next.types import History
 
 
@@ -140,13 +140,14 @@ def total(terms: Sequence[Reward], events: Events) -> Float[Tensor, "batch time"
     """The weighted sum of some rewards (see `weighted`) for each event; 0 at padding.
 
     Raises:
+        SetupError: somebody else's reward fails, or gives no number for each event.
         TrainingError: a reward is no finite number for some item.
     """
-    found, earned = torch.zeros_like(events.rewards), [term.of(events) for term in terms]
-    for term, one in zip(terms, earned, strict=True):
+    found, each = torch.zeros_like(events.rewards), [earned(term, events) for term in terms]
+    for term, one in zip(terms, each, strict=True):
         found = found + one * (term.weight or 0.0)
     if not found.isfinite().all():
-        for term, one in zip(terms, earned, strict=True):
+        for term, one in zip(terms, each, strict=True):
             if (strange := ~one.isfinite()).any():
                 raise TrainingError(
                     f"{term.key}: gives {one[strange][0]:g} for an event of item {events.items[strange][0] + 1} of the "

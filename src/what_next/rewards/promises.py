@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from what_next.errors import SetupError
+from what_next.errors import SetupError, told_of
 from what_next.rewards.base import NEVER, Events, Reward
 
 OPTIONAL = {"attributes": "vectors", "times": "times", "popularity": "popularity", "profile": "profile"}
@@ -26,19 +26,19 @@ def check_promises(reward: Reward) -> Float[Tensor, "batch time"]:
     if unknown := sorted(set(reward.needs) - OPTIONAL.keys()):
         raise SetupError(f"{reward.key}: needs has {', '.join(unknown)}; there are {', '.join(OPTIONAL)}")
     events = random_events(0)
-    earned = _earned(reward, events)
-    if not earned.isfinite().all():
+    found = _earned(reward, events)
+    if not found.isfinite().all():
         raise SetupError(f"{reward.key}: a reward is no finite number")
-    if earned[~events.real].any():
+    if found[~events.real].any():
         raise SetupError(f"{reward.key}: padding earns something; multiply by events.real")
     for known in () if reward.reads_future else (1, 4, 8):
         for other in (other_future(events, known), no_future(events, known)):
-            if not torch.allclose(earned[:, :known], _earned(reward, other)[:, :known], atol=1e-5):
+            if not torch.allclose(found[:, :known], _earned(reward, other)[:, :known], atol=1e-5):
                 raise SetupError(
                     f"{reward.key}: reads later events, whether any follow, or a label (sigma, profile, after); look "
                     "at earlier events alone, or say reads_future"
                 )
-    return earned
+    return found
 
 
 def random_events(seed: int, scale: float = 1.0) -> Events:
@@ -76,18 +76,22 @@ def no_future(events: Events, known: int) -> Events:
 
 
 def _earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
-    """What it gives for events without what it does not need; a `SetupError` where that is no number for each."""
+    """What it gives for events without what it does not need."""
     left: dict[str, Any] = {field: None for name, field in OPTIONAL.items() if name not in reward.needs}
     if "vectors" in left:
         left["vectors"] = events.vectors[:, :0]
     if "times" in left:
         left["after"] = None
-    try:
-        earned = reward.of(replace(events, **left))
-    except Exception as error:  # a stranger's code may fail in any way
-        needs = ", ".join(reward.needs) or "nothing"
-        raise SetupError(f"{reward.key}: fails on events that have what it needs ({needs}): {error!r}") from error
-    if not isinstance(earned, Tensor) or earned.shape != events.items.shape:
-        found = f"a tensor of shape {tuple(earned.shape)}" if isinstance(earned, Tensor) else repr(earned)
-        raise SetupError(f"{reward.key}: gives {found}; expected one of shape {tuple(events.items.shape)}")
-    return earned.float()
+    return earned(reward, replace(events, **left))
+
+
+def earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
+    """What a reward gives; a `SetupError` where it fails, or that is no number for each event."""
+    needs, shape = ", ".join(reward.needs) or "nothing", tuple(events.items.shape)
+    what = f"{reward.key}: fails on events that have what it needs ({needs}), in a grid of {shape[0]} by {shape[1]}"
+    with told_of(reward, what, SetupError):
+        found = reward.of(events)
+    if not isinstance(found, Tensor) or found.shape != events.items.shape:
+        given = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        raise SetupError(f"{reward.key}: gives {given}; expected one of shape {shape}")
+    return found.float()

@@ -127,7 +127,7 @@ def parse_toml(text: str, source: str = "setup") -> list[Entry]:
         raise SetupError(f"{source}: this is not TOML: {error}") from None
     lines = _toml_lines(text)
     entries = []
-    for key, value in _flatten(tables):
+    for key, value in flatten(tables):
         heads = (key.rsplit(".", cut)[0] for cut in range(key.count(".") + 1))
         line = next((lines[head] for head in heads if head in lines), None)
         entries.append(Entry(key, value, source if line is None else f"{source}, line {line}"))
@@ -179,15 +179,16 @@ def read_entries(path: str | Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in parse_file(Path(path))}
 
 
-def _flatten(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+def flatten(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values by their dotted keys, as the text that setup.txt would hold: `k.1`, `k.2` of a list."""
     if isinstance(value, dict):
         for name, child in value.items():
-            yield from _flatten(child, f"{key}.{word(name)}" if key else word(name))
-    elif isinstance(value, list):
+            yield from flatten(child, f"{key}.{word(name)}" if key else word(name))
+    elif isinstance(value, list) and value:
         for number, child in enumerate(value, start=1):
-            yield from _flatten(child, f"{key}.{number}")
+            yield from flatten(child, f"{key}.{number}")
     else:
-        yield key, value.isoformat() if isinstance(value, date) else str(value)
+        yield key, "none" if value == [] else value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _toml_lines(text: str) -> dict[str, int]:

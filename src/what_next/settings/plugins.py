@@ -24,7 +24,10 @@ def installed(
     """
     found: dict[str, Any] = {}
     points: list[tuple[EntryPoint, Any]] = [(point, None) for point in entry_points(group=group)]
-    given = [(EntryPoint(name, part.__module__, group), part) for name, part in GIVEN.get(group, {}).items()]
+    given = [
+        (EntryPoint(name, f"{part.__module__}:{part.__qualname__}", group), part)
+        for name, part in GIVEN.get(group, {}).items()
+    ]
     for point, part in given + points:
         if part is None and _being_imported(point):
             continue
@@ -35,7 +38,7 @@ def installed(
             if missing := undefined(part):
                 raise TypeError(missing)
             name = name_of(point.name, part)
-        except Exception as error:  # a stranger's import may fail in any way, and must not take the others along
+        except (Exception, SystemExit) as error:  # a stranger's import fails in any way, and must not take others along
             warnings.warn(f"{point.name} of {group} ({point.value}) cannot be loaded: {error!r}", stacklevel=2)
             continue
         if (other := found.get(name, taken.get(name))) is not None:

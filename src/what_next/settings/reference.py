@@ -119,10 +119,10 @@ def written(setup: Setup, folder: Path) -> str:
         if isinstance(value, Path):
             value = (value.relative_to(folder) if value.is_relative_to(folder) else value.resolve()).as_posix()
         text = str(value) if isinstance(value, float) else as_text(value)
-        if isinstance(value, tuple) and key == "user":
+        if isinstance(value, tuple | list) and value and isinstance(value[0], str):
             lines += [f"{key}.{place}, {quote(one)}" for place, one in enumerate(value)]
         else:
-            lines.append(f"{key.removesuffix('.name')}, {text if isinstance(value, tuple) else quote(text)}")
+            lines.append(f"{key.removesuffix('.name')}, {text if isinstance(value, tuple | list) else quote(text)}")
     return "\n".join(lines) + "\n"
 
 

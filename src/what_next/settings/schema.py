@@ -45,6 +45,11 @@ def is_list(field: FieldInfo) -> bool:
     return any(get_origin(one) in (tuple, list) for one in choices(field))
 
 
+def _of_numbers(field: FieldInfo) -> bool:
+    """Whether the list that a field holds is one of numbers, which no comma stands in."""
+    return any({int, float} & {*get_args(choice)} for choice in choices(field))
+
+
 def named_models(field: FieldInfo) -> dict[str, type[BaseModel]]:
     """The models that a field chooses from, by name; empty where it is no such choice."""
     models = [one for one in choices(field) if isinstance(one, type) and issubclass(one, BaseModel)]
@@ -138,7 +143,8 @@ def nest(entries: Sequence[Entry], fields: Mapping[str, FieldInfo], folder: Path
             place = place.setdefault(head, {})
         last = key.removeprefix(f"{group}.")
         if is_list(field):
-            place.setdefault(last, []).extend([] if value is None else [value])
+            several = str(value).split(",") if _of_numbers(field) else [value]
+            place.setdefault(last, []).extend([] if value is None else several)
         else:
             place[last] = value
     return values
@@ -178,7 +184,8 @@ def allowed(field: FieldInfo) -> str:
         if get_origin(choice) is Literal:
             words.append(listed(get_args(choice), "or"))
         elif is_list(field):
-            words.append('whole numbers, such as "5,10"' if int in get_args(choice) else "ids")
+            numbers = 'whole numbers, such as "5,10"' if int in get_args(choice) else 'numbers, such as "0.5,2"'
+            words.append(numbers if _of_numbers(field) else "ids")
         else:
             names = {bool: "yes or no", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
             words.append(names.get(choice, str(getattr(choice, "__name__", choice))))
@@ -188,7 +195,8 @@ def allowed(field: FieldInfo) -> str:
         for name, say in BOUNDS.items()
         if hasattr(bound, name)
     ]
-    parts = [" or ".join(words), " and ".join(bounds), "or none" if optional(field) else ""]
+    may_be_empty = optional(field) and not (is_list(field) and field.get_default(call_default_factory=True))
+    parts = [" or ".join(words), " and ".join(bounds), "or none" if may_be_empty else ""]
     return " ".join(part for part in parts if part)
 
 
@@ -251,6 +259,17 @@ def explain(error: ValidationError, model: type[BaseModel], entries: Mapping[str
     return SetupError("\n".join(_explain(details, fields, entries, source) for details in error.errors()))
 
 
+def _is_member(name: str, key: str) -> bool:
+    """Whether a key is that of a list's member."""
+    head, _, number = name.rpartition(".")
+    return head == key and number.isdecimal()
+
+
+def _list_of(members: Sequence[Entry]) -> Entry | None:
+    """A list as one entry, which stands where its first member does; None where there is none."""
+    return replace(members[0], value=",".join(one.value for one in members)) if members else None
+
+
 def _explain(
     details: Mapping[str, Any], fields: Mapping[str, FieldInfo], entries: Mapping[str, Entry], source: str
 ) -> str:
@@ -261,7 +280,8 @@ def _explain(
         if details["type"] == "extra_forbidden" or known:
             key = longer
     key = f"{key}.name" if f"{key}.name" in fields and details["type"] != "value_error" else key
-    entry, field = entries.get(key), field_of(key, fields)
+    field = field_of(key, fields)
+    entry = entries.get(key) or _list_of([one for name, one in entries.items() if _is_member(name, key)])
     where = entry.where if entry else source
     found = _short(entry.value if entry else details["input"])
     short = key.removesuffix(".name")

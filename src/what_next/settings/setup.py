@@ -5,6 +5,7 @@ the documentation are made from there. Below this module nothing is validated tw
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
@@ -18,7 +19,8 @@ from what_next.data.batches import LEAST
 from what_next.data.space import Space
 from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, Encoder
-from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
+from what_next.rewards import REWARDS
+from what_next.settings.file import Entry, flatten, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
     COLD,
     LARGE,
@@ -82,10 +84,22 @@ ALGORITHMS = _Algorithms()
 def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorithm:
     """An object passes as it is, so that Python users may bring their own; a name or a dictionary is looked up."""
     if isinstance(value, Algorithm):
+        ours = OWN.get(value.name)
+        if ours not in (None, type(value)):  # a model's file knows it by its name alone
+            called = type(value).__name__
+            raise ValueError(
+                f"{called} is called {value.name!r} as {ours.__name__} is, which a saved model would be loaded as; "
+                f'give it a name of its own, such as `name: Literal["{snake(called)}"] = "{snake(called)}"`'
+            )
         return value
     if isinstance(value, dict):
         return choose({"name": "whatnext", **value})
     return choose({"name": value} if isinstance(value, str) else value)
+
+
+def snake(name: str) -> str:
+    """The name of a class as a setup writes it: `last_two` for `LastTwo`."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
@@ -94,8 +108,11 @@ def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
 
 
 def encoder_names() -> Any:
-    """The type of what `model` may be, made at run time."""
-    return Literal[(*ENCODERS, *names(ENCODER_GROUP))]
+    """The type of what `model` may be, made at run time; nothing is loaded."""
+    found = names(ENCODER_GROUP)
+    for name in ENCODERS.keys() & set(found):
+        warnings.warn(f"{name} of {ENCODER_GROUP} is left out: one of ours has that name", stacklevel=2)
+    return Literal[(*ENCODERS, *found)]
 
 
 if TYPE_CHECKING:
@@ -255,8 +272,7 @@ class Setup(Group):
         entries, words = parse_file(path), parse_overrides(overrides)
         if algorithm is not None:
             entries, words = ([one for one in some if not of_algorithm(one.key)] for some in (entries, words))
-            values = {key: "none" if value is None else str(value) for key, value in algorithm.items()}
-            words += [Entry(f"algorithm.{key}", value, "the model's file") for key, value in values.items()]
+            words += [Entry(key, value, "the model's file") for key, value in flatten(algorithm, "algorithm")]
         return cls._build(entries, path.parent, str(path), words).threaded()
 
     @classmethod
@@ -479,14 +495,15 @@ def known_rewards() -> dict[str, Any]:
 
 def register(part: type[Any]) -> None:
     """Let this process know a part of one's own by its name, as an entry point would: an algorithm, a reward, an
-    encoder, a source or a world. A class of the same name takes its place.
+    encoder, a source or a world. It takes the place of one of the same name that was registered before.
 
     Args:
         part: its class. An encoder and a source are called as the class is (`LastTwo` is `last_two`), the others as
             ever.
 
     Raises:
-        SetupError: it is none of these, or lacks a method that it must define.
+        SetupError: it is none of these, lacks a method that it must define, or has the name of one of ours (where that
+            is a source or a world, a warning says so when it is looked for).
     """
     kinds = {f"{base.__module__}.{base.__qualname__}" for base in getattr(part, "__mro__", ())}
     group = next((group for kind, group in PARTS.items() if kind in kinds), None)
@@ -494,7 +511,14 @@ def register(part: type[Any]) -> None:
         raise SetupError(f"{part!r} is no class of an algorithm, a reward, an encoder, a source or a world")
     if missing := undefined(part):
         raise SetupError(f"{missing}, so none can be made; define what is missing")
-    name = re.sub("(?<!^)(?=[A-Z])", "_", part.__name__).lower()
+    name = snake(part.__name__)
+    called = str(part.model_fields["name"].default) if group == GROUP else name
+    ours = {GROUP: OWN, REWARD_GROUP: REWARDS, ENCODER_GROUP: ENCODERS}.get(group, {}).get(called)
+    if ours not in (None, part):
+        raise SetupError(
+            f"{part.__module__}.{part.__qualname__} is called {called!r} as {ours.__module__}.{ours.__qualname__} is; "
+            "give it a name of its own"
+        )
     GIVEN.setdefault(group, {})[name] = part
     _MISSING.add(group)
 

@@ -27,7 +27,7 @@ from what_next.policy import LearnedPolicy
 from what_next.testing.parts import given
 from what_next.testing.rig import Rig, Weights, other_events, padded, reaches
 from what_next.training import checkpoint
-from what_next.training.step import Step, checked
+from what_next.training.step import Step, losses_of
 from what_next.types import Batch, Events, Permitted, Request, Transitions
 
 STEPS = 4
@@ -60,7 +60,7 @@ def names_networks_that_exist(algorithm: Algorithm) -> None:
     """`updates` and `targets` name networks, and `losses` gives losses that `updates` names."""
     rig = Rig(algorithm)
     try:
-        found = checked(algorithm.losses(rig.context(rig.batch(rig.history()))), algorithm, rig.agent.nets)
+        found = losses_of(algorithm, rig.context(rig.batch(rig.history())), rig.agent.nets)
     except TrainingError as error:
         raise AssertionError(f"{algorithm.name}: {error}") from error
     _expect(bool(found), algorithm, "no loss is due at the first step")

@@ -8,13 +8,14 @@ pair is refused. `<agent>.card.md` tells people (`card`).
 
 import json
 import platform
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -28,8 +29,8 @@ from what_next.algorithms import Algorithm
 from what_next.data import Catalogue
 from what_next.data.files import Writer, finish, write_files
 from what_next.data.space import Space
-from what_next.errors import ModelError
-from what_next.settings import ALGORITHMS, UNKNOWN, Setup
+from what_next.errors import ModelError, SetupError
+from what_next.settings import ALGORITHMS, UNKNOWN, Setup, known_rewards, listed
 from what_next.training.card import card, card_path
 
 FORMAT = 1
@@ -82,6 +83,7 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     event_names: tuple[str, ...]
     metrics: dict[str, Any] = {}
     made_with: dict[str, str | int] = {}
+    _path: Path | None = None
 
     @field_validator("setup")
     @classmethod
@@ -91,27 +93,73 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("its setup names no algorithm")
         return {**value, "model_critic_path": critic if isinstance(critic, str) and "\0" not in critic else None}
 
-    def made_by(self, known: type[Algorithm] | None = None) -> Setup:
-        """The settings that it was made by; `known` is the class of an algorithm that only Python knows.
+    @property
+    def where(self) -> str:
+        """Its file, in messages."""
+        return "the model" if self._path is None else str(self._path)
+
+    def trained_by(self, known: type[Algorithm] | None = None) -> Algorithm:
+        """The algorithm with its settings; `known` is the class of one that only Python knows.
 
         Raises:
-            ModelError: its algorithm is neither `known` nor one that a setup may name.
+            ModelError: it is neither `known` nor one that a setup may name, or has other settings by now.
         """
-        values, name = dict(self.setup), self.setup["algorithm"]["name"]
-        if known is not None and known.model_fields["name"].default == name:
-            values["algorithm"] = known.model_validate(values["algorithm"])
-        elif name not in ALGORITHMS:
-            if known is not None:
-                raise ModelError(
-                    f"the model was trained by the algorithm {name!r}, and the class that was given, {known.__name__}, "
-                    f"is called {known.model_fields['name'].default!r}; give the class of {name!r}"
-                )
+        values, name = self.setup["algorithm"], self.setup["algorithm"]["name"]
+        called = known and known.model_fields["name"].default
+        kind = known if known is not None and called == name else ALGORITHMS.get(name)
+        if kind is None and known is not None and known not in ALGORITHMS.values():
             raise ModelError(
-                f"the model was trained by the algorithm {name!r}, which is not known here; install the package that "
-                "brings it (an entry point of what_next.algorithms), or give its class: what_next.load(path, "
+                f"{self.where}: was trained by the algorithm {name!r}, and the class that was given, "
+                f"{known.__name__}, is called {called!r}; give the class of {name!r}"
+            )
+        if kind is None:
+            raise ModelError(
+                f"{self.where}: was trained by the algorithm {name!r}, which is not known here; install the package "
+                "that brings it (an entry point of what_next.algorithms), or give its class: what_next.load(path, "
                 "algorithm=Class)"
             )
-        return Setup(**values)
+        try:
+            return kind(**values)
+        except SetupError as error:
+            raise ModelError(
+                f"{self.where}: was trained by another release of {name!r} ({error}); install the one that made it, or "
+                "train again"
+            ) from None
+
+    def made_by(self, known: type[Algorithm] | None = None, *, learns: bool = False) -> Setup:
+        """The settings that it was made by.
+
+        Args:
+            known: as for `trained_by`.
+            learns: whether training goes on, which needs every reward; else those that are not known here are left out.
+
+        Raises:
+            ModelError: as of `trained_by`, or a part or setting of it is not known here.
+        """
+        values = {**self.setup, "algorithm": self.trained_by(known)}
+        if (model := values.get("model", "lstm")) not in get_args(Setup.model_fields["model"].annotation):
+            raise ModelError(
+                f"{self.where}: was made with model {model!r}, which is not known here; install the package that "
+                "brings it (an entry point of what_next.encoders), or what_next.register its class"
+            )
+        if not learns and isinstance(rewards := values.get("reward"), dict):
+            values["reward"] = self._known(rewards)
+        try:
+            return Setup.model_validate(values, context={"entries": {}, "source": self.where})
+        except SetupError as error:
+            told = f"{error}\nIt was made where other settings are known; install the same releases"
+            raise ModelError(told) from None
+
+    def _known(self, rewards: dict[str, Any]) -> dict[str, Any]:
+        """Those rewards that are known here."""
+        known = known_rewards()
+        if missing := [name for name in rewards if name not in known]:
+            warnings.warn(
+                f"{self.where}: was made with the reward {listed(missing)}, which is not known here and is left out; "
+                "it recommends the same, and to train or measure by it, install the package that brings it",
+                stacklevel=3,
+            )
+        return {name: one for name, one in rewards.items() if name in known}
 
     @classmethod
     def of(cls, setup: Setup, space: Space, run: str, histories: int, metrics: Mapping[str, Any]) -> "Manifest":
@@ -273,12 +321,12 @@ def read_trained(path: str | Path, overrides: Iterable[str] = ()) -> Setup:
     """
     setup = Setup.read(path, overrides)
     try:
-        trained = read_manifest(setup.model_agent_path, "agent").setup["algorithm"]
+        trained = read_manifest(setup.model_agent_path, "agent").trained_by()
     except ModelError:  # told when the model is opened
         return setup
-    if trained == setup.as_json()["algorithm"] or trained["name"] not in ALGORITHMS:
+    if trained == setup.algorithm:
         return setup
-    return Setup.read(path, overrides, algorithm=trained)
+    return Setup.read(path, overrides, algorithm=trained.model_dump(mode="json"))
 
 
 def lacking(path: Path, agent: Path) -> ModelError:
@@ -322,9 +370,11 @@ def _manifest(path: Path, text: str) -> Manifest:
         version = json.loads(text).get("format")
         if version != FORMAT:
             raise ModelError(f"{path}: has format {version}, and this version knows {FORMAT}; upgrade What Next?")
-        return Manifest.model_validate_json(text)
+        found = Manifest.model_validate_json(text)
     except (ValueError, AttributeError, ValidationError, RecursionError) as error:
         raise ModelError(f"{path}: its manifest is damaged ({str(error).splitlines()[0]}); train again") from None
+    found._path = path
+    return found
 
 
 def critic_beside(agent: Path) -> Path | None:

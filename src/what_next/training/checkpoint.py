@@ -248,7 +248,8 @@ def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object
 
     Where a group is another one (another algorithm, say), only its name is told.
     """
-    before, now = (_lasting(one) for one in (manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()))
+    made_by = manifest.made_by(type(setup.algorithm), learns=True)
+    before, now = (_lasting(one.as_json()) for one in (made_by, setup))
     free = FREE | setup.algorithm.ignores
     for one in (before, now):
         one["inputs"].pop("items")  # what was saved decides

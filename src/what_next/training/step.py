@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from what_next.algorithms.base import Algorithm, Networks, Root
-from what_next.errors import TrainingError
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Root
+from what_next.errors import SetupError, TrainingError, told_of
 from what_next.models.encoders import Encoder
 
 SLOWEST = 0.01
@@ -85,6 +86,18 @@ def descend(
             if network_of(key) == name:
                 optimiser.step()
     return set(weights)
+
+
+def losses_of(algorithm: Algorithm, context: LossContext[Any], nets: Networks) -> dict[str, Tensor]:
+    """The losses of a step, `checked`.
+
+    Raises:
+        SetupError: somebody else's algorithm fails.
+        TrainingError: as of `checked`.
+    """
+    with told_of(algorithm, f"losses of {algorithm.name!r} failed", SetupError):
+        losses = algorithm.losses(context)
+    return checked(losses, algorithm, nets)
 
 
 def checked(losses: object, algorithm: Algorithm, nets: Networks) -> dict[str, Tensor]:

@@ -3,12 +3,13 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from what_next.errors import SetupError
+from what_next.errors import SetupError, told_of
 from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
 from what_next.types import Events
@@ -235,13 +236,13 @@ def check(encoder: Encoder, steps: int = 40) -> None:
         raise SetupError(f"the encoder {kind} defines no {' and no '.join(missing)}")
     encoder.eval()
     inputs = torch.arange(3.0 * steps * dim, device=encoder._zeros(1).device).sin().view(3, steps, dim)
-    states, ahead = encoder.encode(inputs), inputs.clone()
+    states, ahead = _tried(encoder, "encode", inputs), inputs.clone()
     _shaped(states, inputs, f"the encoder {kind}: encode")
     ahead[:, steps // 2 :] += 1
     ahead[1:] += 1
-    if not _alike(encoder.encode(ahead)[0, : steps // 2], states[0, : steps // 2]):
+    if not _alike(_tried(encoder, "encode", ahead)[0, : steps // 2], states[0, : steps // 2]):
         raise SetupError(f"the encoder {kind}: the state after an event changes with later events, or other histories")
-    state = encoder.start(3)
+    state = _tried(encoder, "start", 3)
     for place, one in enumerate(inputs.unbind(1)):
         if not (isinstance(state, tuple) and state and all(isinstance(part, Tensor) for part in state)) or any(
             part.shape[:1] != (3,) for part in state
@@ -250,7 +251,7 @@ def check(encoder: Encoder, steps: int = 40) -> None:
                 f"the encoder {kind}: a state is a tuple of tensors whose first axis is the batch, and of one at least "
                 "(self._zeros(batch, 1), where nothing is carried)"
             )
-        streamed, state = encoder.advance(state, one)
+        streamed, state = _tried(encoder, "advance", state, one)
         _shaped(streamed, one, f"the encoder {kind}: advance")
         if not _alike(streamed, states[:, place]):
             raise SetupError(
@@ -258,6 +259,13 @@ def check(encoder: Encoder, steps: int = 40) -> None:
                 "service would not recommend what was judged"
             )
     encoder.train(training)
+
+
+def _tried(encoder: Encoder, method: str, *given: Any) -> Any:
+    """What a method gives; a `SetupError` where somebody else's fails."""
+    what = f"the encoder {type(encoder).__name__}: {method} fails where states have {encoder.sizes.dim} columns"
+    with told_of(encoder, what, SetupError):
+        return getattr(encoder, method)(*given)
 
 
 def _abstract(method: object) -> bool:
