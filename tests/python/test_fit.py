@@ -1,8 +1,8 @@
 """A frame becomes a model in one call; the model recommends, is judged, saved, and loaded again."""
 
 import pickle
+import re
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from multiprocessing import get_context
@@ -27,6 +27,7 @@ from what_next.errors import CatalogueError, DataError, ModelError, SetupError, 
 from what_next.training import checkpoint
 from what_next.types import Transitions
 
+from ..forked import Forked
 from ..shapes import unchecked
 
 SMALL = {"passes": 4, "dim": 16, "threads": 1, "verbose": False}
@@ -187,20 +188,68 @@ class TestRecommend:
             wn.load(tmp_path).recommend(frame.rename({"Customer": "user", "Product": "item", "When": "time"}))
 
 
+def in_a_fork(act: Callable[[], Any]) -> Any:
+    """What comes of it in a process that is forked, or is told there; None where it waits for ever."""
+    here, there = get_context("fork").Pipe()
+
+    def run() -> None:
+        try:
+            there.send(act())
+        except WhatNextError as error:
+            there.send(str(error))
+
+    child = get_context("fork").Process(target=run)
+    child.start()
+    try:
+        return here.recv() if here.poll(20) else None
+    finally:
+        child.kill()
+        child.join()
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_process_that_is_forked_recommends_the_same(model: wn.Model) -> None:
+@pytest.mark.parametrize("asked", [[3, 4, 5], 1003, "nobody"])
+def test_a_process_that_is_forked_recommends_the_same(asked: Any, model: wn.Model) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # which a child does not have
     try:
-        mine = model.recommend([3, 4, 5])
-        child = get_context("fork").Process(target=lambda: sys.exit(model.recommend([3, 4, 5]) != mine))
-        child.start()
-        child.join(20)
-        child.kill()
-        child.join()
+        if asked == "nobody":
+            assert "give a history" in in_a_fork(lambda: model.recommend(asked))
+        else:
+            assert in_a_fork(lambda: model.recommend(asked)) == model.recommend(asked)
     finally:
         torch.set_num_threads(threads)
-    assert child.exitcode == 0
+
+
+NEED_POLARS: dict[str, Callable[[wn.Model, Any], object]] = {
+    "fit": lambda _, log: wn.fit(log, **SMALL),
+    "load": lambda model, _: wn.load(model.setup.model_agent_path),
+    "evaluate": lambda model, _: model.evaluate(verbose=False, anew=True),
+    "recommend": lambda model, log: model.recommend(log),
+    "recommend_frame": lambda model, log: model.recommend_frame(log),
+    "recommend_all": lambda model, _: model.recommend_all(),
+    "looking for several users": lambda model, _: model.recommend_users([1003, 1001]),
+    "Dataset.from_frame": lambda _, log: wn.Dataset.from_frame(log),
+    "reading": lambda model, _: wn.Dataset.read(model.setup.data),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("what", NEED_POLARS)
+def test_what_a_forked_process_would_wait_for_is_refused(what: str, model: wn.Model) -> None:
+    log = LIBRARIES["pandas"](shopping())
+    told = in_a_fork(lambda: NEED_POLARS[what](model, log))
+    assert re.match(f"{what}.* would wait for ever in this process, .* spawn or forkserver", told)
+
+
+def test_a_process_that_was_forked_before_polars_worked_may_do_all(forked: Forked, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(shopping().write_csv().encode())
+    code = (
+        "import os, what_next as wn; wn.fit\n"
+        "if child := os.fork(): raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        f"wn.fit('log.csv', **{SMALL | {'passes': 1}}).recommend(1003)"
+    )
+    assert forked.run(code=code, folder=tmp_path).returncode == 0
 
 
 class TestKeeping:

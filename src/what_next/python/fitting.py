@@ -12,6 +12,7 @@ from what_next.algorithms import Algorithm
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.dataset import is_frame, to_polars
 from what_next.data.files import footer_of, path_of, write_files
+from what_next.data.forks import check_fork
 from what_next.data.importing.attributes import Fill
 from what_next.data.importing.cleaning import clean
 from what_next.data.importing.ids import MISSING
@@ -83,6 +84,7 @@ def fit(
         ModelError: a model of another algorithm, or other data, lie in `folder`.
         TrainingError: a loss is no number, or training ended before the networks of an ensemble were one.
     """
+    check_fork("fit")
     home = None if folder is not None else TemporaryDirectory(prefix="what-next-")
     where = path_of(home.name if home is not None else folder or ".")
     gap = duration(session_gap) if isinstance(session_gap, str) else session_gap
@@ -132,6 +134,7 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
         ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
         CatalogueError: the data set has another catalogue.
     """
+    check_fork("load")
     path = path_of(path)
     kept = path / DATA
     if not isinstance(data, Dataset | None):

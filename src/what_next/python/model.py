@@ -13,6 +13,7 @@ import polars as pl
 from what_next.data import html
 from what_next.data.dataset import Dataset, is_frame, to_polars
 from what_next.data.files import beside, path_of, write_files
+from what_next.data.forks import check_fork
 from what_next.data.importing.columns import recognise
 from what_next.data.importing.ids import as_text, several
 from what_next.data.importing.times import read_times
@@ -172,6 +173,7 @@ class Model(Recommender):
         if is_frame(history):
             if user is not None or context:
                 raise DataError("a frame has users of its own, and no context; leave user and context out")
+            check_fork("recommend, given a frame,")
             return like(history, self._for_frame(to_polars(history), k, how))
         if isinstance(nw.from_native(history, pass_through=True), nw.LazyFrame):
             raise DataError("the frame is lazy, so its rows are not there yet; collect it first")
@@ -235,6 +237,7 @@ class Model(Recommender):
             ModelError: the model has no data to be judged on, or its files are no longer there (`agent_file`).
             DataError: nobody can be judged on.
         """
+        check_fork("evaluate")
         if part not in get_args(Part):
             raise DataError(f"part is {part!r}; expected {' or '.join(get_args(Part))}")
         baselines = (baselines,) if isinstance(baselines, str) else baselines
