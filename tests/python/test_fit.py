@@ -3,7 +3,8 @@
 import pickle
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -250,6 +251,56 @@ def test_a_process_that_was_forked_before_polars_worked_may_do_all(forked: Forke
         f"wn.fit('log.csv', **{SMALL | {'passes': 1}}).recommend(1003)"
     )
     assert forked.run(code=code, folder=tmp_path).returncode == 0
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "inference": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "another device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_pytorch_is_set_to_all_is_the_same_then_and_later(mode: str, model: wn.Model, tmp_path: Path) -> None:
+    saved, mine = model.save(tmp_path), model.recommend([3, 4, 5])
+    with MODES[mode]():
+        before = torch.empty(0)
+        fitted, again = wn.fit(shopping(), **SMALL), wn.load(saved)
+        for one in (fitted, again):
+            assert len(one.recommend_all(2)) == 120
+            assert one.recommend([3, 4, 5]) == mine
+        assert "agent" in again.evaluate(baselines=(), verbose=False)
+        after = torch.empty(0)
+    assert again.recommend([3, 4, 5]) == mine
+    kinds = [(one.dtype, one.device, one.is_inference()) for one in (before, after)]
+    assert kinds[0] == kinds[1]
+
+
+def test_the_numbers_that_others_draw_go_on_as_if_nothing_was_trained(model: wn.Model, tmp_path: Path) -> None:
+    saved = model.save(tmp_path)
+    acts: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: wn.fit(shopping(), **SMALL | {"passes": 1}),
+        lambda: wn.load(saved),
+        lambda: model.evaluate(baselines=(), anew=True, verbose=False),
+    ]
+    drawn = []
+    for act in acts:
+        torch.manual_seed(7)
+        act()
+        drawn.append(torch.rand(1).item())
+    assert len(set(drawn)) == 1
 
 
 class TestKeeping:

@@ -15,6 +15,7 @@ from what_next.data import Dataset
 from what_next.data.dataset import is_frame, to_polars
 from what_next.data.forks import check_fork
 from what_next.errors import CatalogueError, DataError, some
+from what_next.inference.modes import own_modes
 from what_next.inference.recommendation import Item, Recommendation
 from what_next.policy import EVERYONE, LearnedPolicy
 from what_next.state import State
@@ -153,6 +154,7 @@ class Recommender:
             }
         )
 
+    @own_modes()
     def _chosen(
         self,
         history: History,

@@ -20,6 +20,7 @@ from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import duration
 from what_next.environment import Environment
 from what_next.errors import DataError, ModelError, Plain, SetupError, TrainingError, in_python, told_in_python
+from what_next.inference.modes import own_draws, own_modes
 from what_next.policy import LearnedPolicy
 from what_next.python.model import AGENT, DATA, FRAME, SETUP, Model, frame_of, framed, spare_data
 from what_next.python.settings import Settings, nested
@@ -32,6 +33,8 @@ from what_next.training.step import Step
 
 
 @told_in_python()
+@own_modes()
+@own_draws()
 def fit(
     data: Any,
     algorithm: str | Algorithm | type[Algorithm] = "next_item",
@@ -121,6 +124,8 @@ def fit(
 
 
 @told_in_python()
+@own_modes()
+@own_draws()
 def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algorithm] | None = None) -> Model:
     """A trained model: `load("models/").recommend(history=[...])`.
 

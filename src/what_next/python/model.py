@@ -22,6 +22,7 @@ from what_next.environment import Report
 from what_next.errors import CatalogueError, DataError, ModelError, some, told_in_python
 from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.baselines import EVERY
+from what_next.inference.modes import own_draws, own_modes
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender, like
 from what_next.policy import LearnedPolicy
@@ -222,6 +223,8 @@ class Model(Recommender):
     # Judging
 
     @told_in_python()
+    @own_modes()
+    @own_draws()
     def evaluate(
         self, part: Part = "test", *, baselines: Collection[str] | None = None, anew: bool = False, verbose: bool = True
     ) -> Results:
