@@ -404,12 +404,16 @@ class TestKeeping:
         with pytest.raises(ModelError, match="saved without its data"):
             alone.evaluate()
 
-    def test_a_temporary_folder_goes_with_its_model(self) -> None:
-        found = wn.fit(shopping(), **(SMALL | {"passes": 1}))
-        folder = found.setup.model_agent_path.parent
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_a_temporary_folder_goes_with_its_model(self, recwarn: pytest.WarningsRecorder) -> None:
+        found = [wn.fit(shopping(), **(SMALL | {"passes": 1}))]
+        folder = found[0].setup.model_agent_path.parent
+        pickle.loads(pickle.dumps(found[0]))
+        in_a_fork(found.clear)
         assert folder.is_dir()
-        del found
+        found.clear()
         assert not folder.exists()
+        assert not [one for one in recwarn if one.category is ResourceWarning]
 
 
 class Liked(Algorithm):
@@ -505,7 +509,10 @@ def test_a_result_is_read_by_policy_and_metric(model: wn.Model) -> None:
     assert results["agent"]["ndcg@10"]["mean"] > results["popular"]["ndcg@10"]["mean"]
     row = results.frame().filter(policy="agent", metric="ndcg@10").row(0, named=True)
     assert {name: row[name] for name in ("mean", "low", "high", "n")} == results["agent"]["ndcg@10"]
-    assert model.evaluate(baselines=("popular",), verbose=False) is results  # judged once
+    assert model.evaluate(baselines=["popular"], verbose=False) is results  # judged once
+    none = model.evaluate(baselines=[], verbose=False)
+    assert none is model.evaluate(baselines=(), verbose=False)
+    assert "popular" not in none
 
 
 def test_the_report_is_a_page_that_a_notebook_shows(model: wn.Model, tmp_path: Path) -> None:
@@ -564,6 +571,12 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         lambda model, _: model.evaluate(baselines=["best"]),
         DataError,
         "there are random",
+    ),
+    "the word for no baselines": (lambda model, _: model.evaluate(baselines="none"), DataError, r"\(\) is for none$"),
+    "an algorithm's name where its class is meant": (
+        lambda model, _: wn.load(model.setup.model_agent_path, algorithm="sqn"),
+        SetupError,
+        "algorithm is 'sqn'; expected the class of an algorithm of your own; leave out",
     ),
     "a mistyped setting": (
         lambda _, log: wn.fit(log, learning_rat=1),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 from what_next.agent import Agent
@@ -22,7 +21,7 @@ from what_next.environment import Environment
 from what_next.errors import DataError, ModelError, Plain, SetupError, TrainingError, in_python, told_in_python
 from what_next.inference.modes import own_draws, own_modes
 from what_next.policy import LearnedPolicy
-from what_next.python.model import AGENT, DATA, FRAME, SETUP, Model, frame_of, framed, spare_data
+from what_next.python.model import AGENT, DATA, FRAME, SETUP, Home, Model, frame_of, framed, spare_data
 from what_next.python.settings import Settings, nested
 from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
@@ -88,7 +87,7 @@ def fit(
         TrainingError: a loss is no number, or training ended before the networks of an ensemble were one.
     """
     check_fork("fit")
-    home = None if folder is not None else TemporaryDirectory(prefix="what-next-")
+    home = None if folder is not None else Home()
     where = path_of(home.name if home is not None else folder or ".")
     gap = duration(session_gap) if isinstance(session_gap, str) else session_gap
     said: dict[str, Any] = {"user": user, "item": item, "time": time, "reward": reward, "event": event}
@@ -138,6 +137,7 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
     Raises:
         ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
         CatalogueError: the data set has another catalogue.
+        SetupError: `algorithm` is no class of an algorithm.
     """
     check_fork("load")
     path = path_of(path)
@@ -145,6 +145,11 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
     if not isinstance(data, Dataset | None):
         raise DataError(
             f"{type(data).__name__} found where a Dataset is expected; make it by what_next.Dataset.from_frame"
+        )
+    if algorithm is not None and not (isinstance(algorithm, type) and issubclass(algorithm, Algorithm)):
+        raise SetupError(
+            f"algorithm is {algorithm!r:.200}; expected the class of an algorithm of your own; leave out what the file "
+            "itself can name"
         )
     if path.is_dir():
         if not (path / AGENT).is_file():

@@ -1,9 +1,12 @@
 """A trained model as Python's users hold it."""
 
 import json
+import os
+import shutil
+import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import narwhals as nw
@@ -46,6 +49,19 @@ AGENT, DATA, SETUP, PAGE, FRAME = "agent.safetensors", "data.parquet", "setup.tx
 Frame = TypeVar("Frame", bound=IntoDataFrame)
 
 
+class Home:
+    """A temporary folder, which goes with this object; copies and forked processes leave it where it is."""
+
+    def __init__(self) -> None:
+        self.name = mkdtemp(prefix="what-next-")
+        weakref.finalize(self, _remove, self.name, os.getpid())
+
+
+def _remove(folder: str, maker: int) -> None:
+    if os.getpid() == maker:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Model(Recommender):
     """A trained agent with its data: recommends, is judged on what training never saw, and is saved.
 
@@ -64,7 +80,7 @@ class Model(Recommender):
         training: Report | None = None,
         columns: Mapping[str, str] | None = None,
         time_format: str | None = None,
-        home: TemporaryDirectory[str] | None = None,
+        home: "Home | None" = None,
     ) -> None:
         """`home`: the temporary folder of its files, which goes with it."""
         super().__init__(policy)
@@ -244,9 +260,12 @@ class Model(Recommender):
         if part not in get_args(Part):
             raise DataError(f"part is {part!r}; expected {' or '.join(get_args(Part))}")
         baselines = (baselines,) if isinstance(baselines, str) else baselines
-        wanted, key = EVERY if baselines is None else tuple(baselines), ("next", part, baselines and tuple(baselines))
+        given = None if baselines is None else tuple(baselines)
+        wanted, key = EVERY if given is None else given, ("next", part, given)
         if unknown := set(wanted) - set(EVERY):
-            raise DataError(f"baselines: there is no {some(sorted(unknown))}; there are {', '.join(EVERY)}")
+            raise DataError(
+                f"baselines: there is no {some(sorted(unknown))}; there are {', '.join(EVERY)}; () is for none"
+            )
         if anew or key not in self._judged:
             setup = self._with_data()
             with Bars(silent=not verbose) as stages:
