@@ -1,9 +1,10 @@
 """A frame becomes a model in one call; the model recommends, is judged, saved, and loaded again."""
 
 import pickle
+import re
 import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +28,7 @@ from what_next.errors import CatalogueError, DataError, ModelError, SetupError, 
 from what_next.training import checkpoint
 from what_next.types import Transitions
 
+from ..forked import Forked
 from ..shapes import unchecked
 
 SMALL = {"passes": 4, "dim": 16, "threads": 1, "verbose": False}
@@ -187,20 +189,118 @@ class TestRecommend:
             wn.load(tmp_path).recommend(frame.rename({"Customer": "user", "Product": "item", "When": "time"}))
 
 
+def in_a_fork(act: Callable[[], Any]) -> Any:
+    """What comes of it in a process that is forked, or is told there; None where it waits for ever."""
+    here, there = get_context("fork").Pipe()
+
+    def run() -> None:
+        try:
+            there.send(act())
+        except WhatNextError as error:
+            there.send(str(error))
+
+    child = get_context("fork").Process(target=run)
+    child.start()
+    try:
+        return here.recv() if here.poll(20) else None
+    finally:
+        child.kill()
+        child.join()
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_process_that_is_forked_recommends_the_same(model: wn.Model) -> None:
+@pytest.mark.parametrize("asked", [[3, 4, 5], 1003, "nobody"])
+def test_a_process_that_is_forked_recommends_the_same(asked: Any, model: wn.Model) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # which a child does not have
     try:
-        mine = model.recommend([3, 4, 5])
-        child = get_context("fork").Process(target=lambda: sys.exit(model.recommend([3, 4, 5]) != mine))
-        child.start()
-        child.join(20)
-        child.kill()
-        child.join()
+        if asked == "nobody":
+            assert "give a history" in in_a_fork(lambda: model.recommend(asked))
+        else:
+            assert in_a_fork(lambda: model.recommend(asked)) == model.recommend(asked)
     finally:
         torch.set_num_threads(threads)
-    assert child.exitcode == 0
+
+
+NEED_POLARS: dict[str, Callable[[wn.Model, Any], object]] = {
+    "fit": lambda _, log: wn.fit(log, **SMALL),
+    "load": lambda model, _: wn.load(model.setup.model_agent_path),
+    "evaluate": lambda model, _: model.evaluate(verbose=False, anew=True),
+    "recommend": lambda model, log: model.recommend(log),
+    "recommend_frame": lambda model, log: model.recommend_frame(log),
+    "recommend_all": lambda model, _: model.recommend_all(),
+    "looking for several users": lambda model, _: model.recommend_users([1003, 1001]),
+    "Dataset.from_frame": lambda _, log: wn.Dataset.from_frame(log),
+    "reading": lambda model, _: wn.Dataset.read(model.setup.data),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("what", NEED_POLARS)
+def test_what_a_forked_process_would_wait_for_is_refused(what: str, model: wn.Model) -> None:
+    log = LIBRARIES["pandas"](shopping())
+    told = in_a_fork(lambda: NEED_POLARS[what](model, log))
+    assert re.match(f"{what}.* would wait for ever in this process, .* spawn or forkserver", told)
+
+
+def test_a_process_that_was_forked_before_polars_worked_may_do_all(forked: Forked, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(shopping().write_csv().encode())
+    code = (
+        "import os, what_next as wn; wn.fit\n"
+        "if child := os.fork(): raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        f"wn.fit('log.csv', **{SMALL | {'passes': 1}}).recommend(1003)"
+    )
+    assert forked.run(code=code, folder=tmp_path).returncode == 0
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "inference": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "another device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_pytorch_is_set_to_all_is_the_same_then_and_later(mode: str, model: wn.Model, tmp_path: Path) -> None:
+    saved, mine = model.save(tmp_path), model.recommend([3, 4, 5])
+    with MODES[mode]():
+        before = torch.empty(0)
+        fitted, again = wn.fit(shopping(), **SMALL), wn.load(saved)
+        for one in (fitted, again):
+            assert len(one.recommend_all(2)) == 120
+            assert one.recommend([3, 4, 5]) == mine
+        assert "agent" in again.evaluate(baselines=(), verbose=False)
+        after = torch.empty(0)
+    assert again.recommend([3, 4, 5]) == mine
+    kinds = [(one.dtype, one.device, one.is_inference()) for one in (before, after)]
+    assert kinds[0] == kinds[1]
+
+
+def test_the_numbers_that_others_draw_go_on_as_if_nothing_was_trained(model: wn.Model, tmp_path: Path) -> None:
+    saved = model.save(tmp_path)
+    acts: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: wn.fit(shopping(), **SMALL | {"passes": 1}),
+        lambda: wn.load(saved),
+        lambda: model.evaluate(baselines=(), anew=True, verbose=False),
+    ]
+    drawn = []
+    for act in acts:
+        torch.manual_seed(7)
+        act()
+        drawn.append(torch.rand(1).item())
+    assert len(set(drawn)) == 1
 
 
 class TestKeeping:
@@ -304,12 +404,16 @@ class TestKeeping:
         with pytest.raises(ModelError, match="saved without its data"):
             alone.evaluate()
 
-    def test_a_temporary_folder_goes_with_its_model(self) -> None:
-        found = wn.fit(shopping(), **(SMALL | {"passes": 1}))
-        folder = found.setup.model_agent_path.parent
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_a_temporary_folder_goes_with_its_model(self, recwarn: pytest.WarningsRecorder) -> None:
+        found = [wn.fit(shopping(), **(SMALL | {"passes": 1}))]
+        folder = found[0].setup.model_agent_path.parent
+        pickle.loads(pickle.dumps(found[0]))
+        in_a_fork(found.clear)
         assert folder.is_dir()
-        del found
+        found.clear()
         assert not folder.exists()
+        assert not [one for one in recwarn if one.category is ResourceWarning]
 
 
 class Liked(Algorithm):
@@ -405,7 +509,10 @@ def test_a_result_is_read_by_policy_and_metric(model: wn.Model) -> None:
     assert results["agent"]["ndcg@10"]["mean"] > results["popular"]["ndcg@10"]["mean"]
     row = results.frame().filter(policy="agent", metric="ndcg@10").row(0, named=True)
     assert {name: row[name] for name in ("mean", "low", "high", "n")} == results["agent"]["ndcg@10"]
-    assert model.evaluate(baselines=("popular",), verbose=False) is results  # judged once
+    assert model.evaluate(baselines=["popular"], verbose=False) is results  # judged once
+    none = model.evaluate(baselines=[], verbose=False)
+    assert none is model.evaluate(baselines=(), verbose=False)
+    assert "popular" not in none
 
 
 def test_the_report_is_a_page_that_a_notebook_shows(model: wn.Model, tmp_path: Path) -> None:
@@ -464,6 +571,12 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         lambda model, _: model.evaluate(baselines=["best"]),
         DataError,
         "there are random",
+    ),
+    "the word for no baselines": (lambda model, _: model.evaluate(baselines="none"), DataError, r"\(\) is for none$"),
+    "an algorithm's name where its class is meant": (
+        lambda model, _: wn.load(model.setup.model_agent_path, algorithm="sqn"),
+        SetupError,
+        "algorithm is 'sqn'; expected the class of an algorithm of your own; leave out",
     ),
     "a mistyped setting": (
         lambda _, log: wn.fit(log, learning_rat=1),

@@ -18,6 +18,7 @@ from what_next.data import Catalogue
 from what_next.data.stages import SILENT, Stages
 from what_next.environment import Environment, Report
 from what_next.errors import ModelError, SetupError
+from what_next.inference.modes import own_modes
 from what_next.inference.recommender import Recommender
 from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy
@@ -121,6 +122,7 @@ class Simulation:
         return Group(Text(title), lines, Text(told))
 
 
+@own_modes()
 def play(
     policy: LearnedPolicy | Recommender | Reference | str | Path,
     env: Any,

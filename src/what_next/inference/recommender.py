@@ -13,7 +13,9 @@ from jaxtyping import Bool, Int32
 
 from what_next.data import Dataset
 from what_next.data.dataset import is_frame, to_polars
+from what_next.data.forks import check_fork
 from what_next.errors import CatalogueError, DataError, some
+from what_next.inference.modes import own_modes
 from what_next.inference.recommendation import Item, Recommendation
 from what_next.policy import EVERYONE, LearnedPolicy
 from what_next.state import State
@@ -102,6 +104,7 @@ class Recommender:
         """
         if not is_frame(frame):
             raise DataError(f"{type(frame).__name__} found where a frame of pandas, Polars or pyarrow is expected")
+        check_fork("recommend_frame")
         events = to_polars(frame)
         if missing := {"user_id", "item_id"} - set(events.columns):
             raise DataError(f"the frame has no column {some(sorted(missing))}; it has {some(events.columns)}")
@@ -126,6 +129,7 @@ class Recommender:
         users: Int32[np.ndarray, "users"] | None = None,
     ) -> pl.DataFrame:
         """A frame of `user_id, rank, item_id, title` for every user of the data set, or for those at some positions."""
+        check_fork("recommend_all")
         mask = self.catalogue.mask(allowed, blocked)
         parts = [self._ranked(np.array([], np.int32), np.zeros((0, 0), np.int32))]
         everyone = np.arange(self.state.dataset.users, dtype=np.int32) if users is None else users
@@ -150,6 +154,7 @@ class Recommender:
             }
         )
 
+    @own_modes()
     def _chosen(
         self,
         history: History,

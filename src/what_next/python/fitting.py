@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 from what_next.agent import Agent
@@ -12,6 +11,7 @@ from what_next.algorithms import Algorithm
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.dataset import is_frame, to_polars
 from what_next.data.files import footer_of, path_of, write_files
+from what_next.data.forks import check_fork
 from what_next.data.importing.attributes import Fill
 from what_next.data.importing.cleaning import clean
 from what_next.data.importing.ids import MISSING
@@ -19,8 +19,9 @@ from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import duration
 from what_next.environment import Environment
 from what_next.errors import DataError, ModelError, Plain, SetupError, TrainingError, in_python, told_in_python
+from what_next.inference.modes import own_draws, own_modes
 from what_next.policy import LearnedPolicy
-from what_next.python.model import AGENT, DATA, FRAME, SETUP, Model, frame_of, framed, spare_data
+from what_next.python.model import AGENT, DATA, FRAME, SETUP, Home, Model, frame_of, framed, spare_data
 from what_next.python.settings import Settings, nested
 from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
@@ -31,6 +32,8 @@ from what_next.training.step import Step
 
 
 @told_in_python()
+@own_modes()
+@own_draws()
 def fit(
     data: Any,
     algorithm: str | Algorithm | type[Algorithm] = "next_item",
@@ -83,7 +86,8 @@ def fit(
         ModelError: a model of another algorithm, or other data, lie in `folder`.
         TrainingError: a loss is no number, or training ended before the networks of an ensemble were one.
     """
-    home = None if folder is not None else TemporaryDirectory(prefix="what-next-")
+    check_fork("fit")
+    home = None if folder is not None else Home()
     where = path_of(home.name if home is not None else folder or ".")
     gap = duration(session_gap) if isinstance(session_gap, str) else session_gap
     said: dict[str, Any] = {"user": user, "item": item, "time": time, "reward": reward, "event": event}
@@ -119,6 +123,8 @@ def fit(
 
 
 @told_in_python()
+@own_modes()
+@own_draws()
 def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algorithm] | None = None) -> Model:
     """A trained model: `load("models/").recommend(history=[...])`.
 
@@ -131,12 +137,19 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
     Raises:
         ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
         CatalogueError: the data set has another catalogue.
+        SetupError: `algorithm` is no class of an algorithm.
     """
+    check_fork("load")
     path = path_of(path)
     kept = path / DATA
     if not isinstance(data, Dataset | None):
         raise DataError(
             f"{type(data).__name__} found where a Dataset is expected; make it by what_next.Dataset.from_frame"
+        )
+    if algorithm is not None and not (isinstance(algorithm, type) and issubclass(algorithm, Algorithm)):
+        raise SetupError(
+            f"algorithm is {algorithm!r:.200}; expected the class of an algorithm of your own; leave out what the file "
+            "itself can name"
         )
     if path.is_dir():
         if not (path / AGENT).is_file():

@@ -1,9 +1,12 @@
 """A trained model as Python's users hold it."""
 
 import json
+import os
+import shutil
+import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import narwhals as nw
@@ -13,6 +16,7 @@ import polars as pl
 from what_next.data import html
 from what_next.data.dataset import Dataset, is_frame, to_polars
 from what_next.data.files import beside, path_of, write_files
+from what_next.data.forks import check_fork
 from what_next.data.importing.columns import recognise
 from what_next.data.importing.ids import as_text, several
 from what_next.data.importing.times import read_times
@@ -21,6 +25,7 @@ from what_next.environment import Report
 from what_next.errors import CatalogueError, DataError, ModelError, some, told_in_python
 from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.baselines import EVERY
+from what_next.inference.modes import own_draws, own_modes
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender, like
 from what_next.policy import LearnedPolicy
@@ -44,6 +49,19 @@ AGENT, DATA, SETUP, PAGE, FRAME = "agent.safetensors", "data.parquet", "setup.tx
 Frame = TypeVar("Frame", bound=IntoDataFrame)
 
 
+class Home:
+    """A temporary folder, which goes with this object; copies and forked processes leave it where it is."""
+
+    def __init__(self) -> None:
+        self.name = mkdtemp(prefix="what-next-")
+        weakref.finalize(self, _remove, self.name, os.getpid())
+
+
+def _remove(folder: str, maker: int) -> None:
+    if os.getpid() == maker:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Model(Recommender):
     """A trained agent with its data: recommends, is judged on what training never saw, and is saved.
 
@@ -62,7 +80,7 @@ class Model(Recommender):
         training: Report | None = None,
         columns: Mapping[str, str] | None = None,
         time_format: str | None = None,
-        home: TemporaryDirectory[str] | None = None,
+        home: "Home | None" = None,
     ) -> None:
         """`home`: the temporary folder of its files, which goes with it."""
         super().__init__(policy)
@@ -172,6 +190,7 @@ class Model(Recommender):
         if is_frame(history):
             if user is not None or context:
                 raise DataError("a frame has users of its own, and no context; leave user and context out")
+            check_fork("recommend, given a frame,")
             return like(history, self._for_frame(to_polars(history), k, how))
         if isinstance(nw.from_native(history, pass_through=True), nw.LazyFrame):
             raise DataError("the frame is lazy, so its rows are not there yet; collect it first")
@@ -220,6 +239,8 @@ class Model(Recommender):
     # Judging
 
     @told_in_python()
+    @own_modes()
+    @own_draws()
     def evaluate(
         self, part: Part = "test", *, baselines: Collection[str] | None = None, anew: bool = False, verbose: bool = True
     ) -> Results:
@@ -235,12 +256,16 @@ class Model(Recommender):
             ModelError: the model has no data to be judged on, or its files are no longer there (`agent_file`).
             DataError: nobody can be judged on.
         """
+        check_fork("evaluate")
         if part not in get_args(Part):
             raise DataError(f"part is {part!r}; expected {' or '.join(get_args(Part))}")
         baselines = (baselines,) if isinstance(baselines, str) else baselines
-        wanted, key = EVERY if baselines is None else tuple(baselines), ("next", part, baselines and tuple(baselines))
+        given = None if baselines is None else tuple(baselines)
+        wanted, key = EVERY if given is None else given, ("next", part, given)
         if unknown := set(wanted) - set(EVERY):
-            raise DataError(f"baselines: there is no {some(sorted(unknown))}; there are {', '.join(EVERY)}")
+            raise DataError(
+                f"baselines: there is no {some(sorted(unknown))}; there are {', '.join(EVERY)}; () is for none"
+            )
         if anew or key not in self._judged:
             setup = self._with_data()
             with Bars(silent=not verbose) as stages:
