@@ -1,5 +1,6 @@
 """`what-next estimate`: which policies a log can judge, what is told of them, and what is refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ class TestByHand:
         assert found["policy"] == {"name": "new", "kind": "column", "column": "new"}
         assert {"dm", "dr", "switch_dr"} <= set(found["left_out"])
         assert "tells the chance of the logged item alone" in found["notes"][0]
+
+    def test_the_page_gives_what_an_estimator_of_ones_own_needs(self, tmp_path: Path, monkeypatch) -> None:
+        page = (Path(__file__).resolve().parents[1] / "docs" / "evaluation.md").read_text()
+        (code,) = (one for one in re.findall(r"```text\n(.*?)```", page, re.S) if "importance_weights" in one)
+        monkeypatch.chdir(tmp_path)
+        write(tmp_path / "shown.csv", {**HAND, "new_chance": [0.5, 0.5, 0.0, 1.0]})
+        names: dict[str, Any] = {}
+        exec(compile(code, "docs/evaluation.md", "exec"), names)
+        weights = np.asarray(names["weights"])
+        assert (weights * names["decisions"].rewards).mean() == pytest.approx((1 * 1 + 2 * 0 + 0 * 2 + 2 * 3) / 4)
 
     def test_the_policy_of_another_log_is_its_item_frequencies(self, tmp_path: Path, told) -> None:
         other = write(tmp_path / "other.csv", {"item_id": ["b", "b", "c", "x"], "reward": [0] * 4})

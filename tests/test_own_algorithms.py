@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import what_next as wn
-from what_next.algorithms import Algorithm
+from what_next.algorithms import Algorithm, Sqn
 from what_next.algorithms.base import LossContext, Networks
 from what_next.errors import ModelError, SetupError, TrainingError
 from what_next.models.heads import Point
@@ -62,6 +62,16 @@ def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environmen
         wn.load(saved[0], algorithm=Loved)
 
 
+def test_a_class_with_the_name_of_one_of_ours_opens_no_model_of_it(setup_of: SetupOf, tmp_path: Path) -> None:
+    class Mine(Sqn):
+        """As earlier versions trained and saved it."""
+
+    setup = setup_of(tmp_path, algorithm="sqn", window=None, epochs=60, max_length=20)
+    wn.Environment.from_setup(setup).run_sim()
+    with pytest.raises(ModelError, match=r"agent.safetensors: was trained by 'sqn', .*; give Mine a name of its own"):
+        wn.load(setup.model_agent_path, algorithm=Mine)
+
+
 @pytest.mark.parametrize(
     ("losses", "told"),
     [
@@ -96,6 +106,17 @@ def test_a_network_that_its_loss_never_reaches_is_told(saved: tuple[Path, wn.Env
     setup = agent.setup.model_copy(update={"algorithm": Wrong(), "batch_size": 4})
     state = wn.State(state.dataset, setup)
     with pytest.raises(TrainingError, match=f"'actor' of 'liked' updates {idle}, and had no gradient for it in"):
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+
+
+def test_memory_that_runs_out_in_losses_is_told_as_what_it_is(saved: tuple[Path, wn.Environment]) -> None:
+    class Large(Liked):
+        def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+            raise MemoryError
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Large()})
+    with pytest.raises(MemoryError):
         wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
 
 

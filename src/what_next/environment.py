@@ -373,8 +373,8 @@ class Environment:
             ) from None
         if not isinstance(batch, Batch):
             raise DataError(f"the source {name} gives a {type(batch).__name__}; expected a what_next.types.Batch")
-        mixed = source.sources if isinstance(source, Mixture) else [source]
-        ours = all(type(one).__module__.startswith("what_next.") for one in mixed)  # which are tested
+        parts = [source, *(source.sources if isinstance(source, Mixture) else ())]
+        ours = all(type(one).__module__.startswith("what_next.") for one in parts)  # which are tested
         if batch.shown is None and not ours:
             batch.check(len(self.state.space.catalogue))
         return self.agent.propagate(batch, self.rng)

@@ -159,11 +159,16 @@ class WhatNextError(Exception):
         return in_python(super().__str__()) if self.in_python else super().__str__()
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the processor or of a graphics card, of which PyTorch tells in words alone."""
+    return isinstance(error, MemoryError) or any(one in str(error) for one in ("allocate memory", "out of memory"))
+
+
 @contextmanager
 def told_of(part: object, what: str, kind: type[WhatNextError]) -> Iterator[None]:
     """Where somebody else's part fails, one message says so, and in which line; what we raise on purpose stays.
 
-    So does a failure of a part of ours, which is our bug.
+    So do a failure of a part of ours, which is our bug, and memory that ran out.
     """
     try:
         yield
@@ -171,7 +176,7 @@ def told_of(part: object, what: str, kind: type[WhatNextError]) -> Iterator[None
         raise
     except Exception as error:  # it may fail in any way
         ours = f"{__name__.partition('.')[0]}."
-        if type(part).__module__.startswith(ours):
+        if type(part).__module__.startswith(ours) or out_of_memory(error):
             raise
         lines = ((frame.f_globals.get("__name__", ""), frame, line) for frame, line in walk_tb(error.__traceback__))
         theirs = (one for one in lines if not one[0].startswith((ours, "contextlib")))

@@ -118,6 +118,29 @@ def test_who_reads_only_after_a_body_that_is_too_large_was_sent_gets_the_answer(
         assert b'"code":"too_large"' in answer
 
 
+def test_who_is_one_too_many_is_gone_in_time_whatever_comes_with_the_request(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "LINGER", 0.3)
+
+    async def asked() -> None:
+        async with listening(one, most=0) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+            while not writer.transport.is_closing():
+                await asyncio.sleep(0.05)
+                try:
+                    writer.write(b"x")  # the system tells that the other side is closed
+                    await writer.drain()
+                except ConnectionError:
+                    return
+
+    asyncio.run(asyncio.wait_for(asked(), 20))
+
+
 def test_connections_that_linger_are_few_and_do_not_hold_up_the_end(
     one: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +244,7 @@ def test_a_head_goes_with_its_body_and_never_stays_behind() -> None:
 
     def sent(*parts: bytes) -> list[bytes]:
         transport = Transport()
-        together = Together(transport)
+        together = Together(transport, lambda: False)
         for part in parts:
             together.write(part)
         together.flush()

@@ -17,6 +17,7 @@ from what_next.errors import StoreError, StoreUnavailable
 from what_next.serving.store import (
     AddEvents,
     AddItems,
+    CountDeliveries,
     EventRow,
     EventsAdded,
     ItemRow,
@@ -284,13 +285,17 @@ def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(plac
         for column in ("withdrawn", "rule", "deliveries"):
             link.exec_driver_sql(f"ALTER TABLE impressions DROP COLUMN {column}")
         link.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
-        link.exec_driver_sql(f"INSERT INTO impressions ({columns}, shown) VALUES ({values})")
+        for one in (values, values.replace("r1", "r0").replace("anna", "bert").replace("true", "false")):
+            link.exec_driver_sql(f"INSERT INTO impressions ({columns}, shown) VALUES ({one})")
     assert schema_of(store) != new
     store.close()
     store = Store.open(place)
     assert schema_of(store) == new
     assert [(one.recommendation_id, one.items) for one in impressions_of(store, "anna")] == [("r1", ("i1",))]
-    assert rows(store, "SELECT withdrawn FROM impressions") == [(0,)]
+    assert rows(store, "SELECT withdrawn FROM impressions") == [(0,), (0,)]
+    for by in (1, -1):  # who asked again hung up again
+        store.commit([CountDeliveries(("r0",), by)])
+    assert not impressions_of(store, "bert")[0].shown
     assert store.commit([WithdrawItem("i1"), events(0)]) == [True, EventsAdded(1, 0)]
     store.close()
 

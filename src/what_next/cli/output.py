@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from rich.console import RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
-from what_next.errors import NotFinite, Plain, WhatNextError, disk_full
+from what_next.errors import NotFinite, Plain, WhatNextError, disk_full, out_of_memory
 
 if TYPE_CHECKING:
     from what_next.environment import Report
@@ -76,7 +76,7 @@ def _told(error: Exception) -> str | None:
         return f"the disk is full ({error}); make room, and try again"
     if isinstance(error, OSError) and error.errno in BAD_PATH and error.filename:
         return f"{error.filename}: cannot be opened ({error.strerror}); mend that, or name another"
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+    if out_of_memory(error):
         reason = text.splitlines()[0] if text else "an array did not fit"
         return f"memory ran out ({reason}); what was saved is intact; lower batch_size, dim or max_length"
     return None

@@ -30,7 +30,9 @@ def own_modes() -> Iterator[None]:
 def own_draws() -> Iterator[None]:
     """Afterwards PyTorch's global generators are where they were: training sets them to its seed."""
     used = torch.cuda.is_initialized()
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if used else (), device_type="cuda"):
-        yield
-    if torch.cuda.is_available() and not used:  # its generators start as that of the processor did
-        torch.cuda.manual_seed_all(torch.initial_seed())
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if used else (), device_type="cuda"):
+            yield
+    finally:
+        if torch.cuda.is_available() and not used:  # its generators start as that of the processor did
+            torch.cuda.manual_seed_all(torch.initial_seed())

@@ -80,7 +80,7 @@ class Model(Recommender):
         training: Report | None = None,
         columns: Mapping[str, str] | None = None,
         time_format: str | None = None,
-        home: "Home | None" = None,
+        home: Home | None = None,
     ) -> None:
         """`home`: the temporary folder of its files, which goes with it."""
         super().__init__(policy)

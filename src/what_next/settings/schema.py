@@ -41,7 +41,7 @@ def optional(field: FieldInfo) -> bool:
 
 
 def is_list(field: FieldInfo) -> bool:
-    """Whether the field holds several texts."""
+    """Whether the field holds several values."""
     return any(get_origin(one) in (tuple, list) for one in choices(field))
 
 

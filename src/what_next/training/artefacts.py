@@ -31,6 +31,7 @@ from what_next.data.files import Writer, finish, write_files
 from what_next.data.space import Space
 from what_next.errors import ModelError, SetupError
 from what_next.settings import ALGORITHMS, UNKNOWN, Setup, known_rewards, listed
+from what_next.settings.setup import OWN, complete
 from what_next.training.card import card, card_path
 
 FORMAT = 1
@@ -106,6 +107,11 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
         """
         values, name = self.setup["algorithm"], self.setup["algorithm"]["name"]
         called = known and known.model_fields["name"].default
+        if known is not None and called == name and OWN.get(name) not in (None, known):
+            raise ModelError(
+                f"{self.where}: was trained by {name!r}, which is the name of one of ours, too; give "
+                f"{known.__name__} a name of its own and train again, or leave algorithm out"
+            )
         kind = known if known is not None and called == name else ALGORITHMS.get(name)
         if kind is None and known is not None and known not in ALGORITHMS.values():
             raise ModelError(
@@ -136,6 +142,7 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
         Raises:
             ModelError: as of `trained_by`, or a part or setting of it is not known here.
         """
+        complete()  # with what was registered since
         values = {**self.setup, "algorithm": self.trained_by(known)}
         if (model := values.get("model", "lstm")) not in get_args(Setup.model_fields["model"].annotation):
             raise ModelError(
@@ -157,7 +164,7 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
             warnings.warn(
                 f"{self.where}: was made with the reward {listed(missing)}, which is not known here and is left out; "
                 "it recommends the same, and to train or measure by it, install the package that brings it",
-                stacklevel=3,
+                stacklevel=1,  # one place, so that Python tells it once
             )
         return {name: one for name, one in rewards.items() if name in known}
 

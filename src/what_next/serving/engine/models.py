@@ -314,11 +314,12 @@ def _other_catalogue(version: Served, current: Served) -> str | None:
     """What tells that a version's items are not those of the current one; None: they are.
 
     Part of the smaller catalogue counts: a model of the newest items alone, or of many more, is one of this service.
+    Items that came since their training are in both.
     """
-    common, least = len(current.known(version.ids)), min(len(version.ids), len(current.ids))
+    common, least = len(current.known(version.ids[: version.own])), min(version.own, current.own)
     if common >= SHARED * least:
         return None
-    return f"{version.version}: has another catalogue: of its {len(version.ids):,} items, {common:,} are served here"
+    return f"{version.version}: has another catalogue: of its {version.own:,} items, {common:,} are served here"
 
 
 def _fitting(second: Active, current: Active) -> Active:

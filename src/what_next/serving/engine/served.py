@@ -43,6 +43,7 @@ class Served:
         manifest: what its file says of it.
         policy: the agent for inference, on its catalogue with the items that came since.
         left_out: ids of items that came since and have other attributes than its own.
+        own: how many of its items are those of its file; those behind them came since.
         lock: of the policy: one thread at a time.
     """
 
@@ -50,6 +51,7 @@ class Served:
     manifest: Manifest
     policy: LearnedPolicy
     left_out: frozenset[str] = frozenset()
+    own: int = 0
     lock: AbstractContextManager[bool] = field(default_factory=threading.Lock)
 
     @classmethod
@@ -62,7 +64,7 @@ class Served:
         agent = whole(folder, version)
         critic = agent.with_name(CRITIC)
         policy = LearnedPolicy.load(agent, critic=critic if critic.is_file() else None, device="cpu").of_histories()
-        return cls(version, read_manifest(agent, "agent"), policy)
+        return cls(version, read_manifest(agent, "agent"), policy, own=len(policy.state.space.catalogue))
 
     def extended(self, items: Sequence[StoredItem]) -> "Served":
         """The same version with further items; a search finds those of the version, and looks at all later ones."""

@@ -176,7 +176,7 @@ class Together:
 
     lingering = False
 
-    def __init__(self, transport: asyncio.Transport, lingers: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, transport: asyncio.Transport, lingers: Callable[[], bool]) -> None:
         """`lingers`: asked before the connection is closed, whether that is left to its caller."""
         self._transport, self._head, self._lingers = transport, b"", lingers
         self.get_extra_info = transport.get_extra_info
@@ -305,8 +305,11 @@ class Bounded(HttpToolsProtocol):
         return True
 
     def shutdown(self) -> None:
-        """The service stops; whoever was refused is told now."""
+        """The service stops; whoever was refused is told now, and nobody lingers."""
         self._stops = True
+        if self._together.lingering:
+            self._together.end()
+            return
         self.send_refusal()
         super().shutdown()
 
@@ -329,8 +332,9 @@ class Bounded(HttpToolsProtocol):
         return self.client[0] if self.client else ""
 
     def _wait_no_longer(self) -> None:
-        """What was waited for is there, or does not matter any more."""
-        if self._late is not None:
+        """What was waited for is there, or does not matter any more; a connection that lingers ends in time all the
+        same."""
+        if self._late is not None and not self._together.lingering:
             self._late.cancel()
             self._late = None
 

@@ -115,13 +115,15 @@ async def _answered(call: Call, body: Body, questions: Sequence[Question]) -> li
         left = [place for place in range(len(questions)) if place not in found]
         outcomes = await engine.recommend_all([(questions[place], once[place]) for place in left], call.caller)
         delivery.shown += [one.recommendation_id for one in outcomes if isinstance(one, RecommendationResponse)]
+        late = [place for place, outcome in zip(left, outcomes, strict=True) if isinstance(outcome, AnsweredBefore)]
+        meanwhile = dict(zip(late, await delivery.before([once[place] for place in late]), strict=True))
         for place, outcome in zip(left, outcomes, strict=True):
             if isinstance(outcome, RecommendationResponse):
                 found[place] = dumped(outcome.content)
             elif isinstance(outcome, Refused):
                 found[place] = outcome
-            elif isinstance(outcome, AnsweredBefore) and (kept := await delivery.before([once[place]]))[0] is not None:
-                found[place] = kept[0]
+            elif (kept := meanwhile.get(place)) is not None:
+                found[place] = kept
             else:
                 raise outcome  # whom it was for was erased, or the service cannot answer now
         return [found[place] for place in range(len(questions))]

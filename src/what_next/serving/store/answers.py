@@ -32,8 +32,8 @@ LIVING = (
     .order_by(tables.users.c.user_id)
     .with_for_update(read=True, key_share=True)
 )
-HAVE = IMPRESSIONS.deliveries + bindparam("by")
 NONE: ColumnElement[int] = literal_column("0")
+HAVE = case((IMPRESSIONS.shown, IMPRESSIONS.deliveries), else_=NONE) + bindparam("by")
 DELIVER = (
     update(tables.impressions)
     .where(IMPRESSIONS.recommendation_id == bindparam("answer"))

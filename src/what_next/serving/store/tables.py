@@ -93,9 +93,11 @@ impressions = Table(
     Column("items", Json, nullable=False),
     Column("propensities", Json, nullable=False),
     Column("candidates", Text, nullable=False),  # empty; earlier versions put a hash there that nobody read
-    Column("shown", Boolean, nullable=False),  # whether `deliveries` is above 0
+    Column("shown", Boolean, nullable=False),
     Column("withdrawn", BigInteger, nullable=False, server_default="0"),  # the last change of `withdrawals` it knew
-    Column("deliveries", BigInteger, nullable=False, server_default="1"),  # clients that have it, as far as is known
+    Column(
+        "deliveries", BigInteger, nullable=False, server_default="1"
+    ),  # clients that have it, as far as is known; of one that is not shown it counts for nothing
     Column("rule", Text),  # hash of the one in `rules` that the request permitted items by; NULL: all, or not known
     Index("impressions_of_user", "user_id"),
     sqlite_autoincrement=True,

@@ -103,8 +103,8 @@ class Writer:
         outage, unseen = Outage("writing to the store"), list[str]()
         while group := self._next():
             unseen = self._write([*_less(unseen), *group], outage)
-        if unseen:
-            self._write(_less(unseen), outage)
+        if unseen and (unseen := self._write(_less(unseen), outage)):
+            logger.warning("%d answers that nobody saw may stand in the log as shown", len(unseen))
 
     def _write(self, group: list[Pending], outage: Outage) -> list[str]:
         """Write it; returns the answers that no client got, though the store may count one: as well as a transaction
