@@ -20,7 +20,7 @@ IDEMPOTENCY_KEY = '[!#-~]{1,255}|"[!#-~]{1,255}"'
 
 
 class Delivery:
-    """What goes out with one request, for as long as the client is there; what it never saw is not counted as its own.
+    """What goes out with one request, for as long as the client is there; what it never saw is not counted.
 
     `with delivery: ...` raises `ClientGone` where the client hung up meanwhile.
     """

@@ -43,7 +43,7 @@ class Outage:
         self.lasts = False
 
 
-def _less(unseen: list[str]) -> list[Pending]:
+def _taken_back(unseen: list[str]) -> list[Pending]:
     return [(CountDeliveries(tuple(unseen), -1), Future(), 1)] if unseen else []
 
 
@@ -102,13 +102,15 @@ class Writer:
     def _run(self) -> None:
         outage, unseen = Outage("writing to the store"), list[str]()
         while group := self._next():
-            unseen = self._write([*_less(unseen), *group], outage)
-        if unseen and (unseen := self._write(_less(unseen), outage)):
+            unseen = self._write([*_taken_back(unseen), *group], outage)
+        if unseen and (unseen := self._write(_taken_back(unseen), outage)):
             logger.warning("%d answers that nobody saw may stand in the log as shown", len(unseen))
 
     def _write(self, group: list[Pending], outage: Outage) -> list[str]:
-        """Write it; returns the answers that no client got, though the store may count one: as well as a transaction
-        that did not come to its end, the store's word that it did may be lost."""
+        """Write it; returns answers that the store may count for a client that did not get them.
+
+        Where a connection breaks, the transaction may have been committed all the same.
+        """
         unseen = list[str]()
         try:
             outcomes: list[Any] = self.store.commit([write for write, _, _ in group])
