@@ -222,6 +222,19 @@ class TestTraining:
         losses = [step.losses["actor"] for step in report.steps]
         assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
+    @pytest.mark.parametrize("tiles", [True, False])
+    def test_products_are_of_bfloat16_where_the_processor_has_tiles_for_them(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiles: bool
+    ) -> None:
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+        auto, fp32, bf16 = (
+            weights(run(dataset, log_setup(setup_of, tmp_path, precision=precision, epochs=40))[0].agent)
+            for precision in ("auto", "fp32", "bf16")
+        )
+        expected, other = (bf16, fp32) if tiles else (fp32, bf16)
+        assert all(torch.equal(value, expected[name]) for name, value in auto.items())
+        assert not all(torch.equal(value, other[name]) for name, value in auto.items())
+
     def test_gbce_tells_sessions_of_many_items_apart(self, setup_of: SetupOf, tmp_path: Path) -> None:
         """Each session goes on along a ring of 1,000 items. Without `gbce_offset` nearly all scores start too high: the
         loss first lowers all of them together, and the encoder recommends the same to everybody."""
