@@ -154,7 +154,8 @@ class Agent:
                 weights = [weight for weight in weights if weight is not rows]
                 optimisers[f"{name}:rows"] = SparseAdam([rows], self.setup.learning_rate)
             rate, decay = self.setup.learning_rate, self.setup.weight_decay
-            optimisers[name] = AdamW(weights, rate, weight_decay=decay) if decay else Adam(weights, rate)
+            kind = AdamW if decay else Adam
+            optimisers[name] = kind(weights, rate, weight_decay=decay, fused=True)  # one kernel on the CPU, too
         return optimisers
 
     def ready_agent(self, saved: SavedModels | None = None) -> "Agent":
