@@ -403,7 +403,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--shift", type=int, help="the day on which tastes change")
+    parser.add_argument("--shift", type=int, help="days before tastes change")
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--answers", type=int, default=20_000, help="of a canary, at most")

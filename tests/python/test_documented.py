@@ -1,8 +1,10 @@
 """The page about Python runs from top to bottom: a stranger's day with a frame of their own."""
 
+import json
 import operator
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -36,6 +38,17 @@ def test_docs_python_runs_as_it_stands(
     assert "the history is empty; give the ids of one item or more" in printed
     assert "agent" in names["results"]  # type: ignore[operator]
     assert (tmp_path / "models" / "setup.txt").is_file()
+
+
+def test_the_algorithms_of_the_pages_pass_the_checks_that_they_name() -> None:
+    cells = json.loads((ROOT / "docs/notebooks/own-algorithm.ipynb").read_text())["cells"]
+    pages = [*blocks("docs/python.md"), *("".join(cell["source"]) for cell in cells)]
+    found = [code.partition("\n\n\nliked =")[0] for code in pages if "class Liked" in code]
+    assert len(found) == 2
+    for code in found:
+        names: dict[str, Any] = {"__name__": "stranger"}
+        exec(code, names)
+        what_next.testing.check_algorithm(names["Liked"]())
 
 
 def test_every_name_that_a_page_mentions_is_there() -> None:
