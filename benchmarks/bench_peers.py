@@ -1,7 +1,7 @@
 """Beside RecTools SASRec and RecBole GRU4Rec: targets per second, and the time to the quality that they have.
 
-Prints JSON lines. The peers run by scripts of their own, each in an environment of its own, on the same data, split
-and number of threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time
+Prints JSON lines. The peers run by peers.py, each in an environment of its own, on the same data, split and number of
+threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time
 to its quality is that of the epochs that this takes it, at the rate measured here; with --full it is run for all of
 them. Ours counts training alone, without imports, reading and judging; the test targets are judged after every pass.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import sets
 import torch
 from rates import matrix_rate
@@ -32,8 +33,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bf16, sampled softmax": {"precision": "bf16", "loss": {"name": "sampled_softmax", "negatives": 512}},
 }
 PEERS: dict[str, dict[str, Any]] = {
-    "rectools": {"script": "rectools_sasrec.py", "data": "ml-1m-part", "epochs": 30, "ndcg": 0.1475, "tried": 2},
-    "recbole": {"script": "recbole_gru4rec.py", "data": "ml-100k", "epochs": 10, "ndcg": 0.045, "tried": 1},
+    "rectools": {"data": "ml-1m-part", "epochs": 30, "ndcg": 0.1475, "tried": 2},
+    "recbole": {"data": "ml-100k", "epochs": 10, "ndcg": 0.045, "tried": 1},
 }
 OURS: dict[str, dict[str, Any]] = {
     "ml-1m-part": {"passes": 8, "learning_rate": 4e-3, "batch_size": 32},
@@ -46,17 +47,17 @@ def tell(**values: object) -> None:
     print(json.dumps({"benchmark": "peers", **values}), flush=True)
 
 
-def run_peer(name: str, scripts: Path, epochs: int, threads: int) -> dict[str, Any] | None:
-    """The JSON line of a peer's script; None where it cannot be run."""
-    peer = PEERS[name]
-    python, script = ENVIRONMENTS / name / "bin" / "python", scripts / peer["script"]
-    if not (python.exists() and script.exists()):
-        tell(peer=name, missing=str(python if script.exists() else script))
+def run_peer(name: str, dataset: wn.Dataset, epochs: int, threads: int) -> dict[str, Any] | None:
+    """The JSON line of a peer on these data; None where it cannot be run."""
+    python = ENVIRONMENTS / name / "bin" / "python"
+    if not python.exists():
+        tell(peer=name, missing=f"{python}; benchmarks/peers.py says how it is made")
         return None
-    command = [python, script, peer["data"], "--epochs", str(epochs), "--threads", str(threads)]
-    told = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, cwd=tempfile.gettempdir(), check=False
-    )
+    with tempfile.TemporaryDirectory() as folder:  # peers leave logs where they stand
+        users = np.repeat(np.arange(dataset.users), dataset.lengths)
+        pl.DataFrame({"user": users, "item": dataset.items}).write_csv(Path(folder) / "log.csv")
+        command = [python, HERE / "peers.py", name, "log.csv", "--epochs", epochs, "--threads", threads]
+        told = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=folder, check=False)
     if told.returncode:
         tell(peer=name, failed=told.stderr.strip().splitlines()[-1:])
         return None
@@ -122,24 +123,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8, help="steps of each part that a rate is measured on")
     parser.add_argument("--peer", choices=list(PEERS), action="append", help="one of them; both without it")
-    parser.add_argument("--scripts", type=Path, default=HERE.parents[1] / "shared" / "peers")
     parser.add_argument("--folder", type=Path, default=sets.FOLDER)
     parser.add_argument("--full", action="store_true", help="run the peers for all their epochs")
     arguments = parser.parse_args()
-    if not arguments.scripts.is_dir():
-        tell(missing=f"{arguments.scripts}: the peers' scripts; name their folder with --scripts")
-        return
     for name in arguments.peer or PEERS:
         peer, threads = PEERS[name], arguments.threads
         epochs = peer["epochs"] if arguments.full else peer["tried"]
-        theirs = run_peer(name, arguments.scripts, epochs, threads)
-        fit = None if theirs is None else theirs.get("fit_s", theirs.get("total_s")) * peer["epochs"] / epochs
         dataset = sets.read(peer["data"], arguments.folder)
+        theirs = run_peer(name, dataset, epochs, threads)
+        fit = None if theirs is None else theirs["seconds"] * peer["epochs"] / epochs
         common = {"peer": name, "data": peer["data"], "threads": threads, "matrix_gflops": round(matrix_rate() / 1e9)}
         for variant, changes in VARIANTS.items():
             ours = rate(dataset, threads, arguments.steps, **changes)
             ratio = None if theirs is None else round(ours / theirs["targets_per_s"], 2)
-            told = None if theirs is None else theirs["targets_per_s"]
+            told = None if theirs is None else round(theirs["targets_per_s"])
             tell(**common, variant=variant, targets_per_s=round(ours), peer_targets_per_s=told, ratio=ratio)
         seconds, best = time_to(dataset, threads, peer["ndcg"])
         tell(

@@ -3,8 +3,8 @@
 Prints JSON lines. First, made-up vectors: 100,000 users with 50 events each on 50,000 items of 20 attributes; HR,
 NDCG and MRR, then all metrics, against `(points @ vectors.T).topk(10)` in the same chunks and the same run. Memory is
 the peak of the process. Then ml-1m-part: our judging of each encoder, reading histories and encoding included, against
-`recommend` of RecTools' SASRec of the same width on the same number of threads, which runs by a script of its own in
-its own environment (see `bench_peers.py`).
+`recommend` of RecTools' SASRec of the same width on the same number of threads, which runs in an environment of its own
+(see `peers.py`).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import sets
 import torch
-from bench_peers import HERE, run_peer, started
+from bench_peers import run_peer, started
 
 import what_next as wn
 from what_next.experiments.evaluator import Evaluator
@@ -119,9 +119,10 @@ def engine(users: int, items: int, dim: int, repeats: int) -> None:
     )
 
 
-def beside_rectools(threads: int, scripts: Path, folder: Path, repeats: int) -> None:
-    theirs = run_peer("rectools", scripts, 1, threads)
-    peer, dataset = None if theirs is None else theirs["test"]["users_per_s"], sets.read("ml-1m-part", folder)
+def beside_rectools(threads: int, folder: Path, repeats: int) -> None:
+    dataset = sets.read("ml-1m-part", folder)
+    theirs = run_peer("rectools", dataset, 1, threads)
+    peer = None if theirs is None else theirs["users_per_s"]
     for encoder in ("lstm", "gru", "mean"):
         environment = started(dataset, threads, dim=DIM, model=encoder)
         state, policy = environment.state, wn.LearnedPolicy(environment.agent.eval(), environment.state)
@@ -140,14 +141,13 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--scripts", type=Path, default=HERE.parents[1] / "shared" / "peers")
     parser.add_argument("--folder", type=Path, default=sets.FOLDER)
     parser.add_argument("--no-peer", action="store_true", help="the made-up vectors alone")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     engine(arguments.users, arguments.items, arguments.dim, arguments.repeats)
     if not arguments.no_peer:
-        beside_rectools(arguments.threads, arguments.scripts, arguments.folder, arguments.repeats)
+        beside_rectools(arguments.threads, arguments.folder, arguments.repeats)
 
 
 if __name__ == "__main__":
