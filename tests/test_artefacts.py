@@ -411,7 +411,7 @@ class TestOthersFiles:
         ("name", "value"),
         [
             ("space.center", torch.zeros(3, 7)),
-            ("space.scale", torch.zeros(4)),
+            ("space.event_scale", torch.zeros(1)),
             ("space.scale", torch.ones(4, dtype=torch.bfloat16)),
             ("space.event_center", torch.full((1,), torch.nan)),
         ],

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import what_next as wn
 from what_next.data import Options, import_files, save, split_users
+from what_next.inference.extend import NewItem, extend
 
 from .conftest import Trained, listening, run_main
 
@@ -144,12 +145,14 @@ class TestData:
         log, items = listening(users=12, events=12)
         log.write_csv(folder / "events.csv")
         items.with_columns(energy=pl.lit(0.5)).write_csv(folder / "items.csv")
-        named = Options(attributes=["energy", "tempo"])  # else it is left out
+        named = Options(attributes=["energy"])  # else it is left out
         save(import_files([folder / "events.csv"], folder / "items.csv", named), folder / "flat.parquet")
-        message = refused("data=flat.parquet")
-        assert "attribute 'energy' is constant: it is 0.5" in message
+        told = "its items have no attributes (one that all items with a training event share is none), and whatnext"
+        assert told in refused("data=flat.parquet")
 
-    def test_an_attribute_that_is_constant_on_what_training_knows(self, folder: Path, refused: Refused) -> None:
+    def test_an_attribute_that_is_constant_on_what_training_knows_is_left_out(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """It varies on an item that only a user set aside has heard."""
         log = wide(item_id=pl.when(pl.col("user_id") == "u0").then(pl.lit("rare")).otherwise("item_id"))
         rare = pl.when(pl.col("item_id") == "rare")
@@ -159,7 +162,13 @@ class TestData:
         data = wn.Dataset.read(folder / "log.csv")
         place = data.user_index(["u0"])[0]
         seed = next(seed for seed in range(100) if place in split_users(data, seed=seed).test)
-        assert "attribute 'energy' is constant" in refused(f"split.seed={seed}")
+        assert run_main(folder / "setup.txt", f"split.seed={seed}") == 0
+        assert "left out: 1 attribute, the same for all items with a training event (energy)" in capsys.readouterr().err
+        odd = NewItem("odd", "Odd", dict.fromkeys(data.catalogue.names, 1.0) | {"energy": 1e9})
+        model = extend(wn.load(folder / "models" / "agent.safetensors"), [odd])
+        place = model.catalogue.names.index("energy")
+        assert not model.catalogue.vectors[:, place].any()
+        assert model.recommend(["i1", "rare", "odd"], k=3).proposal["energy"] == 0
 
     def test_users_with_two_events(self, refused: Refused) -> None:
         short = wide().filter(pl.int_range(pl.len()).over("user_id") < 2)

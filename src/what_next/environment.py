@@ -405,7 +405,7 @@ class Environment:
             self._saved,
             self.quiet,
         )
-        for reason in () if self.explained else reasons:
+        for reason in () if self.explained else [*self.state.left_out, *reasons]:
             monitor.console.print(reason, highlight=False)
         return monitor
 

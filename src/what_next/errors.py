@@ -118,7 +118,6 @@ IN_PYTHON = {
     r" \(is a comma missing after '[^']*'\?\)": "",
     r"import the data with --attributes or an item table": "give the log's own (--attributes) or a frame of items",
     r"import (it|the data) with --": "name the column with --",
-    r"import the data without it \(--attributes\)": "leave it out of --attributes",
     r"give this one a model_agent_path .*--force`": "give another folder, or overwrite=True",
     r"train one first \(`train, yes` in the setup\)": "train one with what_next.fit, and save it",
     r"train (a\w*|on .* the) model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int, Int32
 
-from what_next.data import Dataset
+from what_next.data import Catalogue, Dataset
 from what_next.data.space import Space, history_of, known_events, numbers_at, same_catalogue, scaled_space
 from what_next.data.splits import advised
-from what_next.errors import CatalogueError, DataError, ModelError, SetupError, some
+from what_next.errors import CatalogueError, DataError, ModelError, SetupError, counted, some
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
 from what_next.rewards import Logged, population_sigma
 from what_next.settings import Setup
@@ -39,7 +39,7 @@ class State:
         """Statistics of the training part are taken here, unless `space` brings those of a trained model.
 
         Raises:
-            DataError: the data set has no attributes, one of them is constant, or no user has three events to train on.
+            DataError: the data set has no attributes that differ, or no user has three events to train on.
             CatalogueError: `space` has another catalogue.
         """
         self.setup = setup or Setup.from_text(DEFAULTS)
@@ -53,6 +53,7 @@ class State:
         self.train_users = np.flatnonzero(self.split.known >= least).astype(np.int32)
         self._sigma = np.full(dataset.users, np.nan, np.float32)
         self.space = space or scaled_space(dataset, self.split)
+        self._has_attributes(self.space.catalogue)
         if not len(self.train_users) and (space is None):
             raise DataError(
                 f"{dataset.name}: no training user has {least} events, the fewest that teach anything; "
@@ -75,13 +76,30 @@ class State:
                 )
             if inputs.gaps and dataset.timestamps is None:
                 raise SetupError(f"inputs.gaps is yes, and {dataset.name} has no times; import it with --time")
-        if not dataset.catalogue.names and (algorithm.by_attributes or inputs.items in ("attributes", "both")):
+        self._has_attributes(dataset.catalogue)
+
+    def _has_attributes(self, catalogue: Catalogue) -> None:
+        """Raises where points are proposed, or vectors made, by attributes, and there are none that differ."""
+        algorithm, items = self.setup.algorithm, self.setup.inputs.items
+        if not catalogue.tells and (algorithm.by_attributes or items in ("attributes", "both")):
+            trained = " with a training event" if catalogue.constant else ""
             learned = "" if algorithm.by_attributes else ", or set inputs.items to learned"
             raise DataError(
-                f"{dataset.name}: its items have no attributes (one that all items share is none), and "
+                f"{self.dataset.name}: its items have no attributes (one that all items{trained} share is none), and "
                 f"{algorithm.name} proposes points in their space; set algorithm to one that needs none, such as "
                 f"next_item, or import the data with --attributes or an item table (--items){learned}"
             )
+
+    @property
+    def left_out(self) -> list[str]:
+        """What to say of attributes that networks are given, and learn nothing from."""
+        constant, setup = self.space.catalogue.constant, self.setup
+        if not constant or not (setup.algorithm.by_attributes or setup.item_inputs(self.space) != "learned"):
+            return []
+        return [
+            f"left out: {counted(len(constant), 'attribute')}, the same for all items with a training event "
+            f"({some(constant)}); those of the other items do not count either"
+        ]
 
     @cached_property
     def monitored(self) -> str:

@@ -1,5 +1,6 @@
 """The data set in memory, its catalogue, and its splits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +127,17 @@ def test_standardised_takes_centre_and_scale_from_the_seen_items_only(dataset: D
     assert catalogue.hash() == dataset.catalogue.hash()
 
 
-def test_a_constant_attribute_is_refused_by_name(dataset: Dataset) -> None:
-    with pytest.raises(DataError, match="attribute 'tempo' is constant: it is 6 for all 1 items"):
-        dataset.catalogue.standardised(np.array([2]))
+def test_a_constant_attribute_is_0_for_all(dataset: Dataset) -> None:
+    known = dataset.catalogue.attributes.copy()
+    known[:, 0] = 0.1, 0.1, 3e38
+    catalogue = replace(dataset.catalogue, attributes=known).standardised(np.array([True, True, False]))
+    assert (catalogue.constant, catalogue.tells) == (["tempo"], True)
+    assert catalogue.vectors.tolist() == [[0, 1], [0, -1], [0, -3]]
+    assert np.allclose(catalogue.restore(catalogue.vectors)[:, 0], 0.1)
+    assert not dataset.catalogue.standardised(np.array([2])).tells
+
+
+def test_standardised_needs_an_item(dataset: Dataset) -> None:
     with pytest.raises(DataError, match="no item of the catalogue has a training event"):
         dataset.catalogue.standardised(np.zeros(3, bool))
 

@@ -29,7 +29,7 @@ class Catalogue:
         names: attribute names, one per column of `attributes`; empty where there are none.
         attributes: the attributes in their own units, all finite.
         center: what is subtracted from each attribute, in its own unit; 0 until standardised.
-        scale: what each attribute is divided by, in its own unit; 1 until standardised.
+        scale: what each attribute is divided by, in its own unit; 1 until standardised, 0 where it is `constant`.
     """
 
     ids: pl.Series
@@ -77,8 +77,19 @@ class Catalogue:
 
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items attributes"]:
-        """The standardised attributes, `(attributes - center) / scale`: without units."""
-        return np.asarray((self.attributes - self.center) / self.scale)
+        """The standardised attributes, `(attributes - center) / scale`: without units. Constant ones are 0."""
+        zeros = np.zeros_like(self.attributes)  # of an item with another value, too: nothing was learned of that
+        return np.asarray(np.divide(self.attributes - self.center, self.scale, out=zeros, where=self.scale > 0))
+
+    @cached_property
+    def constant(self) -> list[str]:
+        """The attributes that have one value on all items by which this was standardised: they tell nothing apart."""
+        return [name for name, scale in zip(self.names, self.scale, strict=True) if scale == 0]
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is an attribute that is not constant."""
+        return bool(self.scale.any())
 
     def standardised(self, seen: Bool[np.ndarray, "items"] | Int[np.ndarray, "chosen"] | Sequence[int]) -> "Catalogue":
         """The same catalogue, centred and scaled by the mean and standard deviation (population) of some items.
@@ -87,18 +98,13 @@ class Catalogue:
             seen: a mask over the items, or positions: those that training may know.
 
         Raises:
-            DataError: no item is given, or an attribute has one value on all of them.
+            DataError: no item is given.
         """
         known = self.attributes[np.asarray(seen)].astype(np.float64)
         if not len(known):
             raise DataError("no item of the catalogue has a training event, so attributes cannot be standardised")
         center, scale = known.mean(axis=0), known.std(axis=0)
-        for name, low, high in zip(self.names, known.min(axis=0), known.max(axis=0), strict=True):
-            if low == high:
-                raise DataError(
-                    f"attribute {name!r} is constant: it is {low:g} for all {len(known)} items with a training event, "
-                    "so it cannot tell items apart; import the data without it (--attributes)"
-                )
+        scale[known.min(axis=0) == known.max(axis=0)] = 0  # which rounding hides
         return self.scaled(center.astype(np.float32), scale.astype(np.float32))
 
     def restore(self, vectors: Float[np.ndarray, "*batch attributes"]) -> Float[np.ndarray, "*batch attributes"]:

@@ -80,7 +80,7 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
     """The catalogue and the numbers of events under the scaling of the training events; nothing else is measured yet.
 
     Raises:
-        DataError: an attribute is constant on the items with a training event, or there is none.
+        DataError: no item has a training event.
     """
     counts = item_counts(dataset, split.known)
     seen = np.flatnonzero(counts).astype(np.int32)

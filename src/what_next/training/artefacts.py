@@ -460,7 +460,7 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
         raise ModelError(f"{agent}: is damaged, its scaling is of a type that it never has; train again") from None
     for name, value in values.items():
         count = len(manifest.event_names if name.startswith("event") else catalogue.names)
-        if value.shape != (count,) or not np.isfinite(value).all() or ("scale" in name and not value.all()):
+        if value.shape != (count,) or not np.isfinite(value).all() or (name == "event_scale" and not value.all()):
             raise ModelError(f"{agent}: is damaged, its tensor 'space.{name}' is no scaling; train again")
     return Space(
         catalogue=catalogue.scaled(values["center"], values["scale"]),
