@@ -198,6 +198,18 @@ def test_recbole_files_bring_their_items_along(file) -> None:
     tables = import_files([log])
     assert tables.items.columns == ["item_id", "title", "Comedy", "Drama"]
     assert tables.items.rows() == [(10, "Toy Story", 1.0, 1.0), (11, "Heat", 0.0, 1.0)]
+    assert tables.notes == ["items: x.item (beside x.inter)"]
+    part = log.rename(log.with_name("x.train.inter"))
+    assert import_files([part]).notes == ["items: x.item (beside x.train.inter)"]
+
+
+def test_sequences_of_numbers_in_recbole_files_are_numbers(file) -> None:
+    log = file("x.inter", "user_id:token\titem_id:token\n1\t10\n2\t11\n")
+    file("x.item", "item_id:token\tvec:float_seq\todd:float_seq\n10\t1 2.5\t1 2\n11\t3 4\t5\n12\t\t\n")
+    tables = import_files([log], options=Options(fill="median"))
+    assert tables.items.drop("title").rows() == [(10, 1.0, 2.5), (11, 3.0, 4.0), (12, 2.0, 3.25)]
+    assert tables.items.columns[2:] == ["vec_0", "vec_1"]
+    assert any("since they are not numbers: odd;" in note for note in tables.notes)
 
 
 def test_words_become_attributes_only_when_asked_and_only_few(file) -> None:

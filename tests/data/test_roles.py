@@ -73,6 +73,12 @@ class TestWithoutHeader:
         if "time" in roles:
             assert tables.log["timestamp"].min() == datetime.datetime.fromtimestamp(MONDAY, datetime.UTC)
 
+    def test_a_column_of_one_value_is_no_reward_by_its_values(self, file) -> None:
+        log = file("log.csv", rows("{user},{item},{time},0,{stars}"))
+        assert import_files([log], options=Options(header=False)).columns["reward"] == "column_5"
+        log = file("log.csv", rows("{user},{item},{time},0"))
+        assert "reward" not in import_files([log], options=Options(header=False)).columns
+
     def test_names_that_are_numbers_are_names_where_one_of_them_is_known_or_it_is_said(self, file) -> None:
         log = file("log.csv", "user,item,2019,2020\n" + rows("{user},{item},{n},{stars}"))
         assert Dataset.from_tables(import_files([log]), "x").context_names == ("2019", "2020")
@@ -122,6 +128,14 @@ class TestRoles:
         tables = import_files([log])
         assert "time" not in tables.columns
         assert [warning.split("'")[1] for warning in tables.warnings[:2]] == ["born", "out"]
+
+    @pytest.mark.parametrize(("title", "several"), [("Fun, says {user}", True), ("The {item}", False)])
+    def test_headlines_of_reviews_are_no_titles_of_items(self, file, title: str, several: bool) -> None:
+        log = file("log.csv", "user,item,title\n" + rows(f'{{user}},{{item}},"{title}"'))
+        tables = import_files([log])
+        assert ("titles" not in tables.columns) == several
+        assert ("column 'title' holds no titles of items, since 100% of" in tables.warnings[0]) == several
+        assert import_files([log], options=Options(titles="title")).columns["titles"] == "title"
 
     @pytest.mark.parametrize("name", ["session_id", "orderId", "zip code"])
     def test_ids_without_a_role_are_named_and_left_out(self, file, name: str) -> None:

@@ -5,7 +5,7 @@ gigabytes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Checked:
 
 
 def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:
-    """Read and clean one or more log files; RecBole's `.inter` brings the `.item` file beside it along.
+    """Read and clean one or more log files; RecBole's NAME.inter (or NAME.train.inter) brings NAME.item along.
 
     Raises:
         DataError: a file cannot be read or used.
@@ -172,15 +172,17 @@ def opened(
     for path in map(data_file, files):
         if is_service_log(path):
             raise DataError(f"{path}: is the exported log of a service, which is read as it is: name it with data")
-    companion = files[0].with_suffix(".item")
-    if items is None and files[0].suffix == ".inter" and companion.is_file():
-        items = companion
+    beside = [] if items or files[0].suffix != ".inter" else [files[0].stem, files[0].name.split(".")[0]]
+    companion = next((one for one in (files[0].with_name(f"{name}.item") for name in beside) if one.is_file()), None)
     sought = [name for name in options.given.values() if name]
     sources = [
         open_source(path, header=options.header, names=options.names, sought=sought, spill=spill)
         for path, spill in zip(files, spills or [None] * len(files), strict=True)
     ]
-    return sources, open_source(items, sought=sought) if items else None
+    if companion is None:
+        return sources, open_source(items, sought=sought) if items else None
+    table, told = open_source(companion, sought=sought), f"items: {companion.name} (beside {files[0].name})"
+    return sources, replace(table, notes=(told, *table.notes))
 
 
 def clean(sources: Sequence[Source], items: Source | None, options: Options) -> Tables:

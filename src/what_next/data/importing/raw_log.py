@@ -84,10 +84,11 @@ class RawLog:
         if items is not None and options.titles in items.names:
             given["titles"] = None
         columns, how = _roles(raw, names, sources, given, options, where)
+        warnings = _without_headlines(raw, columns, where) if how.get("titles") == "by its name" else []
         free = _free(names, columns, options)
         times = like_times(raw, free)
         ids = like_ids(raw, [name for name in free if name not in times])
-        warnings = odd_columns(times, ids, where)
+        warnings += odd_columns(times, ids, where)
         if options.session_gap is not None and "time" not in columns:
             raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
         several, quoted = len(sources) > 1, any(source.quoted for source in sources)
@@ -241,7 +242,7 @@ def _by_place(raw: pl.LazyFrame, names: Sequence[str], given: Mapping[str, str |
     times = like_times(raw, free)
     others = [name for name in free if name not in times]
     found = {role: others.pop(0) for role in ("user", "item") if not given.get(role) and others}
-    for role, those in (("time", times), ("reward", list(numeric(raw, others)))):
+    for role, those in (("time", times), ("reward", _telling(raw, numeric(raw, others), {}))):
         if given.get(role) is None and len(those) == 1:
             found[role] = those[0]
     return found
@@ -275,6 +276,23 @@ def _few_words(raw: pl.LazyFrame, column: str, options: Options, where: str) -> 
             "allowed; name another with --event"
         )
     return few
+
+
+def _without_headlines(raw: pl.LazyFrame, columns: dict[str, str], where: str) -> list[str]:
+    """Takes the role from a column that is called like titles and belongs to the event; what to say of that."""
+    name = columns["titles"]
+    if raw.collect_schema()[name].is_nested():
+        return []
+    title = pl.col(name).cast(pl.String)
+    items = raw.group_by(columns["item"]).agg(rows=title.count(), several=title.min() < title.max())
+    share = items.filter(pl.col("rows") > 1).select(pl.col("several").mean()).collect(engine="streaming").item()
+    if not share or share <= 0.5:
+        return []
+    del columns["titles"]
+    return [
+        f"{where}: column {name!r} holds no titles of items, since {share:.0%} of those with two rows or more have "
+        "several, so it is left out; --titles takes it all the same"
+    ]
 
 
 def _codes(values: pl.Series) -> bool:

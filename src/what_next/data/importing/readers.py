@@ -278,14 +278,25 @@ def _strict(text: str) -> str:
 
 
 def read_atomic(path: Path, text: str, spill: Path | None = None) -> Source:
-    """RecBole's atomic file: tab separated, header `name:type`, sequences separated by spaces."""
+    """RecBole's atomic file: tab separated, header `name:type`, sequences separated by spaces.
+
+    A `float_seq` that has one length becomes columns of numbers, `NAME_0` and so on; another one stays a text.
+    """
     full = text.partition("\n")[0].rstrip("\r").split("\t")
     raw, notes = _delimited(path, "\t", full, 1, spill=spill)
+    words = pl.col("^.*:float_seq$").replace("", None).str.split(" ")
+    lengths = raw.select(words.list.len().drop_nulls().unique().implode()).collect(engine="streaming")
+    widths = {heading: found[0][0] for heading, found in lengths.to_dict().items() if len(found[0]) == 1}
     columns = []
     for heading in raw.collect_schema().names():
         name, _, kind = heading.partition(":")
         column = pl.col(heading).alias(name)
-        columns.append(column.str.split(" ") if kind.endswith("_seq") else column)
+        if kind == "token_seq":
+            column = column.str.split(" ")
+        elif heading in widths:
+            fields = [f"{name}_{place}" for place in range(widths[heading])]
+            column = column.str.split(" ").list.to_struct(fields=fields).struct.unnest()
+        columns.append(column)
     return Source(raw.select(columns), path, 2, notes=tuple(f"{path}: {note}" for note in notes))
 
 
