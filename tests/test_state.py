@@ -119,7 +119,14 @@ class TestGivenHistories:
         assert history.users.tolist() == [-1]
         assert np.isnan(history.sigma).all()
 
-    @pytest.mark.parametrize(("ids", "told"), [(["x", "y"], "none of the 2 items"), ([], "the history is empty")])
+    @pytest.mark.parametrize(
+        ("ids", "told"),
+        [
+            (["x", "y"], "none of the 2 items of the history is in"),
+            (["x"], "the history's only item is not in the catalogue"),
+            ([], "the history is empty"),
+        ],
+    )
     def test_a_history_without_a_known_item_is_refused(self, trained: Trained, ids: list[str], told: str) -> None:
         with pytest.raises(CatalogueError, match=told):
             trained.state.history_of(ids)

@@ -19,7 +19,7 @@ people read.
 
 import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from traceback import walk_tb
@@ -210,13 +210,18 @@ class Explained:
         return cls.__name__
 
 
+def no_setting(name: str, allowed: Collection[str]) -> str:
+    """What to say of a setting that there is not."""
+    nearest = get_close_matches(name, allowed, 1, 0)
+    hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
+    return f"there is no setting {name!r}{hint}; allowed: {', '.join(allowed)}"
+
+
 def _mistake(error: Any, fields: Mapping[str, Any]) -> str:
     """One mistake that pydantic found, in a few words."""
     place, what = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        nearest = get_close_matches(place, fields, 1, 0)
-        hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
-        return f"there is no setting {place!r}{hint}; allowed: {', '.join(fields)}"
+        return no_setting(place, fields)
     if error["type"] == "missing":
         return f"{place} is missing, {getattr(fields.get(place), 'description', None) or 'and has no default'}"
     return f"{place} is {error['input']!r}: {what}" if place else what

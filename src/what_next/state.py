@@ -224,9 +224,11 @@ class State:
         unknown = [str(one) for one, item in zip(ids, items, strict=True) if item < 0]
         items = items[items >= 0]
         if not len(items):
+            several = f"none of the {len(ids)} items of the history is"
+            none = several if len(ids) > 1 else "the history's only item is not"
             raise CatalogueError(
-                f"none of the {len(ids)} items of the history is in the catalogue of {len(self.space.catalogue)} "
-                "items; give ids as they stand in the item table"
+                f"{none} in the catalogue of {len(self.space.catalogue):,} items; give ids as they stand in the item "
+                "table"
             )
         numbers = np.broadcast_to(self.space.event_center, (1, len(items), len(self.space.event_center)))
         return history_of(self.space, items[None].astype(np.int32), np.array([len(items)]), numbers), unknown

@@ -627,7 +627,12 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         "give time_format='%Y%m%d', or time_format='s' if",
     ),
     "no rows": (lambda _, log: wn.fit(log.head(0)), DataError, "is empty: no rows"),
-    "no frame": (lambda _, log: wn.fit([1, 2]), DataError, "list found where a frame"),
+    "no frame": (lambda _, log: wn.fit([1, 2]), DataError, "list found where a frame.* is expected$"),
+    "a lazy frame to learn from": (
+        lambda _, log: wn.fit(log.lazy()),
+        DataError,
+        "LazyFrame found where.* is expected; collect it first",
+    ),
     "a gap that is none": (
         lambda _, log: wn.fit(log, session_gap="30 beers"),
         DataError,

@@ -11,6 +11,7 @@ import pytest
 
 from what_next import Dataset, Setup
 from what_next.cli import app
+from what_next.cli.data import _fit_sentence
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
 from what_next.errors import DataError, ModelError, SetupError
@@ -241,6 +242,8 @@ class TestMistakes:
         assert app.main() == 0
         assert "log loss on held-out rows" in capsys.readouterr().out
         assert preset("world.safetensors").items == 4
+        alone = {"kind": "clicks", "users": 1, "items": 1, "loss": 0.5, "loss_of_the_mean": 0.5}
+        assert _fit_sentence(alone).startswith("1 kind of users, 1 item; log loss on held-out rows 0.5, no better")
 
 
 def fitted_to(log_of: DecisionLog, folder: Path, rows: np.ndarray | None = None, **settings: Any) -> Fitted:

@@ -168,6 +168,8 @@ class TestPoints:
         told = "world boredom: there is no setting 'windw'; the nearest is 'window'; allowed: name, slots"
         with pytest.raises(SetupError, match=told):
             gymnasium.make("what_next/Boredom-v0", windw=1)
+        with pytest.raises(SetupError, match=r"'idael'; the nearest is 'ideal'; allowed: name, .*, preset, ideal$"):
+            gymnasium.make("what_next/Boredom-v0", idael=True)
 
 
 class TestStableBaselines:

@@ -310,8 +310,8 @@ def _fit_sentence(told: dict[str, Any]) -> str:
     what = "log loss" if told["kind"] == "clicks" else "squared error"
     better = "better than" if told["loss"] < told["loss_of_the_mean"] else "no better than"
     return (
-        f"{told['users']:,} kinds of users, {told['items']:,} items; {what} on held-out rows {told['loss']:.4g}, "
-        f"{better} {told['loss_of_the_mean']:.4g} of the mean alone"
+        f"{counted(told['users'], 'kind')} of users, {counted(told['items'], 'item')}; {what} on held-out rows "
+        f"{told['loss']:.4g}, {better} {told['loss_of_the_mean']:.4g} of the mean alone"
     )
 
 

@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Unpack
 
+import polars as pl
+
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.data import Dataset, Options, Tables, import_files, save
@@ -175,9 +177,10 @@ def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dat
     else:
         for given in [data] if items is None else [data, items]:
             if not is_frame(given):
+                lazy = "; collect it first" if isinstance(given, pl.LazyFrame) else ""
                 raise DataError(
                     f"{type(given).__name__} found where a frame of pandas, Polars or pyarrow, or the path of a file "
-                    "is expected; a LazyFrame is collected first"
+                    f"is expected{lazy}"
                 )
         log = Source(to_polars(data).lazy(), Path("the frame"))
         table = None if items is None else Source(to_polars(items).lazy(), Path("the frame of items"))

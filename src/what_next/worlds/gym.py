@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt64
 
-from what_next.errors import CatalogueError, MissingExtraError
-from what_next.worlds import OWN, Observation, Streams, World, preset
+from what_next.errors import CatalogueError, MissingExtraError, SetupError, no_setting
+from what_next.worlds import OWN, Observation, Streams, World, known_worlds, preset
 from what_next.worlds.base import best
 
 try:
@@ -31,9 +31,17 @@ Seen = np.ndarray | dict[str, np.ndarray]
 
 
 def world_of(world: str | World, variant: str | None, settings: dict[str, Any]) -> World:
-    """The world that the arguments of `gymnasium.make` name."""
+    """The world that the arguments of `gymnasium.make` name.
+
+    Raises:
+        SetupError: there is none of that name or preset, or no such setting.
+    """
     if isinstance(world, World):
         return world
+    kind = known_worlds().get(world.partition(":")[0])
+    odd = [name for name in settings if kind and name not in kind.model_fields]
+    if kind and odd:  # told here, as the world does not know the environment's own arguments
+        raise SetupError(f"{kind.called()}: {no_setting(odd[0], [*kind.model_fields, 'preset', 'ideal'])}")
     return preset(f"{world}:{variant}" if variant else world, **settings)
 
 
