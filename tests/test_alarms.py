@@ -14,14 +14,14 @@ from what_next.training.step import Step
 
 from .conftest import SetupOf
 
-QUIET = Step(losses={}, reward=1.0, value=1.0, fallback=0.0, matches=1.0, masked=0.0)
+QUIET = Step(losses={}, reward=1.0, value=1.0, fallback=0.0, matches=1.0, masked=0.0, targets=32)
 WELL = {"largest_reward": 5.0, "top_share": 0.1, "entropy_share": 0.5, "largest_weight": 30.0, "explained": 0.4}
 
 
-def raised(steps: int = MEMORY, done: float = 0.5, value: float = 1.0, **notes: float) -> set[str]:
+def raised(steps: int = MEMORY, done: float = 0.5, value: float = 1.0, targets: int = 32, **notes: float) -> set[str]:
     alarms = Alarms(discount=0.5)
     for _ in range(steps):
-        alarms.look(replace(QUIET, value=value, metrics=WELL | notes), done, 500)
+        alarms.look(replace(QUIET, value=value, targets=targets, metrics=WELL | notes), done, 500)
     return set(alarms.raised)
 
 
@@ -59,6 +59,14 @@ class TestAlarms:
 
     def test_one_odd_batch_is_not_enough(self) -> None:
         assert raised(steps=MEMORY - 1, top_share=0.9) == set()
+
+    def test_shares_of_a_few_states_are_noise(self) -> None:
+        assert raised(targets=31, top_share=1.0, explained=-1.0, entropy_share=0.0) == {"entropy"}
+
+    def test_what_is_just_below_a_bound_is_shown_below_it_and_worlds_count_slates(self) -> None:
+        alarms = Alarms(discount=0.5, counts="slates")
+        told = [one for _ in range(MEMORY) for one in alarms.look(replace(QUIET, metrics={"explained": 0.0096}), 0.5, 9)]
+        assert told[0].startswith("after 9 slates: the critic explains 0.96% of")
 
     def test_a_critic_has_time_to_learn_and_an_actor_to_learn_more_than_popularity(self) -> None:
         assert raised(done=0.1, explained=-3.0, top_share=0.9) == set()

@@ -95,6 +95,21 @@ def test_a_model_from_the_warm_up_is_not_the_one_that_is_kept(
     assert "monitor dcg@10: sac_rec learns from rewards" in " ".join(capsys.readouterr().err.split())
 
 
+def test_an_alarm_after_the_model_that_is_kept_says_so(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MEMORY", 1), ("TOP_SHARE", 0.0)):
+        monkeypatch.setattr(f"what_next.training.monitor.{name}", value)
+    changes = {"window": None, "max_length": 40, "batch_size": 15, "save_every": 60, "patience": 9, "linear": "no"}
+    setup = setup_of(tmp_path, algorithm="next_item", passes=5, **changes)
+    state = State(dataset, setup)
+    environment = Told(Agent(setup, state.space), state, setup)
+    environment.measure = "ndcg@10"
+    (alarm,) = environment.run_sim().alarms
+    assert alarm.startswith("after 75 histories: one item")
+    assert alarm.endswith("; the model that is kept is from before, after 60 histories")
+
+
 def test_a_run_that_goes_on_by_another_measure_keeps_its_best(
     dataset: Dataset, setup_of: SetupOf, tmp_path: Path
 ) -> None:

@@ -304,6 +304,11 @@ class Setup(Group):
         return self.world.name is not None or self.algorithm.source == "world"
 
     @property
+    def counts(self) -> str:
+        """What the length of a run is counted in."""
+        return "slates" if self.acts else "histories"
+
+    @property
     def needs_critic(self) -> bool:
         """Whether its agent cannot choose without the critic."""
         return self.algorithm.needs_critic or self.selection.name == "critic"

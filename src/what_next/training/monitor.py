@@ -17,6 +17,9 @@ from what_next.training.step import Step, network_of
 
 MEMORY = 30
 """An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""
+OF_MANY = {"top_share": 32, "explained": 32}
+"""Of fewer steps a share is noise, however many are averaged: the top item's of a single state is 100 %, and a critic
+that explains a tenth of normal returns explains less than nothing of most pairs, and of 16 now and then."""
 WARM_UP = 0.2
 """Share of a run in which a critic need not explain anything yet, and one item may lead: popularity comes first."""
 SLACK = 1.5
@@ -41,10 +44,12 @@ class Alarms:
 
     Attributes:
         discount: of the returns that a critic learns; 0 for a one-step critic.
+        counts: what the length of the run is counted in.
         raised: every alarm so far, in words that begin with when it was, by its name.
     """
 
     discount: float
+    counts: str = "histories"
     raised: dict[str, str] = field(default_factory=dict)
     _largest: float = 0.0
     _metrics: dict[str, deque[float]] = field(default_factory=dict)
@@ -52,10 +57,11 @@ class Alarms:
     def look(self, step: Step, done: float, histories: int) -> list[str]:
         """The alarms that this step raises for the first time, after so many histories; `done`: share of the run."""
         for name, value in {**step.metrics, "value": abs(step.value)}.items():
-            self._metrics.setdefault(name, deque(maxlen=MEMORY)).append(value)
+            if step.targets >= OF_MANY.get(name, 0):
+                self._metrics.setdefault(name, deque(maxlen=MEMORY)).append(value)
         self._largest = max(self._largest, step.metrics.get("largest_reward", 0.0))
         found = self._found(done).items()
-        new = {name: f"after {histories:,} histories: {text}" for name, text in found if name not in self.raised}
+        new = {name: f"after {histories:,} {self.counts}: {text}" for name, text in found if name not in self.raised}
         self.raised |= new
         return list(new.values())
 
@@ -84,7 +90,7 @@ class Alarms:
             )
         if done > WARM_UP and mean.get("explained", 1.0) < EXPLAINED:
             found["critic"] = (
-                f"the critic explains {max(0.0, mean['explained']):.1%} of the variance of the returns: what follows "
+                f"the critic explains {max(0.0, mean['explained']):.2%} of the variance of the returns: what follows "
                 "it is noise; compare with `next_item`, or in a world with its references"
             )
         return found
@@ -141,7 +147,8 @@ class Monitor:
     def __post_init__(self) -> None:
         self.setup, self.saved = self.agent.setup, self.agent.histories
         self.console = line_console(quiet=self.quiet)
-        self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)
+        self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount, self.setup.counts)
+        self.in_save = 0  # of the alarms
         self.start = time.perf_counter()
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
         self.best_at = self.saved
@@ -243,6 +250,7 @@ class Monitor:
             )
         self._reaches()
         checkpoint.save(self.agent, self.rng, self.run, self._metrics())
+        self.in_save = len(self.alarms.raised)
         if self.on_save is not None:
             self.on_save(dict(self.valid))
 
@@ -288,6 +296,14 @@ class Monitor:
                     "the best on the validation users, and is kept",
                     highlight=False,
                 )
+
+    @property
+    def alarmed(self) -> tuple[str, ...]:
+        """The alarms; those that came after the model that is kept say so."""
+        older = f"; the model that is kept is from before, after {self.best_at:,} {self.setup.counts}"
+        return tuple(
+            text + older * (place >= self.in_save) for place, text in enumerate(self.alarms.raised.values())
+        )
 
     def _metrics(self) -> dict[str, object]:
         """What the manifest says of the run."""
