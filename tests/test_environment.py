@@ -415,8 +415,19 @@ class TestResume:
 
     def test_other_settings_are_refused(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         environment_of(dataset, setup_of(tmp_path, epochs=32)).run_sim()
-        with pytest.raises(ModelError, match=r"with batch_size=32, .* has batch_size=16, learning_rate=0\.1;"):
+        with pytest.raises(ModelError, match=r"with batch_size=32 .* has batch_size=16 learning_rate=0\.1 "):
             environment_of(dataset, setup_of(tmp_path, batch_size=16, learning_rate=0.1), resume=True).run_sim()
+
+    def test_all_that_differs_is_told_as_a_command_takes_it_and_a_world_that_is_not_there_is_none(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        run = {"algorithm": "next_item", "window": None, "passes": 1, "batch_size": 15, "patience": None}
+        loss = {"name": "sampled_softmax", "negatives": 7}
+        environment_of(dataset, setup_of(tmp_path, loss=loss, world={"users": 1024}, **run)).run_sim()
+        with pytest.raises(ModelError, match=r"with loss=sampled_softmax loss\.negatives=7, and the setup has loss=auto "):
+            environment_of(dataset, setup_of(tmp_path, **run), resume=True).run_sim()
+        run |= {"loss": loss, "passes": 2}
+        assert environment_of(dataset, setup_of(tmp_path, **run), resume=True).run_sim().steps
 
     @pytest.mark.parametrize("changed", ["rewards", "timestamps"])
     def test_a_log_that_has_changed_is_refused_and_may_be_started_from(

@@ -1,6 +1,7 @@
 """Saving a training run, and going on from a save or from another model."""
 
 import secrets
+import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -141,9 +142,10 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
         )
     manifest, tensors, position = read_rest(setup.model_agent_path)
     if changed := _changed(manifest, setup):
-        before, now = (", ".join(f"{key}={as_text(both[place])}" for key, both in changed.items()) for place in (0, 1))
+        before, now = (" ".join(_given(key, both[place]) for key, both in changed.items()) for place in (0, 1))
         raise ModelError(
-            f"{setup.model_agent_path}: was trained with {before}, and the setup has {now}; set it as it was to go on, "
+            f"{setup.model_agent_path}: was trained with {before}, and the setup has {now} (what it does not name has "
+            "the default of this version); to go on, set it as it was, or add to the command what it was trained with; "
             "or leave --resume out to start anew"
         )
     saved.fill(agent.nets)
@@ -246,20 +248,27 @@ def progress(setup: Setup) -> Progress | None:
 def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object]]:
     """The settings in which a saved run differs, where it must not: what they were, and what they are.
 
-    Where a group is another one (another algorithm, say), only its name is told.
+    Where a group is another one (another algorithm, say), these are its name and the settings that it had.
     """
     made_by = manifest.made_by(type(setup.algorithm), learns=True)
     before, now = (_lasting(one.as_json()) for one in (made_by, setup))
-    free = FREE | setup.algorithm.ignores
+    free = FREE | (setup.algorithm.ignores & made_by.algorithm.ignores)
+    if not (before["world"]["name"] or now["world"]["name"]):
+        free |= {"world"}
     for one in (before, now):
         one["inputs"].pop("items")  # what was saved decides
     found = dict[str, tuple[object, object]]()
     for name in sorted(name for name in now if name not in free and now[name] != before[name]):
         one, other = dict(flat({name: before[name]})), dict(flat({name: now[name]}))
-        keys = [f"{name}.name"] if one.get(f"{name}.name") != other.get(f"{name}.name") else one | other
+        keys = one if one.get(f"{name}.name") != other.get(f"{name}.name") else one | other
         values = {key.removesuffix(".name"): (one.get(key), other.get(key)) for key in keys}
         found |= {key: both for key, both in values.items() if both[0] != both[1]}
     return found
+
+
+def _given(key: str, value: object) -> str:
+    """A setting as a command takes it."""
+    return shlex.quote(f"{key}={value if isinstance(value, float) else as_text(value)}")
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
