@@ -12,6 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from what_next.serving.bodies import Question
+from what_next.serving.http.recommendations import _once
+from what_next.serving.http.routes import Call
+
 from .endpoint import Service, process, service
 from .engines import in_time
 from .test_http_connections import listening
@@ -57,6 +61,15 @@ def test_another_request_with_the_same_key_is_refused(one: Service) -> None:
     assert spaced.status_code == 200, "it is the same request, written otherwise"
     for key in ("", '""', "x" * 256, "a\tb"):
         assert keyed(one, key).status_code == 422
+
+
+def test_what_a_later_version_adds_makes_no_other_request_of_the_same() -> None:
+    class Later(Question):
+        more: bool = False
+
+    call = object.__new__(Call)
+    call.headers, call.key = {b"idempotency-key": b"key-1"}, None
+    assert _once(call, Question.model_validate(ASKED), 1) == _once(call, Later.model_validate(ASKED), 1)
 
 
 def test_requests_with_one_key_at_the_same_moment_get_one_answer(one: Service) -> None:

@@ -69,7 +69,7 @@ def _once(call: Call, body: Body, count: int) -> Sequence[IdempotencyKey | None]
         reason = "must hold 1 to 255 printable characters of ASCII, none of them a space or a quote"
         raise invalid([(HEADER, reason)])
     keys = ["\0".join((call.key or "", found[0].strip('"'), str(place))) for place in range(count)]
-    request = _hash(body.model_dump_json())
+    request = _hash(body.model_dump_json(exclude_unset=True))  # a later version has other defaults
     return [IdempotencyKey(_hash(key), request) for key in keys]
 
 
