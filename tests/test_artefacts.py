@@ -191,6 +191,11 @@ class TestDamage:
         with pytest.raises(ModelError, match=f"has format {FORMAT + 1}, and this version knows {FORMAT}; upgrade"):
             ready(copied)
 
+    def test_a_manifest_of_a_later_version_says_which_one_to_install(self, copied: Trained) -> None:
+        with_metadata(copied.setup.model_agent_path, package="9.1.0rc2", lineage=["a"])
+        with pytest.raises(ModelError, match=r"saved by What Next\? 9\.1\.0rc2, .* upgrade to 9\.1\.0rc2 or later"):
+            ready(copied)
+
     @pytest.mark.parametrize(
         "text",
         [

@@ -312,6 +312,7 @@ class TestRestore:
         with pytest.raises(StoreError, match=r"odd.*; nothing was changed; take another back-up$") as refused:
             restore(read(killed), odd, replace=True)
         assert len(str(refused.value)) < 700
+        assert ("upgrade What Next?" in str(refused.value)) == (hostile == "a newer store")
         assert time.monotonic() - start < 10
         new = {path for path in tmp_path.rglob("*") if not path.is_relative_to(odd)} - before
         assert new <= {killed / "versions"}

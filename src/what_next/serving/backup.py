@@ -416,7 +416,9 @@ def check_dump(file: Path) -> str:
 
 def _check_version(file: Path, version: str | None) -> None:
     if version not in REVISIONS:
-        raise StoreError(f"{file}: is of version {version}, and {REVISIONS[-1]} is the newest known; {AGAIN}")
+        raise StoreError(
+            f"{file}: is of version {version}, and {REVISIONS[-1]} is the newest known; upgrade What Next?; {AGAIN}"
+        )
 
 
 def give_to_owner(path: Path, folder: Path) -> None:

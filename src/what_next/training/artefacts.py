@@ -8,6 +8,7 @@ pair is refused. `<agent>.card.md` tells people (`card`).
 
 import json
 import platform
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -373,12 +374,19 @@ def _read(
 
 
 def _manifest(path: Path, text: str) -> Manifest:
+    saved_by, ours = "", Manifest.model_fields["package"].default
     try:
-        version = json.loads(text).get("format")
-        if version != FORMAT:
-            raise ModelError(f"{path}: has format {version}, and this version knows {FORMAT}; upgrade What Next?")
+        values = json.loads(text)
+        if (form := values.get("format")) != FORMAT:
+            raise ModelError(f"{path}: has format {form}, and this version knows {FORMAT}; upgrade What Next?")
+        saved_by = str(values.get("package", ""))
         found = Manifest.model_validate_json(text)
     except (ValueError, AttributeError, ValidationError, RecursionError) as error:
+        if re.fullmatch(r"\d[\w.+-]{0,40}", saved_by) and saved_by != ours:
+            raise ModelError(
+                f"{path}: was saved by What Next? {saved_by}, whose manifest this one ({ours}) cannot read; upgrade to "
+                f"{saved_by} or later, or train again"
+            ) from None
         raise ModelError(f"{path}: its manifest is damaged ({str(error).splitlines()[0]}); train again") from None
     found._path = path
     return found
