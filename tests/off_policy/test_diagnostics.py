@@ -117,7 +117,7 @@ def test_what_lies_at_a_threshold_passes():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"ess": 49.9}, "effective sample size is 49.9, below 50"),
+        ({"ess": 49.9, "ess_units": 12.0}, "effective sample size is 49.9, below 50"),
         ({"ess_units": 20.0}, "effective number of units is 20.0, below 50: a few units have most of the rows"),
         ({"largest_share": 0.11}, "one decision has 11% of all weight"),
         ({"largest": 0.0, "largest_share": 1.0}, "no decision has any weight"),

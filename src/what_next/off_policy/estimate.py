@@ -206,9 +206,8 @@ def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
     """What speaks against an estimate with weights."""
     overlap, thresholds = log.overlap, log.options.thresholds
     if not own.ess >= thresholds.ess:
-        size = min(own.ess, own.ess_units)
         yield (
-            f"the effective sample size is {size:.1f}, below {thresholds.ess:g}: too few decisions or units carry the "
+            f"the effective sample size is {own.ess:.1f}, below {thresholds.ess:g}: too few decisions or units carry the "
             "weight; take a larger log, one that explored more, or a policy nearer to the one that wrote it"
         )
     elif crowded := few_units(own.ess_units, thresholds):
