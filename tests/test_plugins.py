@@ -156,7 +156,7 @@ def test_without_an_encoder_no_model_is_read_but_without_a_reward(
     [
         (["algorithm=mine"], "algorithm is 'mine'"),
         (["model=last"], "model is 'last'"),
-        (["reward.loved.weight=1"], "there is no setting 'reward.loved.weight'"),
+        (["reward.loved.weight=1"], "(or is 'loved' of a package that is not installed?)"),
         (["model=mine:Last"], "model is 'mine:Last'"),
     ],
 )

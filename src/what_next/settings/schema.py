@@ -227,6 +227,9 @@ def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | 
         below = [head if head in keys else f"{head}.*" for head in first]
     missing = max((known for known in keys if key.startswith(known) and key[len(known)] != "."), key=len, default="")
     hint = f" (is a comma missing after {missing!r}?)" if missing else ""
+    part, inner, _ = key.removeprefix(f"{group}.").partition(".")
+    if inner and key.startswith(f"{group}.") and any("." in known.removeprefix(f"{group}.") for known in below):
+        hint += f" (or is {part!r} of a package that is not installed?)"
     meant = f"; {own}" if model and (own := _of_another(key, model)) else _nearest(key, keys)
     return f"there is no setting {key!r}{meant}{hint}; allowed: {listed(below)}"
 
