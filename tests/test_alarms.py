@@ -65,8 +65,9 @@ class TestAlarms:
 
     def test_what_is_just_below_a_bound_is_shown_below_it_and_worlds_count_slates(self) -> None:
         alarms = Alarms(discount=0.5, counts="slates")
-        told = [one for _ in range(MEMORY) for one in alarms.look(replace(QUIET, metrics={"explained": 0.0096}), 0.5, 9)]
-        assert told[0].startswith("after 9 slates: the critic explains 0.96% of")
+        step = replace(QUIET, metrics={"explained": 0.0096})
+        (told,) = (one for _ in range(MEMORY) for one in alarms.look(step, 0.5, 9))
+        assert told.startswith("after 9 slates: the critic explains 0.96% of")
 
     def test_a_critic_has_time_to_learn_and_an_actor_to_learn_more_than_popularity(self) -> None:
         assert raised(done=0.1, explained=-3.0, top_share=0.9) == set()

@@ -207,8 +207,8 @@ def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
     overlap, thresholds = log.overlap, log.options.thresholds
     if not own.ess >= thresholds.ess:
         yield (
-            f"the effective sample size is {own.ess:.1f}, below {thresholds.ess:g}: too few decisions or units carry the "
-            "weight; take a larger log, one that explored more, or a policy nearer to the one that wrote it"
+            f"the effective sample size is {own.ess:.1f}, below {thresholds.ess:g}: too few decisions or units carry "
+            "the weight; take a larger log, one that explored more, or a policy nearer to the one that wrote it"
         )
     elif crowded := few_units(own.ess_units, thresholds):
         yield crowded

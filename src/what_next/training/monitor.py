@@ -301,9 +301,7 @@ class Monitor:
     def alarmed(self) -> tuple[str, ...]:
         """The alarms; those that came after the model that is kept say so."""
         older = f"; the model that is kept is from before, after {self.best_at:,} {self.setup.counts}"
-        return tuple(
-            text + older * (place >= self.in_save) for place, text in enumerate(self.alarms.raised.values())
-        )
+        return tuple(text + older * (place >= self.in_save) for place, text in enumerate(self.alarms.raised.values()))
 
     def _metrics(self) -> dict[str, object]:
         """What the manifest says of the run."""
