@@ -63,7 +63,7 @@ class Agent:
     def __repr__(self) -> str:
         weights = sum(weight.numel() for net in self.nets.values() for weight in net.parameters())
         nets = f"{', '.join(self.nets)} with {weights:,} weights" if self.nets else "not built yet"
-        trained = f"trained on {self.histories:,} histories"
+        trained = f"trained on {self.histories:,} {self.setup.counts}"
         return f"Agent({self.setup.algorithm!r};\n  {nets}; {trained}; on {self.device})"
 
     # Building
