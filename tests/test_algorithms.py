@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, Adam
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State, WhatNext
 from what_next.algorithms.base import LossContext
@@ -236,6 +236,15 @@ class TestDescend:
         losses = {"a": 8 * nets["one"].weight.sum(), "b": 0.25 * nets["two"].weight.sum()}
         descend(losses, {"a": ("one",), "b": ("two",)}, nets, optimisers, clip=0.5)
         assert values(nets) == pytest.approx([2 - 0.5, 3 - 0.25], abs=1e-5)
+
+    def test_weights_count_that_they_moved(self) -> None:
+        """Who keeps what is made of weights sees by their versions that they are others; fused kernels count none."""
+        nets, _ = pair()
+        optimisers = {name: Adam(net.parameters(), fused=True) for name, net in nets.items()}
+        before = [net.weight._version for net in nets.values()]
+        descend({"a": nets["one"].weight.sum()}, {"a": ("one",)}, nets, optimisers, clip=100.0)
+        moved = [net.weight._version > version for net, version in zip(nets.values(), before, strict=True)]
+        assert moved == [True, False]
 
     def test_a_gradient_does_not_linger(self) -> None:
         nets, optimisers = pair()

@@ -85,6 +85,7 @@ def descend(
         for key, optimiser in optimisers.items():
             if network_of(key) == name:
                 optimiser.step()
+        torch.autograd.graph.increment_version(weights[name])  # Adam's fused kernel leaves it as it was
     return set(weights)
 
 
