@@ -1,9 +1,10 @@
 """Beside RecTools SASRec and RecBole GRU4Rec: targets per second, and the time to the quality that they have.
 
 Prints JSON lines. The peers run by peers.py, each in an environment of its own, on the same data, split and number of
-threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time
-to its quality is that of the epochs that this takes it, at the rate measured here; with --full it is run for all of
-them. Ours counts training alone, without imports, reading and judging; the test targets are judged after every pass.
+threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time to its quality
+is that of the epochs that this takes it, at the rate measured here; with --full it is run for all of them. Ours counts
+training alone, without imports, reading and judging; the test targets are judged after every pass. RecBole's time holds
+its reading and judging, too, which without --full count once for each epoch.
 """
 
 import argparse

@@ -44,7 +44,7 @@ def sasrec(log: pd.DataFrame, epochs: int) -> dict[str, Any]:
     ndcg = float((1 / np.log2(hits + 1)).sum() / len(targets))
     return {
         "seconds": trained - start,
-        "targets": int((log.after >= 2).sum()),
+        "targets": int((log[log.after >= 2].groupby("user").size() - 1).clip(upper=200).sum()),
         "users_per_s": len(targets) / (judged - trained),
         "ndcg@10": ndcg,
     }

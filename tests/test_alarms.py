@@ -64,7 +64,7 @@ class TestAlarms:
         assert raised(targets=31, top_share=1.0, explained=-1.0, entropy_share=0.0) == {"entropy"}
 
     def test_what_is_just_below_a_bound_is_shown_below_it_and_worlds_count_slates(self) -> None:
-        alarms = Alarms(discount=0.5, counts="slates")
+        alarms = Alarms(discount=0.5, unit="slates")
         step = replace(QUIET, metrics={"explained": 0.0096})
         (told,) = (one for _ in range(MEMORY) for one in alarms.look(step, 0.5, 9))
         assert told.startswith("after 9 slates: the critic explains 0.96% of")

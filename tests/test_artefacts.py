@@ -193,7 +193,7 @@ class TestDamage:
 
     def test_a_manifest_of_a_later_version_says_which_one_to_install(self, copied: Trained) -> None:
         with_metadata(copied.setup.model_agent_path, package="9.1.0rc2", lineage=["a"])
-        with pytest.raises(ModelError, match=r"saved by What Next\? 9\.1\.0rc2, .* upgrade to 9\.1\.0rc2 or later"):
+        with pytest.raises(ModelError, match=r"saved by What Next\? 9\.1\.0rc2, .* install 9\.1\.0rc2"):
             ready(copied)
 
     @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Agent:
     def __repr__(self) -> str:
         weights = sum(weight.numel() for net in self.nets.values() for weight in net.parameters())
         nets = f"{', '.join(self.nets)} with {weights:,} weights" if self.nets else "not built yet"
-        trained = f"trained on {self.histories:,} {self.setup.counts}"
+        trained = f"trained on {self.histories:,} {self.setup.unit}"
         return f"Agent({self.setup.algorithm!r};\n  {nets}; {trained}; on {self.device})"
 
     # Building
@@ -273,9 +273,9 @@ class Agent:
             raise
         except TrainingError as error:
             raise TrainingError(
-                f"training stopped after {self.histories:,} histories: {error}; the last good save, if any, is kept at "
-                f"{self.setup.model_agent_path}. Look for extreme rewards and attributes (`what-next data describe`), "
-                f"or lower learning_rate ({self.setup.learning_rate:g})"
+                f"training stopped after {self.histories:,} {self.setup.unit}: {error}; the last good save, if any, is "
+                f"kept at {self.setup.model_agent_path}. Look for extreme rewards and attributes (`what-next data "
+                f"describe`), or lower learning_rate ({self.setup.learning_rate:g})"
             ) from None
 
     def in_time(self) -> None:

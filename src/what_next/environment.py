@@ -56,7 +56,7 @@ class Report:
         saved: where the models are.
         recommendations: of an inference; empty for a training.
         passes: the histories, counted in passes over the training users.
-        alarms: signs that learning has gone wrong (`monitor.Alarms`); `counts`: what `histories` are called in words.
+        alarms: signs that learning has gone wrong (`monitor.Alarms`); `unit`: what `histories` are called in words.
         ranks: processes that shared the batches; `bytes_per_step`: what each of them sent for a step, on average.
         stopped: training was interrupted before its end, and can go on.
         interrupted: by Ctrl-C or `on_step`, be it in the last save of a whole run (not `stopped`); no training follows.
@@ -72,7 +72,7 @@ class Report:
     recommendations: tuple[Recommendation, ...] = ()
     passes: float = 0.0
     alarms: tuple[str, ...] = ()
-    counts: str = "histories"
+    unit: str = "histories"
     ranks: int = 1
     bytes_per_step: int = 0
     stopped: bool = False
@@ -102,7 +102,7 @@ class Report:
         if self.recommendations:
             return Group(*self.recommendations)
         passes = f" ({self.passes:.1f} passes over the training users)" if self.passes else ""
-        trained = f"trained on {self.histories:,} {self.counts}{passes}"
+        trained = f"trained on {self.histories:,} {self.unit}{passes}"
         lines = [f"{trained}; {self.targets:,} targets in {self.seconds:.0f} s"]
         if self.ranks > 1:
             lines.append(f"by {self.ranks} processes, each of which sent {self.bytes_per_step:,} bytes in a step")
@@ -494,7 +494,7 @@ class Environment:
             self.setup.model_paths,
             passes=self.agent.histories / len(users) if len(users := self.state.train_users) else 0.0,
             alarms=monitor.alarmed,
-            counts=self.setup.counts,
+            unit=self.setup.unit,
             ranks=self.ranks.count,
             bytes_per_step=round(self.ranks.sent / max(1, len(monitor.steps))),
             stopped=stopped,

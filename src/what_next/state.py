@@ -92,9 +92,12 @@ class State:
 
     @property
     def left_out(self) -> list[str]:
-        """What to say of attributes that networks are given, and learn nothing from."""
+        """What to say of attributes that networks and rewards are given, and that tell them nothing."""
         constant, setup = self.space.catalogue.constant, self.setup
-        if not constant or not (setup.algorithm.by_attributes or setup.item_inputs(self.space) != "learned"):
+        rewarded = any("attributes" in term.needs for term in setup.reward.terms)
+        if not constant or not (
+            rewarded or setup.algorithm.by_attributes or setup.item_inputs(self.space) != "learned"
+        ):
             return []
         return [
             f"left out: {counted(len(constant), 'attribute')}, the same for all items with a training event "

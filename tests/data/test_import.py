@@ -210,6 +210,9 @@ def test_sequences_of_numbers_in_recbole_files_are_numbers(file) -> None:
     assert tables.items.drop("title").rows() == [(10, 1.0, 2.5), (11, 3.0, 4.0), (12, 2.0, 3.25)]
     assert tables.items.columns[2:] == ["vec_0", "vec_1"]
     assert any("since they are not numbers: odd;" in note for note in tables.notes)
+    file("x.item", "item_id:token\tvec:float_seq\tvec_0:float\n10\t1 2.5\t7\n11\t3 4\t8\n")
+    tables = import_files([log])
+    assert tables.items.drop("title").rows() == [(10, 7.0), (11, 8.0)]
 
 
 def test_words_become_attributes_only_when_asked_and_only_few(file) -> None:

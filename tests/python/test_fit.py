@@ -128,6 +128,17 @@ class TestFrames:
         assert found.catalogue.hash() == model.catalogue.hash()
 
 
+def test_an_attribute_that_tells_nothing_of_what_was_bought_bars_nothing_but_its_rewards() -> None:
+    """Only what nobody bought is not sold here."""
+    bought = shopping()["Product"].unique()
+    items = pl.DataFrame({"Product": [*bought, ITEMS], "sold": [1.0] * len(bought) + [0.0]})
+    model = wn.fit(shopping(), items=items, **SMALL)
+    assert model.catalogue.constant == ["sold"]
+    assert "spread@20" not in model.evaluate(baselines=["popular"])["agent"]
+    with pytest.raises(SetupError, match=r"reward\.spread needs attributes"):
+        wn.fit(shopping(), "reinforce", items=items, reward_spread_weight=1.0, **SMALL)
+
+
 class TestRecommend:
     def test_it_learned_what_comes_next(self, model: wn.Model) -> None:
         for history in ([3, 4, 5], np.array([3, 4, 5]), torch.tensor([3, 4, 5]), pl.Series([3, 4, 5]), ("3", "4", "5")):

@@ -114,7 +114,7 @@ class Model(Recommender):
         found = {"algorithm": self.setup.algorithm.name, "items": f"{len(self.catalogue):,}"}
         if dataset.users:
             found |= {"users": f"{dataset.users:,}", "events": f"{dataset.events:,}"}
-        found["trained on"] = f"{agent.histories:,} histories"
+        found["trained on"] = f"{agent.histories:,} {agent.setup.unit}"
         if valid := self.manifest.metrics.get("valid"):
             measured = ", ".join(f"{name} {value:.4g}" for name, value in valid.items() if name != "users")
             found["measured"] = f"{measured}, on {people(valid)}, by events that training never saw"

@@ -3,6 +3,7 @@
 from math import inf, sqrt
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -147,7 +148,7 @@ class ProfileCorrelation(Reward):
     def check(self, dataset: Dataset) -> None:
         """See `Reward.check`; a single attribute has no correlation."""
         super().check(dataset)
-        if len(dataset.catalogue.names) < 2:
+        if np.count_nonzero(dataset.catalogue.scale) < 2:
             raise SetupError(
                 f"{self.key} needs two attributes of the items or more, and {dataset.name} has one; import the data "
                 f"with more, or leave out {self.key}.weight"

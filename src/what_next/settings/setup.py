@@ -234,7 +234,7 @@ class Setup(Group):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where the networks run; auto: on a graphics card where there is one"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """of matrix products in training; auto: bf16 on a graphics card, and where this processor multiplies it faster"""
+    """of matrix products in training; auto: bf16 on a graphics card, and where the processor multiplies it faster"""
     compile: bool = Field(default=False, description="whether the encoder goes through torch.compile")
     monitor: Literal["ndcg@10", "hr@10", "dcg@10", "spread"] | None = None
     """measured on the validation users at each save; none: spread for whatnext; dcg@10, whose gain is the log's reward,
@@ -304,7 +304,7 @@ class Setup(Group):
         return self.world.name is not None or self.algorithm.source == "world"
 
     @property
-    def counts(self) -> str:
+    def unit(self) -> str:
         """What the length of a run is counted in."""
         return "slates" if self.acts else "histories"
 

@@ -1,6 +1,7 @@
 """Decisions as a source: what a service showed, with which chance, and what it brought, after what it knew by then."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, count, islice
 from pathlib import Path
@@ -127,7 +128,7 @@ class DecisionSource(Source):
         """
         super().__init__(state)
         log = log or decisions_in(self.setup.decisions.log or self.setup.data)
-        check(state.setup.reward.terms, state.dataset)
+        check(state.setup.reward.terms, replace(state.dataset, catalogue=state.space.catalogue))
         self.answers, self.reasons = Answers(state, log), list(log.notes)
         self.decisions = self._usable()
         self.before = self.answers.before(self.decisions)

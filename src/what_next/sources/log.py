@@ -110,7 +110,7 @@ class LogSource(Source):
     def log(self) -> RewardLog:
         """The log as rewards read it."""
         state, reward, algorithm = self.state, self.setup.reward, self.setup.algorithm
-        check(reward.terms, state.dataset)
+        check(reward.terms, replace(state.dataset, catalogue=state.space.catalogue))
         ahead = [term.key for term in reward.terms if term.reads_future]
         if ahead and algorithm.reads_returns:
             raise SetupError(

@@ -374,7 +374,7 @@ def _read(
 
 
 def _manifest(path: Path, text: str) -> Manifest:
-    saved_by, ours = "", Manifest.model_fields["package"].default
+    saved_by, ours = "", version("what-next-rl")
     try:
         values = json.loads(text)
         if (form := values.get("format")) != FORMAT:
@@ -384,8 +384,8 @@ def _manifest(path: Path, text: str) -> Manifest:
     except (ValueError, AttributeError, ValidationError, RecursionError) as error:
         if re.fullmatch(r"\d[\w.+-]{0,40}", saved_by) and saved_by != ours:
             raise ModelError(
-                f"{path}: was saved by What Next? {saved_by}, whose manifest this one ({ours}) cannot read; upgrade to "
-                f"{saved_by} or later, or train again"
+                f"{path}: was saved by What Next? {saved_by}, and this one ({ours}) cannot read its manifest: it is "
+                f"damaged, or needs that release; install {saved_by}, or train again"
             ) from None
         raise ModelError(f"{path}: its manifest is damaged ({str(error).splitlines()[0]}); train again") from None
     found._path = path

@@ -142,7 +142,10 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
         )
     manifest, tensors, position = read_rest(setup.model_agent_path)
     if changed := _changed(manifest, setup):
-        before, now = (" ".join(_given(key, both[place]) for key, both in changed.items()) for place in (0, 1))
+        before, now = (
+            " ".join(_given(key, both[place]) for key, both in changed.items() if both[place] is not ...)
+            for place in (0, 1)
+        )
         raise ModelError(
             f"{setup.model_agent_path}: was trained with {before}, and the setup has {now} (what it does not name has "
             "the default of this version); to go on, set it as it was, or add to the command what it was trained with; "
@@ -248,7 +251,8 @@ def progress(setup: Setup) -> Progress | None:
 def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object]]:
     """The settings in which a saved run differs, where it must not: what they were, and what they are.
 
-    Where a group is another one (another algorithm, say), these are its name and the settings that it had.
+    Where a group is another one (another algorithm, say), these are its name and the settings that it had. `...` stands
+    for a setting that one of them does not have.
     """
     made_by = manifest.made_by(type(setup.algorithm), learns=True)
     before, now = (_lasting(one.as_json()) for one in (made_by, setup))
@@ -261,7 +265,7 @@ def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object
     for name in sorted(name for name in now if name not in free and now[name] != before[name]):
         one, other = dict(flat({name: before[name]})), dict(flat({name: now[name]}))
         keys = one if one.get(f"{name}.name") != other.get(f"{name}.name") else one | other
-        values = {key.removesuffix(".name"): (one.get(key), other.get(key)) for key in keys}
+        values = {key.removesuffix(".name"): (one.get(key, ...), other.get(key, ...)) for key in keys}
         found |= {key: both for key, both in values.items() if both[0] != both[1]}
     return found
 

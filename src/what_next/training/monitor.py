@@ -44,12 +44,13 @@ class Alarms:
 
     Attributes:
         discount: of the returns that a critic learns; 0 for a one-step critic.
-        counts: what the length of the run is counted in.
+        unit: what the length of the run is counted in; `ranks`: how many processes share a step.
         raised: every alarm so far, in words that begin with when it was, by its name.
     """
 
     discount: float
-    counts: str = "histories"
+    unit: str = "histories"
+    ranks: int = 1
     raised: dict[str, str] = field(default_factory=dict)
     _largest: float = 0.0
     _metrics: dict[str, deque[float]] = field(default_factory=dict)
@@ -57,11 +58,11 @@ class Alarms:
     def look(self, step: Step, done: float, histories: int) -> list[str]:
         """The alarms that this step raises for the first time, after so many histories; `done`: share of the run."""
         for name, value in {**step.metrics, "value": abs(step.value)}.items():
-            if step.targets >= OF_MANY.get(name, 0):
+            if step.targets >= OF_MANY.get(name, 0) * self.ranks:  # a process looks at its own part
                 self._metrics.setdefault(name, deque(maxlen=MEMORY)).append(value)
         self._largest = max(self._largest, step.metrics.get("largest_reward", 0.0))
         found = self._found(done).items()
-        new = {name: f"after {histories:,} {self.counts}: {text}" for name, text in found if name not in self.raised}
+        new = {name: f"after {histories:,} {self.unit}: {text}" for name, text in found if name not in self.raised}
         self.raised |= new
         return list(new.values())
 
@@ -147,7 +148,9 @@ class Monitor:
     def __post_init__(self) -> None:
         self.setup, self.saved = self.agent.setup, self.agent.histories
         self.console = line_console(quiet=self.quiet)
-        self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount, self.setup.counts)
+        self.alarms = Alarms(
+            0.0 if self.setup.algorithm.one_step else self.setup.discount, self.setup.unit, self.agent.ranks.count
+        )
         self.in_save = 0  # of the alarms
         self.start = time.perf_counter()
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
@@ -300,7 +303,7 @@ class Monitor:
     @property
     def alarmed(self) -> tuple[str, ...]:
         """The alarms; those that came after the model that is kept say so."""
-        older = f"; the model that is kept is from before, after {self.best_at:,} {self.setup.counts}"
+        older = f"; the model that is kept is from before, after {self.best_at:,} {self.setup.unit}"
         return tuple(text + older * (place >= self.in_save) for place, text in enumerate(self.alarms.raised.values()))
 
     def _metrics(self) -> dict[str, object]:

@@ -287,14 +287,14 @@ def read_atomic(path: Path, text: str, spill: Path | None = None) -> Source:
     words = pl.col("^.*:float_seq$").replace("", None).str.split(" ")
     lengths = raw.select(words.list.len().drop_nulls().unique().implode()).collect(engine="streaming")
     widths = {heading: found[0][0] for heading, found in lengths.to_dict().items() if len(found[0]) == 1}
+    names = {heading.partition(":")[0] for heading in full}
     columns = []
     for heading in raw.collect_schema().names():
         name, _, kind = heading.partition(":")
         column = pl.col(heading).alias(name)
         if kind == "token_seq":
             column = column.str.split(" ")
-        elif heading in widths:
-            fields = [f"{name}_{place}" for place in range(widths[heading])]
+        elif heading in widths and names.isdisjoint(fields := [f"{name}_{n}" for n in range(widths[heading])]):
             column = column.str.split(" ").list.to_struct(fields=fields).struct.unnest()
         columns.append(column)
     return Source(raw.select(columns), path, 2, notes=tuple(f"{path}: {note}" for note in notes))
