@@ -53,7 +53,7 @@ class State:
         self.train_users = np.flatnonzero(self.split.known >= least).astype(np.int32)
         self._sigma = np.full(dataset.users, np.nan, np.float32)
         self.space = space or scaled_space(dataset, self.split)
-        self._has_attributes(self.space.catalogue)
+        self._check_attributes(self.space.catalogue)
         if not len(self.train_users) and (space is None):
             raise DataError(
                 f"{dataset.name}: no training user has {least} events, the fewest that teach anything; "
@@ -76,12 +76,12 @@ class State:
                 )
             if inputs.gaps and dataset.timestamps is None:
                 raise SetupError(f"inputs.gaps is yes, and {dataset.name} has no times; import it with --time")
-        self._has_attributes(dataset.catalogue)
+        self._check_attributes(dataset.catalogue)
 
-    def _has_attributes(self, catalogue: Catalogue) -> None:
+    def _check_attributes(self, catalogue: Catalogue) -> None:
         """Raises where points are proposed, or vectors made, by attributes, and there are none that differ."""
         algorithm, items = self.setup.algorithm, self.setup.inputs.items
-        if not catalogue.tells and (algorithm.by_attributes or items in ("attributes", "both")):
+        if not catalogue.informative and (algorithm.by_attributes or items in ("attributes", "both")):
             trained = " with a training event" if catalogue.constant else ""
             learned = "" if algorithm.by_attributes else ", or set inputs.items to learned"
             raise DataError(

@@ -131,10 +131,10 @@ def test_a_constant_attribute_is_0_for_all(dataset: Dataset) -> None:
     known = dataset.catalogue.attributes.copy()
     known[:, 0] = 0.1, 0.1, 3e38
     catalogue = replace(dataset.catalogue, attributes=known).standardised(np.array([True, True, False]))
-    assert (catalogue.constant, catalogue.tells) == (["tempo"], True)
+    assert (catalogue.constant, catalogue.informative) == (["tempo"], True)
     assert catalogue.vectors.tolist() == [[0, 1], [0, -1], [0, -3]]
     assert np.allclose(catalogue.restore(catalogue.vectors)[:, 0], 0.1)
-    assert not dataset.catalogue.standardised(np.array([2])).tells
+    assert not dataset.catalogue.standardised(np.array([2])).informative
 
 
 def test_standardised_needs_an_item(dataset: Dataset) -> None:

@@ -87,7 +87,7 @@ class Catalogue:
         return [name for name, scale in zip(self.names, self.scale, strict=True) if scale == 0]
 
     @property
-    def tells(self) -> bool:
+    def informative(self) -> bool:
         """Whether there is an attribute that is not constant."""
         return bool(self.scale.any())
 

@@ -163,7 +163,7 @@ def _in_vain(evaluator: Evaluator, state: State) -> list[str]:
     """That nothing learned of the log can name any target, and what to do about it, where it is so."""
     sets, counts = evaluator.targets.sets, state.space.counts
     assert counts is not None
-    known = (sets >= 0) & ((counts[sets] > 0) | bool(state.space.catalogue.tells))  # attributes tell of any item
+    known = (sets >= 0) & ((counts[sets] > 0) | state.space.catalogue.informative)  # attributes tell of any item
     within = replace(evaluator.targets, relevant=np.where(known, sets, -1))
     held = 0 if evaluator.seen else within.held(state.dataset)
     if known.sum() > held:
@@ -236,7 +236,7 @@ def evaluator_of(state: State, part: Part, allowed: Allowed = None, stages: Stag
     counts = state.space.counts
     assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
     sampling = latest = None
-    if state.space.catalogue.tells:
+    if state.space.catalogue.informative:
         sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
         lengths = np.minimum(targets.before, spread.window)
         # As the founding algorithm reads them: histories that tell how widely each user's taste is spread.

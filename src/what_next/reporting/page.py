@@ -179,7 +179,7 @@ def _calibration(view: View) -> Section:
 
 def _space(view: View, picked: Sequence[Pick]) -> Section:
     head = "space", "Attribute space", "Where recommendations lie"
-    if not view.comparison.state.space.catalogue.tells:
+    if not view.comparison.state.space.catalogue.informative:
         return Section(*head, ["The items have no attributes, so there is no map."])
     plane = attributes.Plane.of(view)
     explained = percent(sum(plane.explained))

@@ -90,7 +90,7 @@ class Reward(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fa
 
     def check(self, dataset: Dataset) -> None:
         """Raises a `SetupError` where the data lack what this reward needs."""
-        if "attributes" in self.needs and not dataset.catalogue.tells:
+        if "attributes" in self.needs and not dataset.catalogue.informative:
             raise SetupError(
                 f"{self.key} needs attributes of the items, and {dataset.name} has none; import the data with "
                 f"--attributes or --items, or leave out {self.key}.weight"

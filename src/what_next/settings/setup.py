@@ -373,9 +373,9 @@ class Setup(Group):
         """What item vectors are made of (`inputs.items`), given the catalogue's attributes and the log."""
         if self.inputs.items != "auto":
             return self.inputs.items
-        if space.catalogue.tells and space.cold > COLD:
+        if space.catalogue.informative and space.cold > COLD:
             return "attributes"
-        return "both" if space.catalogue.tells and 0 < space.events_per_item <= RARE else "learned"
+        return "both" if space.catalogue.informative and 0 < space.events_per_item <= RARE else "learned"
 
     @property
     def longest(self) -> int:

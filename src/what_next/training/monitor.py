@@ -17,9 +17,10 @@ from what_next.training.step import Step, network_of
 
 MEMORY = 30
 """An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""
-OF_MANY = {"top_share": 32, "explained": 32}
-"""Of fewer steps a share is noise, however many are averaged: the top item's of a single state is 100 %, and a critic
-that explains a tenth of normal returns explains less than nothing of most pairs, and of 16 now and then."""
+SHARES, FEWEST = frozenset({"top_share", "explained"}), 32
+"""Diagnoses that are shares, and the fewest steps of which one counts. Of fewer it is noise, however many are averaged:
+the top item of a single state has 100 %, and a critic that explains a tenth of normal returns explains less than
+nothing of most pairs, and of 16 now and then."""
 WARM_UP = 0.2
 """Share of a run in which a critic need not explain anything yet, and one item may lead: popularity comes first."""
 SLACK = 1.5
@@ -58,7 +59,7 @@ class Alarms:
     def look(self, step: Step, done: float, histories: int) -> list[str]:
         """The alarms that this step raises for the first time, after so many histories; `done`: share of the run."""
         for name, value in {**step.metrics, "value": abs(step.value)}.items():
-            if step.targets >= OF_MANY.get(name, 0) * self.ranks:  # a process looks at its own part
+            if name not in SHARES or step.targets >= FEWEST * self.ranks:  # a process looks at its own part
                 self._metrics.setdefault(name, deque(maxlen=MEMORY)).append(value)
         self._largest = max(self._largest, step.metrics.get("largest_reward", 0.0))
         found = self._found(done).items()

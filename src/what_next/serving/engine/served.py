@@ -199,7 +199,7 @@ def _named(served: Served, place: int, similarity: float) -> SimilarItem:
 
 def spread(served: Served, items: Int32[np.ndarray, "heard"]) -> float | None:
     """The spread of the latest events of a session; None where there are fewer than three, or no attributes."""
-    if len(items) < LEAST_EVENTS or not served.catalogue.tells:
+    if len(items) < LEAST_EVENTS or not served.catalogue.informative:
         return None
     return spread_of(torch.from_numpy(served.catalogue.vectors[items[-WINDOW:]]))
 
@@ -207,7 +207,7 @@ def spread(served: Served, items: Int32[np.ndarray, "heard"]) -> float | None:
 def spreads(served: Served, items: Int32[np.ndarray, "heard"]) -> list[float | None]:
     """The same after each of the latest events, oldest first: one number for each of the last `WINDOW` events."""
     count = min(len(items), WINDOW)
-    if not served.catalogue.tells or not count:
+    if not served.catalogue.informative or not count:
         return [None] * count
     read = items[-2 * WINDOW + 1 :]  # what the first of those that are count reaches back to
     samples = Samples.of(torch.from_numpy(served.catalogue.vectors[read])[None], WINDOW)
