@@ -394,9 +394,10 @@ def test_a_batch_without_an_event_is_told(rig: Rig) -> None:
         cycle(rig, Of(rig.state, sessions=[]))
 
 
-def test_batches_without_a_step_are_told(setup_of: SetupOf, dataset: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["sqn", "ddpg"])
+def test_batches_without_a_step_are_told(setup_of: SetupOf, dataset: Dataset, tmp_path: Path, algorithm: str) -> None:
     """One may have none by chance: then it teaches nothing."""
-    setup = setup_of(tmp_path, algorithm="sqn", window=None, passes=1)
+    setup = setup_of(tmp_path, algorithm=algorithm, window=None, passes=1)
     state = Data(dataset, setup)
     source = Of(state, sessions=[[3], [1]])
     with pytest.raises(TrainingError, match=r"\d+ batches had no step that counts"):

@@ -236,9 +236,12 @@ class Agent:
             OutOfTime: the deadline came before the gradient; nothing was updated.
         """
         algorithm = self.setup.algorithm
-        part = self.ranks.part(batch, self.learner.rows_of_steps(batch), (self.setup.seed, self.steps))
+        rows = self.learner.rows_of_steps(batch)
+        part = self.ranks.part(batch, rows, (self.setup.seed, self.steps))
         context = self.add_prediction(batch, rng, part)
         losses = losses_of(algorithm, context, self.nets)
+        if not len(rows if part is None else part.steps):
+            losses = {name: loss.nan_to_num() for name, loss in losses.items()}  # the mean of no step counts as 0
         self.in_time()
         if (critic_loss := self.get_critic_loss(losses)) is not None:
             losses["critic"] = critic_loss

@@ -39,6 +39,17 @@ def test_every_algorithm(algorithm: Algorithm, check: str) -> None:
     CHECKS[check](algorithm)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda one: one.name)
+@pytest.mark.filterwarnings("ignore:std.*degrees of freedom")
+def test_losses_of_no_step_are_0(algorithm: Algorithm) -> None:
+    rig = Rig(algorithm)
+    batch = rig.batch(rig.history())
+    found = rig.agent.propagate(replace(batch, mask=np.zeros_like(batch.mask)), rig.rng)
+    assert found.targets == 0
+    assert set(found.losses.values()) == {0.0}
+    assert all(bool(value.isfinite().all()) for net in rig.weights().values() for value in net.values())
+
+
 def test_no_two_algorithms_have_the_same_losses_and_proposals() -> None:
     """On one random batch, from one seed; after a step, since some learn alike at first."""
     shown = {}

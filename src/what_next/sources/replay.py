@@ -71,6 +71,11 @@ class ReplaySource(WorldSource):
             )
         if self.setup.n_step > 1:
             raise SetupError(f"n_step is {self.setup.n_step}; allowed in a world: 1")
+        if self.setup.world.window == 1:
+            raise SetupError(
+                f"world.window is 1, and what {algorithm.name} learns from is followed by another slate; "
+                "allowed: above 1"
+            )
         return algorithm
 
     def resume(self, histories: int, steps: int) -> None:
