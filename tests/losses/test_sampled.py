@@ -210,6 +210,11 @@ def test_without_steps_or_without_negatives_nothing_is_nan(loss):
         assert steps or found.item() == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_actions_of_every_second_step_are_no_warning():
+    assert everything_once().without(torch.arange(8)[::2]).places[:, 0].tolist() == [0, 2, 4, 6]
+
+
 def test_bf16_is_close():
     points, table, actions = (tensor.float() if tensor.is_floating_point() else tensor for tensor in inputs())
     negatives = Draws.of(skewed().exp().numpy()).draw(40, np.random.default_rng(3))

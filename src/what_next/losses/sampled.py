@@ -49,7 +49,7 @@ class Negatives:
 
     def without(self, actions: Int64[Tensor, "steps"]) -> "Hits":
         """Where the step's own action is among the negatives: there it is no negative."""
-        places = torch.searchsorted(self.ids, actions).clamp_(max=len(self.ids) - 1)
+        places = torch.searchsorted(self.ids, actions.contiguous()).clamp_(max=len(self.ids) - 1)
         return Hits(places[:, None], (self.ids[places] == actions)[:, None])
 
 
