@@ -166,15 +166,24 @@ def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
     if Path in choices(field) or str in choices(field):
         if not text:
             raise SetupError(f"{entry.where}: {entry.key} is {entry.value!r}; allowed: {allowed(field)}")
-        joined = folder / Path(expanduser(entry.value))  # noqa: PTH111  a `~` that is nobody's stays
-        short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
-        found = short if realpath(short) == realpath(joined) else joined
+        found = _path(entry, field, folder)
         return found if Path in choices(field) else str(found)
     value = word(entry.value)
     if int in choices(field) and LONG.fullmatch(value) and not -(2**63) <= int(value) < 2**63:
         may_be = allowed(field).removesuffix(" and below 2^63")
         raise SetupError(f"{entry.where}: {entry.key} is {_short(entry.value)}; allowed: {may_be} and below 2^63")
     return entry.value if is_list(field) else value
+
+
+def _path(entry: Entry, field: FieldInfo, folder: Path) -> Path:
+    """The path of an entry, from the setup file's folder; a `SetupError` where no file can be called so."""
+    try:
+        joined = folder / Path(expanduser(entry.value))  # noqa: PTH111  a `~` that is nobody's stays
+        short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
+        return short if realpath(short) == realpath(joined) else joined
+    except ValueError:
+        found = f"{entry.key} is {_short(entry.value)}, and no path holds NUL or a lone surrogate"
+        raise SetupError(f"{entry.where}: {found}; allowed: {allowed(field)}") from None
 
 
 def allowed(field: FieldInfo) -> str:
@@ -189,12 +198,10 @@ def allowed(field: FieldInfo) -> str:
         else:
             names = {bool: "yes or no", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
             words.append(names.get(choice, str(getattr(choice, "__name__", choice))))
-    bounds = [
-        f"{say} {_number(getattr(bound, name))}"
-        for bound in field.metadata
-        for name, say in BOUNDS.items()
-        if hasattr(bound, name)
-    ]
+    ends = {name: getattr(bound, name) for bound in field.metadata for name in BOUNDS if hasattr(bound, name)}
+    bounds = [f"{BOUNDS[name]} {_number(end)}" for name, end in ends.items()]
+    if "ge" in ends and ends["ge"] == ends.get("le"):
+        words, bounds = [_number(ends["ge"])], []
     may_be_empty = optional(field) and not (is_list(field) and field.get_default(call_default_factory=True))
     parts = [" or ".join(words), " and ".join(bounds), "or none" if may_be_empty else ""]
     return " ".join(part for part in parts if part)
