@@ -185,7 +185,9 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            (("recommend", "SETUP", "--user", "u1", "--seed", "-1"), "Invalid value for '--seed'"),
+            (("recommend", "SETUP", "--user", "u1", "--seed", "-1"), "for '--seed': '-1'; allowed: greater"),
+            (("recommend", "SETUP", "--user", "u1", "--seed", "x"), "for '--seed': 'x'; allowed: a valid integer"),
+            (("gate", "a", "b", "--log", "l.csv", "--looks", "x"), "for '--looks': 'x' is not one of"),
             (("recommend", "SETUP", "--history", ",,"), "names no item"),
             (("evaluate", "SETUP", "--seeds", "9" * 23), "whole numbers below 2^63"),
             (("train", "SETUP", "threads=100000"), "at most 1024"),

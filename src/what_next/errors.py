@@ -21,6 +21,7 @@ import errno
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date, time
 from difflib import get_close_matches
 from traceback import walk_tb
 from typing import Any
@@ -63,6 +64,13 @@ def some(names: Iterable[object], of: int | None = None) -> str:
     shown = [one if len(one) <= LONGEST_NAME else one[: LONGEST_NAME - 1] + "…" for one in texts[:MOST_NAMES]]
     more = (of or len(texts)) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
+
+def as_found(value: object) -> str:
+    """A value of a table for a message: `empty` where there is none, a time as ISO 8601 writes it, else as Python."""
+    if value is None:
+        return "empty"
+    return value.isoformat() if isinstance(value, date | time) else repr(value)  # a datetime is a date
 
 
 def counted(count: int, what: str) -> str:

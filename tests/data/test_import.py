@@ -4,7 +4,7 @@ import gzip
 import os
 import resource
 import signal
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,6 +83,13 @@ def test_more_than_half_rejected_is_an_error_and_half_is_not(file) -> None:
     assert len(import_files([file("half.csv", log)]).log) == 2
     with pytest.raises(DataError, match=r"3 of 5 rows cannot be used \(not a time: 3\), more than half.*line 4"):
         import_files([file("most.csv", log + "3,a,x\n")])
+
+
+def test_the_first_of_most_rows_is_told_in_words(tmp_path: Path) -> None:
+    path, moment = tmp_path / "log.parquet", [datetime(2020, 1, 2, 3, 4)] * 2
+    pl.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "time": moment, "reward": [None, None]}).write_parquet(path)
+    with pytest.raises(DataError, match=r"line 1: reason 'r.*', user 'a', .* time 2020-01-02T03:04:00, reward empty;"):
+        import_files([path], options=Options(reward="reward"))
 
 
 def test_ties_in_time_keep_file_order_and_duplicates_are_found_between_others(file) -> None:

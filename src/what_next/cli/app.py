@@ -199,6 +199,16 @@ def _check_names() -> None:
             raise WhatNextError(f"{name!r}: is not UTF-8; rename the file or the folder")
 
 
+def _reworded(error: Any) -> None:
+    """Let the option parser, which repeats what Pydantic expects, also say what was found."""
+    for mistake in getattr(error.__cause__, "errors", list)()[:1]:
+        _, should, expected = mistake["msg"].partition("Input should be ")
+        if should:
+            error.message = f"{mistake['input']!r}; allowed: {expected.partition(',')[0]}"
+        else:
+            error.message = error.message.removeprefix("Value error, ")
+
+
 @guarded
 def main() -> int:
     """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 for an interrupt."""
@@ -211,6 +221,7 @@ def main() -> int:
         # The option parser's own mistakes (a missing argument, an unknown option) know how to show themselves.
         if not hasattr(error, "show"):
             raise
+        _reworded(error)
         error.show()
         return 2
     return code if isinstance(code, int) else 0

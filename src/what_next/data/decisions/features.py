@@ -13,7 +13,7 @@ from what_next.data.importing.attributes import item_table
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source, open_source
-from what_next.errors import DataError
+from what_next.errors import DataError, as_found
 
 OPEN_BANDIT_ITEMS = "item_context.csv"
 KINDS = {"item": "an item id", "user": "a user id", "slate": "a slate id", "time": "a time"}
@@ -42,7 +42,7 @@ def column_of(source: Source, value: pl.Expr, column: str, role: str, wanted: st
     row, count = int(missing.arg_true()[0]), int(missing.sum())
     found = source.frame.select(column).slice(row, 1).collect().item()
     raise DataError(
-        f"{source.path}: the {role} in line {row + source.first_line} (column {column!r}) is {found!r}, not "
+        f"{source.path}: the {role} in line {row + source.first_line} (column {column!r}) is {as_found(found)}, not "
         f"{KINDS.get(role, 'a number')}{wanted and ' ' + wanted} ({count:,} of {len(values):,} rows). "
         f"Correct the log, or name another column with --{role}"
     )

@@ -15,7 +15,7 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from what_next.data.decisions.rule import Rule
 from what_next.data.files import FORMATS, beside, footer_of
 from what_next.data.importing.readers import Source
-from what_next.errors import DataError
+from what_next.errors import DataError, as_found
 
 EVENT = pl.col("propensity").is_null()
 """Which rows are events."""
@@ -89,7 +89,7 @@ def rows_of(path: Path) -> pl.DataFrame:
     }
     for name, test in wrong.items():
         if len(places := rows.select(test.fill_null(False).arg_true()).to_series()):
-            value = repr(rows[name][places[0]])[:80]
+            value = as_found(rows[name][places[0]])[:80]
             wrong_row = f"row {places[0] + 1} (column {name!r}) is {value}, not {FORM[name][1]}"
             raise DataError(f"{path}: {wrong_row} ({len(places):,} of {len(rows):,} rows); {again}")
     return rows

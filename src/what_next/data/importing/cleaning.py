@@ -23,7 +23,7 @@ from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, lik
 from what_next.data.importing.readers import Source, open_source, readable
 from what_next.data.importing.tables import Options, Tables, by_reason, why
 from what_next.data.importing.times import EARLIEST, NEGATIVE, Times, read_times
-from what_next.errors import MOST_NAMES, DataError, counted, some
+from what_next.errors import MOST_NAMES, DataError, as_found, counted, some
 
 NO = {
     "user_id": "no user",
@@ -400,9 +400,10 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
     if 2 * len(bad) <= log.rows:
         return
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
+    line, values = first.pop("line"), some(f"{name} {as_found(value)}" for name, value in first.items())
     raise DataError(
         f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({why(bad)}), more than half, so nothing was "
-        f"imported; the first is line {first.pop('line')}: {first}; check which column is which "
+        f"imported; the first is line {line}: {values}; check which column is which "
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
         + ("; --time-format says what the times are" if "not a time" in by_reason(bad) else "")
         + ("; say --time '' where no column holds times" if NEGATIVE in by_reason(bad) else "")
