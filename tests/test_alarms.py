@@ -70,7 +70,7 @@ class TestAlarms:
         assert told.startswith("after 9 slates: the critic explains 0.96% of")
 
     def test_a_critic_has_time_to_learn_and_an_actor_to_learn_more_than_popularity(self) -> None:
-        assert raised(done=0.1, explained=-3.0, top_share=0.9) == set()
+        assert raised(done=0.1, value=15.1, explained=-3.0, top_share=0.9) == set()
 
     def test_an_alarm_is_told_once_and_says_what_it_saw(self) -> None:
         alarms = Alarms(discount=0.5)
@@ -95,8 +95,7 @@ class TestInARun:
     ) -> None:
         monkeypatch.setattr("what_next.training.monitor.MEMORY", 2)
         monkeypatch.setattr("what_next.training.monitor.TOP_SHARE", 0.0)
-        run = {"epochs": 10**6, "seconds": 1.0}  # of which the fifth that is waited for is one of the time
-        setup = setup_of(tmp_path, algorithm="next_item", batch_size=8, max_length=20, window=None, **run)
+        setup = setup_of(tmp_path, algorithm="next_item", epochs=160, batch_size=8, max_length=20, window=None)
         state = State(dataset, setup)
         report = Environment(Agent(setup, state.space), state, setup).run_sim()
         assert len(report.alarms) == 1

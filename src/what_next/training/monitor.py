@@ -22,7 +22,7 @@ SHARES, FEWEST = frozenset({"top_share", "explained"}), 32
 the top item of a single state has 100 %, and a critic that explains a tenth of normal returns explains less than
 nothing of most pairs, and of 16 now and then."""
 WARM_UP = 0.2
-"""Share of a run in which a critic need not explain anything yet, and one item may lead: popularity comes first."""
+"""Share of a run in which a critic may start anywhere, and one item may lead: popularity comes first."""
 SLACK = 1.5
 """A value estimate may exceed the largest possible return by this factor: it is an estimate."""
 TOP_SHARE = 0.5
@@ -71,7 +71,7 @@ class Alarms:
         found = {}
         bound = self._largest / (1 - self.discount)
         mean = {name: float(np.mean(values)) for name, values in self._metrics.items() if len(values) == MEMORY}
-        if self._largest and mean.get("value", 0.0) > SLACK * bound:
+        if done > WARM_UP and self._largest and mean.get("value", 0.0) > SLACK * bound:
             found["diverging"] = (
                 f"the critic expects {mean['value']:.3g} on average, and no return can exceed {bound:.3g} (largest "
                 f"reward {self._largest:.3g}, discount {self.discount:g}): it diverges; lower learning_rate or tau"
