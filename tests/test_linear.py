@@ -26,7 +26,10 @@ from what_next.training.artefacts import read_manifest, read_models
 from what_next.training.weighing import recent_of, weigh
 
 GROUPS, EACH = 12, 6
-NEWER = ("bias", "chain", "chain_decay", "chains", "codes", "penalty", "popularity", "pull", "replay", "successors")
+NEWER = (
+    "bias", "chain", "chain_decay", "chains", "codes", "penalty", "popularity", "pull", "replay", "successors",
+    "zero_diagonal",
+)  # fmt: skip
 """What the first of such models did not have."""
 
 
@@ -76,6 +79,26 @@ def test_what_a_history_points_to_by_hand() -> None:
     scores = points @ columns.T
     by_hand = (3 + 2 * linear.directions[:, :2].numpy() @ (wanted / np.linalg.norm(wanted))) / 4
     np.testing.assert_allclose(scores[0], by_hand, rtol=1e-6)
+
+
+def test_with_a_zero_diagonal_it_is_ease() -> None:
+    """The whole decomposition of who had what, and the inverse of equation 8 of EASE at the penalty that counts."""
+    had = np.random.default_rng(0).random((40, 7)) < 0.4
+    _, strengths, rows = np.linalg.svd(had.astype(np.float64), full_matrices=False)
+    linear = LinearTerm(7)
+    linear.learn(np.float32(rows.T), np.float32(strengths**2), had.sum(0))
+    linear.choose(weight=2.0, penalty=0.1, zero_diagonal=1.0)
+    inverse = np.linalg.inv(had.T.astype(np.float64) @ had + 0.1 * PENALTY * np.eye(7))
+    ease = np.eye(7) - inverse / inverse.diagonal()
+    history, others = [1, 4], [0, 2, 3, 5, 6]
+    past = linear.past(torch.tensor(history), torch.tensor([2]))
+    scores = (linear.extended(torch.zeros(1, 1), past) @ linear.columns(torch.ones(7, 1)).T)[0, others].numpy()
+    wanted = ease[history].sum(0)[others]
+    np.testing.assert_allclose(scores / scores[0], wanted / wanted[0], rtol=1e-4)
+    linear.grow(8)  # about the last of which nothing is known
+    columns = linear.columns(torch.ones(8, 1))
+    np.testing.assert_allclose((linear.extended(torch.zeros(1, 1), past) @ columns.T)[0, others], scores, rtol=1e-5)
+    assert (columns[7, 1:8] == 0).all()
 
 
 def test_what_is_popular_by_hand() -> None:
@@ -384,6 +407,21 @@ def test_the_penalty_that_is_better_is_taken_with_a_weight_of_its_own() -> None:
     linear = term()
     assert weigh(linear, "ndcg@10", lambda: 1 - abs(float(linear.weight * linear.penalty) - 8 * 0.3) / 9, lambda: 0.0)
     assert (float(linear.weight), float(linear.penalty)) == (8, pytest.approx(0.3))
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_diagonal_goes_where_that_is_better_with_a_weight_and_a_penalty_of_its_own(better: bool) -> None:
+    linear = term()
+
+    def score() -> float:
+        cleared = bool(linear.zero_diagonal)
+        wanted = (16, 0.3) if cleared else (8, 3.0)
+        away = abs(np.log(max(float(linear.weight), 1.0) / wanted[0])) + abs(np.log(float(linear.penalty) / wanted[1]))
+        return 1 - 0.1 * float(away) + 0.3 * (cleared and better)
+
+    assert weigh(linear, "ndcg@10", score, lambda: 0.0)
+    chosen = float(linear.weight), float(linear.penalty), float(linear.zero_diagonal)
+    assert chosen == pytest.approx((16, 0.3, 1) if better else (8, 3.0, 0))
 
 
 def test_where_it_takes_long_it_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

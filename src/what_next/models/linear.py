@@ -36,8 +36,8 @@ CHUNK = 2**16
 TABLES = ("successors", "codes", "chains")
 """Of items, with as many columns as count."""
 NUMBERS = {
-    "weight": 0.0, "decay": 1.0, "penalty": 1.0, "bias": 0.0, "pull": 0.0, "chain": 0.0, "chain_decay": CHAIN_DECAY,
-    "replay": 0.0, "temperature": 1.0,
+    "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "pull": 0.0, "chain": 0.0,
+    "chain_decay": CHAIN_DECAY, "replay": 0.0, "temperature": 1.0,
 }  # fmt: skip
 """The numbers that validation chooses, as they are before it has."""
 
@@ -54,10 +54,15 @@ class LinearTerm(nn.Module):
 
     With `X` the matrix of who had what, and `V`, `s` the right singular vectors and the singular values of its first
     directions, items are foretold from a history by `h V diag(s^2 / (s^2 + PENALTY)) V'` (Jin et al. 2021, "Towards a
-    Better Understanding of Linear Models for Recommendation": EASE without its diagonal). In `h` an event
+    Better Understanding of Linear Models for Recommendation": EASE without its zero diagonal). In `h` an event
     counts `decay` to the power of how many came after it. The product up to the last `V'` is made as long as `weight`,
     and goes into the point; `V` goes into the item vectors: the score stays one inner product. One column more is how
     popular each item is, times `bias`: where a log holds nothing else, what a network makes of it falls short of that.
+
+    The ridge foretells an item the less by others, the more it may by itself, which is of no use for one that the
+    history lacks. With `zero_diagonal` no item foretells itself, as in EASE (Steck 2019, arXiv:1905.03375, equation 8:
+    the score of each item `j` divided by `P_jj`, of the inverse `P` of `X'X + PENALTY I`): row `j` of `V` is divided by
+    `PENALTY P_jj = 1 - V_j diag(gains) V_j'`.
 
     The point is pulled to where those items lie that came next after the last ones: the transitions of a Markov chain,
     read in the network's own item space. There the episodes of a series lie side by side, and which comes next is not
@@ -79,7 +84,7 @@ class LinearTerm(nn.Module):
         codes: [items codes], of length 1; no column without `chain` or `replay`.
         chains: [items codes], for each item the sum of the codes of what came next, by one more than how often anything
             did; no column without `chain`.
-        weight, decay, bias: as above; `penalty`: times `PENALTY`, which is what counts.
+        weight, decay, zero_diagonal, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
         chain: what `chains` count, summed over a history where an event counts `chain_decay` of the one after it.
         replay: the length of the mean code of what came next in the history after earlier ones of its last item.
@@ -95,6 +100,7 @@ class LinearTerm(nn.Module):
     weight: Tensor
     decay: Tensor
     penalty: Tensor
+    zero_diagonal: Tensor
     bias: Tensor
     pull: Tensor
     chain: Tensor
@@ -221,7 +227,11 @@ class LinearTerm(nn.Module):
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
         """Item vectors to go with them."""
-        return torch.cat([vectors, self.directions, self.codes, self.popularity[:, None]], 1)
+        directions = self.directions
+        if self.zero_diagonal:
+            others = 1 - directions.square() @ self._kept
+            directions = directions / others.clamp(min=torch.finfo(others.dtype).eps)[:, None]
+        return torch.cat([vectors, directions, self.codes, self.popularity[:, None]], 1)
 
     def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Float[Tensor, "batch foretold"]:
         """What some histories point to; `items` are those of the first, then of the second, and so on."""
@@ -256,12 +266,16 @@ class LinearTerm(nn.Module):
 
         `recent` ends with the last item; -1 stands before the first one. None where they do not count (`recalls`).
         """
-        gains = self.gains / (self.gains + self.penalty * (1 - self.gains))
         had, came, chained = sums.split([table.shape[1] for table, _ in self._tables], 1)
-        found = [functional.normalize(had * gains, dim=1), functional.normalize(came, dim=1), chained]
+        found = [functional.normalize(had * self._kept, dim=1), functional.normalize(came, dim=1), chained]
         if recent is not None:
             found.append(functional.normalize(self._replayed(recent), dim=1))
         return torch.cat(found, 1)
+
+    @property
+    def _kept(self) -> Float[Tensor, "rank"]:
+        """The gains at the penalty that counts."""
+        return self.gains / (self.gains + self.penalty * (1 - self.gains))
 
     @property
     def recalls(self) -> bool:
@@ -285,7 +299,7 @@ class LinearTerm(nn.Module):
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
         self.gains = self.gains.new_zeros(self.directions.shape[1])
         state_dict.setdefault(prefix + "penalty", torch.ones_like(self.penalty))
-        for name in ("popularity", "bias", "pull", "chain", "chain_decay", "replay"):
+        for name in ("popularity", "zero_diagonal", "bias", "pull", "chain", "chain_decay", "replay"):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)
 

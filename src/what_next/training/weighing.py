@@ -14,7 +14,25 @@ from what_next.models.linear import RANKS, LinearTerm, ranks_of
 
 Measure = Callable[[], float]
 Counts = Float64[np.ndarray, "items"]
-WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0, 240.0, 360.0, 540.0, 810.0, 1215.0)
+WEIGHTS = (
+    4.0,
+    8.0,
+    16.0,
+    24.0,
+    32.0,
+    48.0,
+    72.0,
+    108.0,
+    160.0,
+    240.0,
+    360.0,
+    540.0,
+    810.0,
+    1215.0,
+    1800.0,
+    2700.0,
+    4000.0,
+)
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9, 0.8)
 """Of an event in what the linear model makes of a history, for each one after it."""
@@ -61,9 +79,9 @@ def weigh(
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, with decay, penalty and directions, then what came next, in the network's space and in
-    codes, then the bias for what is popular, or was of late, 0 included; where all stay 0, the network is better alone,
-    and that is all. The temperature comes last.
+    The weight comes first, with decay, penalty, directions and diagonal, then what came next, in the network's space
+    and in codes, then the bias for what is popular, or was of late, 0 included; where all stay 0, the network is better
+    alone, and that is all. The temperature comes last.
 
     Args:
         linear: with what was counted in the log; changed.
@@ -86,6 +104,7 @@ def weigh(
     _count(trial)
     if learn:
         _widen(trial, learn)
+    _clear(trial)
     _follow(trial, repeats=repeats)
     of_late = _favour(trial, recent or {})
     linear.choose(**trial.numbers)
@@ -169,6 +188,17 @@ def _widen(trial: Trial, learn: Callable[[int], None]) -> None:
             linear.directions, linear.gains = fewer
             return
         trial.take(wider)
+
+
+def _clear(trial: Trial) -> None:
+    """Let no item foretell itself, where that is better: it goes with a penalty and a weight of its own."""
+    cleared = trial.copy()
+    cleared.numbers["zero_diagonal"] = 1.0
+    cleared.improve("weight", [weight for weight in WEIGHTS if weight >= trial.numbers["weight"]])
+    if cleared.best > trial.best:
+        cleared.improve("penalty", (1.0, *PENALTIES))
+        cleared.improve("weight", WEIGHTS)
+        trial.take(cleared)
 
 
 def _follow(trial: Trial, *, repeats: bool) -> None:
