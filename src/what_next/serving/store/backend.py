@@ -106,7 +106,12 @@ class Backend:
     @property
     def sqlite(self) -> bool:
         """Whether it is SQLite; else it is PostgreSQL."""
-        return self.engine.dialect.name == "sqlite"
+        return self.dialect == "sqlite"
+
+    @property
+    def dialect(self) -> str:
+        """What SQLAlchemy calls it: `sqlite` or `postgresql`."""
+        return self.engine.dialect.name
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -193,6 +198,19 @@ def pairs(name: str) -> FromClause:
     given = sa.func.json_each(sa.bindparam(name, type_=_Object())).table_valued("key", "value").c
     after = sa.cast(sa.cast(given.value, sa.Text), sa.BigInteger)  # PostgreSQL makes no number of JSON itself
     return sa.select(sa.cast(given.key, sa.BigInteger).label("key"), after.label("after")).subquery("wanted")
+
+
+def after_each(
+    name: str, key: sa.ColumnElement[int], number: sa.ColumnElement[int], columns: Sequence[sa.ColumnElement[Any]]
+) -> Mapping[str, sa.Select[Any]]:
+    """By the dialect: some columns of the rows whose `key` is given as `name`, and whose `number` is larger than that
+    of the key (see `pairs`)."""
+    wanted = pairs(name)
+    rows = sa.select(*columns).where(key == wanted.c.key, number > wanted.c.after)
+    # PostgreSQL takes any JSON for 100 keys, and would read a whole table for one of them. OFFSET 0 keeps it from
+    # making a join of this, so that it looks up each key in the index. SQLite does so by itself.
+    each = rows.offset(0).lateral("each")
+    return {"sqlite": rows, "postgresql": sa.select(*each.c).join_from(wanted, each, sa.true())}
 
 
 def waits(connection: sa.Connection) -> bool:
@@ -375,6 +393,7 @@ def _patient(where: str, connection: Any, record: object) -> None:
     connection.autocommit = True
     connection.execute(
         f"SET synchronous_commit = on; SET lock_timeout = {round(BUSY * 1000)}; "
-        f"SET statement_timeout = {PATIENCE * 1000}; SET idle_in_transaction_session_timeout = {round(STILL * 1000)}"
+        f"SET statement_timeout = {PATIENCE * 1000}; SET idle_in_transaction_session_timeout = {round(STILL * 1000)}; "
+        "SET jit = off"  # it takes a short statement for a long one, and longer to compile it than to run it
     )
     connection.autocommit = before

@@ -24,7 +24,7 @@ from what_next.data.files import FORMATS, beside, footer_of, write_together
 from what_next.data.importing.ids import as_ids
 from what_next.errors import DataError
 from what_next.serving.store import tables
-from what_next.serving.store.backend import among, pairs
+from what_next.serving.store.backend import after_each, among
 from what_next.serving.store.histories import EVENTS, NOTE, SALT, USERS, digest_of
 from what_next.serving.store.records import Withdrawal
 from what_next.serving.store.rewards import NAMING, Progress, frame, pages, rewards_of, slices, users
@@ -65,10 +65,7 @@ SHOWN, SENT = tables.impressions.c, tables.feedback.c
 NUMBERS = select(SHOWN.recommendation_id.label("slate"), SHOWN.number.label("answer")).where(
     among(SHOWN.recommendation_id, "answers")
 )
-WANTED = pairs("users")
-SINCE = select(*(EVENTS[name] for name in HAPPENED)).join_from(
-    WANTED, tables.events, (EVENTS.user == WANTED.c.key) & (EVENTS.number > WANTED.c.after)
-)
+SINCE = after_each("users", EVENTS.user, EVENTS.number, [EVENTS[name] for name in HAPPENED])
 ERASED = select(tables.erased_users.c.digest)
 UNTIL = "what_next.until"
 """In the footer of an exported log: how far the store was read, as JSON of `Until`."""
@@ -400,4 +397,6 @@ def _since(store: Store, kept: pl.DataFrame) -> pl.DataFrame:
     last = kept.filter(EVENT).group_by("user_id").agg(pl.col("number").max().alias("after"))
     ahead = users.join(last, on="user_id", how="left").with_columns(pl.col("after").fill_null(0))
     ahead = ahead.filter(pl.col("last") > pl.col("after")).select("user", "after").sort("user")
-    return pl.concat(frame(store, SINCE, users=dict(some.iter_rows())) for some in slices(ahead, GROUP))
+    return pl.concat(
+        frame(store, SINCE[store.backend.dialect], users=dict(some.iter_rows())) for some in slices(ahead, GROUP)
+    )

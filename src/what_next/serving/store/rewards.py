@@ -42,9 +42,7 @@ def frame(store: Store, statement: Select[Any], **values: Any) -> pl.DataFrame:
     columns = [
         as_type(one, Text).label(one.name) if isinstance(one.type, Json) else one for one in statement.selected_columns
     ]
-    rows = [
-        tuple(row) for row in store.fetch(statement.with_only_columns(*columns, maintain_column_froms=True), **values)
-    ]
+    rows = [tuple(row) for row in store.fetch(statement.with_only_columns(*columns), **values)]
     schema = {one.name: DTYPES.get(type(one.type), pl.String) for one in columns}
     return pl.DataFrame(rows, schema, orient="row", strict=False)
 

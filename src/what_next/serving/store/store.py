@@ -16,7 +16,7 @@ from what_next.data import Dataset
 from what_next.errors import StoreError, StoreUnavailable
 from what_next.serving.store import records, tables
 from what_next.serving.store.answers import KEPT, RESPONSES
-from what_next.serving.store.backend import Backend, among, connect, in_the_way, is_mistake, pairs, passes
+from what_next.serving.store.backend import Backend, after_each, among, connect, in_the_way, is_mistake, passes
 from what_next.serving.store.histories import EVENTS, NOTE, USERS, put_note
 from what_next.serving.store.loading import LOADED, Filling, Progress
 from what_next.serving.store.migrations import migrate
@@ -41,15 +41,10 @@ LATEST = (
     .order_by(EVENTS.time.desc(), EVENTS.number.desc())
     .limit(bindparam("most"))
 )
-WANTED = pairs("users")
-# An outer join says which of the two is gone through first.
-AFTER = (
-    select(WANTED.c.key, *EVENT)
-    .select_from(
-        WANTED.outerjoin(tables.events, (EVENTS.user == WANTED.c.key) & (EVENTS.number > WANTED.c.after))
-    )
-    .order_by(WANTED.c.key, EVENTS.time, EVENTS.number)
-)  # fmt: skip
+AFTER = {
+    dialect: rows.order_by("user", "time", "number")
+    for dialect, rows in after_each("users", EVENTS.user, EVENTS.number, [EVENTS.user, *EVENT]).items()
+}
 READABLE = select(exists(select(USERS.key)), exists(select(EVENTS.number)))
 FOUND = (
     select(USERS.user_id)
@@ -267,9 +262,8 @@ class Store:
             users: by the key of each (see `heads`), the number that all of theirs are larger than.
         """
         found: dict[int, list[records.StoredEvent]] = {}
-        for key, number, *rest in self.fetch(AFTER, users=users):
-            if number is not None:
-                found.setdefault(key, []).append(records.StoredEvent(number, *rest))
+        for key, *rest in self.fetch(AFTER[self.backend.dialect], users=users):
+            found.setdefault(key, []).append(records.StoredEvent(*rest))
         return found
 
     def users(self, query: str = "", limit: int = 20) -> list[str]:
