@@ -1,6 +1,7 @@
 """Answers that are given once: again to the same key, and recorded as shown where somebody saw them."""
 
 import asyncio
+import hashlib
 import json
 import threading
 import time
@@ -11,10 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from what_next.serving.bodies import Question
 from what_next.serving.http.recommendations import _once
 from what_next.serving.http.routes import Call
+from what_next.serving.store.tables import idempotency_keys
 
 from .endpoint import Service, process, service
 from .engines import in_time
@@ -70,6 +73,15 @@ def test_what_a_later_version_adds_makes_no_other_request_of_the_same() -> None:
     call = object.__new__(Call)
     call.headers, call.key = {b"idempotency-key": b"key-1"}, None
     assert _once(call, Question.model_validate(ASKED), 1) == _once(call, Later.model_validate(ASKED), 1)
+
+
+def test_a_request_that_an_earlier_version_answered_gets_that_answer(one: Service) -> None:
+    first = keyed(one, "key-1").json()
+    former = hashlib.blake2b(Question.model_validate(ASKED).model_dump_json().encode(), digest_size=16).hexdigest()
+    with one.store.backend.engine.begin() as connection:
+        connection.execute(update(idempotency_keys).values(request=former))
+    assert keyed(one, "key-1").json() == first
+    assert keyed(one, "key-1", {**ASKED, "k": 4}).status_code == 422
 
 
 def test_requests_with_one_key_at_the_same_moment_get_one_answer(one: Service) -> None:
