@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from what_next.errors import ModelError, SaveError
 from what_next.serving.engine.served import Served
-from what_next.serving.engine.versions import AGENT, keep
+from what_next.serving.engine.versions import AGENT, keep, whole
 from what_next.serving.loop.candidate import served as judged
 from what_next.training.artefacts import CRITIC, critic_beside
 
@@ -66,6 +66,12 @@ def test_a_copy_that_is_not_the_model_is_not_kept(tmp_path: Path, monkeypatch: p
     (versions / version / "agent.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError, match=r"is damaged: .* remove this folder"):
         keep(versions, setup.model_agent_path)
+
+
+def test_a_version_from_before_names_told_a_hash_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "8e70324aa9479eb3-1400").mkdir()
+    with pytest.raises(ModelError, match=r"by an earlier version, .*; what-next promote SETUP --force deploys"):
+        whole(tmp_path, "8e70324aa9479eb3-1400")
 
 
 def test_a_version_is_judged_with_its_own_critic_whatever_it_was_called(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ CATALOGUE, CARD = catalogue_path(Path(AGENT)).name, card_path(Path(AGENT)).name
 """Names of the files in the folder of a version; the card is for people, and does not tell versions apart."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 """What a run or a version may be called: a path must not come of it."""
+HASHED = re.compile(r".+-[0-9]+-[0-9a-f]{8}")
+"""The name of a version, with the hash of its files."""
 
 
 def versions_folder(setup: Setup) -> Path:
@@ -117,11 +119,16 @@ def keep(folder: Path, agent: Path) -> str:
 
 def intact(place: Path, version: str) -> None:
     """Raises a `ModelError` where the files of a version are missing, or not those that were deployed: its name tells a
-    hash."""
+    hash, or it was deployed before names did."""
     if not place.exists():
         raise ModelError(
             f"{place}: is missing; restore it from a back-up (what-next restore), or deploy a model that is there: "
             "what-next promote SETUP --force"
+        )
+    if not HASHED.fullmatch(version):
+        raise ModelError(
+            f"{place}: was deployed by an earlier version, which kept no hash of its files, so they cannot be checked; "
+            "what-next promote SETUP --force deploys the model again"
         )
     files = {name: place / name for name in (AGENT, CATALOGUE, CRITIC) if (place / name).is_file()}
     if _digest(files)[:8] != version.rpartition("-")[2]:
