@@ -274,7 +274,9 @@ def test_a_store_of_a_newer_version_is_refused(place: str) -> None:
         Store.open(place)
 
 
-def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(place: str) -> None:
+def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Store.open(place)
     columns = "recommendation_id, user_id, time, version, policy, explore, known, items, propensities, candidates"
     values = """'r1', 'anna', 5, 'v1', 'trained', '{}', 0, '["i1"]', '[1.0]', '', true"""
@@ -289,7 +291,9 @@ def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(plac
             link.exec_driver_sql(f"INSERT INTO impressions ({columns}, shown) VALUES ({one})")
     assert schema_of(store) != new
     store.close()
+    assert "migrated" not in caplog.text, "a new store is not told of"
     store = Store.open(place)
+    assert "was migrated from 0001 to 0004; earlier versions" in caplog.text
     assert schema_of(store) == new
     assert [(one.recommendation_id, one.items) for one in impressions_of(store, "anna")] == [("r1", ("i1",))]
     assert rows(store, "SELECT withdrawn FROM impressions") == [(0,), (0,)]

@@ -1,5 +1,6 @@
 """The schema of the store, also in stores that an earlier version made."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 from what_next.errors import StoreError
 from what_next.serving.store import tables
 from what_next.serving.store.backend import BUSY, PAGE, PATIENCE, VARIABLE, Backend, be_patient, make_file, waits
+
+logger = logging.getLogger("what_next.serving")
 
 ADDED: dict[str, tuple[Table, ...]] = {
     "0001": (),
@@ -57,6 +60,11 @@ def migrate(backend: Backend, make: bool = True) -> None:
             # Another process may have done it while this one waited for the lock.
             if (version := known_version(connection, backend.where)) != REVISIONS[-1]:
                 _upgrade(connection, version)
+    if version not in (None, REVISIONS[-1]):
+        logger.warning(
+            "%s: the store was migrated from %s to %s; earlier versions of What Next? do not start on it any more",
+            backend.where, version, REVISIONS[-1],
+        )  # fmt: skip
 
 
 def missing(backend: Backend) -> StoreError:
