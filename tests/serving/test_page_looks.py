@@ -220,6 +220,20 @@ def test_the_page_is_strict_with_itself(opens: Opens) -> None:
     seen.complaints.clear()
 
 
+def test_the_page_works_behind_a_prefix_of_all_paths(opens: Opens) -> None:
+    seen = opens()
+    seen.settled()
+    prefix = f"{seen.base}/shop/"
+    seen.page.route(
+        f"{prefix}**", lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/shop/", "/")))
+    )
+    seen.asked.clear()
+    seen.page.goto(prefix)
+    seen.settled()
+    assert seen.titles("trained")
+    assert all(url.startswith(prefix) for _, url in seen.asked), seen.asked
+
+
 @pytest.mark.parametrize("path", SERVED, ids=lambda path: path.name)
 def test_no_file_of_the_page_names_another_place(path: Path) -> None:
     text = path.read_text().replace('xmlns="http://www.w3.org/2000/svg"', "")

@@ -49,7 +49,8 @@ export async function call(method, path, body) {
   let answer;
   try {
     const signal = AbortSignal.timeout(PATIENCE);
-    answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store", signal });
+    // From where the page is: a proxy may put a prefix before all paths.
+    answer = await fetch(`.${path}`, { method, headers, body: body && JSON.stringify(body), cache: "no-store", signal });
   } catch {
     throw new Trouble("The service does not answer.", 0);
   }
