@@ -26,7 +26,7 @@ from what_next.data.files import ASIDE, remove_stale, sha256, sync
 from what_next.errors import ModelError, SaveError, StoreError, some
 from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, NAME, intact, versions_folder
 from what_next.serving.store import store_of
-from what_next.serving.store.backend import Backend, connect, is_damaged
+from what_next.serving.store.backend import VARIABLE, Backend, connect, is_damaged
 from what_next.serving.store.migrations import MARKS, REVISIONS, drop_later, known_version, missing, version_of
 from what_next.serving.store.tables import metadata
 from what_next.settings import Setup
@@ -113,7 +113,10 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
         else:
             kept, kind, put_back = backup / POSTGRESQL, "PostgreSQL", _put_back_tables
         if not kept.is_file():
-            raise StoreError(f"{backup}: holds no {kept.name}, but the setup's store is in {kind}; nothing was changed")
+            raise StoreError(
+                f"{backup}: holds no {kept.name}, but the setup's store is in {kind}; nothing was changed; name a "
+                f"back-up of {kind}, or by server.store or {VARIABLE} a store of the kind that was backed up"
+            )
         if not (backup / MODELS).is_file():
             raise StoreError(f"{backup}: holds no {MODELS}; {AGAIN}")
         try:
