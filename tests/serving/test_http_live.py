@@ -233,7 +233,7 @@ def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: P
                 },
             )
         (impression,) = impressions_of(one.store, "u1")
-        answers = pl.DataFrame({"number": [impression.number], "slate": name, "user_id": "u1", "item_id": item})
+        answers = pl.DataFrame({"number": [impression.number], "slate": name, "user_id": "u1", "item_id": [[item]]})
         assert rewards_of(one.store, answers)[0]["reward"].to_list() == [0.75]
 
 

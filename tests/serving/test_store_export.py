@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from what_next.data import Catalogue, Dataset, import_files
 from what_next.data.decisions.reader import read_log
@@ -99,6 +100,18 @@ def test_each_item_of_an_answer_is_a_row_with_its_chance_and_place(served: Store
     assert (found.events, found.decisions) == (2, 6)
 
 
+def test_an_answer_is_one_row_until_the_file_is_written(
+    served: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = exported(served, catalogue())
+    log = found.log
+    assert (len(found.decided), found.decisions) == (3, 6)
+    monkeypatch.setattr(pl.LazyFrame, "collect", lambda *_, **__: pytest.fail("all rows are held at once"))
+    found.write(tmp_path / "log.parquet")
+    monkeypatch.undo()
+    assert_frame_equal(pl.read_parquet(tmp_path / "log.parquet"), log)
+
+
 def test_what_was_withdrawn_is_told_with_the_log_and_what_nobody_saw_is_no_decision(
     served: Store, tmp_path: Path
 ) -> None:
@@ -182,7 +195,7 @@ def test_rewards_are_those_of_the_answers_that_are_asked_about(served: Store) ->
     rows = [FeedbackRow(f"f{name}", name, item, 1.0) for name, item in (("r1", "i1"), ("r2", "i4"), ("r0", "i6"))]
     served.commit([AddFeedback(tuple(rows)), AddEvents((EventRow("e5", "bert", "i5", recommendation_id="r2"),))])
     numbers = {one.recommendation_id: one.number for one in impressions_of(served, "bert")}
-    answers = pl.DataFrame({"number": [numbers["r2"]] * 2, "slate": "r2", "user_id": "bert", "item_id": ["i4", "i5"]})
+    answers = pl.DataFrame({"number": [numbers["r2"]], "slate": "r2", "user_id": "bert", "item_id": [["i4", "i5"]]})
     assert sorted(rewards_of(served, answers)[0]["item_id"]) == ["i4", "i5"]
     assert not len(rewards_of(served, answers.clear())[0])
 

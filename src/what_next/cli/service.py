@@ -167,7 +167,7 @@ def export(
 ) -> None:
     """Write the log as a data set: train reads its events and decisions, evaluate its events, estimate and gate its
     decisions."""
-    from what_next.serving.store.export import appended, exported
+    from what_next.serving.store.export import COLUMNS, appended, exported
 
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")
@@ -184,10 +184,14 @@ def export(
         else:
             found = exported(store, catalogue, progress=progress)
         written = found.write(to)
-    users = found.log["user_id"].n_unique()
-    counts = {"users": users, "items": len(found.items), "events": found.events, "decisions": found.decisions}
+    counts = {
+        "users": len(found.users),
+        "items": len(found.items),
+        "events": found.events,
+        "decisions": found.decisions,
+    }
     files = [str(path) for path in written]
-    facts = {"data": str(to), "files": files, **counts, "columns": found.log.columns, "notes": found.notes}
+    facts = {"data": str(to), "files": files, **counts, "columns": list(COLUMNS), "notes": found.notes}
     lines = [f"  {line}" for line in [*found.notes, *(f"{path} written" for path in files)]]
     answer(facts, as_json, *lines, ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 

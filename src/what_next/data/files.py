@@ -79,11 +79,17 @@ def footer_of(path: Path) -> dict[str, str]:
 
 
 def write_together(
-    frames: Mapping[Path, pl.DataFrame], metadata: Mapping[str, str] | None = None, *, private: bool = False
+    frames: Mapping[Path, pl.DataFrame | pl.LazyFrame],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    private: bool = False,
 ) -> None:
-    """Write Parquet files that belong together, `metadata` in the footer of each: see `write_files`."""
+    """Write Parquet files that belong together, `metadata` in the footer of each: see `write_files`.
+
+    A frame that is lazy is never held as a whole."""
     footer = dict(metadata or {})
-    write_files({path: partial(one.write_parquet, metadata=footer) for path, one in frames.items()}, private=private)
+    contents = {path: partial(one.lazy().sink_parquet, metadata=footer) for path, one in frames.items()}
+    write_files(contents, private=private)
 
 
 def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = False) -> None:

@@ -5,7 +5,8 @@ events have `event` and `number`, those of decisions the columns of `DECISION`; 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ OWN = ("user_id", "item_id", "timestamp", "reward", "event")
 """Columns of a log: a number of the context must not have such a name."""
 
 
+AGAIN = "the file is not as it was exported; export it again"
+"""What messages about a log that was changed end with."""
+
+
 def is_service_log(path: Path) -> bool:
     """Whether a file is an exported log of a service; a `DataError` where it is of a newer format."""
     return footer_of(path).get("what_next.format") == FORMATS[2]
@@ -61,38 +66,58 @@ def rows_of(path: Path) -> pl.DataFrame:
     Raises:
         DataError: the file was changed: a column is missing or of another type, or holds a wrong value.
     """
-    again = "the file is not as it was exported; export it again"
+    with readable(path):
+        return scan_of(path).collect()
+
+
+def scan_of(path: Path) -> pl.LazyFrame:
+    """The rows of an exported log, which were looked at, but are not held; `rows_of` says what it raises."""
     footer = footer_of(path)
     if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), CHANGES):
-        raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {again}")
-    try:
-        rows = pl.read_parquet(path, glob=False)
+        raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {AGAIN}")
+    with readable(path):
+        rows = pl.scan_parquet(path, glob=False)
+        schema = rows.collect_schema()
         items = pl.scan_parquet(beside(path, "items"), glob=False).collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}, or its item table: cannot be read ({error}); {again}") from None
     if not items.keys() >= {"item_id", "title"}:
-        raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {again}")
+        raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {AGAIN}")
     for name, (fits, wanted) in FORM.items():
-        if (dtype := rows.schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
+        if (dtype := schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
             found = "is missing" if dtype is None else f"holds {dtype}"
-            raise DataError(f"{path}: column {name!r} {found} instead of {wanted}; {again}")
-    texts = {
-        name: [text for text in rows[name].unique().drop_nulls() if not _fits(text, kind)]
-        for name, kind in JSON.items()
-    }
+            raise DataError(f"{path}: column {name!r} {found} instead of {wanted}; {AGAIN}")
+    with readable(path):
+        _check(path, rows)
+    return rows
+
+
+def _check(path: Path, rows: pl.LazyFrame) -> None:
+    """Raises a `DataError` where a row holds a wrong value."""
+    texts = {name: rows.select(pl.col(name).unique()).collect(engine="streaming")[name].drop_nulls() for name in JSON}
+    unfit = {name: [text for text in some if not _fits(text, JSON[name])] for name, some in texts.items()}
     wrong = {
         **{name: pl.col(name).is_null() for name in ("user_id", "item_id", "timestamp")},
         **{name: EVENT & pl.col(name).is_null() for name in ("event", "number")},
         **{name: ~EVENT & pl.col(name).is_null() for name in ("slate", "position", "seen", "masked")},
         **{name: ~EVENT & ~(pl.col(name) >= 0).fill_null(False) for name in ("known", "withdrawn")},
-        **{name: pl.col(name).is_in(some) for name, some in texts.items() if some},
+        **{name: pl.col(name).is_in(some) for name, some in unfit.items() if some},
     }
+    sums = (test.fill_null(False).sum().alias(name) for name, test in wrong.items())
+    counts = rows.select(pl.len(), *sums).collect(engine="streaming").row(0, named=True)
     for name, test in wrong.items():
-        if len(places := rows.select(test.fill_null(False).arg_true()).to_series()):
-            value = as_found(rows[name][places[0]])[:80]
-            wrong_row = f"row {places[0] + 1} (column {name!r}) is {value}, not {FORM[name][1]}"
-            raise DataError(f"{path}: {wrong_row} ({len(places):,} of {len(rows):,} rows); {again}")
-    return rows
+        if counts[name]:
+            first = rows.with_row_index("place", 1).filter(test).select("place", name).head(1)
+            place, value = first.collect(engine="streaming").row(0)
+            wrong_row = f"row {place} (column {name!r}) is {as_found(value)[:80]}, not {FORM[name][1]}"
+            raise DataError(f"{path}: {wrong_row} ({counts[name]:,} of {counts['len']:,} rows); {AGAIN}")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raises a `DataError` where an exported log, or its item table, cannot be read within."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}, or its item table: cannot be read ({error}); {AGAIN}") from None
 
 
 def _fits(text: str, kind: Any) -> bool:

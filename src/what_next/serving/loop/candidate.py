@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +59,17 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
     """
     catalogue = Catalogue.from_table(pl.read_parquet(catalogue_path(agent_of(setup, current)), glob=False))
     whole = _whole(store, catalogue, folder.parent / WHOLE)
-    users = whole.log["user_id"].unique()
+    users = whole.users
     out = pl.Series(users.name, [one for one in users if held_out(one, setup.loop.held_out)], users.dtype)
     counts = dict[str, int]()
-    for name, rows in (
-        (JUDGING, whole.log.filter(pl.col("user_id").is_in(out.implode()))),
-        (LEARNED, whole.log.filter(~pl.col("user_id").is_in(out.implode()))),
-    ):
-        part = replace(whole, log=rows)
+    for name, theirs in ((JUDGING, out), (LEARNED, users.filter(~users.is_in(out.implode())))):
+        part = whole.about(theirs)
         if not part.events:
             raise DataError(f"{store.backend.where}: too few users have events to hold some out (loop.held_out)")
         part.write(folder / name)
         what = name.removesuffix(".parquet")
         counts |= {f"{what}_events": part.events, f"{what}_decisions": part.decisions}
-        counts[f"{what}_users"] = rows["user_id"].n_unique()
+        counts[f"{what}_users"] = len(part.users)
     return counts
 
 

@@ -1,7 +1,10 @@
 """The log as a data set: what people did, and what was decided for them, with which chance, and what it brought; all
-of it, or what came since an earlier export."""
+of it, or what came since an earlier export.
 
-from collections.abc import Iterator
+An answer is one row here, with lists of its items. It becomes a row for each of them as the file is written: held at
+once, those would take several times the memory.
+"""
+
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from what_next.data.decisions.service_log import (
     WITHDRAWALS,
     context_of,
     is_service_log,
-    rows_of,
+    readable,
+    scan_of,
 )
 from what_next.data.files import FORMATS, beside, footer_of, write_together
 from what_next.data.importing.ids import as_ids
@@ -27,7 +31,7 @@ from what_next.serving.store import tables
 from what_next.serving.store.backend import after_each, among
 from what_next.serving.store.histories import EVENTS, NOTE, SALT, USERS, digest_of
 from what_next.serving.store.records import Withdrawal
-from what_next.serving.store.rewards import NAMING, Progress, frame, pages, rewards_of, slices, users
+from what_next.serving.store.rewards import NAMING, PAGE, Progress, frame, pages, rewards_of, slices, users
 from what_next.serving.store.store import Store
 from what_next.serving.store.tables import dumps
 
@@ -35,6 +39,8 @@ ANONYMOUS = "anonymous:"
 """Before the id of an answer to nobody by name: a user of its own."""
 NOBODY = pl.col("user_id") == pl.concat_str(pl.lit(ANONYMOUS), "slate")
 """Which items were shown to nobody by name."""
+EACH = ("item_id", "propensity", "reward")
+"""Columns of an answer that are lists, of a value for each of its items."""
 COLUMNS: dict[str, Any] = {
     "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Datetime("us", "UTC"), "reward": pl.Float32,
     "event": pl.String, "number": pl.Int64, "arrived": pl.Int64, "context": pl.String, **DECISION,
@@ -44,8 +50,11 @@ ANSWERS = (
     "propensities", "withdrawn", "rule",
 )  # fmt: skip
 HAPPENED = ("user", "number", "item_id", "kind", "time", "reward", "context", "recommendation_id", "arrived")
+OF_EVENTS = ("event", "number", "arrived")
+"""Columns that answers lack."""
 EXPLORED: dict[str, Any] = {
-    "seen": pl.Boolean, "masked": pl.Boolean, "context": pl.String, "experiment": pl.String, "arm": pl.String,
+    "explore": pl.String, "seen": pl.Boolean, "masked": pl.Boolean, "context": pl.String,
+    "experiment": pl.String, "arm": pl.String,
 }  # fmt: skip
 RULES = select(tables.rules.c.hash.label("rule"), tables.rules.c.text.label("permitted")).where(
     among(tables.rules.c.hash, "rules")
@@ -99,14 +108,16 @@ class Exported:
     """A log, see `data.service_log`.
 
     Attributes:
-        log: events by user, time and number; then decisions by user, time, answer and place.
+        happened: events by user, time and number.
+        decided: answers by user, time and id, with the lists of `EACH`.
         items: the item table; `added`: how many at its end the store has, and not the catalogue.
         withdrawals: every change of the withdrawn items, in order.
         notes: what people should know.
         until: how far the store was read (see `appended`).
     """
 
-    log: pl.DataFrame
+    happened: pl.DataFrame
+    decided: pl.DataFrame
     items: pl.DataFrame
     added: int
     withdrawals: list[Withdrawal]
@@ -114,14 +125,36 @@ class Exported:
     until: Until
 
     @property
+    def rows(self) -> pl.LazyFrame:
+        """The log: events, then the items of the answers by their place, a row each."""
+        places = pl.int_ranges(1, pl.col("item_id").list.len() + 1, dtype=pl.Int32).alias("position")
+        shown = self.decided.lazy().with_columns(places).explode(*EACH, "position")
+        return pl.concat([self.happened.lazy(), shown], how="diagonal").select(*COLUMNS)
+
+    @property
+    def log(self) -> pl.DataFrame:
+        """All of `rows`, which are many."""
+        return self.rows.collect()
+
+    @property
+    def users(self) -> pl.Series:
+        """Who is in it, each once."""
+        return pl.concat([self.happened["user_id"], self.decided["user_id"]]).unique()
+
+    @property
     def events(self) -> int:
         """How many rows are events."""
-        return int(self.log.select(EVENT.sum()).item())
+        return len(self.happened)
 
     @property
     def decisions(self) -> int:
         """How many rows are decisions."""
-        return len(self.log) - self.events
+        return int(self.decided["item_id"].list.len().sum())
+
+    def about(self, users: pl.Series) -> "Exported":
+        """The log of some users alone."""
+        mine = pl.col("user_id").is_in(users.implode())
+        return replace(self, happened=self.happened.filter(mine), decided=self.decided.filter(mine))
 
     def write(self, path: Path) -> list[Path]:
         """Write `NAME.parquet` and `NAME.items.parquet`, as `what-next data import` does, but for the owner alone.
@@ -129,7 +162,7 @@ class Exported:
         Raises:
             SaveError: a file cannot be written; what stood there before is intact.
         """
-        frames = {beside(path, "items"): self.items, path: self.log}
+        frames = {beside(path, "items"): self.items, path: self.rows}
         catalogue = Catalogue.from_table(self.items).hash()
         write_together(
             frames,
@@ -160,42 +193,57 @@ def exported(store: Store, catalogue: Catalogue, *, progress: Progress | None = 
     """
     until = Until.of(store)
     # Answers first: whatever an answer knew is in the store by then.
-    decided, notes = read_answers(store, 0, progress)
-    happened = pl.concat(pages(store, tables.events, HAPPENED, progress=progress))
-    return completed(store, catalogue, pl.DataFrame(schema=COLUMNS), decided, happened, notes, until)
+    answers, notes = read_answers(store, 0, progress)
+    happened = _happened(store, pl.concat(pages(store, tables.events, HAPPENED, progress=progress)))
+    return completed(store, catalogue, happened, answers, [], notes, until)
 
 
 def completed(
     store: Store,
     catalogue: Catalogue,
-    before: pl.DataFrame,
-    decided: pl.DataFrame,
     happened: pl.DataFrame,
+    answers: list[pl.DataFrame],
+    rest: list[pl.DataFrame],
     notes: list[str],
     until: Until,
 ) -> Exported:
-    """The log of the rows of an earlier export, and of some answers and events that it does not hold.
+    """The log of some events and answers.
+
+    Args:
+        answers: those whose rewards are to be found, with their numbers.
+        rest: the others. Both lists are emptied, so that nobody holds their frames once these were copied.
 
     Raises:
         DataError: there is nothing.
     """
-    events = _happened(store, happened)
-    others = pl.concat([before, events], how="diagonal")
-    rewarded, ignored = _rewarded(store, decided, others.filter(EVENT))
-    rows = _still_there(store, pl.concat([others, rewarded], how="diagonal"))
-    if not len(rows):
+    decided, ignored = _rewarded(store, pl.concat(answers, how="diagonal"), happened)
+    answers.clear()
+    decided = pl.concat([*rest, decided], how="diagonal")
+    rest.clear()
+    happened, decided = _still_there(store, happened, decided)
+    if not len(happened) and not len(decided):
         raise DataError(f"{store.backend.where}: holds no events and no answers yet; serve first")
-    items, added, more = _items(store, catalogue, rows["item_id"])
-    rows, left = _known(rows, items)
+    logged = pl.concat([happened["item_id"], decided["item_id"].explode()]).unique()
+    items, added, more = _items(store, catalogue, logged)
+    happened, decided, left = _known(happened, decided, items)
     # No word stands for a missing id here: what was sent as `null` or `undefined` is somebody's name.
-    mine, theirs = as_ids([(rows.lazy(), "item_id"), (items.lazy(), "item_id")], missing=())
-    (user,) = as_ids([(rows.lazy(), "user_id")], missing=())
-    kinds = pl.Enum(rows["event"].drop_nulls().unique().sort())
-    rows = rows.with_columns(user.alias("user_id"), mine.alias("item_id"), pl.col("event").cast(kinds))
-    log = rows.sort(~EVENT, "user_id", "timestamp", "number", "slate", "position", maintain_order=True)
-    notes += [*ignored, *more, *left, *context_of(log.filter(EVENT)["context"])[1]]
-    items = items.with_columns(theirs.alias("item_id"))
-    return Exported(log.select(*COLUMNS), items, added, store.withdrawals_after(0), notes, until)
+    (item,) = as_ids([(items.lazy(), "item_id")], missing=())  # the log has no others
+    first, second = as_ids([(happened.lazy(), "user_id"), (decided.lazy(), "user_id")], missing=())
+    kinds = pl.Enum(happened["event"].drop_nulls().unique().sort())
+    happened = happened.with_columns(first.alias("user_id"), item.alias("item_id"), pl.col("event").cast(kinds))
+    theirs = items.select(item.alias("item_id"))["item_id"]
+    each = pl.element().replace_strict(items["item_id"], theirs, return_dtype=theirs.dtype)
+    decided = decided.with_columns(second.alias("user_id"), pl.col("item_id").list.eval(each))
+    notes += [*ignored, *more, *left, *context_of(happened["context"])[1]]
+    happened = happened.sort("user_id", "timestamp", "number", "slate")
+    decided = _sorted(decided, "user_id", "timestamp", "slate")
+    return Exported(happened, decided, items.with_columns(theirs), added, store.withdrawals_after(0), notes, until)
+
+
+def _sorted(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
+    """Rows in an order, taken from a frame column by column, so that never two copies of all are held."""
+    order = rows.select(pl.arg_sort_by(*by)).to_series()
+    return pl.DataFrame([rows.drop_in_place(name).gather(order) for name in rows.columns])
 
 
 def _happened(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
@@ -206,43 +254,49 @@ def _happened(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def read_answers(store: Store, after: int, progress: Progress | None = None) -> tuple[pl.DataFrame, list[str]]:
-    """The items of the answers of a larger number, without what they brought; and what is left out, in words."""
+def read_answers(store: Store, after: int, progress: Progress | None = None) -> tuple[list[pl.DataFrame], list[str]]:
+    """Pages of answers of a larger number, without what they brought; and what is left out, in words."""
     read, found = 0, []
     for page in pages(store, tables.impressions, ANSWERS, tables.impressions.c.shown, progress=progress, after=after):
         read += len(page)
         rules = frame(store, RULES, rules=page["rule"].drop_nulls().unique().sort().to_list())
         found.append(_slates(page.join(rules, on="rule", how="left")))
-    rows = pl.concat(found)
-    left = read - rows["answer"].n_unique()
+    left = read - sum(map(len, found))
     notes = [f"{left:,} answers left out: without items, or without the chances of all their items"] if left else []
-    return rows, notes
+    return found, notes
 
 
 def _rewarded(store: Store, rows: pl.DataFrame, events: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The items of some answers with what they brought, 0 where that is not told; without the answers' numbers."""
+    """Some answers with what their items brought, 0 where that is not told; without the answers' numbers."""
     nobody = pl.when(~NOBODY).then("user_id").alias("user_id")
     naming = events.filter(pl.col("slate").is_not_null()).rename({"slate": "recommendation_id", "event": "kind"})
     naming = naming.with_columns(pl.col("timestamp").dt.epoch("us").alias("time"), pl.col("reward").cast(pl.Float64))
     asked = rows.select(pl.col("answer").alias("number"), "slate", "item_id", nobody)
     rewards, notes = rewards_of(store, asked, naming.select(*NAMING))
-    rewards = rewards.rename({"number": "answer", "reward": "earned"})
-    rows = rows.join(rewards, on=["answer", "item_id"], how="left", maintain_order="left")
-    return rows.with_columns(pl.col("earned").fill_null(0.0).alias("reward")).drop("earned", "answer"), notes
+    rewards = rewards.rename({"number": "answer"})
+    earned = pl.concat(_earned(some, rewards) for some in slices(rows, PAGE))
+    return rows.with_columns(earned).drop("answer"), notes
 
 
-def _still_there(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
+def _earned(rows: pl.DataFrame, rewards: pl.DataFrame) -> pl.Series:
+    """What each item of some answers brought, in their order."""
+    items = rows.select("answer", "item_id").explode("item_id")
+    items = items.join(rewards, on=["answer", "item_id"], how="left", maintain_order="left")
+    return items.group_by("answer", maintain_order=True).agg(pl.col("reward").fill_null(0.0))["reward"]
+
+
+def _still_there(store: Store, happened: pl.DataFrame, decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Without those who were erased, while this was read or since an earlier export."""
     asked, known = frame(store, ASKED)["user_id"], users(store)["user_id"]
-    there = pl.when(EVENT).then(pl.col("user_id").is_in(known.implode()))
-    return rows.filter(there.otherwise(NOBODY | pl.col("user_id").is_in(asked.implode())))
+    user = pl.col("user_id")
+    return happened.filter(user.is_in(known.implode())), decided.filter(NOBODY | user.is_in(asked.implode()))
 
 
 def _slates(page: pl.DataFrame) -> pl.DataFrame:
-    """The items of some answers, a row each."""
+    """Some answers, with the items and their chances as lists."""
     chances, element = pl.col("propensities").str.json_decode(pl.List(pl.Float64)), pl.element()
-    told = pl.DataFrame(list(_explored(page["explore"])), EXPLORED, orient="row")
-    decoded = page.with_columns(pl.col("items").str.json_decode(pl.List(pl.String)), chances).hstack(told)
+    decoded = page.with_columns(pl.col("items").str.json_decode(pl.List(pl.String)), chances)
+    decoded = decoded.join(_explored(page["explore"].unique()), on="explore", maintain_order="left")
     usable = pl.col("propensities").list.eval(element.is_not_null() & (element > 0) & (element <= 1)).list.all()
     kept = decoded.filter(usable & (pl.col("items").list.len() > 0))
     anonymous = pl.concat_str(pl.lit(ANONYMOUS), "recommendation_id")
@@ -250,42 +304,44 @@ def _slates(page: pl.DataFrame) -> pl.DataFrame:
         pl.col("number").alias("answer"),
         pl.coalesce("user_id", anonymous).alias("user_id"),
         _moment("time"),
-        pl.lit(0.0, pl.Float32).alias("reward"),
         pl.col("recommendation_id").alias("slate"),
         pl.col("items").alias("item_id"),
         pl.col("propensities").alias("propensity"),
-        pl.int_ranges(1, pl.col("items").list.len() + 1, dtype=pl.Int32).alias("position"),
         *("version", "policy", "known", "history", "seen", "masked", "withdrawn", "context", "permitted"),
         *("experiment", "arm"),
-    ).explode("item_id", "propensity", "position")
+    )
 
 
-def _explored(texts: pl.Series) -> Iterator[tuple[bool, bool, str | None, str | None, str | None]]:
-    """Of each answer whether seen items were permitted and a mask was on, the context of the question, as JSON, and its
-    experiment and arm."""
+def _explored(texts: pl.Series) -> pl.DataFrame:
+    """Of what answers noted, a text each, whether seen items were permitted and a mask was on, the context of the
+    question, as JSON, and its experiment and arm."""
+    rows = []
     for text in texts:
         told: dict[str, Any] = orjson.loads(text)
         context = {name.removeprefix("context."): value for name, value in told.items() if name.startswith("context.")}
         experiment = told.get("experiment"), told.get("arm")
-        yield "seen" in told, "masked" in told, dumps(context) if context else None, *experiment
+        rows.append((text, "seen" in told, "masked" in told, dumps(context) if context else None, *experiment))
+    return pl.DataFrame(rows, EXPLORED, orient="row")
 
 
 def _moment(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("timestamp")
 
 
-def _known(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The rows with an item of the table, of answers all or none: a chance depends on the items before it."""
-    strange = rows.filter(~pl.col("item_id").is_in(items["item_id"].implode()))
-    events, answers = strange.filter(EVENT), strange.filter(~EVENT)["slate"].unique()
+def _known(
+    happened: pl.DataFrame, decided: pl.DataFrame, items: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
+    """The events with an item of the table, and the answers whose items are all there: a chance depends on the items
+    before it."""
+    known = items["item_id"].implode()
+    events = happened.filter(pl.col("item_id").is_in(known))
+    answers = decided.filter(pl.col("item_id").list.eval(pl.element().is_in(known)).list.all())
     notes = []
-    if len(events):
-        notes.append(f"{len(events):,} events left out: item not in the item table")
-        rows = rows.filter(~EVENT | pl.col("item_id").is_in(items["item_id"].implode()))
-    if len(answers):
-        notes.append(f"{len(answers):,} answers left out: an item of theirs is not in the item table")
-        rows = rows.filter(EVENT | ~pl.col("slate").is_in(answers.implode()))
-    return rows, notes
+    if left := len(happened) - len(events):
+        notes.append(f"{left:,} events left out: item not in the item table")
+    if left := len(decided) - len(answers):
+        notes.append(f"{left:,} answers left out: an item of theirs is not in the item table")
+    return events, answers, notes
 
 
 def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.DataFrame, int, list[str]]:
@@ -294,8 +350,7 @@ def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.Da
     names, added = list(catalogue.names), store.items_after(0)
     if not names:
         told = {one.item_id for one in added}
-        missing = logged.unique(maintain_order=True)
-        missing = missing.filter(~missing.is_in(table["item_id"].implode()) & ~missing.is_in(list(told))).sort()
+        missing = logged.filter(~logged.is_in(table["item_id"].implode()) & ~logged.is_in(list(told))).sort()
         table = pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing})])
     if added:
         rows = [(one.item_id, one.title, *(one.attributes.get(name) for name in names)) for one in added]
@@ -324,24 +379,36 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
     if before is None:
         found = exported(store, catalogue, progress=progress)
         return found if reason is None else replace(found, notes=[f"all was read: {reason}", *found.notes])
-    until, old = Until.of(store), rows_of(path)
-    old = old.filter(~_erased(store, old["user_id"], before))
-    old = old.with_columns(pl.col("user_id", "item_id", "event").cast(pl.String))  # as they are read from a store
+    until, kept = Until.of(store), _kept(store, path, before)
     # Answers first: whatever an answer knew is in the store by then.
     since = max(0, before.answers - AGAIN)
     again = frame(store, select(SHOWN.recommendation_id).where(SHOWN.number > since)).to_series()
-    decided, notes = read_answers(store, since, progress)
-    kept = old.filter(EVENT | ~pl.col("slate").is_in(again.implode()))
-    happened = _since(store, kept)
+    answers, notes = read_answers(store, since, progress)
+    events = kept.pop(0)
+    kept[0] = kept[0].filter(~pl.col("slate").is_in(again.implode()))
+    happened = _since(store, events)
     fed_back = select(SHOWN.recommendation_id).join(tables.feedback, SENT.impression == SHOWN.number)
     fed_back = fed_back.where(SENT.number > max(0, before.feedback - AGAIN)).distinct()
     touched = pl.concat([happened["recommendation_id"].drop_nulls(), frame(store, fed_back).to_series()]).unique()
-    late = kept.filter(~EVENT & pl.col("slate").is_in(touched.implode()))
-    slates = late.select("slate").unique()
+    late = pl.col("slate").is_in(touched.implode())
+    slates = kept[0].filter(late).drop("reward")
+    kept[0] = kept[0].filter(~late)
     numbers = pl.concat(frame(store, NUMBERS, answers=some["slate"].to_list()) for some in slices(slates, GROUP))
-    fresh = pl.concat([late.join(numbers, on="slate", how="inner"), decided], how="diagonal")
-    rest = kept.filter(EVENT | ~pl.col("slate").is_in(slates["slate"].implode()))
-    return completed(store, catalogue, rest, fresh, happened, notes, until)
+    answers.append(slates.join(numbers, on="slate", how="inner"))
+    events = pl.concat([events, _happened(store, happened)], how="diagonal")
+    return completed(store, catalogue, events, answers, kept, notes, until)
+
+
+def _kept(store: Store, path: Path, before: Until) -> list[pl.DataFrame]:
+    """The events and the answers of an earlier export, as they are read from a store; who was erased since is gone."""
+    rows = scan_of(path).with_columns(pl.col("user_id", "item_id", "event").cast(pl.String))
+    with readable(path):
+        rows = rows.filter(~pl.col("user_id").is_in(_erased(store, rows, before).implode()))
+        each = (pl.col(name).sort_by("position") for name in EACH)
+        names = [name for name in COLUMNS if name not in (*EACH, "slate", "position", *OF_EVENTS)]
+        answers = rows.filter(~EVENT).group_by("slate").agg(*each, pl.col(names).first())
+        events = rows.filter(EVENT).select("user_id", "item_id", "timestamp", "reward", *OF_EVENTS, "context", "slate")
+        return pl.collect_all([events, answers], engine="streaming")
 
 
 def _before(store: Store, path: Path) -> tuple[Until | None, str | None]:
@@ -367,13 +434,15 @@ def _until(path: Path) -> Until | None:
         return None
 
 
-def _erased(store: Store, users: pl.Series, before: Until) -> pl.Series:
-    """Which of some rows are of users who were erased since an export."""
-    salt, texts = store.fetch(NOTE, note=SALT), users.cast(pl.String)
+def _erased(store: Store, rows: pl.LazyFrame, before: Until) -> pl.Series:
+    """Who of the users of some rows was erased since an export, as texts."""
+    salt = store.fetch(NOTE, note=SALT)
     since = tables.erased_users.c.time >= before.time
     digests = {digest for (digest,) in store.fetch(ERASED.where(since))}
-    gone = [user for user in texts.unique() if salt and digests and digest_of(salt[0][0], user) in digests]
-    return texts.is_in(gone)
+    if not salt or not digests:
+        return pl.Series(dtype=pl.String)
+    users = rows.select(pl.col("user_id").cast(pl.String).unique()).collect(engine="streaming").to_series()
+    return pl.Series([user for user in users if digest_of(salt[0][0], user) in digests], dtype=pl.String)
 
 
 def forget_erased(store: Store, path: Path) -> bool:
@@ -384,17 +453,20 @@ def forget_erased(store: Store, path: Path) -> bool:
     """
     if (before := _until(path)) is None:
         raise DataError(f"{path}: {EARLIER}; export it again")
-    rows = rows_of(path)
-    if (gone := _erased(store, rows["user_id"], before)).any():
+    rows = scan_of(path)
+    with readable(path):
+        gone = _erased(store, rows, before)
+    if len(gone):
         own = {name: text for name, text in footer_of(path).items() if name.startswith("what_next.")}
-        write_together({path: rows.filter(~gone)}, own, private=True)
-    return bool(gone.any())
+        left = rows.filter(~pl.col("user_id").cast(pl.String).is_in(gone.implode()))
+        write_together({path: left}, own, private=True)
+    return len(gone) > 0
 
 
 def _since(store: Store, kept: pl.DataFrame) -> pl.DataFrame:
-    """The events that some rows do not hold: of each user those of a larger number."""
+    """The events that are not among some: of each user those of a larger number."""
     users = frame(store, select(USERS.key.label("user"), USERS.user_id, USERS.last))
-    last = kept.filter(EVENT).group_by("user_id").agg(pl.col("number").max().alias("after"))
+    last = kept.group_by("user_id").agg(pl.col("number").max().alias("after"))
     ahead = users.join(last, on="user_id", how="left").with_columns(pl.col("after").fill_null(0))
     ahead = ahead.filter(pl.col("last") > pl.col("after")).select("user", "after").sort("user")
     return pl.concat(

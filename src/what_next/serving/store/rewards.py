@@ -98,13 +98,14 @@ def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = N
     counts, whatever the clock said; of a row and an event, which are numbered apart, the later arrival.
 
     Args:
-        rows: the items of the answers: columns `number` and `slate` (the recommendation's id) of the answer, `user_id`
-            (null: nobody by name), `item_id`.
+        rows: the answers: columns `number`, `slate` (the recommendation's id), `user_id` (null: nobody by name), and
+            `item_id`, a list.
         naming: all events that name one of these answers (`NAMING`); None: they are read.
     """
-    answers = rows.select("number", "slate", "user_id").unique().sort("number")
+    answers = rows.select("number", "slate", "user_id").sort("number")
     named, others = _named(naming_events(store, answers["slate"]) if naming is None else naming, answers)
-    mine = named.join(rows, on=ITEM, how="semi")
+    shown = rows.select("number", "item_id").join(named, on="number", how="semi").explode("item_id")
+    mine = named.join(shown, on=ITEM, how="semi")
     latest = _latest(pl.concat([_sent(store, answers), _latest(mine, "time", "order")]), "time", "arrived")
     others += len(named) - len(mine)
     notes = [f"{others:,} events are no feedback: the answer that they name did not show their item to their user"]
@@ -167,7 +168,7 @@ def answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnElem
         return found.with_columns(reward=pl.lit(0.0))
     items = found.select("number", "slate", "user_id", item_id=pl.col("items").str.json_decode(pl.List(pl.String)))
     naming = naming_events(store, found["slate"], min(found["time"]) - SLACK)
-    rewards, _ = rewards_of(store, items.explode("item_id"), naming)
+    rewards, _ = rewards_of(store, items, naming)
     sums = rewards.group_by("number").agg(pl.col("reward").cast(pl.Float64).sum())
     joined = found.join(sums, on="number", how="left", maintain_order="left")
     return joined.with_columns(pl.col("reward").fill_null(0.0))
