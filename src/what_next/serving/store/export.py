@@ -162,7 +162,7 @@ class Exported:
         Raises:
             SaveError: a file cannot be written; what stood there before is intact.
         """
-        frames = {beside(path, "items"): self.items, path: self.rows}
+        frames: dict[Path, pl.DataFrame | pl.LazyFrame] = {beside(path, "items"): self.items, path: self.rows}
         catalogue = Catalogue.from_table(self.items).hash()
         write_together(
             frames,
