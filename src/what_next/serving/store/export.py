@@ -218,9 +218,8 @@ def completed(
     """
     decided, ignored = _rewarded(store, pl.concat(answers, how="diagonal"), happened)
     answers.clear()
-    decided = pl.concat([*rest, decided], how="diagonal")
+    happened, decided = _still_there(store, happened, pl.concat([*rest, decided], how="diagonal"))
     rest.clear()
-    happened, decided = _still_there(store, happened, decided)
     if not len(happened) and not len(decided):
         raise DataError(f"{store.backend.where}: holds no events and no answers yet; serve first")
     logged = pl.concat([happened["item_id"], decided["item_id"].explode()]).unique()
@@ -235,7 +234,7 @@ def completed(
     each = pl.element().replace_strict(items["item_id"], theirs, return_dtype=theirs.dtype)
     decided = decided.with_columns(second.alias("user_id"), pl.col("item_id").list.eval(each))
     notes += [*ignored, *more, *left, *context_of(happened["context"])[1]]
-    happened = happened.sort("user_id", "timestamp", "number", "slate")
+    happened = _sorted(happened, "user_id", "timestamp", "number", "slate")
     decided = _sorted(decided, "user_id", "timestamp", "slate")
     return Exported(happened, decided, items.with_columns(theirs), added, store.withdrawals_after(0), notes, until)
 
