@@ -233,8 +233,8 @@ def completed(
     theirs = items.select(item.alias("item_id"))["item_id"]
     each = pl.element().replace_strict(items["item_id"], theirs, return_dtype=theirs.dtype)
     decided = decided.with_columns(second.alias("user_id"), pl.col("item_id").list.eval(each))
-    notes += [*ignored, *more, *left, *context_of(happened["context"])[1]]
     happened = _sorted(happened, "user_id", "timestamp", "number", "slate")
+    notes += [*ignored, *more, *left, *context_of(happened["context"])[1]]
     decided = _sorted(decided, "user_id", "timestamp", "slate")
     return Exported(happened, decided, items.with_columns(theirs), added, store.withdrawals_after(0), notes, until)
 
