@@ -1,21 +1,27 @@
 """Alarms are raised by signs that learning has gone wrong, once each, and by nothing else."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from what_next import Agent, Dataset, Environment, State
 from what_next.errors import TrainingError
-from what_next.training.encoder_learner import explained
+from what_next.models.item_space import ItemSpace
+from what_next.training.encoder_learner import EncoderLearner, explained
 from what_next.training.monitor import MEMORY, Alarms
 from what_next.training.step import Step
 
 from .conftest import SetupOf
 
 QUIET = Step(losses={}, reward=1.0, value=1.0, fallback=0.0, matches=1.0, masked=0.0, targets=32)
-WELL = {"largest_reward": 5.0, "top_share": 0.1, "entropy_share": 0.5, "largest_weight": 30.0, "explained": 0.4}
+WELL = {"largest_reward": 5.0, "top_item": 1.0, "top_share": 0.1, "entropy_share": 0.5, "largest_weight": 30.0}
+WELL |= {"explained": 0.4}
 
 
 def raised(steps: int = MEMORY, done: float = 0.5, value: float = 1.0, targets: int = 32, **notes: float) -> set[str]:
@@ -33,6 +39,15 @@ def test_how_much_of_the_returns_a_critic_explains() -> None:
     assert explained(returns + 8, values) == 1.0  # a variance of 1 beside a mean square of 101
     assert explained(torch.zeros(4), values) == 1.0
     assert explained(torch.zeros(0), torch.zeros(0)) == 1.0
+
+
+def test_states_are_looked_at_evenly_over_a_batch() -> None:
+    points = torch.eye(4)[[3] * 256 + [0, 1, 2] * 256]  # one user's, then those of many
+    algorithm = SimpleNamespace(vectors=lambda rows: rows, propose=lambda nets, states: states)
+    context: Any = SimpleNamespace(batch=SimpleNamespace(states=points), items=ItemSpace.of(torch.eye(4)), nets={})
+    learner: Any = SimpleNamespace(algorithm=algorithm, shards=None)
+    found = inspect.unwrap(EncoderLearner._diagnosed)(learner, context, None)
+    assert found["top_share"] < 0.4
 
 
 class TestAlarms:
@@ -63,6 +78,17 @@ class TestAlarms:
     def test_shares_of_a_few_states_are_noise(self) -> None:
         assert raised(targets=31, top_share=1.0, explained=-1.0, entropy_share=0.0) == {"entropy"}
 
+    @pytest.mark.parametrize(("share", "several", "found"), [(0.9, 1, True), (0.9, 2, False), (0.72, 1, False)])
+    def test_one_item_leads_in_all_batches_and_more_than_in_the_log(
+        self, share: float, several: int, found: bool
+    ) -> None:
+        # Of an item with half of the log's events, .5 + .5 * .5 of the states are no take-over.
+        alarms = Alarms(discount=0.5, counts=np.array([10, 10], np.int32))
+        for number in range(MEMORY):
+            one = {"top_item": float(number % several), "top_share": share}
+            alarms.look(replace(QUIET, metrics=one), 0.5, 500)
+        assert ("one item" in alarms.raised) == found
+
     def test_what_is_just_below_a_bound_is_shown_below_it_and_worlds_count_slates(self) -> None:
         alarms = Alarms(discount=0.5, unit="slates")
         step = replace(QUIET, metrics={"explained": 0.0096})
@@ -77,7 +103,7 @@ class TestAlarms:
         told = [
             text
             for step in range(3 * MEMORY)
-            for text in alarms.look(replace(QUIET, metrics={"top_share": 0.75}), 0.5, 1200 + step)
+            for text in alarms.look(replace(QUIET, metrics={"top_item": 1.0, "top_share": 0.75}), 0.5, 1200 + step)
         ]
         assert len(told) == 1
         assert told[0].startswith(f"after {1200 + MEMORY - 1:,} histories: one item")

@@ -383,13 +383,17 @@ class EncoderLearner(Learner):
     def _diagnosed(self, context: LossContext[Transitions], values: Float[Tensor, "steps"] | None) -> dict[str, float]:
         """What the alarms look at, on some steps of a batch; over the items whose vectors are here, or some of them."""
         batch, here = context.batch, context.items.vectors
-        vectors = self.algorithm.vectors(here[:: -(-len(here) // LOOKED_AT)])
-        some = batch.states[: max(32, min(256, 2**21 // len(vectors)))]
+        stride = -(-len(here) // LOOKED_AT)
+        vectors = self.algorithm.vectors(here[::stride])
+        # Evenly, since the first ones are those of a few users.
+        some = batch.states[:: -(-len(batch.states) // max(32, min(256, 2**21 // len(vectors))))]
         logits = self.algorithm.propose(context.nets, some) @ vectors.T
-        first, shares = logits.argmax(1), torch.softmax(logits, 1, out=logits)
+        firsts = torch.bincount(logits.argmax(1))
+        row, shares = int(firsts.argmax()) * stride, torch.softmax(logits, 1, out=logits)
         found = {
             "entropy_share": float(torch.special.entr(shares, out=shares).sum(1).mean()) / np.log(len(vectors)),
-            "top_share": float(torch.bincount(first).max()) / len(first),
+            "top_item": float(row if self.shards is None else self.shards.rank + row * self.shards.count),
+            "top_share": float(firsts.max()) / len(some),
         }
         return found if values is None else found | {"explained": explained(batch.returns, values)}
 

@@ -142,7 +142,9 @@ class FoundingLearner(Learner):
         largest = float(np.abs(batch.rewards).max()) if self.setup.acts else self.setup.reward.spread.clip
         context.metrics["largest_reward"] = largest
         if mask.any():
-            context.metrics["top_share"] = float(np.unique(actions[mask], return_counts=True)[1].max() / mask.sum())
+            items, counts = np.unique(actions[mask], return_counts=True)
+            context.metrics["top_item"] = float(items[counts.argmax()])
+            context.metrics["top_share"] = float(counts.max() / mask.sum())
         return context.metrics.pop("value", 0.0)
 
     @property
