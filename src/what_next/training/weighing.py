@@ -95,10 +95,9 @@ def weigh(
     console = line_console(quiet=quiet)
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
-    if (seconds := MANY * (monotonic() - start)) > LONG:
+    if MANY * (monotonic() - start) > LONG:
         console.print(
-            f"weighing counts of the log beside the network: some {MANY} passes over the validation users, about "
-            f"{seconds:.0f} s",
+            f"weighing counts of the log beside the network: some {MANY} passes over the validation users",
             highlight=False,
         )
     _count(trial)
@@ -109,6 +108,7 @@ def weigh(
     of_late = _favour(trial, recent or {})
     linear.choose(**trial.numbers)
     if not linear.counts:
+        console.print("counts of the log make nothing better: the network stands alone")
         return False
     _calibrate(trial, surprise)
     told = ", ".join([*(f"{name} {value:g}" for name, value in trial.numbers.items()), *of_late])
