@@ -157,7 +157,7 @@ class TestNextItems:
         """The last user has two events, and is not judged."""
         events = [(user, item) for user in range(4) for item in (user, 9, 8, last(user))] + [(4, 0), (4, 9)]
         dataset = Dataset.from_frame(pl.DataFrame(events, schema=["user_id", "item_id"], orient="row"), name="few")
-        state = State(dataset, setup_of(tmp_path, algorithm="next_item", evaluation=Evaluation(seen=seen)))
+        state = State(dataset, setup_of(tmp_path, algorithm="next_item", evaluation=Evaluation(k=(3,), seen=seen)))
         evaluator = evaluator_of(state, "test")
         *vain, few = rules(evaluator, state, [])[2]
         assert [one.partition("compares nothing; take ")[2] for one in vain] == ([ways] if ways else [])
@@ -165,6 +165,14 @@ class TestNextItems:
         told = measured_on(protocol(state, "test", evaluator, [0]) | {"seen": seen})
         assert "next items of 4 of 5 users (" in told
         assert "1 user with fewer than three events, for training alone" in told
+
+    def test_slates_that_hold_all_items_are_told(self, setup_of: SetupOf, tmp_path, dataset) -> None:
+        state = State(dataset, setup_of(tmp_path, algorithm="next_item", evaluation=Evaluation(k=(5, 79, 80))))
+        told = rules(evaluator_of(state, "test"), state, [])[2]
+        assert [one.partition(" cannot tell")[0] for one in told if "tell policies apart" in one] == ["hr@80"]
+        some = np.arange(80) < 6
+        told = rules(evaluator_of(state, "test", some), state, [])[2]
+        assert any(one.startswith("hr@79 and hr@80 cannot") and one.endswith("`evaluation.k, 3`") for one in told)
 
     def test_few_users_with_a_hit_are_told_by_policy(self, setup_of: SetupOf, tmp_path) -> None:
         evaluator = evaluator_of(State.from_setup(setup_of(tmp_path, algorithm="next_item", passes=1)), "test")

@@ -143,7 +143,7 @@ def rules(
         settings[name], scores[name] = found[0], evaluator.scored([found[1]])
     users = len(evaluator.targets.people[0])
     few = [f"judged on {counted(users, 'user')}, fewer than {FEW}: intervals are too narrow"] if users < FEW else []
-    return scores, settings, [*_in_vain(evaluator, state), *few, *shelf.told()]
+    return scores, settings, [*_in_vain(evaluator, state), *_all_hit(evaluator), *few, *shelf.told()]
 
 
 def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> list[str]:
@@ -175,6 +175,17 @@ def _in_vain(evaluator: Evaluator, state: State) -> list[str]:
     return [
         "no target can be named by what learned from the log: each stands in its history, or has no training event; "
         f"this table compares nothing; take {listed(ways, 'or')}"
+    ]
+
+
+def _all_hit(evaluator: Evaluator) -> list[str]:
+    """That slates hold all items, and so the target of every policy, where it is so."""
+    items = evaluator.catalogue if evaluator.allowed is None else int(evaluator.allowed.sum())
+    if not (long := [f"hr@{k}" for k in evaluator.ks if k >= items]):
+        return []
+    return [
+        f"{listed(long)} cannot tell policies apart: {counted(items, 'item')} may be recommended, and such a slate "
+        f"holds them all; take `evaluation.k, {max(1, items // 2)}`"
     ]
 
 
