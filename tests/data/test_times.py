@@ -110,6 +110,8 @@ class TestDates:
         for wrong in ("soon", "%Q", "%d.%m.%Y %H"):
             with pytest.raises(DataError, match=f"--time-format '{wrong}'.*dmy"):
                 read(file, ["31 Dec 2024"] * 4, wrong)
+        with pytest.raises(DataError, match=r"--time-format '%H:%M': tells no year"):
+            read(file, ["12:00"] * 4, "%H:%M")
 
     def test_zones_and_slashes(self, file) -> None:
         assert read(file, ["2024-12-31T17:30:00+05:30", "2024-12-31 12:00Z"] * 2) == [NOON] * 4

@@ -100,13 +100,18 @@ def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where:
 
 
 def check_form(form: str | None) -> None:
-    """Raises a `DataError` where `--time-format` is none that is known."""
+    """Raises a `DataError` where `--time-format` is none that is known, or tells the time of day alone."""
     if form is None or form in UNITS or form == "excel" or form in ORDERS:
         return
     try:
         if "%" in form:
-            pl.Series([datetime.now(UTC)]).dt.strftime(form).str.to_datetime(form, strict=False)
-            return
+            read = pl.Series([datetime.now(UTC)]).dt.strftime(form).str.to_datetime(form, strict=False)[0]
+            if read is None or read.year > 1:
+                return
+            raise DataError(
+                f"--time-format {form!r}: tells no year, so that all would be of the year 1; name a column with dates "
+                "(--time), or write date and time into one"
+            )
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"--time-format {form!r}: is no pattern of dates ({str(error).splitlines()[0]}); expected {FORMS}"
