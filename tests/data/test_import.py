@@ -85,6 +85,12 @@ def test_more_than_half_rejected_is_an_error_and_half_is_not(file) -> None:
         import_files([file("most.csv", log + "3,a,x\n")])
 
 
+def test_of_times_of_day_the_column_with_dates_is_named(file) -> None:
+    log = file("log.csv", "user,item,date,time\n1,a,2015-01-01,11:38:36\n2,b,2015-01-02,11:57:40\n")
+    with pytest.raises(DataError, match="--time-format says what the times are, and column 'date' looks like times"):
+        import_files([log])
+
+
 def test_the_first_of_most_rows_is_told_in_words(tmp_path: Path) -> None:
     path, moment = tmp_path / "log.parquet", [datetime(2020, 1, 2, 3, 4)] * 2
     pl.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "time": moment, "reward": [None, None]}).write_parquet(path)
@@ -107,9 +113,12 @@ def test_rows_that_differ_in_a_column_that_is_not_kept_are_no_duplicates(file) -
 
 
 def test_without_times_nothing_is_a_duplicate_and_file_order_is_the_order(file) -> None:
-    assert pairs(import_files([file("log.csv", "user,item\n2,a\n1,b\n1,a\n1,b\n")])) == [
-        (1, "b"), (1, "a"), (1, "b"), (2, "a")
-    ]  # fmt: skip
+    log = file("log.csv", "user,item\n2,a\n1,b\n1,a\n1,b\n")
+    tables = import_files([log])
+    assert pairs(tables) == [(1, "b"), (1, "a"), (1, "b"), (2, "a")]
+    told = "1 row equal to an earlier one in every column: kept, since the log has no times"
+    assert told in tables.notes
+    assert not import_files([log], options=Options(keep_duplicates=True)).notes
 
 
 events = st.lists(

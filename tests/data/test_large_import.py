@@ -143,7 +143,7 @@ def test_letters_that_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     files[1].write_bytes("\n".join(rows).encode("cp1252"))
     mine, theirs = both(tmp_path, files, 20_000)
     assert mine.reasons() == {"not UTF-8": 1}
-    assert mine.notes == [f"{files[1]}: {NOT_UTF_8}"]
+    assert f"{files[1]}: {NOT_UTF_8}" in mine.notes
     same(tmp_path, mine, theirs, 2)
     with monkeypatch.context() as patched:
         patched.setattr(large, "_repeats", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -99,7 +99,9 @@ class ImportOptions:
     fill: Annotated[
         Literal["median"] | None, typer.Option(help="Replace missing attribute values; otherwise they are refused.")
     ] = None
-    keep_duplicates: Annotated[bool, typer.Option(help="Keep rows that are equal in every column.")] = False
+    keep_duplicates: Annotated[
+        bool, typer.Option(help="Keep rows of logs with times that are equal in every column; those without keep them.")
+    ] = False
     session_gap: Annotated[
         str | None, typer.Option(help="Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
     ] = None

@@ -22,7 +22,7 @@ from what_next.data.importing.ids import as_ids
 from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source, readable
 from what_next.data.importing.tables import Options, Tables, by_reason, why
-from what_next.data.importing.times import EARLIEST, NEGATIVE, Times, read_times
+from what_next.data.importing.times import EARLIEST, NEGATIVE, Times, like_times, read_times
 from what_next.errors import MOST_NAMES, DataError, as_found, counted, some
 
 NO = {
@@ -138,7 +138,7 @@ class Checked:
         rejected = log.rejected(bad)
         table, more = items
         how = {**log.how, "time": f"{log.how['time']}, {self.times.kind}"} if self.times else log.how
-        notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected)]
+        notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected), *_equal_rows(self)]
         if log.options.session_gap is not None:
             notes.append(f"each session is a user, such as {least[0]!r}")
         warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, most[-1])]
@@ -383,6 +383,18 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
     return notes
 
 
+def _equal_rows(checked: Checked) -> list[str]:
+    """What to say of equal rows where no time tells repeats from copies, so that they are kept."""
+    log = checked.log
+    if "time" in log.columns or log.options.keep_duplicates:
+        return []
+    row = pl.struct([name for name in log.names if name not in ROW_LABELS]).hash()
+    count = int(checked.kept.head(MANY).select(row.len() - row.n_unique()).collect(engine="streaming").item())
+    among = f" of the first {MANY:,}" if log.rows > MANY else ""
+    told = f"{counted(count, 'row')}{among} equal to an earlier one in every column: kept, since the log has no times"
+    return [told] if count else []
+
+
 def _lost_files(log: RawLog, rejected: pl.DataFrame) -> list[str]:
     """What to say of files of which no row can be used."""
     if not log.several or not len(rejected):
@@ -401,10 +413,13 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
         return
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
     line, values = first.pop("line"), some(f"{name} {as_found(value)}" for name, value in first.items())
+    untimed = "not a time" in by_reason(bad)
+    dated = like_times(log.raw, [name for name in log.names if name not in log.columns.values()]) if untimed else []
     raise DataError(
         f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({why(bad)}), more than half, so nothing was "
         f"imported; the first is line {line}: {values}; check which column is which "
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
-        + ("; --time-format says what the times are" if "not a time" in by_reason(bad) else "")
+        + ("; --time-format says what the times are" if untimed else "")
+        + (f", and column {dated[0]!r} looks like times: name it with --time if it is meant" if dated else "")
         + ("; say --time '' where no column holds times" if NEGATIVE in by_reason(bad) else "")
     )

@@ -52,7 +52,7 @@ class Options:
         attributes: columns with item attributes; of the item table where there is one, else of the log.
         context: numeric log columns that describe the event.
         fill: "median" replaces missing attribute values.
-        keep_duplicates: keep rows that are equal in every column.
+        keep_duplicates: keep rows that are equal in every column; a log without times keeps them anyway.
         session_gap: a pause longer than this starts a new session, which becomes a user of its own.
         time_format: what the times are (`times.FORMS`).
         header: whether the first line of a text holds names.
