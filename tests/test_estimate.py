@@ -263,7 +263,7 @@ class TestMistakes:
         [
             ({"propensity": [0.5, 0.0, 0.1, 0.5]}, "the propensity in line 3"),
             ({"propensity": [0.5, 0.25, 1.1, 0.5]}, "the propensity in line 4"),
-            ({"propensity": [0.5, 0.25, None, 0.5]}, "the propensity in line 4 (column 'propensity') is None"),
+            ({"propensity": [0.5, 0.25, None, 0.5]}, "the propensity in line 4 (column 'propensity') is empty"),
             ({"propensity": None}, "no column for the propensity"),
             ({"reward": ["1", "2", "much", "3"]}, "the reward in line 4 (column 'reward') is 'much'"),
             ({"item_id": None}, "no column for the item"),

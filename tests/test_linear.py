@@ -415,13 +415,13 @@ def test_the_diagonal_goes_where_that_is_better_with_a_weight_and_a_penalty_of_i
 
     def score() -> float:
         cleared = bool(linear.zero_diagonal)
-        wanted = (16, 0.3) if cleared else (8, 3.0)
+        wanted = (72, 0.3) if cleared else (240, 3.0)
         away = abs(np.log(max(float(linear.weight), 1.0) / wanted[0])) + abs(np.log(float(linear.penalty) / wanted[1]))
         return 1 - 0.1 * float(away) + 0.3 * (cleared and better)
 
     assert weigh(linear, "ndcg@10", score, lambda: 0.0)
     chosen = float(linear.weight), float(linear.penalty), float(linear.zero_diagonal)
-    assert chosen == pytest.approx((16, 0.3, 1) if better else (8, 3.0, 0))
+    assert chosen == pytest.approx((72, 0.3, 1) if better else (240, 3.0, 0))
 
 
 def test_where_it_takes_long_it_is_said_and_always_what_came_of_it(

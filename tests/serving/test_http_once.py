@@ -1,7 +1,6 @@
 """Answers that are given once: again to the same key, and recorded as shown where somebody saw them."""
 
 import asyncio
-import hashlib
 import json
 import threading
 import time
@@ -77,7 +76,7 @@ def test_what_a_later_version_adds_makes_no_other_request_of_the_same() -> None:
 
 def test_a_request_that_an_earlier_version_answered_gets_that_answer(one: Service) -> None:
     first = keyed(one, "key-1").json()
-    former = hashlib.blake2b(Question.model_validate(ASKED).model_dump_json().encode(), digest_size=16).hexdigest()
+    former = "017c4ecebdd9a04e22051316e2f840ef"  # of ASKED, as that version made it
     with one.store.backend.engine.begin() as connection:
         connection.execute(update(idempotency_keys).values(request=former))
     assert keyed(one, "key-1").json() == first

@@ -100,7 +100,7 @@ class ImportOptions:
         Literal["median"] | None, typer.Option(help="Replace missing attribute values; otherwise they are refused.")
     ] = None
     keep_duplicates: Annotated[
-        bool, typer.Option(help="Keep rows of logs with times that are equal in every column; those without keep them.")
+        bool, typer.Option(help="Keep rows that are equal in every column; a log without times always keeps them.")
     ] = False
     session_gap: Annotated[
         str | None, typer.Option(help="Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")

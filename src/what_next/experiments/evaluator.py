@@ -199,11 +199,15 @@ class Evaluator:
             np.concatenate([one.shares for _, one in parts])[order],
         )
 
+    @property
+    def choices(self) -> int:
+        """How many items may be recommended."""
+        return self.catalogue if self.allowed is None else int(self.allowed.sum())
+
     def _shares(self, slates: Int32[np.ndarray, "seeds rows k"]) -> dict[str, Interval]:
         found: dict[str, Interval] = {}
-        catalogue = self.catalogue if self.allowed is None else int(self.allowed.sum())
         for k in self.ks:
             rows, owners = slates[:, :, :k].reshape(len(slates), -1), np.repeat(self.owners, k)
-            of_k = beyond.shares(rows, owners, catalogue, resamples=SHARE_RESAMPLES, seed=self.seed)
+            of_k = beyond.shares(rows, owners, self.choices, resamples=SHARE_RESAMPLES, seed=self.seed)
             found |= {f"{name}@{k}": one for name, one in of_k.items()}
         return found

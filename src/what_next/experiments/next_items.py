@@ -114,7 +114,7 @@ def result_of(
         **about,
         "k": list(evaluator.ks),
         "seen": evaluator.seen,
-        "allowed": evaluator.catalogue if evaluator.allowed is None else int(evaluator.allowed.sum()),
+        "allowed": evaluator.choices,
         "policies": policies,
         "differences": apart,
         "groups": evaluator.by_group(scores),
@@ -180,7 +180,7 @@ def _in_vain(evaluator: Evaluator, state: State) -> list[str]:
 
 def _all_hit(evaluator: Evaluator) -> list[str]:
     """That slates hold all items, and so the target of every policy, where it is so."""
-    items = evaluator.catalogue if evaluator.allowed is None else int(evaluator.allowed.sum())
+    items = evaluator.choices
     if not (long := [f"hr@{k}" for k in evaluator.ks if k >= items]):
         return []
     return [

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL
 
 from what_next.data.files import ASIDE, remove_stale, sha256, sync
 from what_next.errors import ModelError, SaveError, StoreError, some
-from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, NAME, intact, versions_folder
+from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, HASHED, NAME, intact, versions_folder
 from what_next.serving.store import store_of
 from what_next.serving.store.backend import VARIABLE, Backend, connect, is_damaged
 from what_next.serving.store.migrations import MARKS, REVISIONS, drop_later, known_version, missing, version_of
@@ -126,7 +126,7 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
             raise SaveError(f"{where}: {error.strerror or error}; the store is as it was") from error
     if damaged:
         aside = f"; the store that was there lies in {before}" if before else ""
-        raise ModelError(f"{backup}: is restored, but for what is damaged{aside}. {' '.join(damaged)}")
+        raise ModelError(f"{backup}: is restored, but for some versions{aside}. {' '.join(damaged)}")
     return before
 
 
@@ -350,7 +350,8 @@ def unpack(setup: Setup, models: Path) -> list[str]:
                     if name == VERSIONS:
                         intact(found, found.name)
                 except ModelError:
-                    damaged.append(f"Version {found.name} in {models} is damaged; deploy its model again.")
+                    why = "is damaged" if HASHED.fullmatch(found.name) else "has no hash to be checked by"
+                    damaged.append(f"Version {found.name} in {models} {why}; deploy its model again.")
                     continue
                 give_to_owner(found, target)
                 found.rename(target / found.name)

@@ -80,8 +80,8 @@ class Alarms:
                 f"the critic expects {mean['value']:.3g} on average, and no return can exceed {bound:.3g} (largest "
                 f"reward {self._largest:.3g}, discount {self.discount:g}): it diverges; lower learning_rate or tau"
             )
-        share, logged = self._leader() if "top_share" in mean else (0.0, 0.0)
-        if done > WARM_UP and share > logged + TOP_SHARE * (1 - logged):
+        share, logged = self._leader() if done > WARM_UP and "top_share" in mean else (0.0, 0.0)
+        if share > logged + TOP_SHARE * (1 - logged):
             beside = f" and has {logged:.0%} of the log's events" if logged else ""
             found["one item"] = (
                 f"one item is the first recommendation in {share:.0%} of all states{beside}: it has taken over"
@@ -110,8 +110,10 @@ class Alarms:
         for item, share in zip(self._metrics["top_item"], self._metrics["top_share"], strict=True):
             sums[item] += share
         item = max(sums, key=sums.__getitem__)
-        logged = 0.0 if self.counts is None else float(self.counts[int(item)] / max(1, self.counts.sum()))
-        return sums[item] / MEMORY, logged
+        share, logged = sums[item] / MEMORY, 0.0
+        if share > TOP_SHARE and self.counts is not None:  # or else it has not taken over in any case
+            logged = float(self.counts[int(item)] / max(1, self.counts.sum()))
+        return share, logged
 
 
 @dataclass(eq=False)

@@ -15,24 +15,8 @@ from what_next.models.linear import RANKS, LinearTerm, ranks_of
 Measure = Callable[[], float]
 Counts = Float64[np.ndarray, "items"]
 WEIGHTS = (
-    4.0,
-    8.0,
-    16.0,
-    24.0,
-    32.0,
-    48.0,
-    72.0,
-    108.0,
-    160.0,
-    240.0,
-    360.0,
-    540.0,
-    810.0,
-    1215.0,
-    1800.0,
-    2700.0,
-    4000.0,
-)
+    4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0, 240.0, 360.0, 540.0, 810.0, 1215.0, 1800.0, 2700.0, 4000.0,
+)  # fmt: skip
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9, 0.8)
 """Of an event in what the linear model makes of a history, for each one after it."""
@@ -160,6 +144,12 @@ class Trial:
             if worse == PATIENCE:
                 break
 
+    def adjust(self, name: str, values: Sequence[float]) -> None:
+        """Choose a better value of a number that is chosen: larger ones are tried first, then smaller ones."""
+        here = self.numbers[name]
+        self.improve(name, [value for value in values if value > here])
+        self.improve(name, [value for value in reversed(values) if value < here])
+
 
 def _count(trial: Trial) -> None:
     """Choose how much people who had the same items count."""
@@ -168,7 +158,7 @@ def _count(trial: Trial) -> None:
         trial.improve("decay", DECAYS)
         trial.improve("penalty", PENALTIES)
     if "penalty" in trial.numbers:
-        trial.improve("weight", WEIGHTS)
+        trial.adjust("weight", WEIGHTS)
 
 
 def _widen(trial: Trial, learn: Callable[[int], None]) -> None:
@@ -194,10 +184,11 @@ def _clear(trial: Trial) -> None:
     """Let no item foretell itself, where that is better: it goes with a penalty and a weight of its own."""
     cleared = trial.copy()
     cleared.numbers["zero_diagonal"] = 1.0
-    cleared.improve("weight", [weight for weight in WEIGHTS if weight >= trial.numbers["weight"]])
+    cleared.best = cleared.measured()
+    cleared.adjust("weight", WEIGHTS)
     if cleared.best > trial.best:
         cleared.improve("penalty", (1.0, *PENALTIES))
-        cleared.improve("weight", WEIGHTS)
+        cleared.adjust("weight", WEIGHTS)
         trial.take(cleared)
 
 

@@ -50,7 +50,6 @@ PLAYED = ("play", "purchase")
 OWN = ("user_id", "item_id", "timestamp", "reward", "event")
 """Columns of a log: a number of the context must not have such a name."""
 
-
 AGAIN = "the file is not as it was exported; export it again"
 """What messages about a log that was changed end with."""
 
@@ -66,7 +65,7 @@ def rows_of(path: Path) -> pl.DataFrame:
     Raises:
         DataError: the file was changed: a column is missing or of another type, or holds a wrong value.
     """
-    with readable(path):
+    with readable_export(path):
         return scan_of(path).collect()
 
 
@@ -75,7 +74,7 @@ def scan_of(path: Path) -> pl.LazyFrame:
     footer = footer_of(path)
     if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), CHANGES):
         raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {AGAIN}")
-    with readable(path):
+    with readable_export(path):
         rows = pl.scan_parquet(path, glob=False)
         schema = rows.collect_schema()
         items = pl.scan_parquet(beside(path, "items"), glob=False).collect_schema()
@@ -85,7 +84,7 @@ def scan_of(path: Path) -> pl.LazyFrame:
         if (dtype := schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
             found = "is missing" if dtype is None else f"holds {dtype}"
             raise DataError(f"{path}: column {name!r} {found} instead of {wanted}; {AGAIN}")
-    with readable(path):
+    with readable_export(path):
         _check(path, rows)
     return rows
 
@@ -112,7 +111,7 @@ def _check(path: Path, rows: pl.LazyFrame) -> None:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable_export(path: Path) -> Iterator[None]:
     """Raises a `DataError` where an exported log, or its item table, cannot be read within."""
     try:
         yield

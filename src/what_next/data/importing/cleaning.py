@@ -19,7 +19,7 @@ from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, ali
 from what_next.data.importing.contents import data_file
 from what_next.data.importing.events import Events, Order, in_sessions, repeated
 from what_next.data.importing.ids import as_ids
-from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, like_ids, odd_columns
+from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, free_columns, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source, readable
 from what_next.data.importing.tables import Options, Tables, by_reason, why
 from what_next.data.importing.times import EARLIEST, NEGATIVE, Times, like_times, read_times
@@ -96,6 +96,11 @@ class Checked:
         """The columns in which a row repeats another; none where repeats are no fault."""
         if "time" not in self.log.columns or self.log.options.keep_duplicates:
             return []
+        return self.told
+
+    @property
+    def told(self) -> list[str]:
+        """The columns of the log's files."""
         return [name for name in self.log.names if name not in ROW_LABELS]
 
     def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
@@ -388,7 +393,7 @@ def _equal_rows(checked: Checked) -> list[str]:
     log = checked.log
     if "time" in log.columns or log.options.keep_duplicates:
         return []
-    row = pl.struct([name for name in log.names if name not in ROW_LABELS]).hash()
+    row = pl.struct(checked.told).hash()
     count = int(checked.kept.head(MANY).select(row.len() - row.n_unique()).collect(engine="streaming").item())
     among = f" of the first {MANY:,}" if log.rows > MANY else ""
     told = f"{counted(count, 'row')}{among} equal to an earlier one in every column: kept, since the log has no times"
@@ -414,7 +419,7 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
     line, values = first.pop("line"), some(f"{name} {as_found(value)}" for name, value in first.items())
     untimed = "not a time" in by_reason(bad)
-    dated = like_times(log.raw, [name for name in log.names if name not in log.columns.values()]) if untimed else []
+    dated = like_times(log.raw, free_columns(log.names, log.columns, log.options)) if untimed else []
     raise DataError(
         f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({why(bad)}), more than half, so nothing was "
         f"imported; the first is line {line}: {values}; check which column is which "

@@ -85,7 +85,7 @@ class RawLog:
             given["titles"] = None
         columns, how = _roles(raw, names, sources, given, options, where)
         warnings = _without_headlines(raw, columns, where) if how.get("titles") == "by its name" else []
-        free = _free(names, columns, options)
+        free = free_columns(names, columns, options)
         times = like_times(raw, free)
         ids = like_ids(raw, [name for name in free if name not in times])
         warnings += odd_columns(times, ids, where)
@@ -227,7 +227,8 @@ def _roles(
     how = {role: f"by --{role}" if given.get(role) else by_name for role in columns}
     how |= {role: "by its place" if role in ("user", "item") else "by its values" for role in guessed}
     if "time" not in columns and given.get("time") is None:
-        moving = _moving(raw, like_times(raw, _free(names, columns, options)), (columns["user"], columns["item"]))
+        dated = like_times(raw, free_columns(names, columns, options))
+        moving = _moving(raw, dated, (columns["user"], columns["item"]))
         if len(moving) == 1:
             columns["time"], how["time"] = moving[0], "by its values"
     if "event" in columns and not _few_words(raw, columns["event"], options, where):
@@ -248,7 +249,7 @@ def _by_place(raw: pl.LazyFrame, names: Sequence[str], given: Mapping[str, str |
     return found
 
 
-def _free(names: Sequence[str], columns: Mapping[str, str], options: Options) -> list[str]:
+def free_columns(names: Sequence[str], columns: Mapping[str, str], options: Options) -> list[str]:
     """The columns that nobody has a use for yet."""
     said = {*columns.values(), *(options.attributes or ()), *(options.context or ()), *ROW_LABELS}
     return [name for name in names if name not in said]

@@ -100,7 +100,7 @@ def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where:
 
 
 def check_form(form: str | None) -> None:
-    """Raises a `DataError` where `--time-format` is none that is known, or tells the time of day alone."""
+    """Raises a `DataError` where `--time-format` is none that is known, or tells no year."""
     if form is None or form in UNITS or form == "excel" or form in ORDERS:
         return
     try:

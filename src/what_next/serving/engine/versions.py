@@ -118,8 +118,8 @@ def keep(folder: Path, agent: Path) -> str:
 
 
 def intact(place: Path, version: str) -> None:
-    """Raises a `ModelError` where the files of a version are missing, or not those that were deployed: its name tells a
-    hash, or it was deployed before names did."""
+    """Raises a `ModelError` where the files of a version are missing, are not those that were deployed (its name tells
+    their hash), or cannot be checked, since its name tells none."""
     if not place.exists():
         raise ModelError(
             f"{place}: is missing; restore it from a back-up (what-next restore), or deploy a model that is there: "

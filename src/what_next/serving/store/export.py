@@ -21,7 +21,7 @@ from what_next.data.decisions.service_log import (
     WITHDRAWALS,
     context_of,
     is_service_log,
-    readable,
+    readable_export,
     scan_of,
 )
 from what_next.data.files import FORMATS, beside, footer_of, write_together
@@ -233,7 +233,7 @@ def completed(
     theirs = items.select(item.alias("item_id"))["item_id"]
     each = pl.element().replace_strict(items["item_id"], theirs, return_dtype=theirs.dtype)
     decided = decided.with_columns(second.alias("user_id"), pl.col("item_id").list.eval(each))
-    happened = _sorted(happened, "user_id", "timestamp", "number", "slate")
+    happened = _sorted(happened, "user_id", "timestamp", "number")
     notes += [*ignored, *more, *left, *context_of(happened["context"])[1]]
     decided = _sorted(decided, "user_id", "timestamp", "slate")
     return Exported(happened, decided, items.with_columns(theirs), added, store.withdrawals_after(0), notes, until)
@@ -401,7 +401,7 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
 def _kept(store: Store, path: Path, before: Until) -> list[pl.DataFrame]:
     """The events and the answers of an earlier export, as they are read from a store; who was erased since is gone."""
     rows = scan_of(path).with_columns(pl.col("user_id", "item_id", "event").cast(pl.String))
-    with readable(path):
+    with readable_export(path):
         rows = rows.filter(~pl.col("user_id").is_in(_erased(store, rows, before).implode()))
         each = (pl.col(name).sort_by("position") for name in EACH)
         names = [name for name in COLUMNS if name not in (*EACH, "slate", "position", *OF_EVENTS)]
@@ -448,17 +448,19 @@ def forget_erased(store: Store, path: Path) -> bool:
     """Take those who were erased since an export out of its file; whether there were any.
 
     Raises:
-        DataError: the file is not as it was exported. SaveError: it cannot be written, and is as it was.
+        DataError: the file is not as it was exported.
+        SaveError: it cannot be written, or a page of it is damaged; it is as it was.
     """
     if (before := _until(path)) is None:
         raise DataError(f"{path}: {EARLIER}; export it again")
     rows = scan_of(path)
-    with readable(path):
+    with readable_export(path):
         gone = _erased(store, rows, before)
     if len(gone):
         own = {name: text for name, text in footer_of(path).items() if name.startswith("what_next.")}
         left = rows.filter(~pl.col("user_id").cast(pl.String).is_in(gone.implode()))
-        write_together({path: left}, own, private=True)
+        with readable_export(path):  # it is read as it is written
+            write_together({path: left}, own, private=True)
     return len(gone) > 0
 
 
