@@ -63,9 +63,9 @@ def weigh(
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, with decay, penalty, directions and diagonal, then what came next, in the network's space
-    and in codes, then the bias for what is popular, or was of late, 0 included; where all stay 0, the network is better
-    alone, and that is all. The temperature comes last.
+    The weight comes first, with decay, penalty and directions, then what came next, in the network's space and in
+    codes, then the bias for what is popular, or was of late, 0 included, then the diagonal; where all stay 0, the
+    network is better alone, and that is all. The temperature comes last.
 
     Args:
         linear: with what was counted in the log; changed.
@@ -87,9 +87,9 @@ def weigh(
     _count(trial)
     if learn:
         _widen(trial, learn)
-    _clear(trial)
     _follow(trial, repeats=repeats)
     of_late = _favour(trial, recent or {})
+    _clear(trial)
     linear.choose(**trial.numbers)
     if not linear.counts:
         console.print("counts of the log make nothing better: the network stands alone")
