@@ -14,6 +14,11 @@ python=${PYTHON:-python3}
     echo "install.sh: $python is no Python 3.11 or newer with its venv module; name another by PYTHON=" >&2
     exit 2
 }
+case "$("$python" -c 'import sys; print(sys.base_prefix)')/" in
+/root/* | /home/*)
+    echo "install.sh: warning: $python lies in a home, where the unit may not read (ProtectHome); name another by PYTHON=" >&2
+    ;;
+esac
 "$python" -m venv "$prefix"
 pip() { "$prefix/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
 if [ -n "${TORCH_INDEX:-}" ]; then

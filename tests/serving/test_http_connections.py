@@ -168,6 +168,28 @@ def test_connections_that_linger_are_few_and_do_not_hold_up_the_end(
     assert asyncio.run(asked()) == 2  # half of them may be of one address
 
 
+@pytest.mark.parametrize("closes", [b"", b"connection: close\r\n"])
+def test_who_does_not_take_an_answer_is_gone_in_time(
+    one: Service, monkeypatch: pytest.MonkeyPatch, closes: bytes
+) -> None:
+    from what_next.serving.http import protocol, routes
+
+    monkeypatch.setattr(protocol, "UNREAD", 0.3)
+    monkeypatch.setattr(routes, "dumped", lambda _: b" " * 2**25)  # more than the system holds of it
+    if closes:  # it ends with what is left of an answer: less than makes the protocol wait
+        monkeypatch.setattr(protocol.Bounded, "pause_writing", lambda _: None)
+
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address, limit=1024)
+            writer.write(b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\n" + closes + b"\r\n")
+            await asyncio.sleep(1)
+            return await asyncio.wait_for(reader.read(), 10)
+
+    assert b"200 OK" in (answer := asyncio.run(asked()))
+    assert len(answer) < 2**25
+
+
 @pytest.mark.parametrize("hosts", [0, 2])
 def test_a_request_names_one_host(one: Service, hosts: int) -> None:
     async def asked() -> bytes:
@@ -241,6 +263,9 @@ def test_a_head_goes_with_its_body_and_never_stays_behind() -> None:
 
         def close(self) -> None:
             self.sent.append(b"closed")
+
+        def get_write_buffer_size(self) -> int:
+            return 0
 
     def sent(*parts: bytes) -> list[bytes]:
         transport = Transport()

@@ -707,6 +707,9 @@ class Wire(asyncio.Transport):
 
     write_eof = close
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def is_closing(self) -> bool:
         return self.closed
 
@@ -778,3 +781,5 @@ def test_connections_are_bounded_and_it_is_told_but_not_to_probes(
     assert error_of(refused) == (503, "unavailable")
     assert error_of(turned_away) == (503, "unavailable")
     assert probe.startswith(b"HTTP/1.1 200 ")
+    counted = 'what_next_requests_total{method="POST",route="unmatched",status="503"} 2.0'
+    assert counted in one.ask("GET", "/metrics").text

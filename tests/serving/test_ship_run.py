@@ -135,6 +135,20 @@ def test_the_service_starts_by_the_entrypoint_is_backed_up_through_it_and_ends_w
         assert ended(process) == 0
 
 
+def test_an_interpreter_that_the_unit_may_not_read_is_told(tmp_path: Path) -> None:
+    own = tmp_path / "python"
+    own.write_text('#!/bin/sh\ncase "$2" in *base_prefix*) echo /home/anna/.pyenv ;; venv) exit 3 ;; esac\n')
+    own.chmod(0o755)
+    done = subprocess.run(
+        [DEPLOY / "install.sh", tmp_path / "new"],
+        env=environment() | {"PYTHON": str(own)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3
+    assert f"warning: {own} lies in a home, where the unit may not read" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_fresh_environment_installs_starts_answers_and_stops(tmp_path: Path) -> None:
     """The steps of the image, without the image; takes the time that pip needs."""

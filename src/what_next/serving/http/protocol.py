@@ -25,6 +25,8 @@ REST = 10.0
 LINGER, LINGERING, DROPPED = 2.0, 32, 2**23
 """Seconds for which a connection stays after its last answer where a request is still coming, how many do so at once,
 half of them of one address, and bytes of each that are read and dropped."""
+UNREAD = 30.0
+"""Seconds in which a client must take what it was answered: as long as it does not, the answer is kept in memory."""
 AHEAD = 64
 """Requests that wait on one connection behind the one under way, at most: 256 KiB, which may be read at once, hold
 thousands of them, and each takes kilobytes."""
@@ -140,12 +142,21 @@ class Shedding:
             let_in[caller] += 1
         return wait
 
+    def crowded(self) -> Problem:
+        """A connection too much is refused: that is counted, and told."""
+        self._parts.metrics.shed("unmatched")
+        self._note("there are more connections than server.connections; some are refused with 503")
+        return TOO_MANY
+
+    def _note(self, text: str) -> None:
+        """Tell the log, once in a second."""
+        if (now := monotonic()) > self._noted + 1:
+            self._noted = now
+            self._parts.log.note(text)
+
     def refuse_later(self, refused: "Bounded") -> None:
         """Have a refusal sent: at once, or in its turn."""
-        now = monotonic()
-        if now > self._noted + 1:
-            self._noted = now
-            self._parts.log.note("more is asked than can be answered in time; some questions are refused with 503")
+        self._note("more is asked than can be answered in time; some questions are refused with 503")
         self._held.append(refused)
         if not self._sending:
             self._send_held()
@@ -181,6 +192,7 @@ class Together:
         self._transport, self._head, self._lingers = transport, b"", lingers
         self.get_extra_info = transport.get_extra_info
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+        self.abort = transport.abort
 
     def write(self, data: bytes) -> None:
         """Send, but for a head: that goes with what follows. (100 Continue is followed by nothing of ours.)"""
@@ -209,9 +221,11 @@ class Together:
             self.lingering = True
 
     def end(self) -> None:
-        """Send what waits, then close at once."""
+        """Send what waits, then close: at once, or where the client does not take it, in time."""
         self.flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(UNREAD, self.abort)
 
 
 class Ahead(FlowControl):
@@ -249,6 +263,7 @@ class Bounded(HttpToolsProtocol):
     _running: RequestResponseCycle | None = None  # the request whose response is the next one
     _ended = False  # what comes is not read any more
     _stops = False  # the service does
+    _unread: asyncio.TimerHandle | None = None  # while the client does not take what it was answered
     _dropped = 0  # bytes that came while the connection lingers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -258,7 +273,7 @@ class Bounded(HttpToolsProtocol):
         self.flow = Ahead(self._together, self.pipeline)
         self._over = len(self.connections) > self.most
         if len(self.connections) > self.most + SPARE:
-            self._end(TOO_MANY)
+            self._end(self.shedding.crowded())
         self._late = self.loop.call_later(SILENCE, self._silent)
 
     def data_received(self, data: bytes) -> None:
@@ -290,6 +305,18 @@ class Bounded(HttpToolsProtocol):
             self._end(TOO_LARGE)
         elif self._heading and self._late is None:
             self._late = self.loop.call_later(SILENCE, self._silent)
+
+    def pause_writing(self) -> None:
+        """The client is slow to take its answer."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD, self._together.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken most of it, or is gone."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def send_refusal(self) -> bool:
         """Send the refusal of what was not read; the connection goes on. False: there is nobody to tell."""
@@ -379,7 +406,7 @@ class Bounded(HttpToolsProtocol):
         """A request whose turn it is; beyond the bound of connections only probes are answered."""
         self._running = cycle
         if self._over and cycle.scope["path"] not in ALWAYS:
-            self.transport.write(TOO_MANY.response)
+            self.transport.write(self.shedding.crowded().response)
             self.transport.close()
         else:
             super()._start_asgi_task(cycle, app)
@@ -426,6 +453,7 @@ class Bounded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> Any:
         """The client is gone."""
         self._wait_no_longer()
+        self.resume_writing()
         if self._together.lingering:
             self.lingering.add(self._address, -1)
         self._client.lost()
