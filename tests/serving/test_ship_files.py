@@ -6,10 +6,14 @@ import shutil
 import subprocess
 from collections import defaultdict
 from configparser import ConfigParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+
+from .processes import free_port
 
 yaml = pytest.importorskip("yaml", reason="the extra serve is not installed")
 
@@ -157,6 +161,40 @@ class TestCompose:
         processes = [name for name, one in services.items() if "WHAT_NEXT_STORE" in one["environment"]]
         for word in ("stop", "start"):
             assert f"docker compose {word} {' '.join(processes)}\n" in recipe
+
+
+@pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("curl")), reason="nginx is not here")
+def test_nginx_by_the_page_hands_on_a_path_as_it_was_sent_behind_a_prefix_too(tmp_path: Path) -> None:
+    class Echo(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.path.encode())
+
+    server, prefix = re.findall(
+        r"^```nginx\n(.*?)^```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    mapped, location = prefix.split("}\n", 1)
+    port = free_port()
+    service = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    Thread(target=service.serve_forever, daemon=True).start()
+    server = re.sub(r" +ssl_.*\n", "", server).replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
+    server = server.replace("127.0.0.1:8000", f"127.0.0.1:{service.server_port}")
+    server = server.replace("    location / {", location + "    location / {")
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\nhttp {{ {mapped}}}\n{server} }}"
+    )
+    proxy = subprocess.Popen(["nginx", "-e", "stderr", "-c", str(tmp_path / "nginx.conf")])
+    try:
+        path = "/v1/users/a%2Fb%25/history?limit=3"
+        for before in ("", "/shop"):
+            address = f"http://127.0.0.1:{port}{before}{path}"
+            asked = ["curl", "-s", "--retry", "9", "--retry-connrefused", "--retry-delay", "1", address]
+            assert subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout == path
+    finally:
+        proxy.terminate()
+        proxy.wait(30)
+        service.shutdown()
 
 
 class TestImage:
