@@ -17,7 +17,7 @@ from what_next import Dataset, Environment, Setup, State
 from what_next.algorithms import NextItem
 from what_next.cli import main
 from what_next.errors import DataError, MissingExtraError, SaveError, SetupError, TrainingError
-from what_next.experiments import study
+from what_next.experiments import study, tuning
 from what_next.experiments.tuning import Tuned, _score, distribution, search_space, tune, with_settings
 from what_next.metrics.next_items import Targets
 from what_next.settings import SplitSettings
@@ -193,6 +193,17 @@ class TestSearch:
         with pytest.raises(SetupError, match="another seconds"):
             tune(setup, 2, seconds=5.0)
         assert len(tune(setup.model_copy(update={"threads": 2}), 2).trials) == 2
+
+    def test_a_study_goes_on_whatever_an_earlier_version_kept_of_worlds_and_the_service(
+        self, setup: Setup, scored, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scored(by_rate)
+        unread = {"world", "server", "loop"}
+        with monkeypatch.context() as earlier:
+            earlier.setattr(tuning, "FREE", tuning.FREE - unread)
+            earlier.setattr(Setup, "as_json", lambda one: Setup.model_dump(one, mode="json") | dict.fromkeys(unread, 1))
+            tune(setup, 1)
+        assert len(tune(setup, 2).trials) == 2
 
     @pytest.mark.parametrize("content", ["train, yes\n", '{"histories": 3}\n', "[1]\n"])
     def test_a_file_of_something_else_is_no_study(self, setup: Setup, scored, tmp_path: Path, content: str) -> None:

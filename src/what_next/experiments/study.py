@@ -10,7 +10,7 @@ up by another.
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,19 +47,19 @@ def shown(study: Path | str) -> Path | str:
 
 
 @contextmanager
-def opened(path: Path | str, made_for: Mapping[str, Any]) -> "Iterator[optuna.Study]":
+def opened(path: Path | str, made_for: Mapping[str, Any], free: Collection[str] = ()) -> "Iterator[optuna.Study]":
     """A study to search in; within, no other search works on its file. One in a database is for several.
 
     Raises:
         SaveError: another search works on the file, or the disk is full; and see `open_study`.
     """
     if is_shared(path):
-        yield open_study(path, made_for)
+        yield open_study(path, made_for, free)
         return
     file = Path(path)
     refusal = f"{file}: another search works on this file; wait for its end, or share a study in a database, such as "
     try:
-        study = open_study(path, made_for)
+        study = open_study(path, made_for, free)
         with alone(file.with_name(f".{file.name}.lock"), refusal + "--study sqlite:///study.db"):
             yield study
     except (OSError, AssertionError) as error:
@@ -74,8 +74,12 @@ def opened(path: Path | str, made_for: Mapping[str, Any]) -> "Iterator[optuna.St
         ) from error
 
 
-def open_study(path: Path | str, made_for: Mapping[str, Any]) -> "optuna.Study":
-    """The study of a file, which is made where there is none."""
+def open_study(path: Path | str, made_for: Mapping[str, Any], free: Collection[str] = ()) -> "optuna.Study":
+    """The study of a file, which is made where there is none; `free`: what earlier versions kept in it and may differ.
+
+    Raises:
+        SetupError: it holds trials of other settings.
+    """
     try:
         import optuna
     except ImportError:
@@ -87,7 +91,7 @@ def open_study(path: Path | str, made_for: Mapping[str, Any]) -> "optuna.Study":
     before = study.user_attrs.get("made_for")
     if before is None:
         study.set_user_attr("made_for", dict(made_for))
-    elif changed := sorted(key for key in {*before, *made_for} if before.get(key) != made_for.get(key)):
+    elif changed := sorted(key for key in {*before, *made_for} - {*free} if before.get(key) != made_for.get(key)):
         raise SetupError(
             f"{shown(path)}: holds trials with another {', '.join(changed)}; set it as it was, or name another file "
             "with --study"

@@ -52,7 +52,10 @@ on ml-100k came to the same score in 41 to 54 % of the time of one that gives up
 PRUNERS = ("halving", "hyperband")
 """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943; in the asynchronous form of Li et al. 2020, arXiv
 1810.05934), and Hyperband (Li et al. 2018, arXiv 1603.06560), which hedges between several of those."""
-FREE = {"train", "data", "model_agent_path", "model_critic_path", "log", "user", "slots", "save_every", "threads"}
+FREE = {
+    "train", "data", "model_agent_path", "model_critic_path", "log", "user", "slots", "save_every", "threads",
+    "world", "server", "loop",  # no trial reads them, and later versions add to them
+}  # fmt: skip
 """Settings in which the runs that share a study may differ."""
 
 
@@ -138,7 +141,7 @@ def tune(
     by = {"monitor": state.monitored} if state.monitored == "dcg@10" else {}  # which earlier versions had not
     made_for = {**_fixed(setup), **by, "seconds": seconds, "split": state.split.hash}
     place, stopped, space = shown(path), False, search_space(setup, state)
-    with opened(path, made_for) as kept:
+    with opened(path, made_for, FREE) as kept:
         while len(judged := _judged(kept)) < trials and not stopped:
             if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
                 time.sleep(WAIT)  # others have the last ones; one of them may be killed
