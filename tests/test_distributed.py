@@ -55,6 +55,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return train(RUNS, tmp_path_factory.mktemp("alone"), Ranks())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_learn_what_one_does(count: int, alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     several = together(count, RUNS, tmp_path)
@@ -193,6 +194,7 @@ def arguments(folder: Path, log_file: Path, *more: str) -> list[str]:
     return ["train", str(setup), "--json", *more]
 
 
+@pytest.mark.medium
 def test_processes_that_disagree_are_told_so_once(log_file: Path, tmp_path: Path) -> None:
     words = " ".join(arguments(tmp_path, log_file))
     command = f"{sys.executable} -m what_next {words} dim=$((8 + RANK)); echo $? > {tmp_path}/code$RANK"

@@ -123,6 +123,7 @@ class TestBaselines:
         monkeypatch.setattr("sys.argv", ["what-next", *map(str, words)])
         return main()
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         ("command", "wanted"), [("evaluate", "markov,random"), ("evaluate", "none"), ("compare", "markov,random")]
     )
