@@ -24,7 +24,7 @@ from what_next.training.distributed import Ranks
 from what_next.types import Batch, Factors, Impressions
 
 from .forked import FORKING
-from .together import COMPLETE, FIXED, SAMPLED, SHARDED, Runs, dataset, train, worker
+from .together import COMPLETE, FIXED, SAMPLED, SHARDED, Runs, complete, dataset, train, worker
 
 STEPS = 25
 RUNS: Runs = {
@@ -89,11 +89,25 @@ def check_complete(several: list[dict[str, Any]], folder: Path) -> None:
         assert files[0].keys() == files[1].keys()
         assert all(np.array_equal(files[0][key], files[1][key]) for key in files[0])
     assert load_file(folder / "whole-agent.safetensors")["encoder.items.learned"].shape == (40, 8)
+    check_ensemble(one, folder)
     for name in COMPLETE:
         setup = read_manifest(folder / f"{name}-agent.safetensors").made_by()
         state = State(dataset(), setup)
         judged = LearnedPolicy(Agent(setup, state.space).ready_agent(), state), state.dataset, state.split
         assert validation.next_items(*judged, state.histories, seed=0) == one[name]["valid"], name
+
+
+def check_ensemble(found: dict[str, Any], folder: Path) -> None:
+    """Each process trains networks of an ensemble by itself; what they become is what one process makes of them."""
+    (folder / "alone").mkdir()
+    alone = complete(folder / "alone", Ranks(), ["ensemble"])["ensemble"]
+    assert found["ensemble"] == alone
+    expected = load_file(folder / "alone/ensemble-agent.safetensors")
+    for name in ("ensemble", "ensemble_broken"):
+        weights = load_file(folder / f"{name}-agent.safetensors")
+        assert weights.keys() == expected.keys()
+        assert all(np.array_equal(weights[key], expected[key]) for key in expected), name
+    assert not list(folder.glob("*member*"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card")

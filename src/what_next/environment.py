@@ -242,9 +242,10 @@ class Environment:
         return self._report(monitor, seconds)
 
     def _train_members(self) -> Report:
-        """The same for each network of an ensemble, one after the other; at the end they become one.
+        """The same for each network of an ensemble; at the end they become one.
 
-        A resumed run goes on with the networks that are there; they go once all are in one.
+        They are trained one after the other, or, by no more processes than there are, at the same time. A resumed run
+        goes on with the networks that are there; they go once all are in one.
         """
         setup, state = self.setup, self.state
         if self.origin:
@@ -265,24 +266,48 @@ class Environment:
             return Report(saved.histories, saved=setup.model_paths, idle=True)
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
-        reports, members = list[Report](), list[Networks]()
-        for place, one in enumerate(setup.members):
-            learned = State(state.dataset, one, state.space)
-            environment = Environment(
-                Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
-                resume=one in begun, ranks=self.ranks, on_step=self.on_step, on_save=self.on_save, quiet=self.quiet,
-            )  # fmt: skip
-            environment.member, environment.explained = place, place > 0
+        apart = self._apart
+        if apart:
+            held = {"items": state.space.catalogue.hash(), "events": state.dataset.digest}
+            self.ranks.begin(setup, self.agent, self.agent.device, split=state.split.hash, **held)
+        members = [self._member(place, resume=one in begun) for place, one in enumerate(setup.members)]
+        reports = list[Report]()
+        for environment in members[self.ranks.rank :: self.ranks.count] if apart else members:
             reports.append(environment.train_agent())
-            members.append(environment.agent.nets)
             if reports[-1].interrupted:
-                return replace(_together(reports), stopped=True)
-        return self._joined(reports, members)
+                break
+        several = self.ranks.every(reports) if apart else [reports]
+        if any(one.interrupted for ours in several for one in ours):
+            return replace(_together(several), stopped=True)
+        for place, environment in enumerate(members):
+            if apart and place % self.ranks.count != self.ranks.rank:
+                environment.agent.nets = environment.agent.add_model()[0]
+                checkpoint.take_weights(environment.agent)
+        return self._joined(_together(several), [one.agent.nets for one in members])
 
-    def _joined(self, reports: Sequence[Report], members: Sequence[Networks]) -> Report:
+    @property
+    def _apart(self) -> bool:
+        """Whether each of several processes trains networks of the ensemble by itself."""
+        return self.ranks.joined and self.setup.cluster.items != "sharded" and self.ranks.count <= self.setup.ensemble
+
+    def _member(self, place: int, *, resume: bool) -> "Environment":
+        """What trains one network of an ensemble."""
+        one, state = self.setup.members[place], self.state
+        if self._apart:  # their time is not shared by all, but by those of a process
+            rounds = math.ceil(self.setup.ensemble / self.ranks.count)
+            one = one.model_copy(update={"seconds": self.setup.seconds and self.setup.seconds / rounds})
+        learned = State(state.dataset, one, state.space)
+        environment = Environment(
+            Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
+            resume=resume, ranks=None if self._apart else self.ranks, on_step=self.on_step, on_save=self.on_save,
+            quiet=self.quiet or self.ranks.rank > 0,
+        )  # fmt: skip
+        environment.member, environment.explained = place, place > 0
+        return environment
+
+    def _joined(self, together: Report, members: Sequence[Networks]) -> Report:
         """Save the networks of an ensemble as one, in place of those that were saved apart."""
         agent, setup = self.agent, self.setup
-        together = _together(reports)
         agent.ranks, agent.spent = self.ranks, 1.0
         agent.histories, agent.nets = together.histories, agent.add_model()[0]
         for name, net in agent.nets.items():
@@ -519,12 +544,14 @@ class Environment:
         return Report(agent.histories, recommendations=tuple(found))
 
 
-def _together(reports: Sequence[Report]) -> Report:
-    """What the trainings of an ensemble's networks come to."""
-    sums = {name: sum(getattr(one, name) for one in reports) for name in ("histories", "targets", "seconds", "passes")}
+def _together(several: Sequence[Sequence[Report]]) -> Report:
+    """What the trainings of an ensemble's networks come to, those of each process at the same time."""
+    reports = [one for ours in several for one in ours]
+    sums = {name: sum(getattr(one, name) for one in reports) for name in ("histories", "targets", "passes")}
     return replace(
         reports[-1],
         **sums,
+        seconds=max(sum(one.seconds for one in ours) for ours in several),
         steps=tuple(step for one in reports for step in one.steps),
         alarms=tuple(dict.fromkeys(alarm for one in reports for alarm in one.alarms)),
         idle=False,
