@@ -247,6 +247,32 @@ class Environment:
         They are trained one after the other, or, by no more processes than there are, at the same time. A resumed run
         goes on with the networks that are there; they go once all are in one.
         """
+        if (idle := self._begin_members()) is not None:
+            return idle
+        state, apart = self.state, self._apart
+        if apart:
+            held = {"items": state.space.catalogue.hash(), "events": state.dataset.digest}
+            self.ranks.begin(self.setup, self.agent, self.agent.device, split=state.split.hash, **held)
+        members, reports = dict[int, Networks](), list[Report]()
+        places = range(self.setup.ensemble)
+        for place in places[self.ranks.rank :: self.ranks.count] if apart else places:
+            environment = self._member(place)
+            reports.append(environment.train_agent())
+            members[place] = environment.agent.nets
+            if reports[-1].interrupted:
+                break
+        several = self.ranks.every(reports) if apart else [reports]
+        if any(one.interrupted for ours in several for one in ours):
+            return replace(_together(several), stopped=True)
+        for place in places:
+            if place not in members:  # another process trained it
+                agent = self._member(place).agent
+                members[place] = agent.nets = agent.add_model()[0]
+                checkpoint.take_weights(agent)
+        return self._joined(_together(several), [members[place] for place in places])
+
+    def _begin_members(self) -> Report | None:
+        """Refuse what no ensemble can be trained from; the report where there is nothing left to train."""
         setup, state = self.setup, self.state
         if self.origin:
             raise SetupError("an ensemble starts from nothing; leave --from out, or set ensemble=1")
@@ -255,8 +281,7 @@ class Environment:
                 "the networks of an ensemble learn from a log, each by a source of its own; set ensemble=1"
             )
         joinable(self.agent.sketch())
-        begun = [one for one in setup.members if self.resume and one.model_agent_path.is_file()]
-        if self.resume and not begun:
+        if self.resume and not any(one.model_agent_path.is_file() for one in setup.members):
             saved = checkpoint.progress(setup)
             if saved is None or not saved.ended:
                 raise SetupError(
@@ -266,32 +291,15 @@ class Environment:
             return Report(saved.histories, saved=setup.model_paths, idle=True)
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
-        apart = self._apart
-        if apart:
-            held = {"items": state.space.catalogue.hash(), "events": state.dataset.digest}
-            self.ranks.begin(setup, self.agent, self.agent.device, split=state.split.hash, **held)
-        members = [self._member(place, resume=one in begun) for place, one in enumerate(setup.members)]
-        reports = list[Report]()
-        for environment in members[self.ranks.rank :: self.ranks.count] if apart else members:
-            reports.append(environment.train_agent())
-            if reports[-1].interrupted:
-                break
-        several = self.ranks.every(reports) if apart else [reports]
-        if any(one.interrupted for ours in several for one in ours):
-            return replace(_together(several), stopped=True)
-        for place, environment in enumerate(members):
-            if apart and place % self.ranks.count != self.ranks.rank:
-                environment.agent.nets = environment.agent.add_model()[0]
-                checkpoint.take_weights(environment.agent)
-        return self._joined(_together(several), [one.agent.nets for one in members])
+        return None
 
     @property
     def _apart(self) -> bool:
         """Whether each of several processes trains networks of the ensemble by itself."""
         return self.ranks.joined and self.setup.cluster.items != "sharded" and self.ranks.count <= self.setup.ensemble
 
-    def _member(self, place: int, *, resume: bool) -> "Environment":
-        """What trains one network of an ensemble."""
+    def _member(self, place: int) -> "Environment":
+        """What trains one network of an ensemble, from where it was saved if the run is resumed."""
         one, state = self.setup.members[place], self.state
         if self._apart:  # their time is not shared by all, but by those of a process
             rounds = math.ceil(self.setup.ensemble / self.ranks.count)
@@ -299,8 +307,8 @@ class Environment:
         learned = State(state.dataset, one, state.space)
         environment = Environment(
             Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
-            resume=resume, ranks=None if self._apart else self.ranks, on_step=self.on_step, on_save=self.on_save,
-            quiet=self.quiet or self.ranks.rank > 0,
+            resume=self.resume and one.model_agent_path.is_file(), ranks=None if self._apart else self.ranks,
+            on_step=self.on_step, on_save=self.on_save, quiet=self.quiet or self.ranks.rank > 0,
         )  # fmt: skip
         environment.member, environment.explained = place, place > 0
         return environment
