@@ -44,7 +44,7 @@ train: $(DATA) ## train by src/setup.txt, whether or not there are models alread
 	@rm -f $(TRAINED)
 	@$(MAKE) --no-print-directory $(TRAINED)
 
-test: $(DEV) ## the tests, without the slow ones
+test: $(DEV) ## the quick tests
 	$(PYTEST)
 
 test-all: $(DEV) ## all tests
@@ -61,11 +61,11 @@ browser: ## a browser for the tests of the page, Debian's chromium, where apt an
 	    echo "The tests of the page need Chromium or Chrome on the PATH (on Debian: sudo apt install chromium)."; \
 	    echo "Without one they are skipped; everything else is tested."; fi
 
-check: $(DEV) ## style, strict types, imports (among the tests), tests
+check: $(DEV) ## style, strict types, imports (among the tests), tests of several seconds as well
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
 
 mutate: $(DEV) ## breaks metrics and estimators on purpose, and counts how often a test notices; a quarter of an hour
 	$(INSTALL) -e '.[pandas,dev,mutate]'

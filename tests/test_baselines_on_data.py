@@ -12,6 +12,7 @@ from what_next.baselines import BASELINES
 from what_next.baselines.rules import Popular, RandomItem, Ranking
 from what_next.experiments import baselines
 from what_next.experiments.baselines import EVERY, GRIDS, Search, had, searched
+from what_next.experiments.next_items import evaluator_of, protocol
 from what_next.metrics.next_items import Targets, rank
 from what_next.types import Permitted
 
@@ -33,9 +34,9 @@ def some_scores(policy, state: State) -> np.ndarray:
 
 class TestTuned:
     def test_every_baseline_is_the_one_of_the_settings_that_are_told(self, dataset: Dataset) -> None:
-        state = state_of(dataset)
+        state = state_of(dataset, evaluation={"seen": True})
         found = tuned(state)
-        assert list(found) == ["popular_recent", "markov", "item_knn", "ease"]
+        assert list(found) == ["popular_recent", "popular_personal", "markov", "item_knn", "ease"]
         for name, (policy, settings) in found.items():
             assert all(value in GRIDS[name][setting] for setting, value in settings.items())
             again = BASELINES[name](dataset, state.split.known, **settings)
@@ -110,11 +111,21 @@ class TestTuned:
         assert settings["markov"] == {"decay": 0.4, "smoothing": 10}
         assert settings["item_knn"] == {"decay": 0.8, "shrinkage": 10, "neighbours": 100}
         assert settings["popular_recent"] == {"half_life_days": 30}
-        assert fitted == list(BASELINES)
+        assert fitted == [name for name in BASELINES if name != "popular_personal"]
 
     def test_a_log_without_times_counts_half_lives_in_events(self, dataset: Dataset) -> None:
         state = state_of(replace(dataset, timestamps=None), split={"name": "users", "validation": 0.0})
         assert tuned(state)["popular_recent"][1] == {"half_life_events": 10}
+
+    def test_of_what_the_user_had_nothing_is_judged_where_it_is_not_recommended_again(self, dataset: Dataset) -> None:
+        state = state_of(dataset)
+        assert list(tuned(state)) == ["popular_recent", "markov", "item_knn", "ease"]
+        evaluator = evaluator_of(state, "test")
+        assert protocol(state, "test", evaluator, [0])["left_out"] == {}
+        assert (
+            "evaluation.seen"
+            in protocol(state, "test", evaluator, [0], ["popular_personal"])["left_out"]["popular_personal"]
+        )
 
     def test_a_catalogue_too_large_for_ease_does_without(
         self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch

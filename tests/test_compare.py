@@ -45,6 +45,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]
     return found
 
 
+@pytest.mark.medium
 def test_a_setup_and_its_double_do_not_differ_for_any_user(made) -> None:
     result = compare({"a": made("a"), "b": made("b")}, seeds=[0, 1]).result
     assert list(result["policies"])[:4] == ["a", "b", "random", "popular"]
@@ -67,6 +68,7 @@ def test_of_one_training_each_nothing_is_known_of_other_seeds(made) -> None:
     assert [ONE_SEED in compare(setups, seeds=seeds, baselines=()).notes for seeds in ([3], [3, 4])] == [True, False]
 
 
+@pytest.mark.medium
 def test_what_is_missing_is_trained_once_and_its_seconds_are_told(made, trainings) -> None:
     setups = {"a": made("a"), "b": made("b", "iql")}
     results = [compare(setups, seeds=[3, 4]).result for _ in range(2)]
@@ -125,6 +127,7 @@ def test_setups_that_are_judged_otherwise_are_refused(made) -> None:
 
 
 class TestAblations:
+    @pytest.mark.medium
     def test_the_critic_is_taken_away_and_rewards_are_shuffled(self, made, trainings) -> None:
         result = compare({"a": made("a", "iql")}, seeds=[0], ablations=True).result
         assert list(result["policies"])[:4] == ["a", "a, critic off", "a, rewards shuffled", "random"]
@@ -138,6 +141,7 @@ class TestAblations:
         entrants = dict(_entrants({"a": made("a", "iql")}, ablations=True))
         assert [one.state.monitored for one in entrants.values()] == ["dcg@10", "ndcg@10", "ndcg@10"]
 
+    @pytest.mark.medium
     def test_each_is_beside_its_own_setup(self, made) -> None:
         result = compare({"a": made("a"), "b": made("b", "iql")}, seeds=[0], ablations=True).result
         assert list(result["differences"]) == ["b - a", "b, critic off - b", "b, rewards shuffled - b"]
@@ -214,6 +218,7 @@ class TestCommand:
         assert result["seeds"] == [1]
         assert Setup.read(files[0]).model_agent_path.with_name("seed-1").joinpath("agent.safetensors").exists()
 
+    @pytest.mark.medium
     def test_it_prints_a_table_with_differences_and_seconds(self, files, monkeypatch, capsys) -> None:
         monkeypatch.setenv("COLUMNS", "200")
         assert self.run(monkeypatch, "compare", *files) == 0

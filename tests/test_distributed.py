@@ -24,7 +24,7 @@ from what_next.training.distributed import Ranks
 from what_next.types import Batch, Factors, Impressions
 
 from .forked import FORKING
-from .together import COMPLETE, FIXED, SAMPLED, SHARDED, Runs, dataset, train, worker
+from .together import COMPLETE, FIXED, SAMPLED, SHARDED, Runs, complete, dataset, train, worker
 
 STEPS = 25
 RUNS: Runs = {
@@ -55,6 +55,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return train(RUNS, tmp_path_factory.mktemp("alone"), Ranks())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_learn_what_one_does(count: int, alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     several = together(count, RUNS, tmp_path)
@@ -88,11 +89,25 @@ def check_complete(several: list[dict[str, Any]], folder: Path) -> None:
         assert files[0].keys() == files[1].keys()
         assert all(np.array_equal(files[0][key], files[1][key]) for key in files[0])
     assert load_file(folder / "whole-agent.safetensors")["encoder.items.learned"].shape == (40, 8)
+    check_ensemble(one, folder)
     for name in COMPLETE:
         setup = read_manifest(folder / f"{name}-agent.safetensors").made_by()
         state = State(dataset(), setup)
         judged = LearnedPolicy(Agent(setup, state.space).ready_agent(), state), state.dataset, state.split
         assert validation.next_items(*judged, state.histories, seed=0) == one[name]["valid"], name
+
+
+def check_ensemble(found: dict[str, Any], folder: Path) -> None:
+    """Each process trains networks of an ensemble by itself; what they become is what one process makes of them."""
+    (folder / "alone").mkdir()
+    alone = complete(folder / "alone", Ranks(), ["ensemble"])["ensemble"]
+    assert found["ensemble"] == alone
+    expected = load_file(folder / "alone/ensemble-agent.safetensors")
+    for name in ("ensemble", "ensemble_broken"):
+        weights = load_file(folder / f"{name}-agent.safetensors")
+        assert weights.keys() == expected.keys()
+        assert all(np.array_equal(weights[key], expected[key]) for key in expected), name
+    assert not list(folder.glob("*member*"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card")
@@ -193,6 +208,7 @@ def arguments(folder: Path, log_file: Path, *more: str) -> list[str]:
     return ["train", str(setup), "--json", *more]
 
 
+@pytest.mark.medium
 def test_processes_that_disagree_are_told_so_once(log_file: Path, tmp_path: Path) -> None:
     words = " ".join(arguments(tmp_path, log_file))
     command = f"{sys.executable} -m what_next {words} dim=$((8 + RANK)); echo $? > {tmp_path}/code$RANK"

@@ -131,6 +131,7 @@ def test_a_run_trains_each_by_its_own_seed_and_leaves_one_model(
     np.testing.assert_allclose(scores(joined, dataset), (one + other) / 2, atol=1e-5)
 
 
+@pytest.mark.medium
 def test_interrupted_in_the_second_it_goes_on(setup_of: SetupOf, dataset: Dataset, tmp_path: Path) -> None:
     setup = a_setup(setup_of, tmp_path, ensemble=2)
     seen = list[Step]()
@@ -156,6 +157,7 @@ def test_interrupted_in_the_second_it_goes_on(setup_of: SetupOf, dataset: Datase
         environment(setup.model_copy(update={"passes": 3}), dataset, resume=True).run_sim()
 
 
+@pytest.mark.medium
 def test_interrupted_in_the_last_save_of_the_first_it_goes_on(
     setup_of: SetupOf, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ CASES = [
 
 @pytest.mark.parametrize(("model", "changes"), CASES)
 class TestAnswers:
+    @pytest.mark.medium
     def test_another_runtime_gives_the_same_points_and_scores_at_any_length(
         self, make: Make, model: str, changes: dict[str, Any]
     ) -> None:
@@ -197,6 +198,7 @@ class TestAnswers:
 
 
 class TestFiles:
+    @pytest.mark.medium
     def test_both_files_say_whose_they_are(self, make: Make) -> None:
         made = make("lstm")
         for graph, session in (("history", made.history), ("step", made.step)):

@@ -81,6 +81,7 @@ def test_amid_a_command(told: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, 
     assert capsys.readouterr().err == "; ".join(["what-next: interrupted", *told]) + "\n"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("command", ["evaluate", "train", "serve"])
 def test_while_data_are_read(command: str, forked: Forked, tmp_path: Path) -> None:
     (tmp_path / "setup.txt").write_text(
@@ -138,6 +139,7 @@ def test_a_training_that_a_scheduler_ends_is_saved(usual: str, forked: Forked, t
     assert (tmp_path / "a.safetensors").exists()
 
 
+@pytest.mark.medium
 def test_a_training_is_saved_where_the_same_ctrl_c_ends_what_reads_it(tmp_path: Path) -> None:
     reads, writes = os.pipe()
     os.close(reads)  # `2>&1 | tee log`

@@ -29,6 +29,7 @@ def judged_setup(trained: Trained, log_file):
     return trained.setup.model_copy(update={"data": log_file, "train": False})
 
 
+@pytest.mark.medium
 def test_the_result_holds_every_policy_as_plain_json_and_repeats_byte_for_byte(trained: Trained, log_file) -> None:
     setup = judged_setup(trained, log_file)
     result = evaluate(setup)
@@ -66,6 +67,7 @@ def test_a_setup_that_names_another_algorithm_than_its_model_is_told(
     assert capsys.readouterr().err.endswith(f"agent.safetensors: was trained {told}\n")
 
 
+@pytest.mark.medium
 def test_the_models_of_other_seeds_are_trained_once_and_again_after_a_change(
     setup_of: SetupOf, log_file, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +253,7 @@ class TestNextItems:
             assert sum(group["rows"] for group in groups.values()) == result["targets"]["rows"]
             assert all({"agent", "ease"} <= set(group["policies"]) for group in groups.values())
 
+    @pytest.mark.medium
     def test_the_command_writes_the_page_and_shows_groups_among_permitted_items(
         self, log_file, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -322,6 +322,7 @@ def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup
     assert sum(read) == 3 * judged
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("patience", ["2", "none"])
 def test_interrupted_while_it_is_weighed_a_run_goes_on_with_that_alone(
     tmp_path: Path, patience: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -241,6 +241,7 @@ class TestTraining:
         assert isinstance(learner, EncoderLearner)
         assert learner.precision == ("bf16" if fast else "fp32")
 
+    @pytest.mark.medium
     def test_gbce_tells_sessions_of_many_items_apart(self, setup_of: SetupOf, tmp_path: Path) -> None:
         """Each session goes on along a ring of 1,000 items. Without `gbce_offset` nearly all scores start too high: the
         loss first lowers all of them together, and the encoder recommends the same to everybody."""

@@ -106,6 +106,7 @@ class TestRefusals:
         message = self.refused(run_main(tmp_path / "none.txt"), *capsys.readouterr())
         assert message == f"what-next: {tmp_path}/none.txt: there is no such setup file; what-next init DATA writes one"
 
+    @pytest.mark.medium
     def test_a_full_disk(self, setup_file: Path) -> None:
         assert run_main(setup_file) == 0
         models = setup_file.parent / "models"

@@ -82,6 +82,7 @@ class TestOpenBandit:
         assert by_own["why"].endswith("all.csv was made from this log; judge it on later rows")
         assert any("made from the log that judges it" in note for note in by_own["notes"])
 
+    @pytest.mark.medium
     def test_estimated_propensities_are_calibrated(self, logs) -> None:
         found = estimate_policy(LogSettings(logs["random"], estimated=True), "uniform")
         behaviour = found["log"]["behaviour"]

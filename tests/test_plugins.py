@@ -104,6 +104,7 @@ MINE = ("algorithm=mine", "model=last", "reward.loved.weight=1", "reward.loved.w
 LOAD = "import what_next; what_next.load('agent.safetensors')"
 
 
+@pytest.mark.medium
 def test_a_setup_trains_with_them_and_what_is_saved_recommends(forked: Forked, site: Path, setup: Path) -> None:
     folder = setup.parent
     words = (*MINE, "algorithm.layers=3,4")
@@ -125,6 +126,7 @@ def test_a_setup_trains_with_them_and_what_is_saved_recommends(forked: Forked, s
     assert told in changed.stderr
 
 
+@pytest.mark.medium
 def test_a_model_that_uses_none_of_them_is_read_without_them(forked: Forked, site: Path, setup: Path) -> None:
     trained = forked.run("what_next", "train", str(setup), "algorithm=next_item", path=[site], folder=setup.parent)
     assert trained.returncode == 0, trained.stderr
@@ -132,6 +134,7 @@ def test_a_model_that_uses_none_of_them_is_read_without_them(forked: Forked, sit
     assert without.returncode == 0, without.stderr
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("word", "code", "told"),
     [
@@ -259,6 +262,7 @@ assert type(wn.load("own", algorithm=my_parts.Streamed).setup.algorithm) is my_p
 """
 
 
+@pytest.mark.medium
 def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked, site: Path, setup: Path) -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "algorithms.md").read_text()
     page = page[page.index("## Your own reward") :]

@@ -53,6 +53,7 @@ def hit_rate(environment: Environment) -> float:
     return float(ranks.hr.mean())
 
 
+@pytest.mark.medium
 def test_the_floor_beats_chance_after_two_passes(films: Dataset, tmp_path: Path) -> None:
     assert hit_rate(trained(films, tmp_path, "next_item")) > 5 * CHANCE
 

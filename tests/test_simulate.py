@@ -172,6 +172,7 @@ def test_what_needs_a_log_says_that_a_world_has_none(
     assert "a setup that names a world has no log unless `data` names one" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_a_model_that_learned_from_a_log_acts_in_a_world(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def test_training_decides_by_its_log_and_says_why(
     assert f"{mean:.1f} events on average, {compared}" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("first", ["yes", "no"])
 def test_a_model_stays_what_it_was_built_as(tmp_path: Path, first: str) -> None:
     """Loaded, resumed, and as the origin of another, whatever the setup leaves to the data or says by then."""
@@ -82,6 +83,7 @@ def test_a_model_stays_what_it_was_built_as(tmp_path: Path, first: str) -> None:
     assert len({one.item_id for one in before.items}) == len({one.item_id for one in session.items}) == 3
 
 
+@pytest.mark.medium
 def test_a_short_chain_is_learned_sooner(tmp_path: Path) -> None:
     """After equally many steps, the item that always follows is surer of its place where the last one is passed on."""
     data = log(tmp_path, 8)

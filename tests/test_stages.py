@@ -45,9 +45,10 @@ class Told(Stages):
 class TestEveryStage:
     def test_of_next_items(self, setup_of: SetupOf, tmp_path: Path) -> None:
         told = Told()
-        evaluate_next(setup_of(tmp_path, algorithm="next_item", passes=1), seeds=[0, 1], stages=told, anew=True)
+        setup = setup_of(tmp_path, algorithm="next_item", passes=1, evaluation={"seen": True})
+        evaluate_next(setup, seeds=[0, 1], stages=told, anew=True)
         assert told.came_to_their_ends()
-        tuned_ones = ("popular_recent", "markov", "item_knn", "ease")
+        tuned_ones = ("popular_recent", "popular_personal", "markov", "item_knn", "ease")
         assert {f"choosing the settings of {name}" for name in tuned_ones} < set(told.names)
         assert {f"judging {name}" for name in ("agent", "untrained", *EVERY)} < set(told.names)
         assert {name: total for name, total, _ in told.stages}["judging agent"] == 2 * 60  # two seeds
@@ -123,6 +124,7 @@ class TestBaselines:
         monkeypatch.setattr("sys.argv", ["what-next", *map(str, words)])
         return main()
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         ("command", "wanted"), [("evaluate", "markov,random"), ("evaluate", "none"), ("compare", "markov,random")]
     )
@@ -152,7 +154,7 @@ class TestBaselines:
         self, setup_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert self.outcome(monkeypatch, "evaluate", setup_file, "--seeds", "0", "--baselines", "markow") == 2
-        assert "expected none, or some of random, popular, popular_recent, markov" in capsys.readouterr().err
+        assert "expected none, or some of random, popular, popular_recent, popular_personal" in capsys.readouterr().err
         windows = ("algorithm=whatnext", "model_critic_path=c.safetensors", "split=users", "--baselines", "markov")
         assert self.outcome(monkeypatch, "evaluate", setup_file, *windows) == 2
         assert "judged by windows; add --next-items" in capsys.readouterr().err

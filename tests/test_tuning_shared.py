@@ -107,6 +107,7 @@ def test_of_two_that_take_the_last_trial_at_once_one_gives_it_up(tmp_path: Path)
     assert [study.is_too_many(kept, one.number, 2, 60.0) for one in (again, second, third)] == [False, False, True]
 
 
+@pytest.mark.medium
 def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp_path: Path) -> None:
     folder = tmp_path / "begun"
     folder.mkdir()

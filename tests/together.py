@@ -1,7 +1,7 @@
 """A few steps of training by this process and others, as `test_distributed` starts them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from hashlib import sha256
 from itertools import count
@@ -82,19 +82,23 @@ def train(runs: Runs, folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
     return found
 
 
+ENSEMBLE = {"algorithm": {"name": "next_item"}, "patience": 1, "ensemble": 3}
 COMPLETE: Mapping[str, tuple[dict[str, Any], list[int | None]]] = {
     "whole": (SHARDED, [None]),
     "broken": (SHARDED, [5, None]),
     "patient": (SHARDED | {"patience": 1}, [None]),
     "linear": ({"algorithm": {"name": "next_item"}, "patience": 1}, [None]),
+    "ensemble": (ENSEMBLE, [None]),
+    "ensemble_broken": (ENSEMBLE, [5, None]),
 }
 """By a name, the settings of a run and after how many steps it is stopped, until it is not."""
 
 
-def complete(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def complete(folder: Path, ranks: Ranks, names: Iterable[str] = COMPLETE) -> dict[str, Any]:
     """What came of complete runs of three passes."""
     data, found = dataset(), {}
-    for name, (settings, stops) in COMPLETE.items():
+    for name in names:
+        settings, stops = COMPLETE[name]
         paths = {f"model_{one}_path": folder / f"{name}-{one}.safetensors" for one in ("agent", "critic")}
         more = {"data": folder / "none.parquet", "passes": 3, "patience": None, "dropout": 0.5}
         setup = Setup(**FIXED | paths | more | settings)

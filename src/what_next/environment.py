@@ -242,10 +242,37 @@ class Environment:
         return self._report(monitor, seconds)
 
     def _train_members(self) -> Report:
-        """The same for each network of an ensemble, one after the other; at the end they become one.
+        """The same for each network of an ensemble; at the end they become one.
 
-        A resumed run goes on with the networks that are there; they go once all are in one.
+        They are trained one after the other, or, by no more processes than there are, at the same time. A resumed run
+        goes on with the networks that are there; they go once all are in one.
         """
+        if (idle := self._begin_members()) is not None:
+            return idle
+        state, apart = self.state, self._apart
+        if apart:
+            held = {"items": state.space.catalogue.hash(), "events": state.dataset.digest}
+            self.ranks.begin(self.setup, self.agent, self.agent.device, split=state.split.hash, **held)
+        members, reports = dict[int, Networks](), list[Report]()
+        places = range(self.setup.ensemble)
+        for place in places[self.ranks.rank :: self.ranks.count] if apart else places:
+            environment = self._member(place)
+            reports.append(environment.train_agent())
+            members[place] = environment.agent.nets
+            if reports[-1].interrupted:
+                break
+        several = self.ranks.every(reports) if apart else [reports]
+        if any(one.interrupted for ours in several for one in ours):
+            return replace(_together(several), stopped=True)
+        for place in places:
+            if place not in members:  # another process trained it
+                agent = self._member(place).agent
+                members[place] = agent.nets = agent.add_model()[0]
+                checkpoint.take_weights(agent)
+        return self._joined(_together(several), [members[place] for place in places])
+
+    def _begin_members(self) -> Report | None:
+        """Refuse what no ensemble can be trained from; the report where there is nothing left to train."""
         setup, state = self.setup, self.state
         if self.origin:
             raise SetupError("an ensemble starts from nothing; leave --from out, or set ensemble=1")
@@ -254,8 +281,7 @@ class Environment:
                 "the networks of an ensemble learn from a log, each by a source of its own; set ensemble=1"
             )
         joinable(self.agent.sketch())
-        begun = [one for one in setup.members if self.resume and one.model_agent_path.is_file()]
-        if self.resume and not begun:
+        if self.resume and not any(one.model_agent_path.is_file() for one in setup.members):
             saved = checkpoint.progress(setup)
             if saved is None or not saved.ended:
                 raise SetupError(
@@ -265,24 +291,31 @@ class Environment:
             return Report(saved.histories, saved=setup.model_paths, idle=True)
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
-        reports, members = list[Report](), list[Networks]()
-        for place, one in enumerate(setup.members):
-            learned = State(state.dataset, one, state.space)
-            environment = Environment(
-                Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
-                resume=one in begun, ranks=self.ranks, on_step=self.on_step, on_save=self.on_save, quiet=self.quiet,
-            )  # fmt: skip
-            environment.member, environment.explained = place, place > 0
-            reports.append(environment.train_agent())
-            members.append(environment.agent.nets)
-            if reports[-1].interrupted:
-                return replace(_together(reports), stopped=True)
-        return self._joined(reports, members)
+        return None
 
-    def _joined(self, reports: Sequence[Report], members: Sequence[Networks]) -> Report:
+    @property
+    def _apart(self) -> bool:
+        """Whether each of several processes trains networks of the ensemble by itself."""
+        return self.ranks.joined and self.setup.cluster.items != "sharded" and self.ranks.count <= self.setup.ensemble
+
+    def _member(self, place: int) -> "Environment":
+        """What trains one network of an ensemble, from where it was saved if the run is resumed."""
+        one, state = self.setup.members[place], self.state
+        if self._apart:  # their time is not shared by all, but by those of a process
+            rounds = math.ceil(self.setup.ensemble / self.ranks.count)
+            one = one.model_copy(update={"seconds": self.setup.seconds and self.setup.seconds / rounds})
+        learned = State(state.dataset, one, state.space)
+        environment = Environment(
+            Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
+            resume=self.resume and one.model_agent_path.is_file(), ranks=None if self._apart else self.ranks,
+            on_step=self.on_step, on_save=self.on_save, quiet=self.quiet or self.ranks.rank > 0,
+        )  # fmt: skip
+        environment.member, environment.explained = place, place > 0
+        return environment
+
+    def _joined(self, together: Report, members: Sequence[Networks]) -> Report:
         """Save the networks of an ensemble as one, in place of those that were saved apart."""
         agent, setup = self.agent, self.setup
-        together = _together(reports)
         agent.ranks, agent.spent = self.ranks, 1.0
         agent.histories, agent.nets = together.histories, agent.add_model()[0]
         for name, net in agent.nets.items():
@@ -519,12 +552,14 @@ class Environment:
         return Report(agent.histories, recommendations=tuple(found))
 
 
-def _together(reports: Sequence[Report]) -> Report:
-    """What the trainings of an ensemble's networks come to."""
-    sums = {name: sum(getattr(one, name) for one in reports) for name in ("histories", "targets", "seconds", "passes")}
+def _together(several: Sequence[Sequence[Report]]) -> Report:
+    """What the trainings of an ensemble's networks come to, those of each process at the same time."""
+    reports = [one for ours in several for one in ours]
+    sums = {name: sum(getattr(one, name) for one in reports) for name in ("histories", "targets", "passes")}
     return replace(
         reports[-1],
         **sums,
+        seconds=max(sum(one.seconds for one in ours) for ours in several),
         steps=tuple(step for one in reports for step in one.steps),
         alarms=tuple(dict.fromkeys(alarm for one in reports for alarm in one.alarms)),
         idle=False,

@@ -83,6 +83,7 @@ def test_an_item_that_is_not_permitted_does_not_set_the_standard() -> None:
     torch.testing.assert_close(found, torch.tensor([[2.5, 3.5, 1.5]]))
 
 
+@pytest.mark.medium
 def test_it_finds_the_best_policy_in_what_was_tried() -> None:
     assert learn(Bcq(tau=0.1, threshold=0.1), narrow(), steps=200).play() == narrow().best
 

@@ -96,6 +96,7 @@ class TestWithoutTheCritic:
 
 
 class TestWorlds:
+    @pytest.mark.medium
     def test_cloning_finds_the_items_of_the_log_and_the_critic_the_best_of_them(self) -> None:
         world = narrow()
         assert learn(Td3Bc(candidates=2, tau=0.05), world, steps=200).play() == world.best

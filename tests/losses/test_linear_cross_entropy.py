@@ -190,6 +190,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("steps", "dim", "most"),
     [(250, 8, 110_000), pytest.param(2000, 64, 250_000, marks=pytest.mark.slow)],  # in KB

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.baselines import BASELINES, Ease, ItemKnn, Markov, PopularRecent
+from what_next.baselines import BASELINES, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent
 from what_next.baselines.counts import TIE, Known, parts
 from what_next.data import Dataset
 from what_next.data.batches import ranges
@@ -104,6 +104,19 @@ class TestPopularRecent:
     def test_everybody_is_told_the_same(self) -> None:
         found = scores(PopularRecent.fit(random_log(), random_log().lengths), [A], [B, C], [])
         assert (found == found[0]).all()
+
+
+class TestPopularPersonal:
+    data = log(4, [D, D, D, C], [C, B])
+
+    def test_an_event_counts_less_for_each_that_came_after_it(self) -> None:
+        found = scores(PopularPersonal.fit(self.data, self.data.lengths, decay=0.5), [A, B, A, B, B], [A])
+        assert found[0] == pytest.approx([1 / 16 + 1 / 4, 1 / 8 + 1 / 2 + 1, 0, 0], abs=1e-8)
+        assert found[1] == pytest.approx([1, 0, 0, 0], abs=1e-8)
+
+    def test_the_users_own_come_first_and_then_what_all_had_most(self) -> None:
+        found = scores(PopularPersonal.fit(self.data, self.data.lengths), [A, B, B])[0]
+        assert np.argsort(-found.astype(np.float32), kind="stable").tolist() == [B, A, D, C]
 
 
 class TestMarkov:
@@ -303,13 +316,14 @@ class TestEveryBaseline:
         if name == "popular_recent":
             return
         counts = np.bincount(data.items, minlength=12)
-        for row in scores(policy, [], [10], [11, 10]).astype(np.float32):  # as they are ranked
+        unseen = [[]] if name == "popular_personal" else [[], [10], [11, 10]]
+        for row in scores(policy, *unseen).astype(np.float32):  # as they are ranked
             assert (counts[np.argsort(-row, kind="stable")] == np.sort(counts)[::-1]).all()
 
     def test_nothing_to_train_on_makes_no_difference_between_items(self, name: str) -> None:
         data = random_log()
-        found = scores(BASELINES[name](data, np.zeros_like(data.lengths)), *HISTORIES)
-        assert (found == 0).all()
+        heard = [[]] if name == "popular_personal" else HISTORIES
+        assert (scores(BASELINES[name](data, np.zeros_like(data.lengths)), *heard) == 0).all()
 
     def test_little_work_at_a_time_finds_the_same(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         data = random_log(users=30)

@@ -26,6 +26,7 @@ def frame(prefix: str) -> pl.DataFrame:
     return shopping().with_columns(pl.format(f"{prefix}{{}}", "Product").alias("Product"))
 
 
+@pytest.mark.medium
 def test_docs_python_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,7 @@ class TestFrames:
         assert found.recommend("kunde 1003", k=2).user == "kunde 1003"
         assert found.recommend(frame, k=1).height == 60  # called as in training
 
+    @pytest.mark.medium
     def test_sessions_are_cut_by_a_gap_as_on_the_command_line(self) -> None:
         frame = shopping().with_columns(pl.col("When") + 600 * (pl.int_range(pl.len()).over("Customer") > 2))
         users = [wn.fit(frame, session_gap=gap, **SMALL).state.dataset.users for gap in ("5m", timedelta(minutes=5))]
@@ -254,6 +255,7 @@ def test_what_a_forked_process_would_wait_for_is_refused(what: str, model: wn.Mo
     assert re.match(f"{what}.* would wait for ever in this process, .* spawn or forkserver", told)
 
 
+@pytest.mark.medium
 def test_a_process_that_was_forked_before_polars_worked_may_do_all(forked: Forked, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(shopping().write_csv().encode())
     code = (
@@ -282,6 +284,7 @@ MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", MODES)
 def test_whatever_pytorch_is_set_to_all_is_the_same_then_and_later(mode: str, model: wn.Model, tmp_path: Path) -> None:
     saved, mine = model.save(tmp_path), model.recommend([3, 4, 5])
@@ -344,6 +347,7 @@ class TestKeeping:
         assert (tmp_path / "data.parquet").read_bytes() == before
         assert wn.load(tmp_path).recommend([1, 2]) == one.recommend([1, 2])
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("end", ["are gone", "holds another model now"])
     def test_whose_files_are_another_models_or_none_is_refused_and_shows_what_it_is(
         self, end: str, tmp_path: Path
@@ -379,6 +383,7 @@ class TestKeeping:
         with pytest.raises(ModelError, match="are gone"):
             again.save(tmp_path)
 
+    @pytest.mark.medium
     def test_data_are_not_written_over_by_others_of_the_same_items(self, model: wn.Model, tmp_path: Path) -> None:
         how: dict[str, Any] = {"folder": tmp_path / "fit", **SMALL, "passes": 1}
         others = shopping().with_columns(pl.col("Customer") + 1)

@@ -47,6 +47,7 @@ class Ids(HTMLParser):
         self.found += [str(value) for name, value in attrs if name == "id"]
 
 
+@pytest.mark.medium
 def test_every_part_is_there_and_the_same_run_gives_the_same_page(simulation: Simulation) -> None:
     text = page(simulation)
     for section in ("returns", "learning", "user", "otherwise"):
@@ -69,6 +70,7 @@ def test_it_tells_returns_and_what_differs(simulation: Simulation) -> None:
     assert f"{theirs.rewards[theirs.going].mean():.3g}" in text
 
 
+@pytest.mark.medium
 def test_a_model_that_was_there_has_no_curve(simulation: Simulation, tmp_path: Path) -> None:
     setup = wn.Setup.from_text(SETUP, Path(simulation.report.saved[0]).parent, ["train=no", "data=-"])  # type: ignore[union-attr]
     text = page(wn.simulate(setup, watch=True))

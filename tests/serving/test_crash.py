@@ -182,6 +182,7 @@ def test_three_kills_lose_nothing_that_was_acknowledged_and_double_nothing(servi
     held(rounds(services, tmp_path, f"sqlite:///{tmp_path / 'store.sqlite'}", 3, seed=0), 3)
 
 
+@pytest.mark.medium
 def test_nor_do_kills_of_a_service_on_postgresql(services: Forks, tmp_path: Path, postgres_url: str) -> None:
     held(rounds(services, tmp_path, postgres_url, 2, seed=2), 2)
 

@@ -230,6 +230,7 @@ def test_a_shadow_that_fails_breaks_no_answer(tmp_path: Path, monkeypatch: pytes
         assert [one.shown for one in impressions_of(service.store, "anna")] == [True]
 
 
+@pytest.mark.medium
 def test_the_store_names_a_second_version_while_the_service_runs(tmp_path: Path) -> None:
     second, counts = another(tmp_path / "second"), Counts()
     folder = tmp_path / "first"

@@ -255,6 +255,7 @@ def test_a_late_answer_asks_the_store_nothing(tmp_path: Path, monkeypatch: pytes
 # All of it together
 
 
+@pytest.mark.medium
 def test_ten_times_too_much_is_refused_early_and_the_rest_is_answered_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

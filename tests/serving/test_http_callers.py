@@ -86,6 +86,7 @@ def test_a_key_is_taken_from_either_header(locked: Service) -> None:
     assert refused.json()["error"]["code"] == "no_key"
 
 
+@pytest.mark.medium
 def test_a_revoked_key_is_of_no_use_within_five_seconds(locked: Service) -> None:
     from what_next.serving.http.callers import digest_of
 

@@ -237,6 +237,7 @@ def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: P
         assert rewards_of(one.store, answers)[0]["reward"].to_list() == [0.75]
 
 
+@pytest.mark.medium
 def test_a_model_that_was_trained_anew_and_is_not_deployed_is_told_at_the_start(
     services: Forks, tmp_path: Path
 ) -> None:

@@ -222,6 +222,7 @@ def test_who_asks_again_and_hangs_up_takes_nothing_from_who_has_the_answers(
     assert sorted(answers(one)) == sorted(each["recommendation_id"] for each in told)
 
 
+@pytest.mark.medium
 def test_what_came_too_late_for_its_request_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with service(tmp_path, timeout=1, deadline=60_000) as one:
         slow(one, monkeypatch, 1.6)

@@ -476,6 +476,7 @@ def test_what_is_not_plain_goes_the_usual_way(one: Service, monkeypatch: pytest.
     assert other is None
 
 
+@pytest.mark.medium
 def test_large_batches_under_one_key_do_not_turn_the_answers_of_another_into_fallbacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

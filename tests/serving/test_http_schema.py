@@ -101,6 +101,7 @@ def fuzz(one: Service, examples: int) -> None:
     assert {200, 201, 404, 422} <= set(statuses)
 
 
+@pytest.mark.medium
 @IGNORING
 def test_whatever_is_asked_is_answered_as_the_schema_says(one: Service) -> None:
     fuzz(one, examples=5)

@@ -24,6 +24,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     return folder, earned
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "words", "share"),
     [

@@ -152,6 +152,7 @@ def shop(path: Path) -> Iterator[Shop]:
         yield Shop(path, service)
 
 
+@pytest.mark.medium
 def test_the_loop_learns_what_people_like_and_deploys_it(shop: Shop) -> None:
     shop.loop.run()
     shop.loop.run()
@@ -384,6 +385,7 @@ def test_an_estimator_that_there_is_not_is_refused_before_anything_is_trained(pa
         Loop(setup, bare.loop.store, bare.journal)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("step", ["canary", "promote"])
 def test_what_was_deployed_by_hand_meanwhile_stays(step: str, shop: Shop) -> None:
     shop.walk(2)
@@ -753,6 +755,7 @@ for line in sys.stdin:  # a process that has imported everything forks one for e
 """
 
 
+@pytest.mark.medium
 def test_whoever_is_killed_at_any_step_goes_on(shop: Shop, path: Path) -> None:
     words = [sys.executable, "-c", KILLED]
     with subprocess.Popen(

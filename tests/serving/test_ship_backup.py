@@ -60,6 +60,7 @@ def event(number: int) -> dict[str, Any]:
     return {"event_id": f"e{number}", "user_id": "u1", "item_id": f"i{number % 80}", "event": "play"}
 
 
+@pytest.mark.medium
 def test_a_service_is_backed_up_under_load_and_restored_as_it_was_at_one_moment(
     services: Forks, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def test_the_url_of_a_database_is_no_setting_and_its_password_is_not_told(tmp_pa
     assert "s3cret" not in str(refused.value)
 
 
+@pytest.mark.medium
 def test_the_service_starts_by_the_entrypoint_is_backed_up_through_it_and_ends_when_asked(
     prefix: Path, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ class Traffic:
             self.store.commit([write])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("again", [0, 5, appending.AGAIN])
 def test_it_comes_to_what_a_whole_export_comes_to(
     store: Store, tmp_path: Path, again: int, monkeypatch: pytest.MonkeyPatch

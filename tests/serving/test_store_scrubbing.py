@@ -164,6 +164,7 @@ def test_a_writer_scrubs_by_itself_some_time(folder: Path, lite: Store, monkeypa
     assert found(folder) == []
 
 
+@pytest.mark.medium
 def test_a_store_that_finds_no_room_is_not_built_anew_and_is_tried_seldom(
     folder: Path, lite: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_store_that_finds_no_room_is_not_built_anew_and_is_tried_seldom(
     assert found(folder) == []
 
 
+@pytest.mark.medium
 def test_a_failed_clean_up_of_a_disk_that_is_really_full_writes_little(tmp_path: Path) -> None:
     (disk := tmp_path / "disk").mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", disk], capture_output=True, check=False)

@@ -197,6 +197,7 @@ if turn == 0:
 """
 
 
+@pytest.mark.medium
 def test_two_processes_that_send_the_same_events_at_once_store_each_once(
     place: str, forked: Forked, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_any_item_is_tried_less_and_less_often() -> None:
     assert found == [1.0, 0.5, 0.1, 0.1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("algorithm", "world"),
     [
@@ -137,6 +138,7 @@ def test_it_learns_to_wait_for_the_prize(algorithm: Algorithm, world: World) -> 
     assert play(world, player, 50, np.random.default_rng(1)).mean == 10
 
 
+@pytest.mark.medium
 def test_hac_does_as_well_as_greed() -> None:
     """Its actor climbs the critic by steps along a gradient, and stays where the click is: with `prize` in sight it
     would have to pass over items that earn nothing."""

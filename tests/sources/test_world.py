@@ -79,6 +79,7 @@ class TestWhatIsWrittenDown:
 class TestHowManyUsers:
     """As many as leave a run its steps, where the setup leaves it open: 750, or 50 experiences of what replays."""
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         ("algorithm", "steps", "users"),
         [

@@ -214,6 +214,7 @@ model_critic_path, critic.safetensors
 """
 
 
+@pytest.mark.medium
 def test_an_agent_learns_in_an_environment_and_plays_there_again(tmp_path: Path) -> None:
     (tmp_path / "setup.txt").write_text(SETUP)
     found = wn.simulate(tmp_path / "setup.txt", Ring())

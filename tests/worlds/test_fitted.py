@@ -185,6 +185,7 @@ class TestModel:
         pl.DataFrame({**columns, "reward": clicks}).write_parquet(folder / "shown.parquet")
         return read_log(folder / "shown.parquet")
 
+    @pytest.mark.medium
     def test_foretells_what_follows_its_inner_products(self, setup: Setup, dataset: Dataset, tmp_path: Path) -> None:
         users, items = dataset.user_ids.to_list(), dataset.catalogue.ids.to_list()
         plain = self.shown(tmp_path, users, items, np.full((60, 80), 0.5))
@@ -261,6 +262,7 @@ def mean_of(world: Fitted, policy: Policy, users: int = 4_000) -> tuple[float, f
 
 
 class TestRealLogs:
+    @pytest.mark.medium
     def test_the_click_rate_of_another_policy_is_foretold_within_its_interval(
         self, shared_data: Path, tmp_path: Path
     ) -> None:
@@ -276,6 +278,7 @@ class TestRealLogs:
             rate = log_of.rewards.mean()
             assert abs(foretold - rate) < 1.96 * np.sqrt(rate * (1 - rate) / len(log_of)), name
 
+    @pytest.mark.medium
     def test_the_mean_of_random_ratings_is_foretold_better_than_by_the_naive_mean(
         self, coat: Path, tmp_path: Path
     ) -> None:

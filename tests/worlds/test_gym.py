@@ -184,6 +184,7 @@ class TestStableBaselines:
         checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="stable-baselines3 is missing")
         checker.check_env(gymnasium.make(identity, ideal=ideal).unwrapped)
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         "points", [pytest.param(False, id="slates"), pytest.param(True, id="points", marks=pytest.mark.slow)]
     )

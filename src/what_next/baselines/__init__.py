@@ -6,11 +6,11 @@ number in the training data; these few files score whatever history they are sho
 
 from collections.abc import Callable, Mapping
 
-from what_next.baselines.classic import ItemKnn, Markov, PopularRecent
+from what_next.baselines.classic import ItemKnn, Markov, PopularPersonal, PopularRecent
 from what_next.baselines.ease import Ease
 from what_next.baselines.rules import Ranking
 
-__all__ = ["BASELINES", "Ease", "Fit", "ItemKnn", "Markov", "PopularRecent"]
+__all__ = ["BASELINES", "Ease", "Fit", "ItemKnn", "Markov", "PopularPersonal", "PopularRecent"]
 
 Fit = Callable[..., Ranking]
 """`fit(dataset, known, **settings)`: from the log, and how many leading events of each user training may know, to a
@@ -18,6 +18,7 @@ policy."""
 
 BASELINES: Mapping[str, Fit] = {
     "popular_recent": PopularRecent.fit,
+    "popular_personal": PopularPersonal.fit,
     "markov": Markov.fit,
     "item_knn": ItemKnn.fit,
     "ease": Ease.fit,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from what_next.baselines import BASELINES, Ease, ItemKnn, Markov
+from what_next.baselines import BASELINES, Ease, ItemKnn, Markov, PopularPersonal
 from what_next.baselines.counts import Known
 from what_next.baselines.ease import THIRDS
 from what_next.baselines.rules import Ranking
@@ -27,6 +27,7 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
         "half_life_days": (30.0, 0.1, 0.5, 2.0, 7.0, 90.0, 365.0),
         "half_life_events": (10.0, 1.0, 3.0, 30.0, 100.0),
     },
+    "popular_personal": {"decay": (1.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)},
     "markov": {"decay": (0.4, 0.0, 0.2, 0.6, 0.8), "smoothing": (10.0, 1.0, 100.0)},
     "item_knn": {
         "decay": (0.8, 0.3, 0.5, 0.95, 1.0),
@@ -47,8 +48,8 @@ SHARING = ("item_knn", "ease")
 
 
 def had(state: State, wanted: Collection[str]) -> list[str]:
-    """The wanted baselines with settings that fit the catalogue, in the order in which they are shown."""
-    out = left_out(len(state.dataset.catalogue))
+    """The wanted baselines with settings that fit catalogue and judging, in the order in which they are shown."""
+    out = left_out(state)
     return [name for name in BASELINES if name in wanted and name not in out]
 
 
@@ -90,9 +91,12 @@ def searched(state: State, wanted: Collection[str] = EVERY) -> dict[str, Any]:
     return {"targets": targets, "of": len(every), "tried": tried, "most_popular": some}
 
 
-def left_out(items: int) -> dict[str, str]:
-    """The baselines that cannot be had for so many items, and why."""
-    return {} if Ease.fits(items) else {"ease": f"{items:,} items are more than it is solved for"}
+def left_out(state: State) -> dict[str, str]:
+    """The baselines that cannot be had for so many items, or would be another one, and why."""
+    items = len(state.dataset.catalogue)
+    large = {} if Ease.fits(items) else {"ease": f"{items:,} items are more than it is solved for"}
+    same = "it is `popular` where no item of the history is recommended again (evaluation.seen, no)"
+    return large if state.setup.evaluation.seen else {"popular_personal": same, **large}
 
 
 class Search:
@@ -151,7 +155,7 @@ class Search:
         policy, how = fits[counted], self.state.setup.evaluation
         if isinstance(policy, ItemKnn):
             policy = policy.nearest(settings["neighbours"])
-        if isinstance(policy, Markov | ItemKnn):
+        if isinstance(policy, Markov | ItemKnn | PopularPersonal):
             policy = policy.decayed(settings["decay"])
         ranks = rank(
             policy, self.targets, self.state.histories, how.k[0], seen=how.seen, allowed=self.allowed, done=done

@@ -23,7 +23,7 @@ from what_next.metrics.windows import Sampling
 from what_next.settings import Setup, listed
 from what_next.state import State
 
-RIVALS = ("random", "popular", "popular_recent", "markov", "item_knn", "ease", "untrained")
+RIVALS = ("random", "popular", "popular_recent", "popular_personal", "markov", "item_knn", "ease", "untrained")
 """What each learned policy is compared with, where it is judged too."""
 FEW = 50
 """Users, of fewer than whom a bootstrap's interval is visibly too narrow."""
@@ -202,6 +202,7 @@ def protocol(
     """
     dataset, split, targets, allowed = state.dataset, state.split, evaluator.targets, evaluator.allowed
     judged, people, counts = getattr(split, part), targets.people[0], state.space.counts
+    told = {"ease"} if set(baselines) == set(EVERY) else baselines  # nobody asked for the other one by its name
     items = targets.sets[targets.sets >= 0]
     return {
         "data": dataset.name,
@@ -227,7 +228,7 @@ def protocol(
             "without_history": targets.without_history,
         },
         "seeds": list(seeds),
-        "left_out": {name: why for name, why in left_out(len(dataset.catalogue)).items() if name in baselines},
+        "left_out": {name: why for name, why in left_out(state).items() if name in told},
         "searched": searched(state, baselines),
     }
 

@@ -3,7 +3,8 @@
 Data parallel: every process has the data and the same networks, makes the same batch, and computes the losses of its
 share of the rows. One all-reduce sums the gradients, each weighted by its share of the steps; so all take the same
 step, and their weights and optimisers stay the same without being sent (Goyal et al. 2017, arXiv 1706.02677, section
-2.3; Li et al. 2020, arXiv 2006.15704, without buckets). Whoever starts the processes is `torchrun`, or anything else
+2.3; Li et al. 2020, arXiv 2006.15704, without buckets). The networks of an ensemble need nothing of one another: each
+process trains some of them, whole (`Environment`). Whoever starts the processes is `torchrun`, or anything else
 that sets the same environment variables.
 """
 
@@ -142,6 +143,13 @@ class Ranks:
             self._told(dist.broadcast_object_list, found)
         return found[0]
 
+    def every(self, value: Any) -> list[Any]:
+        """What each process has there, in their order."""
+        several = [value] * self.count
+        if self.joined:
+            self._told(dist.all_gather_object, several, value)
+        return several
+
     def total(self, weights: Sequence[nn.Parameter], step: Step, share: float) -> Step:
         """Sum the gradients of all processes, in place, and what their steps showed.
 
@@ -229,9 +237,8 @@ class Ranks:
         if not self.joined or self.agreed:
             return
         self.agreed = True
-        several: list[Any] = [None] * self.count
         plain = told and {name: json.dumps(value, sort_keys=True, default=str) for name, value in told.items()}
-        self._told(dist.all_gather_object, several, (plain, error))
+        several = self.every((plain, error))
         wrong = [(rank, one) for rank, (_, one) in enumerate(several) if one is not None]
         if wrong:
             rank, text = wrong[0]
