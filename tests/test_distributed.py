@@ -85,13 +85,13 @@ def check_complete(several: list[dict[str, Any]], folder: Path) -> None:
     assert not any(run["stopped"] for run in one.values())
     assert one["broken"]["steps"] == one["whole"]["steps"] - 5
     for part in ("agent", "agent.resume"):
-        files = [load_file(folder / f"{name}-{part}.safetensors") for name in ("whole", "broken")]
+        files = [load_file(folder / name / f"{part}.safetensors") for name in ("whole", "broken")]
         assert files[0].keys() == files[1].keys()
         assert all(np.array_equal(files[0][key], files[1][key]) for key in files[0])
-    assert load_file(folder / "whole-agent.safetensors")["encoder.items.learned"].shape == (40, 8)
+    assert load_file(folder / "whole/agent.safetensors")["encoder.items.learned"].shape == (40, 8)
     check_ensemble(one, folder)
     for name in COMPLETE:
-        setup = read_manifest(folder / f"{name}-agent.safetensors").made_by()
+        setup = read_manifest(folder / name / "agent.safetensors").made_by()
         state = State(dataset(), setup)
         judged = LearnedPolicy(Agent(setup, state.space).ready_agent(), state), state.dataset, state.split
         assert validation.next_items(*judged, state.histories, seed=0) == one[name]["valid"], name
@@ -102,12 +102,12 @@ def check_ensemble(found: dict[str, Any], folder: Path) -> None:
     (folder / "alone").mkdir()
     alone = complete(folder / "alone", Ranks(), ["ensemble"])["ensemble"]
     assert found["ensemble"] == alone
-    expected = load_file(folder / "alone/ensemble-agent.safetensors")
+    expected = load_file(folder / "alone/ensemble/agent.safetensors")
     for name in ("ensemble", "ensemble_broken"):
-        weights = load_file(folder / f"{name}-agent.safetensors")
+        weights = load_file(folder / name / "agent.safetensors")
         assert weights.keys() == expected.keys()
         assert all(np.array_equal(weights[key], expected[key]) for key in expected), name
-    assert not list(folder.glob("*member*"))
+    assert not list(folder.rglob("*member*"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card")

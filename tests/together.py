@@ -99,7 +99,7 @@ def complete(folder: Path, ranks: Ranks, names: Iterable[str] = COMPLETE) -> dic
     data, found = dataset(), {}
     for name in names:
         settings, stops = COMPLETE[name]
-        paths = {f"model_{one}_path": folder / f"{name}-{one}.safetensors" for one in ("agent", "critic")}
+        paths = {f"model_{one}_path": folder / name / f"{one}.safetensors" for one in ("agent", "critic")}
         more = {"data": folder / "none.parquet", "passes": 3, "patience": None, "dropout": 0.5}
         setup = Setup(**FIXED | paths | more | settings)
         for place, stop in enumerate(stops):

@@ -105,7 +105,8 @@ class Report:
         trained = f"trained on {self.histories:,} {self.unit}{passes}"
         lines = [f"{trained}; {self.targets:,} targets in {self.seconds:.0f} s"]
         if self.ranks > 1:
-            lines.append(f"by {self.ranks} processes, each of which sent {self.bytes_per_step:,} bytes in a step")
+            sent = f", each of which sent {self.bytes_per_step:,} bytes in a step" if self.bytes_per_step else ""
+            lines.append(f"by {self.ranks} processes{sent}")
         if self.steps:
             last = self.steps[-max(1, len(self.steps) // 10) :]
             reward, fallback = (
@@ -244,19 +245,21 @@ class Environment:
     def _train_members(self) -> Report:
         """The same for each network of an ensemble; at the end they become one.
 
-        They are trained one after the other, or, by no more processes than there are, at the same time. A resumed run
-        goes on with the networks that are there; they go once all are in one.
+        One process trains them one after the other. Several, of which there are no more than networks, train some of
+        them each. A resumed run goes on with the networks that are there; they go once all are in one.
         """
         if (idle := self._begin_members()) is not None:
             return idle
-        state, apart = self.state, self._apart
+        setup, state, apart = self.setup, self.state, self._apart
+        places, saved = range(setup.ensemble), [one.model_agent_path for one in setup.members]
+        begun = [self.resume and path.is_file() for path in saved]  # before another process saves
         if apart:
+            self._check()
             held = {"items": state.space.catalogue.hash(), "events": state.dataset.digest}
-            self.ranks.begin(self.setup, self.agent, self.agent.device, split=state.split.hash, **held)
+            self.ranks.begin(setup, self.agent, self.agent.device, split=state.split.hash, **held)
         members, reports = dict[int, Networks](), list[Report]()
-        places = range(self.setup.ensemble)
         for place in places[self.ranks.rank :: self.ranks.count] if apart else places:
-            environment = self._member(place)
+            environment = self._member(place, resume=begun[place])
             reports.append(environment.train_agent())
             members[place] = environment.agent.nets
             if reports[-1].interrupted:
@@ -266,7 +269,7 @@ class Environment:
             return replace(_together(several), stopped=True)
         for place in places:
             if place not in members:  # another process trained it
-                agent = self._member(place).agent
+                agent = self._member(place, resume=True).agent.like(saved[place])
                 members[place] = agent.nets = agent.add_model()[0]
                 checkpoint.take_weights(agent)
         return self._joined(_together(several), [members[place] for place in places])
@@ -296,10 +299,10 @@ class Environment:
     @property
     def _apart(self) -> bool:
         """Whether each of several processes trains networks of the ensemble by itself."""
-        return self.ranks.joined and self.setup.cluster.items != "sharded" and self.ranks.count <= self.setup.ensemble
+        return self.ranks.joined and self.ranks.count <= self.setup.ensemble
 
-    def _member(self, place: int) -> "Environment":
-        """What trains one network of an ensemble, from where it was saved if the run is resumed."""
+    def _member(self, place: int, *, resume: bool) -> "Environment":
+        """What trains one network of an ensemble."""
         one, state = self.setup.members[place], self.state
         if self._apart:  # their time is not shared by all, but by those of a process
             rounds = math.ceil(self.setup.ensemble / self.ranks.count)
@@ -307,7 +310,7 @@ class Environment:
         learned = State(state.dataset, one, state.space)
         environment = Environment(
             Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
-            resume=self.resume and one.model_agent_path.is_file(), ranks=None if self._apart else self.ranks,
+            resume=resume, ranks=None if self._apart else self.ranks,
             on_step=self.on_step, on_save=self.on_save, quiet=self.quiet or self.ranks.rank > 0,
         )  # fmt: skip
         environment.member, environment.explained = place, place > 0
@@ -331,22 +334,15 @@ class Environment:
                 for one in setup.members:
                     remove_models(one)
         stopped, interrupted = monitor.interrupted, self.interrupts.came()
-        return replace(together, valid=monitor.valid, saved=setup.model_paths, stopped=stopped, interrupted=interrupted)
+        done = replace(together, ranks=self.ranks.count, valid=monitor.valid, saved=setup.model_paths)
+        return replace(done, stopped=stopped, interrupted=interrupted)
 
     def _begin(self) -> Monitor:
         """The agent is built, or set to where its run was saved; nothing is written yet."""
         agent, state, setup, source = self.agent, self.state, self.setup, self.source
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue, self.origin)
-        if (
-            setup.patience
-            and not setup.acts
-            and not len(state.split.validation)
-            and setup.patience != setup.algorithm.defaults().get("patience")
-        ):
-            raise SetupError("patience is set, and the split has no validation users; raise split.validation")
-        check_paths(setup.model_paths)
-        check_board(setup)
+        self._check()
         digest = state.dataset.digest  # before what lies on the disk is read here and there
         if weights := self.origin or (to_resume(setup.model_agent_path) if self.resume else None):
             agent.like(weights)
@@ -373,6 +369,19 @@ class Environment:
             if not self.resume:
                 checkpoint.save(agent, self.rng, run, monitor.made_on)
         return monitor
+
+    def _check(self) -> None:
+        """Refuse what the first step would fail by."""
+        setup = self.setup
+        if (
+            setup.patience
+            and not setup.acts
+            and not len(self.state.split.validation)
+            and setup.patience != setup.algorithm.defaults().get("patience")
+        ):
+            raise SetupError("patience is set, and the split has no validation users; raise split.validation")
+        check_paths(setup.model_paths)
+        check_board(setup)
 
     def _tracker(self, run: str) -> Tracker:
         """What shows the steps of a run."""

@@ -37,8 +37,9 @@ from what_next.types import Batch
 if TYPE_CHECKING:
     from what_next.training.sharding import Training
 
-PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: for the first one, while it validates."""
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others: for the first one, while it validates; for a network of an ensemble that
+another one trains. One that is gone is noticed at once, by its connections."""
 MEETING = timedelta(minutes=10)
 """How long it looks for the coordinator that tells it where they are."""
 OWN = {"data", "log", "threads", "server", "loop", "user", "slots", "model_agent_path", "model_critic_path"}
