@@ -22,6 +22,7 @@ from what_next.models.ensemble import join
 from what_next.models.heads import PairValue
 from what_next.sources import LogSource, Mixture
 from what_next.training.artefacts import read_manifest
+from what_next.training.distributed import Ranks
 from what_next.training.monitor import Monitor
 from what_next.training.step import Step
 
@@ -129,6 +130,17 @@ def test_a_run_trains_each_by_its_own_seed_and_leaves_one_model(
     one, other = (scores(setup, dataset) for setup in alone)
     assert np.abs(one - other).max() > 0.01
     np.testing.assert_allclose(scores(joined, dataset), (one + other) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("processes", "seconds"), [(1, 20.0), (2, 30.0), (3, 60.0), (4, 20.0)])
+def test_its_time_is_shared_by_the_networks_that_a_process_trains(
+    setup_of: SetupOf, dataset: Dataset, tmp_path: Path, processes: int, seconds: float
+) -> None:
+    setup = a_setup(setup_of, tmp_path, linear="no").model_copy(update={"ensemble": 3, "seconds": 60.0})
+    state = State(dataset, setup)
+    ranks = Ranks(0, processes, joined=processes > 1)
+    whole = Environment(Agent(setup, state.space), state, setup, ranks=ranks)
+    assert whole._member(2, resume=False).setup.seconds == seconds
 
 
 @pytest.mark.medium

@@ -257,6 +257,7 @@ class Environment:
             self._check()
             held = {"items": state.space.catalogue.hash(), "events": state.dataset.digest}
             self.ranks.begin(setup, self.agent, self.agent.device, split=state.split.hash, **held)
+        group = self.ranks.patient() if apart else None
         members, reports = dict[int, Networks](), list[Report]()
         for place in places[self.ranks.rank :: self.ranks.count] if apart else places:
             environment = self._member(place, resume=begun[place])
@@ -264,7 +265,7 @@ class Environment:
             members[place] = environment.agent.nets
             if reports[-1].interrupted:
                 break
-        several = self.ranks.every(reports) if apart else [reports]
+        several = self.ranks.every(reports, group) if apart else [reports]
         if any(one.interrupted for ours in several for one in ours):
             return replace(_together(several), stopped=True)
         for place in places:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from what_next.baselines.counts import TIE, Known, Rows, last_heard, together
+from what_next.baselines.counts import TIE, Known, Rows, events_after, last_heard, together
 from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
 from what_next.data.space import DAY
@@ -72,8 +72,7 @@ class PopularPersonal(Ranking):
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The weight of the history's events of each item."""
-        real = history.items >= 0
-        after = real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)
+        real, after = events_after(history.items)
         rows, columns = np.nonzero(real)
         scores = np.tile(TIE * self.shares, (len(real), 1))
         np.add.at(scores, (rows, history.items[rows, columns]), self.decay ** after[rows, columns].astype(np.float64))
@@ -122,8 +121,7 @@ class Markov(Ranking):
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The probability that each item is next; the items' shares where there is no history."""
-        real = history.items >= 0
-        after = real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)
+        real, after = events_after(history.items)
         decays = self.decay ** after.astype(np.float64)
         rows, columns = np.nonzero(real & (after < LAST) & (decays > 0))
         items, weights = history.items[rows, columns], decays[rows, columns]

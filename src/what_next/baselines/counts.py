@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from what_next.data import Dataset
 from what_next.data.batches import ranges
@@ -179,12 +179,19 @@ def _together(known: Known) -> Iterator[Together]:
         yield first + part.start, second, found.values().numpy()
 
 
+def events_after(
+    items: Int32[np.ndarray, "batch time"],
+) -> tuple[Bool[np.ndarray, "batch time"], Int64[np.ndarray, "batch time"]]:
+    """Where histories hold events, and how many came after each place; -1 is padding."""
+    real = items >= 0
+    return real, real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)
+
+
 def last_heard(
     items: Int32[np.ndarray, "batch time"],
 ) -> tuple[Int64[np.ndarray, "n"], Int32[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
     """The distinct items of each history: rows, ascending, items, and how many events came after the last of each."""
-    real = items >= 0
-    after = real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)
+    real, after = events_after(items)
     rows, columns = (places[::-1] for places in np.nonzero(real))  # the last of each first
     heard = items[rows, columns]
     _, first = np.unique(rows * (int(heard.max(initial=0)) + 1) + heard, return_index=True)

@@ -37,9 +37,10 @@ from what_next.types import Batch
 if TYPE_CHECKING:
     from what_next.training.sharding import Training
 
-PATIENCE = timedelta(days=1)
-"""How long a process waits for the others: for the first one, while it validates; for a network of an ensemble that
-another one trains. One that is gone is noticed at once, by its connections."""
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others: for the first one, while it validates."""
+WHOLE = timedelta(days=30)
+"""How long it waits while another one trains whole networks."""
 MEETING = timedelta(minutes=10)
 """How long it looks for the coordinator that tells it where they are."""
 OWN = {"data", "log", "threads", "server", "loop", "user", "slots", "model_agent_path", "model_critic_path"}
@@ -144,12 +145,18 @@ class Ranks:
             self._told(dist.broadcast_object_list, found)
         return found[0]
 
-    def every(self, value: Any) -> list[Any]:
-        """What each process has there, in their order."""
+    def every(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+        """What each process has there, in their order; `group`: as `patient` makes one."""
         several = [value] * self.count
         if self.joined:
-            self._told(dist.all_gather_object, several, value)
+            self._told(dist.all_gather_object, several, value, group)
         return several
+
+    def patient(self) -> dist.ProcessGroup:
+        """All processes, as those that wait for one another while they train whole networks."""
+        group = dist.new_group(timeout=WHOLE, backend="gloo")
+        assert isinstance(group, dist.ProcessGroup), "all are in it"
+        return group
 
     def total(self, weights: Sequence[nn.Parameter], step: Step, share: float) -> Step:
         """Sum the gradients of all processes, in place, and what their steps showed.
