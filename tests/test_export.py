@@ -15,9 +15,10 @@ import pytest
 from what_next import Agent, Dataset, Setup, State
 from what_next.algorithms.base import Algorithm
 from what_next.errors import MissingExtraError, ModelError, SaveError
+from what_next.retrieval import Exact
 from what_next.training import checkpoint
 from what_next.training.artefacts import Manifest
-from what_next.types import History
+from what_next.types import History, Request
 
 from .conftest import SetupOf, Trained
 from .shapes import unchecked
@@ -82,7 +83,10 @@ def with_linear(agent: Agent, items: int) -> None:
             followed = rng.integers(0, items, (2, 500), np.int32)
             linear.follow(*followed, agent.nets["encoder"].items())
             linear.mark(*followed)
-        linear.choose(weight=3.0, decay=0.8, bias=0.7, pull=2.0, chain=2.0, replay=3.0, temperature=1.5)
+        linear.choose(
+            weight=3.0, decay=0.8, bias=0.7, pull=2.0, chain=2.0, replay=3.0, repeat=2.0, repeat_decay=0.9,
+            temperature=1.5,
+        )  # fmt: skip
 
 
 Make = Callable[..., Made]
@@ -135,7 +139,8 @@ def wanted(made: Made, history: History) -> tuple[np.ndarray, np.ndarray]:
     """Points and scores of all items, as the agent has them."""
     proposal = made.agent.predict(history)
     assert proposal.ranked is not None
-    return proposal.points, proposal.points @ proposal.ranked.vectors.detach().numpy().T
+    scores = Exact(proposal.ranked.vectors, proposal.ranked.boosts).scores(proposal.points, Request())
+    return proposal.points, scores.numpy()
 
 
 def alike(made: Made, history: History) -> None:
@@ -162,14 +167,15 @@ def stepped(made: Made, history: History) -> None:
     names = [name for name in made.inputs["step"] if name.startswith("state_")]
     state = zeros(made, count)
     given = numbers(made, history)
-    points = np.zeros_like(wanted(made, history)[0])
+    points, scores = (np.zeros_like(one) for one in wanted(made, history))
     for step in range(history.items.shape[1]):
         items = history.items[:, step].astype(np.int64)
         feed = {"items": items, **{name: values[:, step] for name, values in given.items()}}
         outputs = made.step.run(None, feed | dict(zip(names, state, strict=True)))
-        points[items >= 0] = outputs[0][items >= 0]
+        points[items >= 0], scores[items >= 0] = (one[items >= 0] for one in outputs[:2])
         state = outputs[2:]
-    np.testing.assert_allclose(points, wanted(made, history)[0], atol=CLOSE)
+    for found, expected in zip((points, scores), wanted(made, history), strict=True):
+        np.testing.assert_allclose(found, expected, atol=CLOSE)
 
 
 CASES = [

@@ -27,8 +27,8 @@ from what_next.training.weighing import recent_of, weigh
 
 GROUPS, EACH = 12, 6
 NEWER = (
-    "bias", "chain", "chain_decay", "chains", "codes", "penalty", "popularity", "pull", "replay", "successors",
-    "zero_diagonal",
+    "bias", "chain", "chain_decay", "chains", "codes", "penalty", "popularity", "pull", "repeat", "repeat_decay",
+    "replay", "successors", "zero_diagonal",
 )  # fmt: skip
 """What the first of such models did not have."""
 
@@ -71,7 +71,7 @@ def test_what_a_history_points_to_by_hand() -> None:
     """Item 0, then item 2, at a decay of .5: (.5 + .6, .8) by the gains is (.55, .2667), of length 1."""
     linear = term()
     linear.choose(weight=2.0, decay=0.5, temperature=4.0)
-    past = linear.past(torch.tensor([0, 2, 1]), torch.tensor([2, 1]))
+    past = linear.past(torch.tensor([0, 2, 1]), torch.tensor([2, 1])).foretold
     wanted = np.array([0.55, 0.8 / 3])
     np.testing.assert_allclose(past[0, :2], wanted / np.linalg.norm(wanted), rtol=1e-6)
     np.testing.assert_allclose(past[1, :2], [0, 1])
@@ -91,7 +91,7 @@ def test_with_a_zero_diagonal_it_is_ease() -> None:
     inverse = np.linalg.inv(had.T.astype(np.float64) @ had + 0.1 * PENALTY * np.eye(7))
     ease = np.eye(7) - inverse / inverse.diagonal()
     history, others = [1, 4], [0, 2, 3, 5, 6]
-    past = linear.past(torch.tensor(history), torch.tensor([2]))
+    past = linear.past(torch.tensor(history), torch.tensor([2])).foretold
     scores = (linear.extended(torch.zeros(1, 1), past) @ linear.columns(torch.ones(7, 1)).T)[0, others].numpy()
     wanted = ease[history].sum(0)[others]
     np.testing.assert_allclose(scores / scores[0], wanted / wanted[0], rtol=1e-4)
@@ -106,7 +106,7 @@ def test_what_is_popular_by_hand() -> None:
     linear = term()
     linear.choose(bias=3.0, temperature=2.0)
     linear.grow(4)
-    points, columns = linear.extended(torch.tensor([[5.0]]), torch.zeros(1, 3)), linear.columns(torch.ones(4, 1))
+    points, columns = linear.extended(torch.tensor([[5.0]]), torch.zeros(1, 2)), linear.columns(torch.ones(4, 1))
     np.testing.assert_allclose((points @ columns.T)[0], (5 + 3 * np.log([0.5, 2, 1, 1])) / 2, rtol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_the_pull_to_what_came_next_by_hand() -> None:
     linear.choose(pull=3.0, temperature=2.0)
     next_ = np.array([[2 / 3, 1 / 3], [-(0.5**0.5), -(0.5**0.5)], [0, 0]])
     np.testing.assert_allclose(linear.successors, next_, atol=1e-6)
-    past = linear.past(torch.tensor([0, 1, 2]), torch.tensor([2, 1]))
+    past = linear.past(torch.tensor([0, 1, 2]), torch.tensor([2, 1])).foretold
     wanted = 0.4 * next_[0] + next_[1]
     scores = linear.extended(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), past) @ linear.columns(vectors).T
     by_hand = vectors.numpy() @ ([1, 0] + 3 * wanted / np.linalg.norm(wanted)) / 2
@@ -129,21 +129,27 @@ def test_the_pull_to_what_came_next_by_hand() -> None:
     assert linear.successors[3].tolist() == [0, 0]
 
 
-def test_the_pull_to_what_came_next_in_the_history_by_hand() -> None:
+def test_what_came_next_in_the_history_by_hand() -> None:
     """After 0 came first 1, then 2, then 0 again, and 0 is the last: the item after the latest one counts whole, the
-    one before it .8, the first .64, and the sum is made as long as the pull. In the second history nothing came before.
-    """
+    one before it .8, the first .64, of a sum of 1. In the second history nothing came before."""
     linear = LinearTerm(3)
-    linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
     linear.choose(replay=3.0, temperature=2.0)
-    items, lengths = torch.tensor([0, 1, 0, 2, 0, 0, 1, 2]), torch.tensor([6, 2])
-    past, wanted = linear.past(items, lengths), np.array([1, 0.64, 0.8])
-    scores = linear.extended(torch.tensor([[1.0], [5.0]]), past) @ linear.columns(torch.ones(3, 1)).T
-    np.testing.assert_allclose(scores[0], (1 + 3 * wanted / np.linalg.norm(wanted)) / 2, rtol=1e-5)
-    np.testing.assert_allclose(scores[1], [2.5, 2.5, 2.5])
-    linear.grow(4)
-    scores = linear.extended(torch.ones(1, 1), linear.past(torch.tensor([3, 0, 3]), torch.tensor([3])))
-    np.testing.assert_allclose((scores @ linear.columns(torch.ones(4, 1)).T)[0], [2, 0.5, 0.5, 0.5])
+    recent = linear.past(torch.tensor([0, 1, 0, 2, 0, 0, 1, 2]), torch.tensor([6, 2])).recent
+    assert recent is not None
+    assert recent.tolist() == [[0, 1, 0, 2, 0, 0], [-1, -1, -1, -1, 1, 2]]
+    wanted = 3 / 2 * np.array([0, 0.64, 0, 0.8, 0, 1]) / 2.44
+    np.testing.assert_allclose(linear.boosts(recent), [wanted, np.zeros(6)], rtol=1e-5)
+
+
+def test_what_a_history_holds_by_hand() -> None:
+    """After 0, 2 and 0 again, where an event counts half of the one after it: 1/4, 1/2 and 1, of a sum of 1."""
+    linear = LinearTerm(3)
+    linear.choose(repeat=3.0, repeat_decay=0.5, temperature=2.0)
+    assert linear.counts
+    recent = linear.past(torch.tensor([0, 2, 0, 1]), torch.tensor([3, 1])).recent
+    assert recent is not None
+    wanted = 3 / 2 * np.array([[1 / 7, 2 / 7, 4 / 7], [0, 0, 1]])
+    np.testing.assert_allclose(linear.boosts(recent), wanted, rtol=1e-6)
 
 
 def test_what_came_next_in_codes_by_hand() -> None:
@@ -153,7 +159,7 @@ def test_what_came_next_in_codes_by_hand() -> None:
     linear.mark(*steps)
     np.testing.assert_allclose(linear.chains, [[0, 0.5, 0.25], [0.5, 0, 0], [0, 0, 0]])
     linear.choose(chain=4.0)
-    points = linear.extended(torch.ones(1, 1), linear.past(torch.tensor([0, 1]), torch.tensor([2])))
+    points = linear.extended(torch.ones(1, 1), linear.past(torch.tensor([0, 1]), torch.tensor([2])).foretold)
     scores = points @ linear.columns(torch.ones(3, 1)).T
     np.testing.assert_allclose(scores[0], 1 + 4 * np.array([0.5, 0.8 * 0.5, 0.8 * 0.25]), rtol=1e-6)
 
@@ -172,29 +178,30 @@ def test_codes_are_nearly_at_right_angles_and_always_the_same() -> None:
 
 def test_what_does_not_count_is_forgotten() -> None:
     steps = np.array([[0, 1, 2], [1, 2, 0]], np.int32)
-    for counts, kept in (({}, (0, 0, 0)), ({"replay": 1.0}, (0, 3, 0)), ({"chain": 1.0}, (0, 3, 3))):
+    for counts, kept in (({}, (0, 0, 0)), ({"pull": 1.0}, (3, 0, 0)), ({"chain": 1.0}, (0, 3, 3))):
         linear = LinearTerm(3)
         linear.follow(*steps, torch.eye(3))
         linear.mark(*steps)
         linear.choose(bias=1.0, **counts)
-        before = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])))
+        before = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])).foretold)
         before = before @ linear.columns(torch.eye(3)).T
         linear.forget()
         assert tuple(table.shape[1] for table in (linear.successors, linear.codes, linear.chains)) == kept
-        after = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])))
+        after = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])).foretold)
         np.testing.assert_allclose(after @ linear.columns(torch.eye(3)).T, before, rtol=1e-6)
 
 
 def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("what_next.models.linear.RECALLED", 3)
     linear = LinearTerm(3)
-    linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
     linear.choose(replay=1.0)
-    found = linear.past(torch.tensor([0, 1, 0, 0, 1, 2, 0]), torch.tensor([3, 4]))[:, linear.width :]
-    assert found[0].any()
-    assert not found[1].any()  # the first 0 is four events ago
-    grid = linear.past_on_grid(torch.tensor([[0, 1, 2, 0]]))[0, :, linear.width :]
-    assert not grid.any()
+    found = linear.past(torch.tensor([0, 1, 0, 0, 1, 2, 0]), torch.tensor([3, 4])).recent
+    assert found is not None
+    assert found.tolist() == [[0, 1, 0], [1, 2, 0]]  # the first 0 is four events ago
+    grid = linear.past_on_grid(torch.tensor([[0, 1, 2, 0]])).recent
+    assert grid is not None
+    assert grid.tolist() == [[[-1, -1, 0], [-1, 0, 1], [0, 1, 2], [1, 2, 0]]]
+    assert not linear.boosts(grid[:, 3]).any()
 
 
 def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
@@ -202,13 +209,14 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
     linear.choose(weight=2.0)
     saved = {name: value for name, value in linear.state_dict().items() if name not in NEWER}
     later.follow(*np.array([[0], [1]], np.int32), torch.ones(3, 1))
-    later.choose(bias=4.0, pull=4.0, replay=4.0)
+    later.choose(bias=4.0, pull=4.0, replay=4.0, repeat=4.0)
     later.load_state_dict(saved)
-    points, past = torch.ones(1, 1), linear.past(torch.tensor([1]), torch.tensor([1]))
+    points, past = torch.ones(1, 1), linear.past(torch.tensor([1]), torch.tensor([1])).foretold
     before, after = ((one.extended(points, past) @ one.columns(torch.ones(3, 1)).T) for one in (linear, later))
     assert not later.bias
     assert not later.pull
     assert not later.replay
+    assert not later.repeat
     np.testing.assert_allclose(after, before, rtol=1e-6)
 
 
@@ -242,22 +250,25 @@ def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
     later.load_state_dict(saved)
     assert later.rank == 2
     items, lengths = torch.tensor([0, 2]), torch.tensor([2])
-    np.testing.assert_allclose(later.past(items, lengths), term().past(items, lengths)[:, :2], rtol=1e-6)
+    found, wanted = (one.past(items, lengths).foretold for one in (later, term()))
+    np.testing.assert_allclose(found, wanted[:, :2], rtol=1e-6)
 
 
 def test_on_a_grid_it_is_the_same_after_every_event() -> None:
     linear = term()
     linear.follow(*np.array([[0, 2, 1], [2, 1, 0]], np.int32), torch.eye(3))
     linear.mark(*np.array([[0, 2, 1], [2, 1, 0]], np.int32))
-    linear.choose(weight=1.0, decay=0.7, pull=1.0, chain=1.0, replay=1.0)
+    linear.choose(weight=1.0, decay=0.7, pull=1.0, chain=1.0, replay=1.0, repeat=1.0, repeat_decay=0.9)
     items = torch.tensor([[0, 2, 1, 1, 2, 1], [2, 1, -1, -1, -1, -1]])
     grid = linear.past_on_grid(items)
-    assert grid.shape[2] == linear.width + 3
-    assert grid[0, 5, linear.width :].any()
+    assert grid.foretold.shape[2] == linear.width
+    assert grid.recent is not None
     for row, length in ((0, 6), (1, 2)):
         for place in range(length):
             alone = linear.past(items[row, : place + 1], torch.tensor([place + 1]))
-            np.testing.assert_allclose(grid[row, place], alone[0], atol=1e-6)
+            assert alone.recent is not None
+            np.testing.assert_allclose(grid.foretold[row, place], alone.foretold[0], atol=1e-6)
+            assert grid.recent[row, place].tolist() == [-1] * (5 - place) + alone.recent[0].tolist()
 
 
 def test_the_directions_are_those_of_the_dense_decomposition() -> None:
@@ -400,7 +411,7 @@ def test_another_penalty_by_hand() -> None:
     linear = term()
     linear.choose(penalty=0.3)
     wanted = np.array([10 / 13, 5 / 8])
-    past = linear.past(torch.tensor([0, 1]), torch.tensor([2]))
+    past = linear.past(torch.tensor([0, 1]), torch.tensor([2])).foretold
     np.testing.assert_allclose(past[0, :2], wanted / np.linalg.norm(wanted), rtol=1e-6)
 
 
@@ -441,10 +452,23 @@ def test_codes_must_be_worth_their_columns(gain: float, kept: bool) -> None:
     linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
     assert weigh(linear, "ndcg@10", lambda: (gain if linear.chain == 8 else 1.0) + float(linear.bias == 2), lambda: 0.0)
     assert bool(linear.chain == 8) == bool(linear.codes.numel()) == kept
-    assert not linear.replay
-    linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
-    weigh(linear, "ndcg@10", lambda: gain if linear.replay == 4 else 1.0, lambda: 0.0, repeats=True)
-    assert bool(linear.replay == 4) == kept
+
+
+def test_what_a_history_tells_of_itself_is_tried_where_items_may_come_again() -> None:
+    """The larger weight of what it holds is taken, where that is nearly as good as the best."""
+    linear = term()
+    linear.choose(bias=1.0)
+
+    def score() -> float:
+        replayed = 1 - abs(float(linear.replay) - 4) / 9
+        held = {8: 0.998, 16: 1.0, 32: 0.997, 64: 0.998, 128: 0.998}.get(int(linear.repeat), 0.0)
+        return replayed + held - abs(float(linear.repeat_decay) - 0.5) / 9
+
+    weigh(linear, "ndcg@10", score, lambda: 0.0)
+    assert not linear.recalls
+    weigh(linear, "ndcg@10", score, lambda: 0.0, repeats=True)
+    assert linear.recalls
+    assert [float(one) for one in (linear.replay, linear.repeat, linear.repeat_decay)] == pytest.approx([4, 64, 0.5])
 
 
 @pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])
@@ -516,10 +540,25 @@ def test_who_plays_a_list_again_is_told_what_comes_next(tmp_path: Path) -> None:
     assert found["no"] < 0.5
 
 
+def test_who_repeats_what_nobody_else_had_is_told_so(tmp_path: Path) -> None:
+    """Each of 200 users has two items of his own, and has them in no order."""
+    rng = np.random.default_rng(0)
+    rows = [(user, 2 * user + int(rng.integers(2)), step) for user in range(200) for step in range(8)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    made = setup(tmp_path, "split=users", "dim=32", "evaluation.seen=yes")
+    dataset = wn.Dataset.from_frame(log, None, name="own")
+    state = State(dataset, made)
+    Environment(wn.Agent(made, state.space), state, made).run_sim()
+    assert read_models(made.model_agent_path).tensors["encoder.ridge.repeat"] > 0
+    policy = LearnedPolicy.load(made, dataset)
+    assert validation.next_items(policy, dataset, state.split, state.histories, seed=0, seen=True)["ndcg@10"] > 0.6
+
+
 def test_where_nothing_heard_is_recommended_nothing_is_kept_of_it(trained: Setup) -> None:
     assert not trained.evaluation.seen
     saved = read_models(trained.model_agent_path).tensors
     assert not saved["encoder.ridge.replay"]
+    assert not saved["encoder.ridge.repeat"]
     assert not saved["encoder.ridge.codes"].numel()
 
 
@@ -528,7 +567,7 @@ def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -
     linear = policy.agent.nets["encoder"].ridge
     assert isinstance(linear, LinearTerm)
     linear.mark(*np.random.default_rng(0).integers(0, GROUPS * EACH, (2, 300), np.int32))
-    linear.choose(weight=1.0, chain=2.0, replay=3.0)
+    linear.choose(weight=1.0, chain=2.0, replay=3.0, repeat=2.0)
     sessions = Sessions.of(policy.agent)
     events = [Event(item) for item in (3, 5, 1, 40, 3)]
     one = sessions.begin()

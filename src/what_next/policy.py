@@ -15,7 +15,7 @@ from what_next.data import Catalogue, Dataset
 from what_next.errors import ModelError
 from what_next.models.encoders import Encoder
 from what_next.models.item_space import ItemSpace
-from what_next.retrieval import ByScore, Exact, Priced, Rescored, SlotBySlot
+from what_next.retrieval import ByScore, Exact, Priced, Rescored, SlotBySlot, Table
 from what_next.retrieval.approximate import Approximate, ApproximateIndex
 from what_next.retrieval.choosing import of_slates
 from what_next.settings import Setup, SplitSettings
@@ -48,7 +48,7 @@ class LearnedPolicy:
 
     def __init__(self, agent: Agent, state: State, search: Search | None = None) -> None:
         self.agent, self.state, self.search = agent, state, search
-        self._exact: Exact | None = None
+        self._table: Table | None = None
         self._balanced: SlotBySlot | None = None
 
     def __repr__(self) -> str:
@@ -168,17 +168,16 @@ class LearnedPolicy:
         ranked = states.ranked
         if ranked is None:
             return None
-        if self._exact is None or self._exact.made_of is not ranked.vectors:
-            self._exact = Exact(ranked.vectors)
+        if self._table is None or self._table.made_of is not ranked.vectors:
+            self._table = Table(ranked.vectors)
         if ranked.rescored:
-            return Rescored(self._exact, ranked)
+            return Rescored(Exact(self._table), ranked)
         if ranked.traits is not None:
             if self._balanced is None or self._balanced.traits is not ranked.traits:
-                self._balanced = (Priced if ranked.priced else SlotBySlot)(self._exact, ranked.traits)
+                self._balanced = (Priced if ranked.priced else SlotBySlot)(Exact(self._table), ranked.traits)
             return self._balanced
-        return (
-            self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)
-        )
+        exact = Exact(self._table, ranked.boosts)
+        return exact if self.search is None else Approximate(exact, self.search.index, self.search.candidates)
 
     # What it knows of items
 

@@ -15,7 +15,7 @@ from what_next.retrieval import choosing as module
 from what_next.retrieval import exact as laid_out
 from what_next.retrieval.choosing import BLOCK
 from what_next.retrieval.exact import WIDTH, Exact
-from what_next.types import Greedy, ItemSet, Permitted, Request, Slate, Softmax
+from what_next.types import Boosts, Greedy, ItemSet, Permitted, Request, Slate, Softmax
 
 from .asking import best
 from .test_choosing import fits, luce
@@ -96,14 +96,30 @@ def several(items: int) -> list[Wanted]:
     ]
 
 
+def boosted(items: int, rows: int) -> tuple[Boosts, np.ndarray]:
+    """What some items of each row have beside, the last one twice, and -1 before; and what every item has."""
+    rng = np.random.default_rng(8)
+    held = rng.integers(items, size=(rows, 6), dtype=np.int32)
+    held[:, 0], held[:, 4], held[1, :3] = -1, held[:, 5], -1
+    amounts = rng.uniform(1, 4, held.shape).astype(np.float32)
+    every = np.zeros((rows, items + 1), np.float32)
+    np.add.at(every, (np.arange(rows)[:, None], held), amounts)
+    return Boosts(held, amounts), every[:, :-1]
+
+
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("items", SIZES)
-def test_the_best_are_those_of_each_row_alone(items: int) -> None:
+def test_the_best_are_those_of_each_row_alone(items: int, beside: bool) -> None:
     table, rows = vectors(items), several(items)
-    some = points(len(rows))
-    for point, row, found in zip(some, rows, act(Exact(table), some, rows, draw=False), strict=True):
-        expected, _ = best(masked(table.numpy() @ point, row), row.slots)
+    some, (boosts, every) = points(len(rows)), boosted(items, len(rows))
+    exact = Exact(table, boosts if beside else None)
+    for own, point, row, found in zip(every, some, rows, act(exact, some, rows, draw=False), strict=True):
+        scores = table.numpy() @ point + own * beside
+        expected, _ = best(masked(scores, row), row.slots)
         np.testing.assert_array_equal(found.items, expected)
         np.testing.assert_array_equal(found.propensities, np.ones(len(expected)))
+        assert found.scores is not None
+        np.testing.assert_allclose(found.scores, scores[expected], rtol=1e-4, atol=1e-5)
 
 
 def test_among_equals_the_lower_item_is_the_better() -> None:
@@ -112,12 +128,15 @@ def test_among_equals_the_lower_item_is_the_better() -> None:
     assert found.items.tolist() == [0, 2, 3, 4]
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("items", SIZES)
-def test_propensities_are_those_of_the_slate(items: int) -> None:
+def test_propensities_are_those_of_the_slate(items: int, beside: bool) -> None:
     table, rows = vectors(items), several(items)
-    some = points(len(rows))
-    for point, row, found in zip(some, rows, act(Exact(table), some, rows), strict=True):
-        scores, chosen, chances = masked(table.numpy() @ point, row), found.items, found.propensities
+    some, (boosts, every) = points(len(rows)), boosted(items, len(rows))
+    exact = Exact(table, boosts if beside else None)
+    for own, point, row, found in zip(every, some, rows, act(exact, some, rows), strict=True):
+        scores = masked(table.numpy() @ point + own * beside, row)
+        chosen, chances = found.items, found.propensities
         assert len(set(chosen.tolist())) == len(chosen) == min(row.slots, int(np.isfinite(scores).sum()))
         assert np.isfinite(scores[chosen]).all()
         np.testing.assert_allclose(chances, luce(scores, chosen, row.temperature), rtol=2e-5)

@@ -6,11 +6,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from what_next.agent import Agent
 from what_next.data import Dataset, Options, import_files, save
 from what_next.environment import Environment
+from what_next.models.linear import LinearTerm
 from what_next.settings import Setup
 from what_next.state import State
+from what_next.training import checkpoint
 
 from ..conftest import listening
 
@@ -20,7 +24,9 @@ ATTRIBUTES = ("danceability", "energy", "tempo", "valence")
 _root: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def served(folder: Path, algorithm: str = "next_item", context: bool = False, **server: Any) -> Setup:
+def served(
+    folder: Path, algorithm: str = "next_item", context: bool = False, repeat: float = 0.0, **server: Any
+) -> Setup:
     """The setup of a trained model whose files lie in `folder`, as does `setup.txt`; nothing else is in there.
 
     30 users (`u0`, ...) with 12 events each, 80 items (`i0`, `Song 0`, ...) with four attributes, times and rewards.
@@ -29,9 +35,10 @@ def served(folder: Path, algorithm: str = "next_item", context: bool = False, **
         folder: an empty one, of the test's own.
         algorithm: any that a setup may name.
         context: whether an encoder reads the numbers of events.
+        repeat: what the items of a history have beside their scores (`LinearTerm.repeat`).
         server: settings of the service, as in `server.deadline`; the other settings of the run stay.
     """
-    source = _trained(algorithm, context)
+    source = _trained(algorithm, context, repeat)
     for path in source.iterdir():
         shutil.copy(path, folder / path.name)
     # A busy machine must not decide what is answered.
@@ -48,11 +55,11 @@ def data_of(setup: Setup) -> Dataset:
 
 
 @cache
-def _trained(algorithm: str, context: bool) -> Path:
+def _trained(algorithm: str, context: bool, repeat: float) -> Path:
     """A folder with the log, `setup.txt`, and the models that it trains."""
     if not _root:
         _root.append(tempfile.TemporaryDirectory(prefix="served-"))  # removed when the tests end
-    folder = Path(_root[0].name) / f"{algorithm} {_written(context)}"
+    folder = Path(_root[0].name) / f"{algorithm} {_written(context)} {repeat}"
     folder.mkdir()
     log, items = listening(USERS, ITEMS, EVENTS)
     log.write_csv(folder / "raw.csv")
@@ -77,7 +84,13 @@ def _trained(algorithm: str, context: bool) -> Path:
     (folder / "setup.txt").write_text("".join(f"{key}, {value}\n" for key, value in values.items()))
     setup = Setup.read(folder / "setup.txt")
     state = State.from_setup(setup)
-    Environment(Agent(setup, state.space), state, setup).train_agent()
+    agent = Agent(setup, state.space)
+    Environment(agent, state, setup).train_agent()
+    if repeat:
+        linear = agent.nets["encoder"].ridge
+        assert isinstance(linear, LinearTerm)
+        linear.repeat.fill_(repeat)
+        checkpoint.save(agent, np.random.default_rng(0), "0" * 32)
     return folder
 
 

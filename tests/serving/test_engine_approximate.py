@@ -75,3 +75,10 @@ def test_items_that_came_after_the_index_are_looked_at_and_the_index_stays_that_
     assert after.served.lock is before.served.lock
     everything = [service.ask(history=HISTORY, k=5, temperature=5.0, seed=seed) for seed in range(60)]
     assert any(name.startswith("new") for answer in everything for name in ids(answer))
+
+
+def test_what_a_history_holds_is_found_where_it_has_more_beside(tmp_path: Path, exact: Service) -> None:
+    assert not set(HISTORY) <= set(ranking(exact)[:FOUND])
+    with running(served(tmp_path, repeat=1000.0, search="approximate", candidates=FOUND)) as service:
+        assert set(ids(service.ask(history=HISTORY, k=5, exclude_seen=False))) == set(HISTORY)
+        assert not set(ids(service.ask(history=HISTORY, k=5))) & set(HISTORY)

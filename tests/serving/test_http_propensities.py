@@ -25,6 +25,8 @@ BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "approximate": ("next_item", SEARCH),
     "values": ("dqn", {}),
     "values of candidates": ("dqn", SEARCH),
+    "repeats": ("next_item", {"repeat": 6.0}),
+    "repeats, approximate": ("next_item", {"repeat": 6.0, **SEARCH}),
     "rescored": ("bcq", {}),
     "box": ("whatnext", {}),
     "context": ("next_item", {"context": True}),
@@ -51,7 +53,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     algorithm, how = BACKENDS[request.param]
     with service(tmp_path_factory.mktemp("served"), algorithm=algorithm, deadline=60_000, **how) as found:
         policy = LearnedPolicy.load(found.setup.model_agent_path)
-        yield found, policy.indexed(20) if how else policy
+        yield found, policy.indexed(20) if how.items() >= SEARCH.items() else policy
 
 
 def mask_of(policy: LearnedPolicy, allowed: list[str] | None = None, blocked: list[str] | None = None, **_: Any) -> Any:
@@ -83,7 +85,9 @@ def test_a_logged_propensity_is_the_judged_one(served: tuple[Service, LearnedPol
 
 
 @pytest.mark.parametrize("how", [{"temperature": 0.5}, {"epsilon": 0.3}], ids=str)
-@pytest.mark.parametrize("backend", ["exact", "approximate", "values of candidates", "box", "context"])
+@pytest.mark.parametrize(
+    "backend", ["exact", "approximate", "repeats, approximate", "values of candidates", "box", "context"]
+)
 def test_so_is_that_of_a_whole_log(tmp_path: Path, backend: str, how: dict[str, Any]) -> None:
     """The store's log, exported, and judged as `estimate`, `gate` and `promote` do."""
     algorithm, server = BACKENDS[backend]

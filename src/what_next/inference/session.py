@@ -21,6 +21,7 @@ from what_next.data.space import CLOCK, DAY, Space, history_of
 from what_next.errors import DataError, some
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
+from what_next.models.linear import Past
 from what_next.training.encoder_learner import EncoderLearner, linear_of
 from what_next.types import Events, Proposal
 
@@ -259,8 +260,8 @@ class Streamed(Sessions):
         anew = dict(zip(told, self.fold(befores, events, [context[place] for place in told]), strict=True))
         return [anew.get(place, session) for place, session in enumerate(sessions)]
 
-    def _past(self, sessions: Sequence[Session]) -> Float[Tensor, "batch rank"] | None:
-        """What the linear model makes of all that was heard; None where there is none."""
+    def _past(self, sessions: Sequence[Session]) -> Past | None:
+        """What the linear model reads of all that was heard; None where there is none."""
         linear = linear_of(self.agent.nets)
         if linear is None:
             return None

@@ -1,7 +1,9 @@
 """What is counted beside an encoder. In the log: what people who had the items of a history had, too; what came next
-after its last items; and how popular each item is. In the history: what came next when its last item was there before.
+after its last items; and how popular each item is. In the history: what it holds, and what came next when its last
+item was there before.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,13 @@ MARKS = 2**22
 TRIED = 2**17
 """Items up to which codes are affordable, and 512 directions (268 MB); half as many, up to which 1,024 are."""
 RECALLED = 256
-"""Last events of a history among which the last item is looked for."""
+"""Last events of a history that are looked through for what it holds, and for its last item."""
 AGAIN = 0.8
 """What came next after an item counts that much of what did after a later one of the same item."""
 CHAIN_DECAY = 0.8
 """What an event counts of the one after it in `chains`, before validation chooses another."""
+REPEAT_DECAY = 0.9
+"""What an event counts of the one after it in what a history holds, before validation chooses another."""
 FADING = 0.4
 """What an event counts of the one after it, where what came next is looked up; as in `baselines.Markov`."""
 CHUNK = 2**16
@@ -37,9 +41,11 @@ TABLES = ("successors", "codes", "chains")
 """Of items, with as many columns as count."""
 NUMBERS = {
     "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "pull": 0.0, "chain": 0.0,
-    "chain_decay": CHAIN_DECAY, "replay": 0.0, "temperature": 1.0,
+    "chain_decay": CHAIN_DECAY, "replay": 0.0, "repeat": 0.0, "repeat_decay": REPEAT_DECAY, "temperature": 1.0,
 }  # fmt: skip
 """The numbers that validation chooses, as they are before it has."""
+LATER = ("zero_diagonal", "bias", "pull", "chain", "chain_decay", "replay", "repeat", "repeat_decay")
+"""Those that models of earlier versions may lack."""
 
 
 def ranks_of(count: int) -> tuple[int, ...]:
@@ -47,6 +53,19 @@ def ranks_of(count: int) -> tuple[int, ...]:
     few = min(max(ENTRIES // count, RANKS[0]), RANKS[1], count)
     more = (min(rank, count) for rank in RANKS[1:] if count * rank <= TRIED * RANKS[1])
     return few, *(rank for rank in dict.fromkeys(more) if rank > few)
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What the linear term reads of some histories.
+
+    Attributes:
+        foretold: what the log foretells of them, side by side: what they had, what came next, and that in codes.
+        recent: their last items, oldest first, and -1 before the first one; None where they do not count.
+    """
+
+    foretold: Float[Tensor, "*grid foretold"]
+    recent: Int64[Tensor, "*grid recent"] | None
 
 
 class LinearTerm(nn.Module):
@@ -68,8 +87,12 @@ class LinearTerm(nn.Module):
     read in the network's own item space. There the episodes of a series lie side by side, and which comes next is not
     told. So items have codes, too, as so many more columns: random directions, nearly at right angles (Kanerva,
     Kristoferson and Holst 2000, "Random Indexing of Text Samples for Latent Semantic Analysis"), or a column each where
-    they are few. In these the point gets what came next after the last items, and what came next in this very history
-    when its last item was there before: who plays a list anew, or buys by a routine, has told what comes next (as
+    they are few. In these the point gets what came next after the last items.
+
+    What a history tells of itself is added to the scores of its own items, beside the inner product, which keeps a few
+    thousand items apart and no more. Many people come back to the same few items, which may be rare or new: how often
+    the history holds each of them, as `baselines.PopularPersonal` counts it. And who plays a list anew, or buys by a
+    routine, has told what comes next: what came next in this very history when its last item was there before (as
     induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
@@ -81,13 +104,15 @@ class LinearTerm(nn.Module):
         popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
             may count the less, the longer they are past.
         successors: [items dim], for each item the mean of the unit vectors of what came next; no column without `pull`.
-        codes: [items codes], of length 1; no column without `chain` or `replay`.
+        codes: [items codes], of length 1; no column without `chain`.
         chains: [items codes], for each item the sum of the codes of what came next, by one more than how often anything
             did; no column without `chain`.
         weight, decay, zero_diagonal, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
         chain: what `chains` count, summed over a history where an event counts `chain_decay` of the one after it.
-        replay: the length of the mean code of what came next in the history after earlier ones of its last item.
+        repeat: what is added to the scores of all items of the history, as a vector of that length; an event counts
+            `repeat_decay` of the one after it.
+        replay: the same to those that came next in the history after earlier ones of its last item.
         temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
     """
 
@@ -106,6 +131,8 @@ class LinearTerm(nn.Module):
     chain: Tensor
     chain_decay: Tensor
     replay: Tensor
+    repeat: Tensor
+    repeat_decay: Tensor
     temperature: Tensor
 
     def __init__(self, count: int) -> None:
@@ -122,7 +149,7 @@ class LinearTerm(nn.Module):
     @property
     def counts(self) -> bool:
         """Whether anything is added."""
-        return any(bool(getattr(self, name)) for name in ("weight", "bias", "pull", "chain", "replay"))
+        return any(bool(getattr(self, name)) for name in ("weight", "bias", "pull", "chain", "replay", "repeat"))
 
     @property
     def rank(self) -> int:
@@ -199,7 +226,7 @@ class LinearTerm(nn.Module):
 
     def forget(self) -> None:
         """Keep nothing of what does not count."""
-        for name, counts in zip(TABLES, (self.pull, self.chain or self.replay, self.chain), strict=True):
+        for name, counts in zip(TABLES, (self.pull, self.chain, self.chain), strict=True):
             if not counts:
                 setattr(self, name, getattr(self, name)[:, :0].clone())
 
@@ -212,18 +239,28 @@ class LinearTerm(nn.Module):
             setattr(self, name, functional.pad(getattr(self, name), (0, 0, 0, more)))
 
     def extended(
-        self, points: Float[Tensor, "batch columns"], past: Float[Tensor, "batch foretold"]
+        self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch foretold"]
     ) -> Float[Tensor, "batch more"]:
         """Points that have the columns of the linear model, too, and are pulled to what came next."""
-        widths = [table.shape[1] for table, _ in self._tables]
-        had, came, chained, replayed = past.split([*widths, past.shape[1] - sum(widths)], 1)
+        had, came, chained = foretold.split([table.shape[1] for table, _ in self._tables], 1)
         if came.shape[1]:
             points = points + self.pull * came
         ones = torch.ones_like(points[:, :1])
         coded = torch.zeros_like(ones).expand(-1, self.codes.shape[1])
-        for weight, one in ((self.chain, chained), (self.replay, replayed)):
-            coded = coded + weight * one if one.shape[1] else coded
+        if chained.shape[1]:
+            coded = self.chain * chained
         return torch.cat([points, self.weight * had, coded, self.bias * ones], 1) / self.temperature
+
+    def boosts(self, recent: Int64[Tensor, "batch recent"]) -> Float[Tensor, "batch recent"]:
+        """What is added to the score of each of the last items; an item that stands there twice has the sum of both."""
+        earlier, last = recent[:, :-1], recent[:, -1:]
+        lags = torch.arange(recent.shape[1] - 1, -1, -1, device=recent.device)
+        held = self.repeat_decay**lags * (recent >= 0)
+        same = ((earlier == last) & (last >= 0)).to(held.dtype)
+        later = same.sum(1, keepdim=True) - same.cumsum(1)
+        came_next = functional.pad(same * AGAIN**later, (1, 0))
+        found = self.repeat * _shares(held) + self.replay * _shares(came_next)
+        return found / self.temperature
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
         """Item vectors to go with them."""
@@ -233,8 +270,8 @@ class LinearTerm(nn.Module):
             directions = directions / others.clamp(min=torch.finfo(others.dtype).eps)[:, None]
         return torch.cat([vectors, directions, self.codes, self.popularity[:, None]], 1)
 
-    def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Float[Tensor, "batch foretold"]:
-        """What some histories point to; `items` are those of the first, then of the second, and so on."""
+    def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Past:
+        """What is read of some histories; `items` are those of the first, then of the second, and so on."""
         ends = lengths.cumsum(0)
         after = ends.repeat_interleave(lengths) - 1 - torch.arange(len(items), device=items.device)
         sums = [
@@ -242,16 +279,17 @@ class LinearTerm(nn.Module):
             for table, decay in self._tables
             if table.shape[1]
         ]
-        return self.foretold(torch.cat(sums, 1), last_of(items, lengths) if self.recalls else None)
+        return Past(self.foretold(torch.cat(sums, 1)), last_of(items, lengths) if self.recalls else None)
 
-    def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time foretold"]:
+    def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Past:
         """The same after every event; -1 is padding at the end."""
         total, found, decays = self.directions.new_zeros(len(items), self.width), [], self.decays
-        for place, column in enumerate(items.unbind(1)):
+        for column in items.unbind(1):
             total = decays * total + self.vectors(column)
-            recent = items[:, max(0, place + 1 - RECALLED) : place + 1] if self.recalls else None
-            found.append(self.foretold(total, recent))
-        return torch.stack(found, 1)
+            found.append(self.foretold(total))
+        count = min(RECALLED, items.shape[1])
+        recent = functional.pad(items, (count - 1, 0), value=-1).unfold(1, count, 1) if self.recalls else None
+        return Past(torch.stack(found, 1), recent)
 
     def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid width"]:
         """What some items add to the sums of a history; 0 for -1."""
@@ -259,18 +297,10 @@ class LinearTerm(nn.Module):
         rows = torch.cat([functional.embedding(known, table) for table, _ in self._tables if table.shape[1]], -1)
         return rows.masked_fill((items < 0).unsqueeze(-1), 0.0)
 
-    def foretold(
-        self, sums: Float[Tensor, "batch width"], recent: Int64[Tensor, "batch recent"] | None
-    ) -> Float[Tensor, "batch foretold"]:
-        """From the sums and the last items of histories to what they foretell, side by side.
-
-        `recent` ends with the last item; -1 stands before the first one. None where they do not count (`recalls`).
-        """
+    def foretold(self, sums: Float[Tensor, "batch width"]) -> Float[Tensor, "batch foretold"]:
+        """From the sums of histories to what the log foretells of them, side by side."""
         had, came, chained = sums.split([table.shape[1] for table, _ in self._tables], 1)
-        found = [functional.normalize(had * self._kept, dim=1), functional.normalize(came, dim=1), chained]
-        if recent is not None:
-            found.append(functional.normalize(self._replayed(recent), dim=1))
-        return torch.cat(found, 1)
+        return torch.cat([functional.normalize(had * self._kept, dim=1), functional.normalize(came, dim=1), chained], 1)
 
     @property
     def _kept(self) -> Float[Tensor, "rank"]:
@@ -280,15 +310,7 @@ class LinearTerm(nn.Module):
     @property
     def recalls(self) -> bool:
         """Whether the last items of a history count, beside its sums."""
-        return bool(self.replay)
-
-    def _replayed(self, recent: Int64[Tensor, "batch recent"]) -> Float[Tensor, "batch codes"]:
-        """What came next in some histories when the last item was there before: a sum of codes."""
-        earlier, last = recent[:, :-1], recent[:, -1:]
-        same = ((earlier == last) & (last >= 0)).to(self.codes.dtype)
-        later = same.sum(1, keepdim=True) - same.cumsum(1)
-        codes = functional.embedding(recent[:, 1:].clamp(min=0), self.codes)
-        return ((same * AGAIN**later).unsqueeze(1) @ codes).squeeze(1)
+        return bool(self.replay or self.repeat)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What was saved before one of the numbers was there goes without it; tables are as wide as they were."""
@@ -299,7 +321,7 @@ class LinearTerm(nn.Module):
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
         self.gains = self.gains.new_zeros(self.directions.shape[1])
         state_dict.setdefault(prefix + "penalty", torch.ones_like(self.penalty))
-        for name in ("popularity", "zero_diagonal", "bias", "pull", "chain", "chain_decay", "replay"):
+        for name in ("popularity", *LATER):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
@@ -313,6 +335,11 @@ def _after(
     for before, after in zip(*(torch.split(one, CHUNK) for one in places), strict=True):
         sums.index_add_(0, before, table[after])
     return sums, places[0].bincount(minlength=len(table))[:, None]
+
+
+def _shares(amounts: Float[Tensor, "batch some"]) -> Float[Tensor, "batch some"]:
+    """Of the sum of each row; 0 where that is."""
+    return amounts / amounts.sum(1, keepdim=True).clamp(min=torch.finfo(amounts.dtype).tiny)
 
 
 def last_of(items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Int64[Tensor, "batch recent"]:

@@ -1,7 +1,7 @@
 """Retrieval: from a point in item space to items. A backend of choosing is `Matching`, `Exact` or `Approximate`."""
 
 from what_next.retrieval.box import Box, Matching, smallest_tolerance
-from what_next.retrieval.exact import ByScore, Exact, Rescored
+from what_next.retrieval.exact import ByScore, Exact, Rescored, Table
 from what_next.retrieval.slots import Priced, SlotBySlot
 
-__all__ = ["Box", "ByScore", "Exact", "Matching", "Priced", "Rescored", "SlotBySlot", "smallest_tolerance"]
+__all__ = ["Box", "ByScore", "Exact", "Matching", "Priced", "Rescored", "SlotBySlot", "Table", "smallest_tolerance"]

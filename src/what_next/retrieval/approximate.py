@@ -203,7 +203,7 @@ class Sphere:
 
 
 class Approximate(ByScore):
-    """A choice among the items that an index finds, and those that came after it.
+    """A choice among the items that an index finds, those that came after it, and those with a boost.
 
     All items are looked at for a row with a set of permitted items, where a slate has to be the best of these; for one
     with random items, which are drawn from all; and where too few are found that are permitted.
@@ -247,9 +247,11 @@ class Approximate(ByScore):
             and not isinstance(request.sampler_of(row), EpsilonGreedy)
             and np.isfinite(points[row]).all()
         ]
-        later = np.arange(len(self.index.vectors), self.items, dtype=np.int32)
+        later, boosts = np.arange(len(self.index.vectors), self.items, dtype=np.int32), self.exact.boosts
         for row, near in zip(free, self.index.search(points[free], self.count), strict=True) if free else ():
             items = np.sort(np.concatenate([near[near >= 0], later]))
+            if boosts is not None:
+                items = np.union1d(items, boosts.items[row][boosts.items[row] >= 0])
             if len(left := left_of(items, permitted, row)) >= request.slots_of(row):
                 found[row] = items, left
         return found

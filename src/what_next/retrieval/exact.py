@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from threading import get_ident
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from what_next.errors import NotFinite
 from what_next.retrieval import choosing
 from what_next.retrieval.choosing import BLOCK, Dense, Scores, fill, nothing
-from what_next.types import ItemSet, Permitted, Product, Random, Ranked, Request
+from what_next.types import Boosts, ItemSet, Permitted, Product, Random, Ranked, Request
 
 Points = Float32[np.ndarray, "batch dim"]
 
@@ -50,24 +51,26 @@ class ByScore(ABC):
         return choosing.chances(self.scores(points, request), request, slates)
 
 
-class Exact(ByScore):
-    """Over all items. It keeps the memory of a call for the next one of the same thread."""
+class Table:
+    """Item vectors, and what is made of them once for all searches."""
 
     def __init__(self, vectors: Float[Tensor, "items dim"]) -> None:
-        self.vectors, self.items, self.made_of = vectors.detach(), len(vectors), vectors
+        self.vectors, self.made_of = vectors.detach(), vectors
         self.memory: dict[int, Tensor] = {}
+        """Of the last call of each thread, for the next one."""
 
     @cached_property
     def parts(self) -> Float[Tensor, "parts dim width"]:
-        """The vectors laid out for `act`: as much memory again as they take."""
-        parts = max(1, -(-self.items // WIDTH))
-        width = max(1, -(-self.items // (parts * BLOCK))) * BLOCK
-        padded = self.vectors.new_zeros(parts * width, self.vectors.shape[1], dtype=torch.float32)
-        padded[: self.items] = self.vectors
+        """The vectors laid out for `Exact.act`: as much memory again as they take."""
+        count, dim = self.vectors.shape
+        parts = max(1, -(-count // WIDTH))
+        width = max(1, -(-count // (parts * BLOCK))) * BLOCK
+        padded = self.vectors.new_zeros(parts * width, dim, dtype=torch.float32)
+        padded[:count] = self.vectors
         return padded.view(parts, width, -1).transpose(1, 2).contiguous()
 
     @cached_property
-    def table(self) -> Float32[np.ndarray, "items dim"]:
+    def array(self) -> Float32[np.ndarray, "items dim"]:
         """The vectors in the processor's memory: they themselves, where they are there."""
         return self.vectors.float().cpu().numpy()
 
@@ -75,6 +78,15 @@ class Exact(ByScore):
     def longest(self) -> float:
         """The length of the longest vector."""
         return float(self.vectors.norm(dim=1).max())
+
+
+class Exact(ByScore):
+    """Over all items."""
+
+    def __init__(self, vectors: Float[Tensor, "items dim"] | Table, boosts: Boosts | None = None) -> None:
+        """`boosts` are of the very points that are asked about, row by row."""
+        self.table = vectors if isinstance(vectors, Table) else Table(vectors)
+        self.vectors, self.items, self.boosts = self.table.vectors, len(self.table.vectors), boosts
 
     @torch.no_grad()
     def act(self, points: Points, request: Request, rng: Random) -> Product:
@@ -94,9 +106,9 @@ class Exact(ByScore):
         narrow = np.broadcast_to(narrow if len(narrow) else np.False_, len(rows))  # one set, or none, is of all rows
 
         def scores_of(some: Int64[np.ndarray, "chunk"]) -> _Laid:
-            return _Laid(self, points[some], permitted.rows(some))
+            return _Laid(self.table, points[some], permitted.rows(some), self.boosts and self.boosts.rows(some))
 
-        most = max(1, ROWS // (self.parts.shape[0] * self.parts.shape[2])) if not narrow.all() else 1
+        most = 1 if narrow.all() else max(1, ROWS // (self.table.parts.shape[0] * self.table.parts.shape[2]))
         fill(found, rows[~narrow], request, rng, scores_of, lambda row: permitted.of_row(row, self.items), most)
         if narrow.any():
             some = rows[narrow]
@@ -124,6 +136,9 @@ class Exact(ByScore):
             ids[place, : len(items)] = items
             vectors = self.vectors[torch.from_numpy(items.astype(np.int64)).to(self.vectors.device)]
             scores[place, : len(items)] = vectors @ torch.from_numpy(points[row]).to(vectors)
+            if self.boosts is not None:
+                own = self.boosts.rows(np.array([row])).of(items[None])
+                scores[place, : len(items)] += torch.from_numpy(own[0])
         where = {row: place for place, row in enumerate(rows.tolist())}
 
         def scores_of(some: Int64[np.ndarray, "chunk"]) -> Dense:
@@ -138,6 +153,8 @@ class Exact(ByScore):
     def scores(self, points: Points, request: Request) -> Float[Tensor, "batch items"]:
         """See `ByScore.scores`."""
         scores = torch.from_numpy(points).to(self.vectors) @ self.vectors.T
+        if self.boosts is not None:
+            _add(scores, *_placed(self.boosts))
         request.permitted.forbid(scores)
         return scores
 
@@ -145,69 +162,102 @@ class Exact(ByScore):
 class _Laid(Scores):
     """Scores of all items, computed part by part."""
 
-    def __init__(self, exact: Exact, points: Float32[np.ndarray, "rows dim"], permitted: Permitted) -> None:
-        self.exact, self.points, self.permitted = exact, points, permitted
-        self.shape = (exact.parts.shape[0], len(points), exact.parts.shape[2] // BLOCK)
-        self.longest = float(np.linalg.norm(points, axis=1).max(initial=0)) * exact.longest  # Cauchy and Schwarz
+    def __init__(
+        self, table: Table, points: Float32[np.ndarray, "rows dim"], permitted: Permitted, boosts: Boosts | None
+    ) -> None:
+        self.table, self.points, self.permitted, self.boosts = table, points, permitted, boosts
+        self.shape = (table.parts.shape[0], len(points), table.parts.shape[2] // BLOCK)
+        self.longest = float(np.linalg.norm(points, axis=1).max(initial=0)) * table.longest  # Cauchy and Schwarz
+        if boosts is not None:
+            self.longest += float(np.abs(boosts.amounts).sum(1).max(initial=0))
 
     def passed(self, scale: Float[np.ndarray, "rows"] | None) -> Iterator[Float32[Tensor, "rows blocks block"]]:
         """See `Scores.passed`."""
-        exact, parts = self.exact, self.exact.parts
+        table, parts = self.table, self.table.parts
         rows, (count, _, width) = len(self.points), parts.shape
         size, thread = count * rows * width, get_ident()
-        if thread not in exact.memory or len(exact.memory[thread]) < size:
-            exact.memory[thread] = torch.empty(size)
-        self.kept = exact.memory[thread][:size].view(*self.shape, BLOCK)
+        if thread not in table.memory or len(table.memory[thread]) < size:
+            table.memory[thread] = torch.empty(size)
+        self.kept = table.memory[thread][:size].view(*self.shape, BLOCK)
         points = self.points if scale is None else (self.points / scale[:, None]).astype(np.float32)
         own = torch.from_numpy(np.ascontiguousarray(points)).to(parts)
-        forbidden = self._forbidden(width, count)
+        forbidden, boosted = self._forbidden(width, count), self._boosted(scale, width, count)
         for part in range(count):
             scores = self.kept[part].view(rows, width)
             if parts.is_cpu:
                 torch.mm(own, parts[part], out=scores)
             else:
                 scores.copy_(own @ parts[part])
-            self._forbid(scores, part * width, forbidden[part])
+            if boosted is not None:
+                _add(scores, *boosted[part])
+            self._forbid(scores, part * width, None if forbidden is None else forbidden[part])
             yield self.kept[part]
 
-    def _forbid(
-        self, scores: Float32[Tensor, "rows width"], start: int, forbidden: tuple[Tensor, Tensor] | None
-    ) -> None:
-        end = start + scores.shape[1]
+    def _forbid(self, scores: Float32[Tensor, "rows width"], start: int, forbidden: tuple[Tensor, ...] | None) -> None:
+        end, items = start + scores.shape[1], len(self.table.vectors)
         for rows, mask in self.permitted.masks():
             here = torch.from_numpy(~mask[start:end])
             scores[rows, ..., : len(here)].masked_fill_(here, -torch.inf)
-        if end > self.exact.items:
-            scores[:, max(0, self.exact.items - start) :] = -torch.inf
+        if end > items:
+            scores[:, max(0, items - start) :] = -torch.inf
         if forbidden is not None:
             scores[forbidden] = -torch.inf
 
-    def _forbidden(self, width: int, parts: int) -> list[tuple[Tensor, Tensor] | None]:
+    def _forbidden(self, width: int, parts: int) -> list[tuple[Tensor, ...]] | None:
         """For each part the rows and columns of items that rows are to be given without."""
         if self.permitted.without is None or not self.permitted.without.size:
-            return [None] * parts
+            return None
         rows, places = np.nonzero(self.permitted.without >= 0)
-        items = self.permitted.without[rows, places].astype(np.int64)
-        if parts == 1:
-            return [(torch.from_numpy(rows), torch.from_numpy(items))]
-        order = np.argsort(items, kind="stable")
-        rows, items = rows[order], items[order]
-        ends = np.searchsorted(items, np.arange(parts + 1) * width).tolist()
-        return [
-            (torch.from_numpy(rows[start:end]), torch.from_numpy(items[start:end] - part * width))
-            for part, (start, end) in enumerate(pairwise(ends))
-        ]
+        return _by_part(width, parts, rows, self.permitted.without[rows, places].astype(np.int64))
+
+    def _boosted(
+        self, scale: Float[np.ndarray, "rows"] | None, width: int, parts: int
+    ) -> list[tuple[Tensor, ...]] | None:
+        """For each part the rows and columns of items whose scores are added to, and what."""
+        if self.boosts is None:
+            return None
+        rows, items, amounts = _placed(self.boosts)
+        amounts = amounts if scale is None else (amounts / scale[rows]).astype(np.float32)
+        return _by_part(width, parts, rows, items, amounts)
 
     @torch.no_grad()
     def whole(self, row: int) -> Float64[np.ndarray, "columns"]:
         """See `Scores.whole`."""
-        request = Request(permitted=self.permitted.rows(np.array([row])))
-        return self.exact.scores(self.points[[row]], request)[0].double().cpu().numpy()
+        only = np.array([row])
+        exact = Exact(self.table, self.boosts and self.boosts.rows(only))
+        request = Request(permitted=self.permitted.rows(only))
+        return exact.scores(self.points[only], request)[0].double().cpu().numpy()
 
     def values(self, columns: Int64[np.ndarray, "rows slots"]) -> Float32[np.ndarray, "rows slots"]:
         """See `Scores.values`."""
-        some = self.exact.table[np.maximum(columns, 0)]
-        return np.asarray(np.einsum("rsd,rd->rs", some, self.points), np.float32)
+        some = self.table.array[np.maximum(columns, 0)]
+        found = np.asarray(np.einsum("rsd,rd->rs", some, self.points), np.float32)
+        return found if self.boosts is None else found + self.boosts.of(columns)
+
+
+def _placed(boosts: Boosts) -> tuple[Int64[np.ndarray, "some"], Int64[np.ndarray, "some"], Float32[np.ndarray, "some"]]:
+    """Rows, items and amounts."""
+    rows, places = np.nonzero(boosts.items >= 0)
+    return rows, boosts.items[rows, places].astype(np.int64), boosts.amounts[rows, places]
+
+
+def _add(scores: Float[Tensor, "rows columns"], rows: Any, columns: Any, amounts: Any) -> None:
+    """Add to some scores, to one as often as it stands there."""
+    rows, columns, amounts = (torch.as_tensor(one, device=scores.device) for one in (rows, columns, amounts))
+    scores.index_put_((rows, columns), amounts.to(scores.dtype), accumulate=True)
+
+
+def _by_part(
+    width: int, parts: int, rows: Int64[np.ndarray, "some"], items: Int64[np.ndarray, "some"], *more: np.ndarray
+) -> list[tuple[Tensor, ...]]:
+    """For each part of so many items the rows, the columns in it, and what more there is of each."""
+    order = np.argsort(items, kind="stable") if parts > 1 else np.arange(len(items))
+    ends = np.searchsorted(items[order], np.arange(parts + 1) * width).tolist() if parts > 1 else [0, len(items)]
+    own = [order[start:end] for start, end in pairwise(ends)]
+    return [
+        tuple(torch.from_numpy(one) for one in (rows[some], items[some] - part * width, *(each[some] for each in more)))
+        for part, some in enumerate(own)
+    ]
 
 
 class Rescored(ByScore):

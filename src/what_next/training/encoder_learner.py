@@ -22,12 +22,12 @@ from what_next.models.encoders.base import check as check_encoder
 from what_next.models.encoders.base import made
 from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
-from what_next.models.linear import LinearTerm
+from what_next.models.linear import LinearTerm, Past
 from what_next.models.shards import Exchange
 from what_next.settings import known_encoders
 from what_next.training.learner import Learner
 from what_next.training.transitions import Steps
-from what_next.types import Batch, Events, Factors, History, Impressions, Proposal, Ranked, Shown, Transitions
+from what_next.types import Batch, Boosts, Events, Factors, History, Impressions, Proposal, Ranked, Shown, Transitions
 
 States = Float[Tensor, "grid dim"]
 Numbers = Float32[np.ndarray, "batch time"]
@@ -40,6 +40,8 @@ SPARSE = 50_000
 """From this many items on, a sampled loss updates the drawn rows of the item vectors alone."""
 GAP = 20.0
 """What the logarithm of a gap in seconds is divided by: 20 is that of fifteen years."""
+TOGETHER = 2**8
+"""Histories of which the last items are compared with each other at a time: 67 MB."""
 VARIES = 0.01
 """Of the mean square of returns: where their variance is less, there is nothing for a critic to explain."""
 
@@ -185,14 +187,15 @@ class EncoderLearner(Learner):
         finally:
             self.remembered = None
 
-    def past(self, nets: Networks, history: History, grid: bool) -> Float[Tensor, "rows rank"] | None:
-        """What the linear model makes of some histories; None where there is none, or it does not count."""
+    def past(self, nets: Networks, history: History, grid: bool) -> Past | None:
+        """What the linear model reads of some histories; None where there is none, or it does not count."""
         linear = linear_of(nets)
         if linear is None:
             return None
         items = self.tensor(history.items).long()
         if grid:
-            return linear.past_on_grid(items).flatten(0, 1)
+            past = linear.past_on_grid(items)
+            return Past(past.foretold.flatten(0, 1), None if past.recent is None else past.recent.flatten(0, 1))
         return linear.past(items[items >= 0], self.tensor(history.lengths).long())
 
     def events(self, items: Int32[np.ndarray, "batch time"], factors: Factors) -> Events:
@@ -204,18 +207,19 @@ class EncoderLearner(Learner):
         nets: Networks,
         states: Float[Tensor, "batch dim"],
         rng: np.random.Generator | None = None,
-        past: Float[Tensor, "batch rank"] | None = None,
+        past: Past | None = None,
     ) -> Proposal:
         """What the agent would like in some states of the encoder; with `rng`, a draw where it draws points.
 
-        `past`: what the linear model makes of the histories, where there is one that counts (`linear_of`).
+        `past`: what the linear model reads of the histories, where there is one that counts (`linear_of`).
         """
         with torch.no_grad():
             vectors, columns, traits = self.catalogue_of(nets)
             points = self.algorithm.propose(nets, states, rng)
-            linear = linear_of(nets)
+            linear, boosts = linear_of(nets), None
             if linear is not None and past is not None:
-                points = linear.extended(points, past)
+                points = linear.extended(points, past.foretold)
+                boosts = None if past.recent is None else _boosts(linear, past.recent)
 
             @torch.no_grad()
             def rescore(
@@ -224,7 +228,8 @@ class EncoderLearner(Learner):
                 return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits, self.algorithm.priced)
+            rescored = len(vectors) if count < 0 else count
+            ranked = Ranked(columns, rescored, rescore, traits, self.algorithm.priced, boosts)
         return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 
     @torch.no_grad()
@@ -424,6 +429,13 @@ def linear_of(nets: Networks) -> LinearTerm | None:
     """The linear model beside the encoder, where there is one that counts."""
     linear = getattr(nets["encoder"], "ridge", None)
     return linear if isinstance(linear, LinearTerm) and linear.counts else None
+
+
+def _boosts(linear: LinearTerm, recent: Int64[Tensor, "batch recent"]) -> Boosts:
+    """What the last items of some histories add to their own scores."""
+    parts = [linear.boosts(some) for some in recent.split(TOGETHER)]
+    amounts = torch.cat(parts) if parts else recent.to(linear.repeat.dtype)
+    return Boosts(recent.int().cpu().numpy(), amounts.float().cpu().numpy())
 
 
 def has_fast_bf16() -> bool:

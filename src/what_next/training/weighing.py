@@ -25,7 +25,14 @@ PENALTIES = (0.1, 0.3, 3.0)
 PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Towards what came next after the last items: of the length of what is added to the point."""
 CHAINS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-"""Of what came next after the last items, in codes; and in the history when its last item was there before."""
+"""Of what came next after the last items, in codes."""
+REPEATS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+"""Of what the history holds; and of what came next there when its last item was there before."""
+REPEAT_DECAYS = (1.0, 0.5)
+"""Of an event in what a history holds, for each one after it."""
+LARGER = 0.995
+"""The largest weight of what a history holds is taken that has this share of what the best one has: the network knows
+by heart what validation users have, and scores it high by itself; later histories it never saw."""
 CHAIN_DECAYS = (0.4, 0.95)
 """Of an event in what came next, in codes, for each one after it."""
 WORTH = 1.02
@@ -46,7 +53,7 @@ MANY, LONG = 50, 5.0
 before."""
 PATIENCE = 3
 """So many values in a row that are worse than the best, and larger ones are not tried."""
-TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 80.0)
+TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 80.0, 120.0)
 
 
 def weigh(
@@ -87,7 +94,9 @@ def weigh(
     _count(trial)
     if learn:
         _widen(trial, learn)
-    _follow(trial, repeats=repeats)
+    _follow(trial)
+    if repeats:
+        _repeat(trial)
     of_late = _favour(trial, recent or {})
     _clear(trial)
     linear.choose(**trial.numbers)
@@ -144,6 +153,15 @@ class Trial:
             if worse == PATIENCE:
                 break
 
+    def enlarge(self, name: str, values: Sequence[float], share: float) -> None:
+        """Choose a larger value of a number that is chosen, as long as it changes anything, and leaves so much of the
+        best."""
+        least = _times(share, self.best)
+        for value in [value for value in values if value > self.numbers[name]]:
+            if (found := self.measured(**{name: value})) < least or found == self.best:
+                return
+            self.best, self.numbers[name] = found, value
+
     def adjust(self, name: str, values: Sequence[float]) -> None:
         """Choose a better value of a number that is chosen: larger ones are tried first, then smaller ones."""
         here = self.numbers[name]
@@ -192,7 +210,7 @@ def _clear(trial: Trial) -> None:
         trial.take(cleared)
 
 
-def _follow(trial: Trial, *, repeats: bool) -> None:
+def _follow(trial: Trial) -> None:
     """Choose how much what came next counts, in the network's space and, where it is worth their columns, in codes; and
     keep nothing of what does not."""
     linear = trial.linear
@@ -205,12 +223,19 @@ def _follow(trial: Trial, *, repeats: bool) -> None:
             coded.improve("chain_decay", CHAIN_DECAYS)
         if "chain_decay" in coded.numbers:
             coded.improve("chain", CHAINS)
-        if repeats:
-            coded.improve("replay", CHAINS)
         if coded.best >= _times(WORTH, trial.best):
             trial.take(coded)
     linear.choose(**trial.numbers)
     linear.forget()
+
+
+def _repeat(trial: Trial) -> None:
+    """Choose how much counts what a history holds, and what came next in it."""
+    trial.improve("replay", REPEATS)
+    trial.improve("repeat", REPEATS)
+    if "repeat" in trial.numbers:
+        trial.improve("repeat_decay", REPEAT_DECAYS)
+        trial.enlarge("repeat", REPEATS, LARGER)
 
 
 def _calibrate(trial: Trial, surprise: Measure) -> None:

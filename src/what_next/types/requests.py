@@ -230,8 +230,32 @@ class Product(Slate):
 
 
 @dataclass(frozen=True, eq=False)
+class Boosts:
+    """What is added to the scores of some items, for each row of a batch.
+
+    Attributes:
+        items: -1 for none; one that stands there twice has the sum of both.
+        amounts: of each.
+    """
+
+    items: Int32[np.ndarray, "batch some"]
+    amounts: Float32[np.ndarray, "batch some"]
+
+    def rows(self, rows: Int64[np.ndarray, "some"]) -> "Boosts":
+        """Those of some rows."""
+        return Boosts(self.items[rows], self.amounts[rows])
+
+    def of(self, items: Int[np.ndarray, "batch slots"]) -> Float32[np.ndarray, "batch slots"]:
+        """What is added to some items of each row; what stands for -1 means nothing."""
+        found = np.zeros(items.shape, np.float32)
+        for row, some in enumerate(items):
+            found[row] = (some[:, None] == self.items[row]) @ self.amounts[row]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Ranked:
-    """How a proposal becomes items where every item has a score: `<point, item>`.
+    """How a proposal becomes items where every item has a score: `<point, item>`, and what some have beside.
 
     Attributes:
         vectors: of the items; they have the points' number of columns.
@@ -241,6 +265,7 @@ class Ranked:
             times `<traits, traits of the chosen>`; None: no item has a say in the next ones.
         priced: with `traits`, scores are log odds of clicks; points hold what a unit of each trait costs, before the
             last entry (`retrieval.slots.Priced`).
+        boosts: of each row of the proposals; without `rescored` and `traits`.
     """
 
     vectors: Float[Tensor, "items dim"]
@@ -250,6 +275,7 @@ class Ranked:
     ) = None
     traits: Float[Tensor, "items traits"] | None = None
     priced: bool = False
+    boosts: Boosts | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from what_next.agent import Agent
 from what_next.models.encoders import Encoder, MeanEncoder, TransformerEncoder
 from what_next.models.encoders.transformer import Layer, attend, banded
-from what_next.models.linear import RECALLED
+from what_next.models.linear import RECALLED, Past
 from what_next.training.encoder_learner import GAP, EncoderLearner, linear_of
 from what_next.types import Events
 
@@ -84,15 +84,18 @@ class Read(nn.Module):
         recent = [sums.new_zeros(batch, RECALLED, dtype=torch.int64)] if self.recalls else []
         return (*state, sums, *recent)
 
-    def answers(self, states: Float[Tensor, "batch dim"], foretold: Tensor | None) -> tuple[Tensor, ...]:
-        """The points, and the scores of all items; `foretold` is what the linear model makes of the history, if any."""
+    def answers(self, states: Float[Tensor, "batch dim"], past: Past | None) -> tuple[Tensor, ...]:
+        """The points, and the scores of all items; `past` is what the linear model reads of the history, if any."""
         points = self.algorithm.propose(self.nets, states)
-        if self.ridge is not None and foretold is not None:
-            points = self.ridge.extended(points, foretold)
+        if self.ridge is not None and past is not None:
+            points = self.ridge.extended(points, past.foretold)
         if not self.has_scores:
             return (points,)
         vectors = self.item_vectors if self.score_vectors is None else self.score_vectors
-        return points, functional.linear(points, vectors)  # no second table, turned over
+        scores = functional.linear(points, vectors)  # no second table, turned over
+        if self.ridge is not None and past is not None and past.recent is not None:
+            scores = scores.scatter_add(1, past.recent.clamp(min=0), self.ridge.boosts(past.recent))  # 0 of what is -1
+        return points, scores
 
 
 class ReadHistory(Read):
@@ -101,21 +104,21 @@ class ReadHistory(Read):
     def forward(self, items: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
         """Points [batch columns] and scores [batch items] from items [batch time] and numbers of the same shape."""
         last = (items >= 0).sum(1) - 1
-        inputs, foretold = self.read(items, numbers), None
+        inputs, past = self.read(items, numbers), None
         if self.ridge is not None:
             lags = (last[:, None] - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
             sums = (self.ridge.decays ** lags[..., None] * self.ridge.vectors(items)).sum(1)
             places = last[:, None] + torch.arange(1 - RECALLED, 1, device=items.device)
             recent = items.gather(1, places.clamp(min=0)).where(places >= 0, -1) if self.recalls else None
-            foretold = self.ridge.foretold(sums, recent)
+            past = Past(self.ridge.foretold(sums), recent)
         if isinstance(self.encoder, MeanEncoder):
-            return self.answers(_mean(self.encoder, inputs, last), foretold)
+            return self.answers(_mean(self.encoder, inputs, last), past)
         if isinstance(self.encoder, TransformerEncoder):
             states = _banded_pass(self.encoder, inputs)
         else:
             states = self.encoder.encode(inputs)
         place = last.clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
-        return self.answers(states.gather(1, place).squeeze(1), foretold)
+        return self.answers(states.gather(1, place).squeeze(1), past)
 
 
 class ReadStep(Read):
@@ -124,14 +127,14 @@ class ReadStep(Read):
     def forward(self, items: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Points, scores and the new state, from items [batch], numbers [batch] and the state."""
         count = len(self.numbers)
-        numbers, state, foretold = [one[:, None] for one in rest[:count]], rest[count:], None
+        numbers, state, past = [one[:, None] for one in rest[:count]], rest[count:], None
         own = len(self.encoder.start(1))
         states, after = self.encoder.advance(state[:own], self.read(items[:, None], numbers).squeeze(1))
         if self.ridge is not None:
             sums, *recent = state[own:]
             sums = self.ridge.decays * sums + self.ridge.vectors(items)
             recent = [torch.cat([one[:, 1:], items[:, None] + 1], 1) for one in recent]
-            foretold = self.ridge.foretold(sums, recent[0] - 1 if recent else None)
+            past = Past(self.ridge.foretold(sums), recent[0] - 1 if recent else None)
             after = (*after, sums, *recent)
         there, kept = items >= 0, []
         for new, old in zip(after, state, strict=True):
@@ -139,7 +142,7 @@ class ReadStep(Read):
             # ONNX Runtime knows no Where of two masks.
             mask = old.dtype == torch.bool
             kept.append((known & new) | (~known & old) if mask else torch.where(known, new, old))
-        return (*self.answers(states, foretold), *kept)
+        return (*self.answers(states, past), *kept)
 
 
 def _mean(
