@@ -83,9 +83,10 @@ def with_linear(agent: Agent, items: int) -> None:
             followed = rng.integers(0, items, (2, 500), np.int32)
             linear.follow(*followed, agent.nets["encoder"].items())
             linear.mark(*followed)
+            linear.lead(*followed)
         linear.choose(
             weight=3.0, decay=0.8, bias=0.7, pull=2.0, chain=2.0, replay=3.0, repeat=2.0, repeat_decay=0.9,
-            temperature=1.5,
+            step=2.0, step_decay=0.4, temperature=1.5,
         )  # fmt: skip
 
 

@@ -24,11 +24,12 @@ from what_next.sources import LogSource
 from what_next.training import validation
 from what_next.training.artefacts import read_manifest, read_models
 from what_next.training.weighing import recent_of, weigh
+from what_next.types import Proposal
 
 GROUPS, EACH = 12, 6
 NEWER = (
-    "bias", "chain", "chain_decay", "chains", "codes", "penalty", "popularity", "pull", "repeat", "repeat_decay",
-    "replay", "successors", "zero_diagonal",
+    "bias", "chain", "chain_decay", "chains", "codes", "next_items", "next_shares", "penalty", "popularity", "pull",
+    "repeat", "repeat_decay", "replay", "step", "step_decay", "successors", "zero_diagonal",
 )  # fmt: skip
 """What the first of such models did not have."""
 
@@ -138,7 +139,7 @@ def test_what_came_next_in_the_history_by_hand() -> None:
     assert recent is not None
     assert recent.tolist() == [[0, 1, 0, 2, 0, 0], [-1, -1, -1, -1, 1, 2]]
     wanted = 3 / 2 * np.array([0, 0.64, 0, 0.8, 0, 1]) / 2.44
-    np.testing.assert_allclose(linear.boosts(recent), [wanted, np.zeros(6)], rtol=1e-5)
+    np.testing.assert_allclose(linear.boosts(recent)[1], [wanted, np.zeros(6)], rtol=1e-5)
 
 
 def test_what_a_history_holds_by_hand() -> None:
@@ -149,7 +150,26 @@ def test_what_a_history_holds_by_hand() -> None:
     recent = linear.past(torch.tensor([0, 2, 0, 1]), torch.tensor([3, 1])).recent
     assert recent is not None
     wanted = 3 / 2 * np.array([[1 / 7, 2 / 7, 4 / 7], [0, 0, 1]])
-    np.testing.assert_allclose(linear.boosts(recent), wanted, rtol=1e-6)
+    np.testing.assert_allclose(linear.boosts(recent)[1], wanted, rtol=1e-6)
+
+
+def test_which_items_came_next_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Item 0 was followed by 1 twice, by 2 and 3 once, 1 by 0: of 0 there are 2/5 and 1/5, of 1 there is 1/2. After 0
+    and then 1 an event counts .8 of the one after it."""
+    monkeypatch.setattr("what_next.models.linear.KEPT", (2, 2))
+    linear = LinearTerm(4)
+    linear.lead(*np.array([[0, 0, 0, 1, 0], [3, 1, 2, 0, 1]], np.int32))
+    linear.choose(step=4.0, step_decay=0.8, temperature=2.0)
+    recent = linear.past(torch.tensor([0, 1]), torch.tensor([2])).recent
+    assert recent is not None
+    items, amounts = linear.boosts(recent)
+    assert items.tolist() == [[0, 1, 1, 2, 0, -1]]
+    np.testing.assert_allclose(amounts, 2 * np.array([[0, 0, 0.8 * 2 / 5, 0.8 / 5, 1 / 2, 0]]), rtol=1e-6)
+    linear.choose(step=4.0, repeat=2.0, repeat_decay=1.0)
+    _, amounts = linear.boosts(torch.tensor([[-1, 1]]))
+    np.testing.assert_allclose(amounts, [[0, 2, 0, 0, 2, 0]])
+    linear.grow(5)
+    assert linear.next_items[4].tolist() == [-1, -1]
 
 
 def test_what_came_next_in_codes_by_hand() -> None:
@@ -178,15 +198,23 @@ def test_codes_are_nearly_at_right_angles_and_always_the_same() -> None:
 
 def test_what_does_not_count_is_forgotten() -> None:
     steps = np.array([[0, 1, 2], [1, 2, 0]], np.int32)
-    for counts, kept in (({}, (0, 0, 0)), ({"pull": 1.0}, (3, 0, 0)), ({"chain": 1.0}, (0, 3, 3))):
+    some: list[tuple[dict[str, float], tuple[int, ...]]] = [
+        ({}, (0, 0, 0, 0)),
+        ({"pull": 1.0}, (3, 0, 0, 0)),
+        ({"chain": 1.0}, (0, 3, 3, 0)),
+        ({"step": 1.0}, (0, 0, 0, 3)),
+    ]
+    for counts, kept in some:
         linear = LinearTerm(3)
         linear.follow(*steps, torch.eye(3))
         linear.mark(*steps)
+        linear.lead(*steps)
         linear.choose(bias=1.0, **counts)
         before = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])).foretold)
         before = before @ linear.columns(torch.eye(3)).T
         linear.forget()
-        assert tuple(table.shape[1] for table in (linear.successors, linear.codes, linear.chains)) == kept
+        tables = linear.successors, linear.codes, linear.chains, linear.next_items
+        assert tuple(table.shape[1] for table in tables) == kept
         after = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])).foretold)
         np.testing.assert_allclose(after @ linear.columns(torch.eye(3)).T, before, rtol=1e-6)
 
@@ -201,7 +229,7 @@ def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPat
     grid = linear.past_on_grid(torch.tensor([[0, 1, 2, 0]])).recent
     assert grid is not None
     assert grid.tolist() == [[[-1, -1, 0], [-1, 0, 1], [0, 1, 2], [1, 2, 0]]]
-    assert not linear.boosts(grid[:, 3]).any()
+    assert not linear.boosts(grid[:, 3])[1].any()
 
 
 def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
@@ -209,7 +237,8 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
     linear.choose(weight=2.0)
     saved = {name: value for name, value in linear.state_dict().items() if name not in NEWER}
     later.follow(*np.array([[0], [1]], np.int32), torch.ones(3, 1))
-    later.choose(bias=4.0, pull=4.0, replay=4.0, repeat=4.0)
+    later.lead(*np.array([[0], [1]], np.int32))
+    later.choose(bias=4.0, pull=4.0, replay=4.0, repeat=4.0, step=4.0)
     later.load_state_dict(saved)
     points, past = torch.ones(1, 1), linear.past(torch.tensor([1]), torch.tensor([1])).foretold
     before, after = ((one.extended(points, past) @ one.columns(torch.ones(3, 1)).T) for one in (linear, later))
@@ -217,6 +246,7 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
     assert not later.pull
     assert not later.replay
     assert not later.repeat
+    assert not later.recalls
     np.testing.assert_allclose(after, before, rtol=1e-6)
 
 
@@ -443,7 +473,7 @@ def test_where_it_takes_long_it_is_said_and_always_what_came_of_it(
     assert capsys.readouterr().err == "counts of the log make nothing better: the network stands alone\n"
     monkeypatch.setattr("what_next.training.weighing.LONG", -1.0)
     weigh(term(), "ndcg@10", lambda: 0.1, lambda: 0.0)
-    assert "some 50 passes over the validation users\n" in capsys.readouterr().err
+    assert "some 70 passes over the validation users\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])
@@ -562,12 +592,20 @@ def test_where_nothing_heard_is_recommended_nothing_is_kept_of_it(trained: Setup
     assert not saved["encoder.ridge.codes"].numel()
 
 
+def beside(states: Proposal) -> np.ndarray:
+    """What all items have beside the inner product."""
+    assert states.ranked is not None
+    assert states.ranked.boosts is not None
+    return states.ranked.boosts.of(np.arange(GROUPS * EACH)[None].repeat(len(states), 0))
+
+
 def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -> None:
     policy = LearnedPolicy.load(trained)
     linear = policy.agent.nets["encoder"].ridge
     assert isinstance(linear, LinearTerm)
     linear.mark(*np.random.default_rng(0).integers(0, GROUPS * EACH, (2, 300), np.int32))
-    linear.choose(weight=1.0, chain=2.0, replay=3.0, repeat=2.0)
+    linear.lead(*np.random.default_rng(0).integers(0, GROUPS * EACH, (2, 300), np.int32))
+    linear.choose(weight=1.0, chain=2.0, replay=3.0, repeat=2.0, step=2.0, step_decay=0.4)
     sessions = Sessions.of(policy.agent)
     events = [Event(item) for item in (3, 5, 1, 40, 3)]
     one = sessions.begin()
@@ -577,7 +615,10 @@ def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -
     catalogue = policy.state.space.catalogue
     for row, seen in enumerate((events, events[:2])):
         history, _ = policy.state.history_of([catalogue.ids[event.item] for event in seen])
-        np.testing.assert_allclose(both.points[row], policy.states(history).points[0], atol=1e-5)
+        alone = policy.states(history)
+        np.testing.assert_allclose(both.points[row], alone.points[0], atol=1e-5)
+        found, wanted = (beside(one) for one in (both, alone))
+        np.testing.assert_allclose(found[row], wanted[0], atol=1e-6)
 
 
 def test_items_that_come_later_have_no_part_in_it(trained: Setup, tmp_path: Path) -> None:

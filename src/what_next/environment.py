@@ -505,6 +505,7 @@ class Environment:
             learn(few)
         linear.favour(events.counts)
         linear.mark(*events.transitions)
+        linear.lead(*events.transitions)
         if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
             linear.follow(*events.transitions, encoder.items())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories

@@ -32,19 +32,39 @@ CHAIN_DECAY = 0.8
 """What an event counts of the one after it in `chains`, before validation chooses another."""
 REPEAT_DECAY = 0.9
 """What an event counts of the one after it in what a history holds, before validation chooses another."""
+STEP_DECAY = 0.0
+"""What an event counts of the one after it in what came next, item by item, before validation chooses another."""
+LAST = 10
+"""Last events after which it is looked up, as in `baselines.Markov`."""
+KEPT = (16, 128)
+"""Items that came next after each one, at least and at most: the most frequent ones."""
+STEPS = 2**20
+"""Of all items together, where that is more than the fewest of each; and the most items that have any."""
 FADING = 0.4
 """What an event counts of the one after it, where what came next is looked up; as in `baselines.Markov`."""
 CHUNK = 2**16
 """Events that are looked up at a time: 34 MB of vectors with 128 entries."""
 
-TABLES = ("successors", "codes", "chains")
+TABLES = ("successors", "codes", "chains", "next_items", "next_shares")
 """Of items, with as many columns as count."""
 NUMBERS = {
     "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "pull": 0.0, "chain": 0.0,
-    "chain_decay": CHAIN_DECAY, "replay": 0.0, "repeat": 0.0, "repeat_decay": REPEAT_DECAY, "temperature": 1.0,
+    "chain_decay": CHAIN_DECAY, "replay": 0.0, "repeat": 0.0, "repeat_decay": REPEAT_DECAY, "step": 0.0,
+    "step_decay": STEP_DECAY, "temperature": 1.0,
 }  # fmt: skip
 """The numbers that validation chooses, as they are before it has."""
-LATER = ("zero_diagonal", "bias", "pull", "chain", "chain_decay", "replay", "repeat", "repeat_decay")
+LATER = (
+    "zero_diagonal",
+    "bias",
+    "pull",
+    "chain",
+    "chain_decay",
+    "replay",
+    "repeat",
+    "repeat_decay",
+    "step",
+    "step_decay",
+)
 """Those that models of earlier versions may lack."""
 
 
@@ -89,10 +109,11 @@ class LinearTerm(nn.Module):
     Kristoferson and Holst 2000, "Random Indexing of Text Samples for Latent Semantic Analysis"), or a column each where
     they are few. In these the point gets what came next after the last items.
 
-    What a history tells of itself is added to the scores of its own items, beside the inner product, which keeps a few
-    thousand items apart and no more. Many people come back to the same few items, which may be rare or new: how often
-    the history holds each of them, as `baselines.PopularPersonal` counts it. And who plays a list anew, or buys by a
-    routine, has told what comes next: what came next in this very history when its last item was there before (as
+    An inner product of affordable size keeps some thousand items apart and no more. So a few items of each history have
+    something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`, since
+    a rare item may have one successor; those that it holds, as in `baselines.PopularPersonal`, since many people come
+    back to a few items of their own, which may be rare or new; and those that came next in this very history when its
+    last item was there before, since who plays a list anew, or buys by a routine, has told what comes next (as
     induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
@@ -110,9 +131,12 @@ class LinearTerm(nn.Module):
         weight, decay, zero_diagonal, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
         chain: what `chains` count, summed over a history where an event counts `chain_decay` of the one after it.
-        repeat: what is added to the scores of all items of the history, as a vector of that length; an event counts
-            `repeat_decay` of the one after it.
-        replay: the same to those that came next in the history after earlier ones of its last item.
+        next_items, next_shares: [items kept], for each item those that came next most often, -1 for none, and how often
+            each did, by one more than how often anything did; no column without `step`.
+        step: what these shares count after the last item; after an earlier one `step_decay` of what they do after the
+            next.
+        repeat: what the shares of items in the history count, where an event counts `repeat_decay` of the one after it.
+        replay: the same of what came next in the history after earlier ones of its last item.
         temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
     """
 
@@ -133,6 +157,10 @@ class LinearTerm(nn.Module):
     replay: Tensor
     repeat: Tensor
     repeat_decay: Tensor
+    step: Tensor
+    step_decay: Tensor
+    next_items: Tensor
+    next_shares: Tensor
     temperature: Tensor
 
     def __init__(self, count: int) -> None:
@@ -144,12 +172,15 @@ class LinearTerm(nn.Module):
         self.register_buffer("popularity", torch.zeros(count))
         for name in TABLES:
             self.register_buffer(name, torch.zeros(count, 0))
+        self.next_items = self.next_items.int()
         self.choose()
 
     @property
     def counts(self) -> bool:
         """Whether anything is added."""
-        return any(bool(getattr(self, name)) for name in ("weight", "bias", "pull", "chain", "replay", "repeat"))
+        return any(
+            bool(getattr(self, name)) for name in ("weight", "bias", "pull", "chain", "replay", "repeat", "step")
+        )
 
     @property
     def rank(self) -> int:
@@ -224,9 +255,29 @@ class LinearTerm(nn.Module):
         sums, counts = _after(first, second, self.codes)
         self.chains = sums / (counts + 1)
 
+    def lead(self, first: Int32[np.ndarray, "events"], second: Int32[np.ndarray, "events"]) -> None:
+        """Take which items came next after each one in a log, the most frequent ones alone; see `follow`."""
+        count = len(self.directions)
+        if count > STEPS:
+            return
+        most = min(max(STEPS // count, KEPT[0]), KEPT[1], count)
+        steps, often = np.unique(first.astype(np.int64) * count + second, return_counts=True)
+        before, after = steps // count, steps % count
+        order = np.lexsort((after, -often, before))
+        before, after, often = before[order], after[order], often[order]
+        starts = np.searchsorted(before, np.arange(count))
+        places = np.arange(len(before)) - starts[before]
+        kept = places < most
+        items, shares = np.full((count, most), -1, np.int32), np.zeros((count, most), np.float32)
+        totals = np.bincount(first, minlength=count) + 1
+        items[before[kept], places[kept]] = after[kept]
+        shares[before[kept], places[kept]] = often[kept] / totals[before[kept]]
+        self.next_items = torch.from_numpy(items).to(self.directions.device)
+        self.next_shares = torch.from_numpy(shares).to(self.directions.device)
+
     def forget(self) -> None:
         """Keep nothing of what does not count."""
-        for name, counts in zip(TABLES, (self.pull, self.chain, self.chain), strict=True):
+        for name, counts in zip(TABLES, (self.pull, self.chain, self.chain, self.step, self.step), strict=True):
             if not counts:
                 setattr(self, name, getattr(self, name)[:, :0].clone())
 
@@ -236,7 +287,8 @@ class LinearTerm(nn.Module):
         self.popularity = functional.pad(self.popularity, (0, more))
         self.directions = functional.pad(self.directions, (0, 0, 0, more))
         for name in TABLES:
-            setattr(self, name, functional.pad(getattr(self, name), (0, 0, 0, more)))
+            nothing = -1 if name == "next_items" else 0
+            setattr(self, name, functional.pad(getattr(self, name), (0, 0, 0, more), value=nothing))
 
     def extended(
         self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch foretold"]
@@ -251,16 +303,22 @@ class LinearTerm(nn.Module):
             coded = self.chain * chained
         return torch.cat([points, self.weight * had, coded, self.bias * ones], 1) / self.temperature
 
-    def boosts(self, recent: Int64[Tensor, "batch recent"]) -> Float[Tensor, "batch recent"]:
-        """What is added to the score of each of the last items; an item that stands there twice has the sum of both."""
-        earlier, last = recent[:, :-1], recent[:, -1:]
+    def boosts(
+        self, recent: Int64[Tensor, "batch recent"]
+    ) -> tuple[Int64[Tensor, "batch some"], Float[Tensor, "batch some"]]:
+        """Some items, -1 for none, and what is added to their scores; one that stands there twice has the sum."""
         lags = torch.arange(recent.shape[1] - 1, -1, -1, device=recent.device)
-        held = self.repeat_decay**lags * (recent >= 0)
-        same = ((earlier == last) & (last >= 0)).to(held.dtype)
+        there, earlier, last = (recent >= 0).to(self.repeat.dtype), recent[:, :-1], recent[:, -1:]
+        same = (earlier == last) * there[:, -1:]
         later = same.sum(1, keepdim=True) - same.cumsum(1)
         came_next = functional.pad(same * AGAIN**later, (1, 0))
-        found = self.repeat * _shares(held) + self.replay * _shares(came_next)
-        return found / self.temperature
+        own = self.repeat * _shares(self.repeat_decay**lags * there) + self.replay * _shares(came_next)
+        if not self.next_items.shape[1]:
+            return recent, own / self.temperature
+        latest, weights = recent[:, -LAST:].clamp(min=0), (self.step_decay**lags * there)[:, -LAST:]
+        next_items = functional.embedding(latest, self.next_items).flatten(1).long()
+        steps = (functional.embedding(latest, self.next_shares) * (self.step * weights).unsqueeze(2)).flatten(1)
+        return torch.cat([recent, next_items], 1), torch.cat([own, steps], 1) / self.temperature
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
         """Item vectors to go with them."""
@@ -310,12 +368,12 @@ class LinearTerm(nn.Module):
     @property
     def recalls(self) -> bool:
         """Whether the last items of a history count, beside its sums."""
-        return bool(self.replay or self.repeat)
+        return bool(self.replay or self.repeat or self.step)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What was saved before one of the numbers was there goes without it; tables are as wide as they were."""
         for name in TABLES:
-            state_dict.setdefault(prefix + name, self.successors[:, :0])
+            state_dict.setdefault(prefix + name, getattr(self, name)[:, :0])
         for name in ("directions", *TABLES):
             saved, own = state_dict[prefix + name], getattr(self, name)
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))

@@ -251,7 +251,8 @@ class Approximate(ByScore):
         for row, near in zip(free, self.index.search(points[free], self.count), strict=True) if free else ():
             items = np.sort(np.concatenate([near[near >= 0], later]))
             if boosts is not None:
-                items = np.union1d(items, boosts.items[row][boosts.items[row] >= 0])
+                more = boosts.items[row][boosts.amounts[row] != 0]
+                items = np.union1d(items, more[more >= 0])
             if len(left := left_of(items, permitted, row)) >= request.slots_of(row):
                 found[row] = items, left
         return found

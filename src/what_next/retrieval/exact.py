@@ -236,8 +236,8 @@ class _Laid(Scores):
 
 
 def _placed(boosts: Boosts) -> tuple[Int64[np.ndarray, "some"], Int64[np.ndarray, "some"], Float32[np.ndarray, "some"]]:
-    """Rows, items and amounts."""
-    rows, places = np.nonzero(boosts.items >= 0)
+    """Rows, items and amounts, where there is anything."""
+    rows, places = np.nonzero((boosts.items >= 0) & (boosts.amounts != 0))
     return rows, boosts.items[rows, places].astype(np.int64), boosts.amounts[rows, places]
 
 

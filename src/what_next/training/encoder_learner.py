@@ -40,8 +40,6 @@ SPARSE = 50_000
 """From this many items on, a sampled loss updates the drawn rows of the item vectors alone."""
 GAP = 20.0
 """What the logarithm of a gap in seconds is divided by: 20 is that of fifteen years."""
-TOGETHER = 2**8
-"""Histories of which the last items are compared with each other at a time: 67 MB."""
 VARIES = 0.01
 """Of the mean square of returns: where their variance is less, there is nothing for a critic to explain."""
 
@@ -433,9 +431,8 @@ def linear_of(nets: Networks) -> LinearTerm | None:
 
 def _boosts(linear: LinearTerm, recent: Int64[Tensor, "batch recent"]) -> Boosts:
     """What the last items of some histories add to their own scores."""
-    parts = [linear.boosts(some) for some in recent.split(TOGETHER)]
-    amounts = torch.cat(parts) if parts else recent.to(linear.repeat.dtype)
-    return Boosts(recent.int().cpu().numpy(), amounts.float().cpu().numpy())
+    items, amounts = linear.boosts(recent)
+    return Boosts(items.int().cpu().numpy(), amounts.float().cpu().numpy())
 
 
 def has_fast_bf16() -> bool:

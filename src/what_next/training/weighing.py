@@ -33,6 +33,10 @@ REPEAT_DECAYS = (1.0, 0.5)
 LARGER = 0.995
 """The largest weight of what a history holds is taken that has this share of what the best one has: the network knows
 by heart what validation users have, and scores it high by itself; later histories it never saw."""
+STEPS = (1.0, 4.0, 16.0, 64.0, 256.0)
+"""Of which items came next after the last ones."""
+STEP_DECAYS = (0.0, 0.4, 0.8)
+"""Of an event there, for each one after it: all are tried, since none may be better at the weight that another has."""
 CHAIN_DECAYS = (0.4, 0.95)
 """Of an event in what came next, in codes, for each one after it."""
 WORTH = 1.02
@@ -48,7 +52,7 @@ NEWER = 0.97
 """A shorter half-life is taken where it has this share of what the best one has: what will be recommended lies later
 than what validation users did, and there the shorter one is nearer to what is popular."""
 UNITS = (("days", DAY), ("hours", DAY / 24), ("seconds", DAY / 86_400))
-MANY, LONG = 50, 5.0
+MANY, LONG = 70, 5.0
 """About so many passes over the validation users are made; where they take more than so many seconds, it is said
 before."""
 PATIENCE = 3
@@ -216,6 +220,13 @@ def _follow(trial: Trial) -> None:
     linear = trial.linear
     if linear.successors.shape[1]:
         trial.improve("pull", PULLS)
+    if linear.next_items.shape[1]:
+        found = [trial.copy() for _ in STEP_DECAYS]
+        for decay, one in zip(STEP_DECAYS, found, strict=True):
+            one.numbers["step_decay"] = decay
+            one.improve("step", STEPS)
+        if (best := max(found, key=lambda one: one.best)).best > trial.best:
+            trial.take(best)
     if linear.codes.shape[1]:
         coded = trial.copy()
         coded.improve("chain", CHAINS)

@@ -94,7 +94,8 @@ class Read(nn.Module):
         vectors = self.item_vectors if self.score_vectors is None else self.score_vectors
         scores = functional.linear(points, vectors)  # no second table, turned over
         if self.ridge is not None and past is not None and past.recent is not None:
-            scores = scores.scatter_add(1, past.recent.clamp(min=0), self.ridge.boosts(past.recent))  # 0 of what is -1
+            items, amounts = self.ridge.boosts(past.recent)
+            scores = scores.scatter_add(1, items.clamp(min=0), amounts)  # 0 of what is -1
         return points, scores
 
 
