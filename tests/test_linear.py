@@ -156,7 +156,7 @@ def test_what_a_history_holds_by_hand() -> None:
 def test_which_items_came_next_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Item 0 was followed by 1 twice, by 2 and 3 once, 1 by 0: of 0 there are 2/5 and 1/5, of 1 there is 1/2. After 0
     and then 1 an event counts .8 of the one after it."""
-    monkeypatch.setattr("what_next.models.linear.KEPT", (2, 2))
+    monkeypatch.setattr("what_next.models.linear.SUCCESSORS", (2, 2))
     linear = LinearTerm(4)
     linear.lead(*np.array([[0, 0, 0, 1, 0], [3, 1, 2, 0, 1]], np.int32))
     linear.choose(step=4.0, step_decay=0.8, temperature=2.0)
@@ -491,14 +491,35 @@ def test_what_a_history_tells_of_itself_is_tried_where_items_may_come_again() ->
 
     def score() -> float:
         replayed = 1 - abs(float(linear.replay) - 4) / 9
-        held = {8: 0.998, 16: 1.0, 32: 0.997, 64: 0.998, 128: 0.998}.get(int(linear.repeat), 0.0)
+        held = {4: 0.998, 16: 1.0, 64: 0.997, 256: 0.998, 1024: 0.998}.get(int(linear.repeat), 0.0)
         return replayed + held - abs(float(linear.repeat_decay) - 0.5) / 9
 
     weigh(linear, "ndcg@10", score, lambda: 0.0)
     assert not linear.recalls
     weigh(linear, "ndcg@10", score, lambda: 0.0, repeats=True)
     assert linear.recalls
-    assert [float(one) for one in (linear.replay, linear.repeat, linear.repeat_decay)] == pytest.approx([4, 64, 0.5])
+    assert [float(one) for one in (linear.replay, linear.repeat, linear.repeat_decay)] == pytest.approx([4, 256, 0.5])
+
+
+def test_a_larger_weight_of_what_a_history_holds_is_never_worse_than_none() -> None:
+    linear = term()
+    weigh(linear, "ndcg@10", lambda: {0: 1.0, 1: 1.001}.get(int(linear.repeat), 0.997), lambda: 0.0, repeats=True)
+    assert linear.repeat == 1
+
+
+def test_which_items_came_next_counts_at_its_own_decay() -> None:
+    """None is better at the weight, or the decay, that is tried first."""
+    linear = term()
+    linear.lead(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
+
+    def score() -> float:
+        return 1.0 + float(linear.step == 16 and abs(float(linear.step_decay) - 0.4) < 1e-6)
+
+    assert weigh(linear, "ndcg@10", score, lambda: 0.0)
+    assert (float(linear.step), float(linear.step_decay)) == (16, pytest.approx(0.4))
+    assert linear.next_items.shape[1] == 3
+    items, amounts = linear.boosts(torch.arange(3).repeat(1, 4))
+    assert items.shape == amounts.shape == (1, 12 + 10 * 3)  # of the last ten
 
 
 @pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])

@@ -171,7 +171,7 @@ class LearnedPolicy:
         if self._table is None or self._table.made_of is not ranked.vectors:
             self._table = Table(ranked.vectors)
         if ranked.rescored:
-            return Rescored(Exact(self._table), ranked)
+            return Rescored(Exact(self._table, ranked.boosts), ranked)
         if ranked.traits is not None:
             if self._balanced is None or self._balanced.traits is not ranked.traits:
                 self._balanced = (Priced if ranked.priced else SlotBySlot)(Exact(self._table), ranked.traits)

@@ -101,7 +101,9 @@ def boosted(items: int, rows: int) -> tuple[Boosts, np.ndarray]:
     rng = np.random.default_rng(8)
     held = rng.integers(items, size=(rows, 6), dtype=np.int32)
     held[:, 0], held[:, 4], held[1, :3] = -1, held[:, 5], -1
+    held[-1, 1:3] = 0  # one of few
     amounts = rng.uniform(1, 4, held.shape).astype(np.float32)
+    amounts[0, 3] = 200.0  # e to its power is no float
     every = np.zeros((rows, items + 1), np.float32)
     np.add.at(every, (np.arange(rows)[:, None], held), amounts)
     return Boosts(held, amounts), every[:, :-1]

@@ -36,10 +36,10 @@ STEP_DECAY = 0.0
 """What an event counts of the one after it in what came next, item by item, before validation chooses another."""
 LAST = 10
 """Last events after which it is looked up, as in `baselines.Markov`."""
-KEPT = (16, 128)
-"""Items that came next after each one, at least and at most: the most frequent ones."""
-STEPS = 2**20
-"""Of all items together, where that is more than the fewest of each; and the most items that have any."""
+SUCCESSORS = (16, 128)
+"""Of each item that are kept, at least and at most: those that came next most often."""
+ALL_SUCCESSORS = 2**20
+"""Entries of their table, where there are more than the fewest; and items up to which there is one."""
 FADING = 0.4
 """What an event counts of the one after it, where what came next is looked up; as in `baselines.Markov`."""
 CHUNK = 2**16
@@ -53,18 +53,7 @@ NUMBERS = {
     "step_decay": STEP_DECAY, "temperature": 1.0,
 }  # fmt: skip
 """The numbers that validation chooses, as they are before it has."""
-LATER = (
-    "zero_diagonal",
-    "bias",
-    "pull",
-    "chain",
-    "chain_decay",
-    "replay",
-    "repeat",
-    "repeat_decay",
-    "step",
-    "step_decay",
-)
+LATER = tuple(name for name in NUMBERS if name not in ("weight", "decay", "penalty", "temperature"))
 """Those that models of earlier versions may lack."""
 
 
@@ -109,11 +98,11 @@ class LinearTerm(nn.Module):
     Kristoferson and Holst 2000, "Random Indexing of Text Samples for Latent Semantic Analysis"), or a column each where
     they are few. In these the point gets what came next after the last items.
 
-    An inner product of affordable size keeps some thousand items apart and no more. So a few items of each history have
-    something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`, since
-    a rare item may have one successor; those that it holds, as in `baselines.PopularPersonal`, since many people come
-    back to a few items of their own, which may be rare or new; and those that came next in this very history when its
-    last item was there before, since who plays a list anew, or buys by a routine, has told what comes next (as
+    An inner product of affordable size does not keep tens of thousands of items apart. So a few items of each history
+    have something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`,
+    since a rare item may have one successor; those that it holds, as in `baselines.PopularPersonal`, since many people
+    come back to a few items of their own, which may be rare or new; and those that came next in this very history when
+    its last item was there before, since who plays a list anew, or buys by a routine, has told what comes next (as
     induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
@@ -258,9 +247,9 @@ class LinearTerm(nn.Module):
     def lead(self, first: Int32[np.ndarray, "events"], second: Int32[np.ndarray, "events"]) -> None:
         """Take which items came next after each one in a log, the most frequent ones alone; see `follow`."""
         count = len(self.directions)
-        if count > STEPS:
+        if count > ALL_SUCCESSORS:
             return
-        most = min(max(STEPS // count, KEPT[0]), KEPT[1], count)
+        most = min(max(ALL_SUCCESSORS // count, SUCCESSORS[0]), SUCCESSORS[1], count)
         steps, often = np.unique(first.astype(np.int64) * count + second, return_counts=True)
         before, after = steps // count, steps % count
         order = np.lexsort((after, -often, before))

@@ -1,4 +1,4 @@
-"""All items scored by `<point, item>`: for a batch of points, some thousand items at a time."""
+"""All items scored by `<point, item>`, and what some have beside, for a batch of points: some thousand at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -137,8 +137,7 @@ class Exact(ByScore):
             vectors = self.vectors[torch.from_numpy(items.astype(np.int64)).to(self.vectors.device)]
             scores[place, : len(items)] = vectors @ torch.from_numpy(points[row]).to(vectors)
             if self.boosts is not None:
-                own = self.boosts.rows(np.array([row])).of(items[None])
-                scores[place, : len(items)] += torch.from_numpy(own[0])
+                scores[place, : len(items)] += torch.from_numpy(self.boosts.among(row, items))
         where = {row: place for place, row in enumerate(rows.tolist())}
 
         def scores_of(some: Int64[np.ndarray, "chunk"]) -> Dense:
@@ -242,9 +241,9 @@ def _placed(boosts: Boosts) -> tuple[Int64[np.ndarray, "some"], Int64[np.ndarray
 
 
 def _add(scores: Float[Tensor, "rows columns"], rows: Any, columns: Any, amounts: Any) -> None:
-    """Add to some scores, to one as often as it stands there."""
+    """Add to some scores, to one as often as it stands there. The scores are contiguous."""
     rows, columns, amounts = (torch.as_tensor(one, device=scores.device) for one in (rows, columns, amounts))
-    scores.index_put_((rows, columns), amounts.to(scores.dtype), accumulate=True)
+    scores.view(-1).scatter_add_(0, rows * scores.shape[1] + columns, amounts.to(scores.dtype))
 
 
 def _by_part(

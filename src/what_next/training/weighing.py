@@ -26,7 +26,7 @@ PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Towards what came next after the last items: of the length of what is added to the point."""
 CHAINS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 """Of what came next after the last items, in codes."""
-REPEATS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+REPEATS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Of what the history holds; and of what came next there when its last item was there before."""
 REPEAT_DECAYS = (1.0, 0.5)
 """Of an event in what a history holds, for each one after it."""
@@ -36,7 +36,7 @@ by heart what validation users have, and scores it high by itself; later histori
 STEPS = (1.0, 4.0, 16.0, 64.0, 256.0)
 """Of which items came next after the last ones."""
 STEP_DECAYS = (0.0, 0.4, 0.8)
-"""Of an event there, for each one after it: all are tried, since none may be better at the weight that another has."""
+"""Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another."""
 CHAIN_DECAYS = (0.4, 0.95)
 """Of an event in what came next, in codes, for each one after it."""
 WORTH = 1.02
@@ -157,10 +157,8 @@ class Trial:
             if worse == PATIENCE:
                 break
 
-    def enlarge(self, name: str, values: Sequence[float], share: float) -> None:
-        """Choose a larger value of a number that is chosen, as long as it changes anything, and leaves so much of the
-        best."""
-        least = _times(share, self.best)
+    def enlarge(self, name: str, values: Sequence[float], least: float) -> None:
+        """Choose larger values of a number that is chosen, until one changes nothing, or leaves less than `least`."""
         for value in [value for value in values if value > self.numbers[name]]:
             if (found := self.measured(**{name: value})) < least or found == self.best:
                 return
@@ -227,7 +225,7 @@ def _follow(trial: Trial) -> None:
             one.improve("step", STEPS)
         if (best := max(found, key=lambda one: one.best)).best > trial.best:
             trial.take(best)
-    if linear.codes.shape[1]:
+    if linear.codes.shape[1] and not trial.numbers.get("step"):  # which says the same, and better
         coded = trial.copy()
         coded.improve("chain", CHAINS)
         if "chain" in coded.numbers:
@@ -243,10 +241,11 @@ def _follow(trial: Trial) -> None:
 def _repeat(trial: Trial) -> None:
     """Choose how much counts what a history holds, and what came next in it."""
     trial.improve("replay", REPEATS)
+    without = trial.best
     trial.improve("repeat", REPEATS)
     if "repeat" in trial.numbers:
         trial.improve("repeat_decay", REPEAT_DECAYS)
-        trial.enlarge("repeat", REPEATS, LARGER)
+        trial.enlarge("repeat", REPEATS, max(without, _times(LARGER, trial.best)))
 
 
 def _calibrate(trial: Trial, surprise: Measure) -> None:

@@ -245,6 +245,15 @@ class Boosts:
         """Those of some rows."""
         return Boosts(self.items[rows], self.amounts[rows])
 
+    def among(self, row: int, items: Int32[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
+        """What is added to some items of a row, which ascend."""
+        found = np.zeros(len(items), np.float32)
+        places = np.searchsorted(items, self.items[row])
+        inside = places < len(items)
+        inside[inside] = items[places[inside]] == self.items[row, inside]
+        np.add.at(found, places[inside], self.amounts[row, inside])
+        return found
+
     def of(self, items: Int[np.ndarray, "batch slots"]) -> Float32[np.ndarray, "batch slots"]:
         """What is added to some items of each row; what stands for -1 means nothing."""
         found = np.zeros(items.shape, np.float32)
@@ -265,7 +274,7 @@ class Ranked:
             times `<traits, traits of the chosen>`; None: no item has a say in the next ones.
         priced: with `traits`, scores are log odds of clicks; points hold what a unit of each trait costs, before the
             last entry (`retrieval.slots.Priced`).
-        boosts: of each row of the proposals; without `rescored` and `traits`.
+        boosts: of each row of the proposals; without `traits`.
     """
 
     vectors: Float[Tensor, "items dim"]

@@ -73,7 +73,7 @@ class Vectors:
         ranked = states[0].ranked
         if ranked is None or ranked.rescored or ranked.traits is not None:
             raise ModelError(f"{setup.model_agent_path}: its algorithm does not score items by their vectors alone")
-        vectors = ranked.vectors.detach().cpu().numpy().astype(np.float64)
+        vectors = ranked.vectors.detach().cpu().numpy().astype(np.float64)  # what some have beside is no part of it
         points = np.zeros((log.count, vectors.shape[1]))
         points[known] = np.concatenate([one.points.reshape(-1, vectors.shape[1]) for one in states])
         return cls(points, vectors[places])
