@@ -250,13 +250,14 @@ def _by_part(
     width: int, parts: int, rows: Int64[np.ndarray, "some"], items: Int64[np.ndarray, "some"], *more: np.ndarray
 ) -> list[tuple[Tensor, ...]]:
     """For each part of so many items the rows, the columns in it, and what more there is of each."""
-    order = np.argsort(items, kind="stable") if parts > 1 else np.arange(len(items))
-    ends = np.searchsorted(items[order], np.arange(parts + 1) * width).tolist() if parts > 1 else [0, len(items)]
-    own = [order[start:end] for start, end in pairwise(ends)]
-    return [
-        tuple(torch.from_numpy(one) for one in (rows[some], items[some] - part * width, *(each[some] for each in more)))
-        for part, some in enumerate(own)
-    ]
+    order = np.argsort(items, kind="stable")
+    ends = np.searchsorted(items[order], np.arange(parts + 1) * width).tolist()
+    found = []
+    for part, (start, end) in enumerate(pairwise(ends)):
+        some = order[start:end]
+        one = rows[some], items[some] - part * width, *(each[some] for each in more)
+        found.append(tuple(map(torch.from_numpy, one)))
+    return found
 
 
 class Rescored(ByScore):

@@ -430,7 +430,7 @@ def linear_of(nets: Networks) -> LinearTerm | None:
 
 
 def _boosts(linear: LinearTerm, recent: Int64[Tensor, "batch recent"]) -> Boosts:
-    """What the last items of some histories add to their own scores."""
+    """What some items have beside the inner product, by the last items of some histories."""
     items, amounts = linear.boosts(recent)
     return Boosts(items.int().cpu().numpy(), amounts.float().cpu().numpy())
 
