@@ -605,6 +605,18 @@ def test_who_repeats_what_nobody_else_had_is_told_so(tmp_path: Path) -> None:
     assert validation.next_items(policy, dataset, state.split, state.histories, seed=0, seen=True)["ndcg@10"] > 0.6
 
 
+@pytest.mark.parametrize(("repeats", "told"), [(0.1, False), (0.4, True)])
+def test_where_many_come_back_and_may_not_it_is_told(tmp_path: Path, repeats: float, told: bool) -> None:
+    rng, rows = np.random.default_rng(0), list[tuple[int, int, int]]()
+    for user in range(300):
+        for step in range(5):
+            rows.append((user, rows[-1][1] if step and rng.random() < repeats else int(rng.integers(2000)), step))
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    made = setup(tmp_path)
+    _, reasons = LogSource(State(wn.Dataset.from_frame(log, None, name="plays"), made)).chosen
+    assert any(reason.startswith("evaluation.seen no") for reason in reasons) == told
+
+
 def test_where_nothing_heard_is_recommended_nothing_is_kept_of_it(trained: Setup) -> None:
     assert not trained.evaluation.seen
     saved = read_models(trained.model_agent_path).tensors

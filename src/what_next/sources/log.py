@@ -23,7 +23,7 @@ from what_next.state import State
 from what_next.training import validation
 from what_next.types import Batch, History
 
-MANY = 0.5
+MANY = 0.2
 """Of the validation targets: where more are repeats, it is said that repeats are not judged."""
 LONG = 100_000
 """Histories after which the models are saved in any case."""
