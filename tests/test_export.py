@@ -14,6 +14,7 @@ import pytest
 
 from what_next import Agent, Dataset, Setup, State
 from what_next.algorithms.base import Algorithm
+from what_next.baselines.counts import Rows
 from what_next.errors import MissingExtraError, ModelError, SaveError
 from what_next.retrieval import Exact
 from what_next.training import checkpoint
@@ -83,10 +84,11 @@ def with_linear(agent: Agent, items: int) -> None:
             followed = rng.integers(0, items, (2, 500), np.int32)
             linear.follow(*followed, agent.nets["encoder"].items())
             linear.mark(*followed)
-            linear.lead(*followed)
+            counted = Rows.counted(*followed, items)
+            linear.learn_transitions(counted.offsets, counted.columns, counted.values)
         linear.choose(
             weight=3.0, decay=0.8, bias=0.7, pull=2.0, chain=2.0, replay=3.0, repeat=2.0, repeat_decay=0.9,
-            step=2.0, step_decay=0.4, temperature=1.5,
+            transition=2.0, transition_decay=0.4, temperature=1.5,
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
 from what_next.models.ensemble import join, joinable
-from what_next.models.linear import ranks_of
+from what_next.models.linear import LinearTerm, ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import LogSource, Mixture, Source, source_in, source_of, state_in, world_of
@@ -503,11 +503,7 @@ class Environment:
 
         if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
             learn(few)
-        linear.favour(events.counts)
-        linear.mark(*events.transitions)
-        linear.lead(*events.transitions)
-        if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
-            linear.follow(*events.transitions, encoder.items())
+        self._count(events, encoder, linear)
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
         users = len(validation.some_targets(state.dataset, state.split, seed, most))
@@ -525,6 +521,15 @@ class Environment:
                 repeats=seen,
                 quiet=self.quiet,
             )
+
+    def _count(self, events: Known, encoder: Encoder, linear: LinearTerm) -> None:
+        """Give the linear term what is popular, and what came next, in the log as it is now."""
+        linear.favour(events.counts)
+        linear.mark(*events.transitions)
+        followers = events.followers
+        linear.learn_transitions(followers.offsets, followers.columns, followers.values)
+        if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
+            linear.follow(*events.transitions, encoder.items())
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

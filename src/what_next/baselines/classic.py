@@ -105,15 +105,7 @@ class Markov(Ranking):
                 counts.
         """
         events = Known.of(dataset, known)
-        before, after = events.transitions
-        steps = before.astype(np.int64) * events.catalogue + after
-        distinct, counts = np.unique(steps, return_counts=True)
-        counted = Rows(
-            np.searchsorted(distinct, np.arange(events.catalogue + 1) * events.catalogue),
-            (distinct % events.catalogue).astype(np.int32),
-            counts.astype(np.float32),
-        )
-        return cls(counted, events.shares, smoothing=smoothing, decay=decay)
+        return cls(events.followers, events.shares, smoothing=smoothing, decay=decay)
 
     def decayed(self, decay: float) -> "Markov":
         """The same counts read with another decay."""

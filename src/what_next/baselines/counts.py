@@ -89,6 +89,11 @@ class Known:
         return self.items[first], self.items[first + 1]
 
     @cached_property
+    def followers(self) -> "Rows":
+        """How often each item came right after another one of the same user."""
+        return Rows.counted(*self.transitions, self.catalogue)
+
+    @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
         """Who had what: users and items of the distinct pairs, by user, then item."""
         pairs = np.sort(self.users.astype(np.int64) * self.catalogue + self.items)
@@ -131,6 +136,13 @@ class Rows:
     offsets: Int64[np.ndarray, "items_plus_1"]
     columns: Int32[np.ndarray, "stored"]
     values: Float32[np.ndarray, "stored"]
+
+    @classmethod
+    def counted(cls, first: Int32[np.ndarray, "n"], second: Int32[np.ndarray, "n"], catalogue: int) -> "Rows":
+        """How often each pair of items is there."""
+        distinct, counts = np.unique(first.astype(np.int64) * catalogue + second, return_counts=True)
+        offsets = np.searchsorted(distinct, np.arange(catalogue + 1) * catalogue)
+        return cls(offsets, (distinct % catalogue).astype(np.int32), counts.astype(np.float32))
 
     def first(self, most: int) -> "Rows":
         """The first `most` numbers of each row alone."""

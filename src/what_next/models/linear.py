@@ -32,7 +32,7 @@ CHAIN_DECAY = 0.8
 """What an event counts of the one after it in `chains`, before validation chooses another."""
 REPEAT_DECAY = 0.9
 """What an event counts of the one after it in what a history holds, before validation chooses another."""
-STEP_DECAY = 0.0
+TRANSITION_DECAY = 0.0
 """What an event counts of the one after it in what came next, item by item, before validation chooses another."""
 LAST = 10
 """Last events after which it is looked up, as in `baselines.Markov`."""
@@ -49,8 +49,8 @@ TABLES = ("successors", "codes", "chains", "next_items", "next_shares")
 """Of items, with as many columns as count."""
 NUMBERS = {
     "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "pull": 0.0, "chain": 0.0,
-    "chain_decay": CHAIN_DECAY, "replay": 0.0, "repeat": 0.0, "repeat_decay": REPEAT_DECAY, "step": 0.0,
-    "step_decay": STEP_DECAY, "temperature": 1.0,
+    "chain_decay": CHAIN_DECAY, "replay": 0.0, "repeat": 0.0, "repeat_decay": REPEAT_DECAY, "transition": 0.0,
+    "transition_decay": TRANSITION_DECAY, "temperature": 1.0,
 }  # fmt: skip
 """The numbers that validation chooses, as they are before it has."""
 LATER = tuple(name for name in NUMBERS if name not in ("weight", "decay", "penalty", "temperature"))
@@ -121,9 +121,9 @@ class LinearTerm(nn.Module):
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
         chain: what `chains` count, summed over a history where an event counts `chain_decay` of the one after it.
         next_items, next_shares: [items kept], for each item those that came next most often, -1 for none, and how often
-            each did, by one more than how often anything did; no column without `step`.
-        step: what these shares count after the last item; after an earlier one `step_decay` of what they do after the
-            next.
+            each did, by one more than how often anything did; no column without `transition`.
+        transition: what these shares count after the last item; after an earlier one `transition_decay` of what they do
+            after the next.
         repeat: what the shares of items in the history count, where an event counts `repeat_decay` of the one after it.
         replay: the same of what came next in the history after earlier ones of its last item.
         temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
@@ -146,8 +146,8 @@ class LinearTerm(nn.Module):
     replay: Tensor
     repeat: Tensor
     repeat_decay: Tensor
-    step: Tensor
-    step_decay: Tensor
+    transition: Tensor
+    transition_decay: Tensor
     next_items: Tensor
     next_shares: Tensor
     temperature: Tensor
@@ -168,7 +168,7 @@ class LinearTerm(nn.Module):
     def counts(self) -> bool:
         """Whether anything is added."""
         return any(
-            bool(getattr(self, name)) for name in ("weight", "bias", "pull", "chain", "replay", "repeat", "step")
+            bool(getattr(self, name)) for name in ("weight", "bias", "pull", "chain", "replay", "repeat", "transition")
         )
 
     @property
@@ -244,29 +244,36 @@ class LinearTerm(nn.Module):
         sums, counts = _after(first, second, self.codes)
         self.chains = sums / (counts + 1)
 
-    def lead(self, first: Int32[np.ndarray, "events"], second: Int32[np.ndarray, "events"]) -> None:
-        """Take which items came next after each one in a log, the most frequent ones alone; see `follow`."""
+    def learn_transitions(
+        self,
+        offsets: Int64[np.ndarray, "items_plus_1"],
+        followers: Int32[np.ndarray, "pairs"],
+        counts: Float32[np.ndarray, "pairs"],
+    ) -> None:
+        """Take which items came right after each one in a log, and how often: the most frequent ones alone.
+
+        Those of item `i` lie from `offsets[i]` to `offsets[i + 1]`.
+        """
         count = len(self.directions)
         if count > ALL_SUCCESSORS:
             return
         most = min(max(ALL_SUCCESSORS // count, SUCCESSORS[0]), SUCCESSORS[1], count)
-        steps, often = np.unique(first.astype(np.int64) * count + second, return_counts=True)
-        before, after = steps // count, steps % count
-        order = np.lexsort((after, -often, before))
-        before, after, often = before[order], after[order], often[order]
-        starts = np.searchsorted(before, np.arange(count))
-        places = np.arange(len(before)) - starts[before]
+        before = np.repeat(np.arange(count), np.diff(offsets))
+        totals = np.bincount(before, counts, count)
+        order = np.lexsort((followers, -counts, before))  # which leaves each item's own where they lie
+        places = np.arange(len(before)) - offsets[before]
         kept = places < most
+        cells, chosen = (before[kept], places[kept]), order[kept]
         items, shares = np.full((count, most), -1, np.int32), np.zeros((count, most), np.float32)
-        totals = np.bincount(first, minlength=count) + 1
-        items[before[kept], places[kept]] = after[kept]
-        shares[before[kept], places[kept]] = often[kept] / totals[before[kept]]
+        items[cells], shares[cells] = followers[chosen], counts[chosen] / (totals[before[kept]] + 1)
         self.next_items = torch.from_numpy(items).to(self.directions.device)
         self.next_shares = torch.from_numpy(shares).to(self.directions.device)
 
     def forget(self) -> None:
         """Keep nothing of what does not count."""
-        for name, counts in zip(TABLES, (self.pull, self.chain, self.chain, self.step, self.step), strict=True):
+        for name, counts in zip(
+            TABLES, (self.pull, self.chain, self.chain, self.transition, self.transition), strict=True
+        ):
             if not counts:
                 setattr(self, name, getattr(self, name)[:, :0].clone())
 
@@ -304,9 +311,9 @@ class LinearTerm(nn.Module):
         own = self.repeat * _shares(self.repeat_decay**lags * there) + self.replay * _shares(came_next)
         if not self.next_items.shape[1]:
             return recent, own / self.temperature
-        latest, weights = recent[:, -LAST:].clamp(min=0), (self.step_decay**lags * there)[:, -LAST:]
+        latest, weights = recent[:, -LAST:].clamp(min=0), (self.transition_decay**lags * there)[:, -LAST:]
         next_items = functional.embedding(latest, self.next_items).flatten(1).long()
-        steps = (functional.embedding(latest, self.next_shares) * (self.step * weights).unsqueeze(2)).flatten(1)
+        steps = (functional.embedding(latest, self.next_shares) * (self.transition * weights).unsqueeze(2)).flatten(1)
         return torch.cat([recent, next_items], 1), torch.cat([own, steps], 1) / self.temperature
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
@@ -357,7 +364,7 @@ class LinearTerm(nn.Module):
     @property
     def recalls(self) -> bool:
         """Whether the last items of a history count, beside its sums."""
-        return bool(self.replay or self.repeat or self.step)
+        return bool(self.replay or self.repeat or self.transition)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What was saved before one of the numbers was there goes without it; tables are as wide as they were."""

@@ -252,7 +252,7 @@ class Approximate(ByScore):
             items = np.sort(np.concatenate([near[near >= 0], later]))
             if boosts is not None:
                 more = boosts.items[row][boosts.amounts[row] != 0]
-                items = np.union1d(items, more[more >= 0])
+                items = np.union1d(items, more[more >= 0]).astype(np.int32)
             if len(left := left_of(items, permitted, row)) >= request.slots_of(row):
                 found[row] = items, left
         return found

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from threading import get_ident
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from what_next.retrieval.choosing import BLOCK, Dense, Scores, fill, nothing
 from what_next.types import Boosts, ItemSet, Permitted, Product, Random, Ranked, Request
 
 Points = Float32[np.ndarray, "batch dim"]
+Array = np.ndarray | Tensor
 
 WIDTH = 2**13
 """Items that are scored at a time: fewer cost more calls, more leave the caches (measured with 8 to 128 rows)."""
@@ -237,10 +237,10 @@ class _Laid(Scores):
 def _placed(boosts: Boosts) -> tuple[Int64[np.ndarray, "some"], Int64[np.ndarray, "some"], Float32[np.ndarray, "some"]]:
     """Rows, items and amounts, where there is anything."""
     rows, places = np.nonzero((boosts.items >= 0) & (boosts.amounts != 0))
-    return rows, boosts.items[rows, places].astype(np.int64), boosts.amounts[rows, places]
+    return rows, boosts.items[rows, places].astype(np.int64, copy=False), boosts.amounts[rows, places]
 
 
-def _add(scores: Float[Tensor, "rows columns"], rows: Any, columns: Any, amounts: Any) -> None:
+def _add(scores: Float[Tensor, "rows columns"], rows: Array, columns: Array, amounts: Array) -> None:
     """Add to some scores, to one as often as it stands there. The scores are contiguous."""
     rows, columns, amounts = (torch.as_tensor(one, device=scores.device) for one in (rows, columns, amounts))
     scores.view(-1).scatter_add_(0, rows * scores.shape[1] + columns, amounts.to(scores.dtype))

@@ -217,7 +217,8 @@ class EncoderLearner(Learner):
             linear, boosts = linear_of(nets), None
             if linear is not None and past is not None:
                 points = linear.extended(points, past.foretold)
-                boosts = None if past.recent is None else _boosts(linear, past.recent)
+                if past.recent is not None:
+                    boosts = Boosts(*(one.cpu().numpy() for one in linear.boosts(past.recent)))
 
             @torch.no_grad()
             def rescore(
@@ -427,12 +428,6 @@ def linear_of(nets: Networks) -> LinearTerm | None:
     """The linear model beside the encoder, where there is one that counts."""
     linear = getattr(nets["encoder"], "ridge", None)
     return linear if isinstance(linear, LinearTerm) and linear.counts else None
-
-
-def _boosts(linear: LinearTerm, recent: Int64[Tensor, "batch recent"]) -> Boosts:
-    """What some items have beside the inner product, by the last items of some histories."""
-    items, amounts = linear.boosts(recent)
-    return Boosts(items.int().cpu().numpy(), amounts.float().cpu().numpy())
 
 
 def has_fast_bf16() -> bool:

@@ -33,9 +33,9 @@ REPEAT_DECAYS = (1.0, 0.5)
 LARGER = 0.995
 """The largest weight of what a history holds is taken that has this share of what the best one has: the network knows
 by heart what validation users have, and scores it high by itself; later histories it never saw."""
-STEPS = (1.0, 4.0, 16.0, 64.0, 256.0)
+TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0)
 """Of which items came next after the last ones."""
-STEP_DECAYS = (0.0, 0.4, 0.8)
+TRANSITION_DECAYS = (0.0, 0.4, 0.8)
 """Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another."""
 CHAIN_DECAYS = (0.4, 0.95)
 """Of an event in what came next, in codes, for each one after it."""
@@ -219,13 +219,13 @@ def _follow(trial: Trial) -> None:
     if linear.successors.shape[1]:
         trial.improve("pull", PULLS)
     if linear.next_items.shape[1]:
-        found = [trial.copy() for _ in STEP_DECAYS]
-        for decay, one in zip(STEP_DECAYS, found, strict=True):
-            one.numbers["step_decay"] = decay
-            one.improve("step", STEPS)
+        found = [trial.copy() for _ in TRANSITION_DECAYS]
+        for decay, one in zip(TRANSITION_DECAYS, found, strict=True):
+            one.numbers["transition_decay"] = decay
+            one.improve("transition", TRANSITIONS)
         if (best := max(found, key=lambda one: one.best)).best > trial.best:
             trial.take(best)
-    if linear.codes.shape[1] and not trial.numbers.get("step"):  # which says the same, and better
+    if linear.codes.shape[1] and not trial.numbers.get("transition"):  # which says the same, and better
         coded = trial.copy()
         coded.improve("chain", CHAINS)
         if "chain" in coded.numbers:

@@ -238,7 +238,7 @@ class Boosts:
         amounts: of each.
     """
 
-    items: Int32[np.ndarray, "batch some"]
+    items: Int[np.ndarray, "batch some"]
     amounts: Float32[np.ndarray, "batch some"]
 
     def rows(self, rows: Int64[np.ndarray, "some"]) -> "Boosts":
