@@ -197,7 +197,8 @@ class TestTraining:
         assert all(torch.equal(value, mine[name]) for name, value in weights(whole.agent).items())
 
     def test_seconds_end_a_run(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
-        _, report = run(dataset, log_setup(setup_of, tmp_path, passes=100_000, seconds=0.5))
+        # The first step of a process may take half a second on a busy machine, and is given up where its time is over.
+        _, report = run(dataset, log_setup(setup_of, tmp_path, passes=100_000, seconds=1.5))
         assert 0 < report.histories < 100_000 * 60
         assert report.seconds < 10
 
