@@ -83,11 +83,10 @@ def with_linear(agent: Agent, items: int) -> None:
         if type(agent.setup.algorithm).vectors is Algorithm.vectors:
             followed = rng.integers(0, items, (2, 500), np.int32)
             linear.follow(*followed, agent.nets["encoder"].items())
-            linear.mark(*followed)
             counted = Rows.counted(*followed, items)
             linear.learn_transitions(counted.offsets, counted.columns, counted.values)
         linear.choose(
-            weight=3.0, decay=0.8, bias=0.7, pull=2.0, chain=2.0, replay=3.0, repeat=2.0, repeat_decay=0.9,
+            weight=3.0, decay=0.8, bias=0.7, pull=2.0, replay=3.0, repeat=2.0, repeat_decay=0.9,
             transition=2.0, transition_decay=0.4, temperature=1.5,
         )  # fmt: skip
 

@@ -28,7 +28,7 @@ from what_next.types import Proposal
 
 GROUPS, EACH = 12, 6
 NEWER = (
-    "bias", "chain", "chain_decay", "chains", "codes", "next_items", "next_shares", "penalty", "popularity", "pull",
+    "bias", "next_items", "next_shares", "penalty", "popularity", "pull",
     "repeat", "repeat_decay", "replay", "successors", "transition", "transition_decay", "zero_diagonal",
 )  # fmt: skip
 """What the first of such models did not have."""
@@ -177,48 +177,22 @@ def test_which_items_came_next_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert linear.next_items[4].tolist() == [-1, -1]
 
 
-def test_what_came_next_in_codes_by_hand() -> None:
-    """Item 0 was followed by 1 twice and by 2 once, 1 by 0: of 0 there are 2/4 and 1/4, of 1 there is 1/2. After 0 and
-    then 1 an event counts .8 of the one after it."""
-    linear, steps = LinearTerm(3), np.array([[0, 0, 0, 1], [1, 2, 1, 0]], np.int32)
-    linear.mark(*steps)
-    np.testing.assert_allclose(linear.chains, [[0, 0.5, 0.25], [0.5, 0, 0], [0, 0, 0]])
-    linear.choose(chain=4.0)
-    points = linear.extended(torch.ones(1, 1), linear.past(torch.tensor([0, 1]), torch.tensor([2])).foretold)
-    scores = points @ linear.columns(torch.ones(3, 1)).T
-    np.testing.assert_allclose(scores[0], 1 + 4 * np.array([0.5, 0.8 * 0.5, 0.8 * 0.25]), rtol=1e-6)
-
-
-def test_codes_are_nearly_at_right_angles_and_always_the_same() -> None:
-    none = np.zeros((2, 0), np.int32)
-    one, other = LinearTerm(2000), LinearTerm(2000)
-    one.mark(*none)
-    other.mark(*none)
-    assert torch.equal(one.codes, other.codes)
-    assert one.codes.shape == (2000, 256)
-    angles = one.codes @ one.codes.T
-    np.testing.assert_allclose(angles.diagonal(), 1, rtol=1e-5)
-    assert angles.fill_diagonal_(0).abs().max() < 0.4
-
-
 def test_what_does_not_count_is_forgotten() -> None:
     steps = np.array([[0, 1, 2], [1, 2, 0]], np.int32)
     some: list[tuple[dict[str, float], tuple[int, ...]]] = [
-        ({}, (0, 0, 0, 0)),
-        ({"pull": 1.0}, (3, 0, 0, 0)),
-        ({"chain": 1.0}, (0, 3, 3, 0)),
-        ({"transition": 1.0}, (0, 0, 0, 3)),
+        ({}, (0, 0, 0)),
+        ({"pull": 1.0}, (3, 0, 0)),
+        ({"transition": 1.0}, (0, 3, 3)),
     ]
     for counts, kept in some:
         linear = LinearTerm(3)
         linear.follow(*steps, torch.eye(3))
-        linear.mark(*steps)
         count_transitions(linear, steps)
         linear.choose(bias=1.0, **counts)
         before = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])).foretold)
         before = before @ linear.columns(torch.eye(3)).T
         linear.forget()
-        tables = linear.successors, linear.codes, linear.chains, linear.next_items
+        tables = linear.successors, linear.next_items, linear.next_shares
         assert tuple(table.shape[1] for table in tables) == kept
         after = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])).foretold)
         np.testing.assert_allclose(after @ linear.columns(torch.eye(3)).T, before, rtol=1e-6)
@@ -292,8 +266,7 @@ def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
 def test_on_a_grid_it_is_the_same_after_every_event() -> None:
     linear = term()
     linear.follow(*np.array([[0, 2, 1], [2, 1, 0]], np.int32), torch.eye(3))
-    linear.mark(*np.array([[0, 2, 1], [2, 1, 0]], np.int32))
-    linear.choose(weight=1.0, decay=0.7, pull=1.0, chain=1.0, replay=1.0, repeat=1.0, repeat_decay=0.9)
+    linear.choose(weight=1.0, decay=0.7, pull=1.0, replay=1.0, repeat=1.0, repeat_decay=0.9)
     items = torch.tensor([[0, 2, 1, 1, 2, 1], [2, 1, -1, -1, -1, -1]])
     grid = linear.past_on_grid(items)
     assert grid.foretold.shape[2] == linear.width
@@ -481,14 +454,6 @@ def test_where_it_takes_long_it_is_said_and_always_what_came_of_it(
     assert "some 70 passes over the validation users\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])
-def test_codes_must_be_worth_their_columns(gain: float, kept: bool) -> None:
-    linear = term()
-    linear.mark(*np.array([[0, 1, 2], [1, 2, 0]], np.int32))
-    assert weigh(linear, "ndcg@10", lambda: (gain if linear.chain == 8 else 1.0) + float(linear.bias == 2), lambda: 0.0)
-    assert bool(linear.chain == 8) == bool(linear.codes.numel()) == kept
-
-
 def test_what_a_history_tells_of_itself_is_tried_where_items_may_come_again() -> None:
     """The larger weight of what it holds is taken, where that is nearly as good as the best."""
     linear = term()
@@ -580,7 +545,6 @@ def test_a_step_that_was_seen_once_is_known(tmp_path: Path, monkeypatch: pytest.
 
 def test_one_successor_of_each_of_many_items_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Walks of four steps on a permutation of 1,500 items, of which training shows most: columns mix them up."""
-    monkeypatch.setattr("what_next.models.linear.CODES", (8, 8))
     monkeypatch.setattr("what_next.models.linear.RANKS", (8, 8, 8))
     rng = np.random.default_rng(0)
     successor, rows = rng.permutation(1500), list[tuple[int, int, int]]()
@@ -646,7 +610,6 @@ def test_where_nothing_heard_is_recommended_nothing_is_kept_of_it(trained: Setup
     saved = read_models(trained.model_agent_path).tensors
     assert not saved["encoder.ridge.replay"]
     assert not saved["encoder.ridge.repeat"]
-    assert not saved["encoder.ridge.codes"].numel()
 
 
 def beside(states: Proposal) -> np.ndarray:
@@ -660,9 +623,8 @@ def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -
     policy = LearnedPolicy.load(trained)
     linear = policy.agent.nets["encoder"].ridge
     assert isinstance(linear, LinearTerm)
-    linear.mark(*np.random.default_rng(0).integers(0, GROUPS * EACH, (2, 300), np.int32))
     count_transitions(linear, np.random.default_rng(0).integers(0, GROUPS * EACH, (2, 300), np.int32))
-    linear.choose(weight=1.0, chain=2.0, replay=3.0, repeat=2.0, transition=2.0, transition_decay=0.4)
+    linear.choose(weight=1.0, replay=3.0, repeat=2.0, transition=2.0, transition_decay=0.4)
     sessions = Sessions.of(policy.agent)
     events = [Event(item) for item in (3, 5, 1, 40, 3)]
     one = sessions.begin()

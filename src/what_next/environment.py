@@ -525,7 +525,6 @@ class Environment:
     def _count(self, events: Known, encoder: Encoder, linear: LinearTerm) -> None:
         """Give the linear term what is popular, and what came next, in the log as it is now."""
         linear.favour(events.counts)
-        linear.mark(*events.transitions)
         followers = events.followers
         linear.learn_transitions(followers.offsets, followers.columns, followers.values)
         if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do

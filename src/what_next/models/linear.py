@@ -18,18 +18,12 @@ ENTRIES = 2**21
 """Of the table of directions, where there are more than the fewest."""
 PENALTY = 100.0
 """Of the ridge regression, before validation chooses another."""
-CODES = (128, 256)
-"""Entries of the codes of items, at least and at most."""
-MARKS = 2**22
-"""Entries of the table of codes, where there are more than the fewest."""
 TRIED = 2**17
-"""Items up to which codes are affordable, and 512 directions (268 MB); half as many, up to which 1,024 are."""
+"""Items up to which 512 directions are affordable (268 MB); half as many, up to which 1,024 are."""
 RECALLED = 256
 """Last events of a history that are looked through for what it holds, and for its last item."""
 AGAIN = 0.8
 """What came next after an item counts that much of what did after a later one of the same item."""
-CHAIN_DECAY = 0.8
-"""What an event counts of the one after it in `chains`, before validation chooses another."""
 REPEAT_DECAY = 0.9
 """What an event counts of the one after it in what a history holds, before validation chooses another."""
 TRANSITION_DECAY = 0.0
@@ -45,12 +39,12 @@ FADING = 0.4
 CHUNK = 2**16
 """Events that are looked up at a time: 34 MB of vectors with 128 entries."""
 
-TABLES = ("successors", "codes", "chains", "next_items", "next_shares")
+TABLES = ("successors", "next_items", "next_shares")
 """Of items, with as many columns as count."""
 NUMBERS = {
-    "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "pull": 0.0, "chain": 0.0,
-    "chain_decay": CHAIN_DECAY, "replay": 0.0, "repeat": 0.0, "repeat_decay": REPEAT_DECAY, "transition": 0.0,
-    "transition_decay": TRANSITION_DECAY, "temperature": 1.0,
+    "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "pull": 0.0, "replay": 0.0,
+    "repeat": 0.0, "repeat_decay": REPEAT_DECAY, "transition": 0.0, "transition_decay": TRANSITION_DECAY,
+    "temperature": 1.0,
 }  # fmt: skip
 """The numbers that validation chooses, as they are before it has."""
 LATER = tuple(name for name in NUMBERS if name not in ("weight", "decay", "penalty", "temperature"))
@@ -69,7 +63,7 @@ class Past:
     """What the linear term reads of some histories.
 
     Attributes:
-        foretold: what the log foretells of them, side by side: what they had, what came next, and that in codes.
+        foretold: what the log foretells of them, side by side: what they had, and what came next.
         recent: their last items, oldest first, and -1 before the first one; None where they do not count.
     """
 
@@ -93,12 +87,10 @@ class LinearTerm(nn.Module):
     `PENALTY P_jj = 1 - V_j diag(gains) V_j'`.
 
     The point is pulled to where those items lie that came next after the last ones: the transitions of a Markov chain,
-    read in the network's own item space. There the episodes of a series lie side by side, and which comes next is not
-    told. So items have codes, too, as so many more columns: random directions, nearly at right angles (Kanerva,
-    Kristoferson and Holst 2000, "Random Indexing of Text Samples for Latent Semantic Analysis"), or a column each where
-    they are few. In these the point gets what came next after the last items.
+    read in the network's own item space.
 
-    An inner product of affordable size does not keep tens of thousands of items apart. So a few items of each history
+    There the episodes of a series lie side by side, and which comes next is not told: an inner product of affordable
+    size does not keep tens of thousands of items apart. So a few items of each history
     have something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`,
     since a rare item may have one successor; those that it holds, as in `baselines.PopularPersonal`, since many people
     come back to a few items of their own, which may be rare or new; and those that came next in this very history when
@@ -114,12 +106,8 @@ class LinearTerm(nn.Module):
         popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
             may count the less, the longer they are past.
         successors: [items dim], for each item the mean of the unit vectors of what came next; no column without `pull`.
-        codes: [items codes], of length 1; no column without `chain`.
-        chains: [items codes], for each item the sum of the codes of what came next, by one more than how often anything
-            did; no column without `chain`.
         weight, decay, zero_diagonal, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
-        chain: what `chains` count, summed over a history where an event counts `chain_decay` of the one after it.
         next_items, next_shares: [items kept], for each item those that came next most often, -1 for none, and how often
             each did, by one more than how often anything did; no column without `transition`.
         transition: what these shares count after the last item; after an earlier one `transition_decay` of what they do
@@ -133,16 +121,12 @@ class LinearTerm(nn.Module):
     gains: Tensor
     popularity: Tensor
     successors: Tensor
-    codes: Tensor
-    chains: Tensor
     weight: Tensor
     decay: Tensor
     penalty: Tensor
     zero_diagonal: Tensor
     bias: Tensor
     pull: Tensor
-    chain: Tensor
-    chain_decay: Tensor
     replay: Tensor
     repeat: Tensor
     repeat_decay: Tensor
@@ -167,9 +151,7 @@ class LinearTerm(nn.Module):
     @property
     def counts(self) -> bool:
         """Whether anything is added."""
-        return any(
-            bool(getattr(self, name)) for name in ("weight", "bias", "pull", "chain", "replay", "repeat", "transition")
-        )
+        return any(bool(getattr(self, name)) for name in ("weight", "bias", "pull", "replay", "repeat", "transition"))
 
     @property
     def rank(self) -> int:
@@ -190,7 +172,7 @@ class LinearTerm(nn.Module):
     def _tables(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """What an event adds to a history's sums, and what it counts of the one after it."""
         fading = self.decay.new_tensor(FADING)
-        return (self.directions, self.decay), (self.successors, fading), (self.chains, self.chain_decay)
+        return (self.directions, self.decay), (self.successors, fading)
 
     def choose(self, **numbers: float) -> None:
         """Set the numbers: these, and all others as in `NUMBERS`."""
@@ -229,20 +211,12 @@ class LinearTerm(nn.Module):
             vectors: of all items, what points are multiplied with. What all have in common tells none from another,
                 and is taken off.
         """
-        mean = vectors[torch.from_numpy(np.unique(second)).to(vectors.device).long()].mean(0)
-        sums, counts = _after(first, second, functional.normalize(vectors - mean, dim=1))
-        self.successors = sums / counts.clamp(min=1)
-
-    def mark(self, first: Int32[np.ndarray, "events"], second: Int32[np.ndarray, "events"]) -> None:
-        """Give all items codes, and take what came next in a log, as `follow` does; not more than `TRIED` items."""
-        if (count := len(self.directions)) > TRIED:
-            return
-        width = min(max(MARKS // count, CODES[0]), CODES[1], count)
-        random = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
-        codes = torch.eye(count) if width == count else functional.normalize(random, dim=1)
-        self.codes = codes.to(self.directions.device)
-        sums, counts = _after(first, second, self.codes)
-        self.chains = sums / (counts + 1)
+        before, after = (torch.from_numpy(one).to(vectors.device).long() for one in (first, second))
+        directions = functional.normalize(vectors - vectors[after.unique()].mean(0), dim=1)
+        sums = torch.zeros_like(directions)
+        for some, others in zip(before.split(CHUNK), after.split(CHUNK), strict=True):
+            sums.index_add_(0, some, directions[others])
+        self.successors = sums / before.bincount(minlength=len(sums)).clamp(min=1)[:, None]
 
     def learn_transitions(
         self,
@@ -271,9 +245,7 @@ class LinearTerm(nn.Module):
 
     def forget(self) -> None:
         """Keep nothing of what does not count."""
-        for name, counts in zip(
-            TABLES, (self.pull, self.chain, self.chain, self.transition, self.transition), strict=True
-        ):
+        for name, counts in zip(TABLES, (self.pull, self.transition, self.transition), strict=True):
             if not counts:
                 setattr(self, name, getattr(self, name)[:, :0].clone())
 
@@ -290,14 +262,11 @@ class LinearTerm(nn.Module):
         self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch foretold"]
     ) -> Float[Tensor, "batch more"]:
         """Points that have the columns of the linear model, too, and are pulled to what came next."""
-        had, came, chained = foretold.split([table.shape[1] for table, _ in self._tables], 1)
+        had, came = foretold.split([table.shape[1] for table, _ in self._tables], 1)
         if came.shape[1]:
             points = points + self.pull * came
         ones = torch.ones_like(points[:, :1])
-        coded = torch.zeros_like(ones).expand(-1, self.codes.shape[1])
-        if chained.shape[1]:
-            coded = self.chain * chained
-        return torch.cat([points, self.weight * had, coded, self.bias * ones], 1) / self.temperature
+        return torch.cat([points, self.weight * had, self.bias * ones], 1) / self.temperature
 
     def boosts(
         self, recent: Int64[Tensor, "batch recent"]
@@ -322,7 +291,7 @@ class LinearTerm(nn.Module):
         if self.zero_diagonal:
             others = 1 - directions.square() @ self._kept
             directions = directions / others.clamp(min=torch.finfo(others.dtype).eps)[:, None]
-        return torch.cat([vectors, directions, self.codes, self.popularity[:, None]], 1)
+        return torch.cat([vectors, directions, self.popularity[:, None]], 1)
 
     def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Past:
         """What is read of some histories; `items` are those of the first, then of the second, and so on."""
@@ -353,8 +322,8 @@ class LinearTerm(nn.Module):
 
     def foretold(self, sums: Float[Tensor, "batch width"]) -> Float[Tensor, "batch foretold"]:
         """From the sums of histories to what the log foretells of them, side by side."""
-        had, came, chained = sums.split([table.shape[1] for table, _ in self._tables], 1)
-        return torch.cat([functional.normalize(had * self._kept, dim=1), functional.normalize(came, dim=1), chained], 1)
+        had, came = sums.split([table.shape[1] for table, _ in self._tables], 1)
+        return torch.cat([functional.normalize(had * self._kept, dim=1), functional.normalize(came, dim=1)], 1)
 
     @property
     def _kept(self) -> Float[Tensor, "rank"]:
@@ -367,7 +336,10 @@ class LinearTerm(nn.Module):
         return bool(self.replay or self.repeat or self.transition)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """What was saved before one of the numbers was there goes without it; tables are as wide as they were."""
+        """What was saved before one of the numbers was there goes without it; tables are as wide as they were. Codes of
+        what came next, which models of earlier versions may hold, are left out."""
+        for name in ("codes", "chains", "chain", "chain_decay"):
+            state_dict.pop(prefix + name, None)
         for name in TABLES:
             state_dict.setdefault(prefix + name, getattr(self, name)[:, :0])
         for name in ("directions", *TABLES):
@@ -378,17 +350,6 @@ class LinearTerm(nn.Module):
         for name in ("popularity", *LATER):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)
-
-
-def _after(
-    first: Int32[np.ndarray, "events"], second: Int32[np.ndarray, "events"], table: Float[Tensor, "items columns"]
-) -> tuple[Float[Tensor, "items columns"], Int64[Tensor, "items 1"]]:
-    """For each item the sum of the rows of what came next, and how often anything did."""
-    places = [torch.from_numpy(one).to(table.device).long() for one in (first, second)]
-    sums = torch.zeros_like(table)
-    for before, after in zip(*(torch.split(one, CHUNK) for one in places), strict=True):
-        sums.index_add_(0, before, table[after])
-    return sums, places[0].bincount(minlength=len(table))[:, None]
 
 
 def _shares(amounts: Float[Tensor, "batch some"]) -> Float[Tensor, "batch some"]:

@@ -24,8 +24,6 @@ PENALTIES = (0.1, 0.3, 3.0)
 """Of the linear model: times the one that it was made with."""
 PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Towards what came next after the last items: of the length of what is added to the point."""
-CHAINS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-"""Of what came next after the last items, in codes."""
 REPEATS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Of what the history holds; and of what came next there when its last item was there before."""
 REPEAT_DECAYS = (1.0, 0.5)
@@ -33,14 +31,12 @@ REPEAT_DECAYS = (1.0, 0.5)
 LARGER = 0.995
 """The largest weight of what a history holds is taken that has this share of what the best one has: the network knows
 by heart what validation users have, and scores it high by itself; later histories it never saw."""
-TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0)
+TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Of which items came next after the last ones."""
 TRANSITION_DECAYS = (0.0, 0.4, 0.8)
 """Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another."""
-CHAIN_DECAYS = (0.4, 0.95)
-"""Of an event in what came next, in codes, for each one after it."""
 WORTH = 1.02
-"""More directions, and codes, must make so much of the measure: they are as many more columns."""
+"""More directions must make so much of the measure: they are as many more columns."""
 GAIN = 1 / 6
 """What the ridge regression keeps of the last of many directions, where still more may be worth a look: with three
 tenths of its penalty, which so many go with, it keeps .4 of that."""
@@ -74,8 +70,8 @@ def weigh(
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, with decay, penalty and directions, then what came next, in the network's space and in
-    codes, then the bias for what is popular, or was of late, 0 included, then the diagonal; where all stay 0, the
+    The weight comes first, with decay, penalty and directions, then what came next, in the network's space and item by
+    item, then the bias for what is popular, or was of late, 0 included, then the diagonal; where all stay 0, the
     network is better alone, and that is all. The temperature comes last.
 
     Args:
@@ -213,8 +209,7 @@ def _clear(trial: Trial) -> None:
 
 
 def _follow(trial: Trial) -> None:
-    """Choose how much what came next counts, in the network's space and, where it is worth their columns, in codes; and
-    keep nothing of what does not."""
+    """Choose how much what came next counts, in the network's space and item by item; keep nothing of what does not."""
     linear = trial.linear
     if linear.successors.shape[1]:
         trial.improve("pull", PULLS)
@@ -225,15 +220,6 @@ def _follow(trial: Trial) -> None:
             one.improve("transition", TRANSITIONS)
         if (best := max(found, key=lambda one: one.best)).best > trial.best:
             trial.take(best)
-    if linear.codes.shape[1] and not trial.numbers.get("transition"):  # which says the same, and better
-        coded = trial.copy()
-        coded.improve("chain", CHAINS)
-        if "chain" in coded.numbers:
-            coded.improve("chain_decay", CHAIN_DECAYS)
-        if "chain_decay" in coded.numbers:
-            coded.improve("chain", CHAINS)
-        if coded.best >= _times(WORTH, trial.best):
-            trial.take(coded)
     linear.choose(**trial.numbers)
     linear.forget()
 
