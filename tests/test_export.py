@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from what_next import Agent, Dataset, Setup, State
-from what_next.algorithms.base import Algorithm
 from what_next.baselines.counts import Rows
 from what_next.errors import MissingExtraError, ModelError, SaveError
 from what_next.retrieval import Exact
@@ -80,14 +79,11 @@ def with_linear(agent: Agent, items: int) -> None:
         rank = linear.rank
         shown, strengths = rng.normal(size=(items, rank)).astype(np.float32), rng.random(rank).astype(np.float32)
         linear.learn(shown, strengths, rng.integers(0, 9, items))
-        if type(agent.setup.algorithm).vectors is Algorithm.vectors:
-            followed = rng.integers(0, items, (2, 500), np.int32)
-            linear.follow(*followed, agent.nets["encoder"].items())
-            counted = Rows.counted(*followed, items)
-            linear.learn_transitions(counted.offsets, counted.columns, counted.values)
+        counted = Rows.counted(*rng.integers(0, items, (2, 500), np.int32), items)
+        linear.learn_transitions(counted.offsets, counted.columns, counted.values)
         linear.choose(
-            weight=3.0, decay=0.8, bias=0.7, pull=2.0, replay=3.0, repeat=2.0, repeat_decay=0.9,
-            transition=2.0, transition_decay=0.4, temperature=1.5,
+            weight=3.0, decay=0.8, bias=0.7, replay=3.0, repeat=2.0, repeat_decay=0.9, transition=2.0,
+            transition_decay=0.4, temperature=1.5,
         )  # fmt: skip
 
 

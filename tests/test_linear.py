@@ -28,8 +28,8 @@ from what_next.types import Proposal
 
 GROUPS, EACH = 12, 6
 NEWER = (
-    "bias", "next_items", "next_shares", "penalty", "popularity", "pull",
-    "repeat", "repeat_decay", "replay", "successors", "transition", "transition_decay", "zero_diagonal",
+    "bias", "next_items", "next_shares", "penalty", "popularity",
+    "repeat", "repeat_decay", "replay", "transition", "transition_decay", "zero_diagonal",
 )  # fmt: skip
 """What the first of such models did not have."""
 
@@ -116,25 +116,6 @@ def test_what_is_popular_by_hand() -> None:
     np.testing.assert_allclose((points @ columns.T)[0], (5 + 3 * np.log([0.5, 2, 1, 1])) / 2, rtol=1e-6)
 
 
-def test_the_pull_to_what_came_next_by_hand() -> None:
-    """Item 0 was followed by 1 twice and by 2 once, 1 by 0. What comes next has the mean (1, 1): less that, the items
-    lie at (-1, -1), (1, 0) and (0, 1), so that what follows 0 is (2/3, 1/3) and what follows 1 is (-1, -1) / sqrt(2).
-    After 0 and then 1, it counts .4 of the first and all of the second, and is made as long as the pull."""
-    linear, vectors = LinearTerm(3), torch.tensor([[0.0, 0.0], [2.0, 1.0], [1.0, 2.0]])
-    linear.follow(*np.array([[0, 0, 0, 1], [1, 2, 1, 0]], np.int32), vectors)
-    linear.choose(pull=3.0, temperature=2.0)
-    next_ = np.array([[2 / 3, 1 / 3], [-(0.5**0.5), -(0.5**0.5)], [0, 0]])
-    np.testing.assert_allclose(linear.successors, next_, atol=1e-6)
-    past = linear.past(torch.tensor([0, 1, 2]), torch.tensor([2, 1])).foretold
-    wanted = 0.4 * next_[0] + next_[1]
-    scores = linear.extended(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), past) @ linear.columns(vectors).T
-    by_hand = vectors.numpy() @ ([1, 0] + 3 * wanted / np.linalg.norm(wanted)) / 2
-    np.testing.assert_allclose(scores[0], by_hand, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(scores[1], vectors[:, 0] / 2)  # nothing came after item 2
-    linear.grow(4)
-    assert linear.successors[3].tolist() == [0, 0]
-
-
 def test_what_came_next_in_the_history_by_hand() -> None:
     """After 0 came first 1, then 2, then 0 again, and 0 is the last: the item after the latest one counts whole, the
     one before it .8, the first .64, of a sum of 1. In the second history nothing came before."""
@@ -177,25 +158,13 @@ def test_which_items_came_next_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert linear.next_items[4].tolist() == [-1, -1]
 
 
-def test_what_does_not_count_is_forgotten() -> None:
-    steps = np.array([[0, 1, 2], [1, 2, 0]], np.int32)
-    some: list[tuple[dict[str, float], tuple[int, ...]]] = [
-        ({}, (0, 0, 0)),
-        ({"pull": 1.0}, (3, 0, 0)),
-        ({"transition": 1.0}, (0, 3, 3)),
-    ]
-    for counts, kept in some:
-        linear = LinearTerm(3)
-        linear.follow(*steps, torch.eye(3))
-        count_transitions(linear, steps)
-        linear.choose(bias=1.0, **counts)
-        before = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])).foretold)
-        before = before @ linear.columns(torch.eye(3)).T
-        linear.forget()
-        tables = linear.successors, linear.next_items, linear.next_shares
-        assert tuple(table.shape[1] for table in tables) == kept
-        after = linear.extended(torch.ones(1, 3), linear.past(torch.tensor([0, 1, 0]), torch.tensor([3])).foretold)
-        np.testing.assert_allclose(after @ linear.columns(torch.eye(3)).T, before, rtol=1e-6)
+@pytest.mark.parametrize(("transition", "kept"), [(0.0, 0), (1.0, 3)])
+def test_transitions_that_do_not_count_are_forgotten(transition: float, kept: int) -> None:
+    linear = LinearTerm(3)
+    count_transitions(linear, np.array([[0, 1, 2], [1, 2, 0]], np.int32))
+    linear.choose(bias=1.0, transition=transition)
+    linear.forget()
+    assert linear.next_items.shape[1] == linear.next_shares.shape[1] == kept
 
 
 def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,14 +184,13 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
     linear, later = term(), term()
     linear.choose(weight=2.0)
     saved = {name: value for name, value in linear.state_dict().items() if name not in NEWER}
-    later.follow(*np.array([[0], [1]], np.int32), torch.ones(3, 1))
+    saved |= {"pull": torch.tensor(2.0), "successors": torch.ones(3, 5)}  # which later versions have no more
     count_transitions(later, np.array([[0], [1]], np.int32))
-    later.choose(bias=4.0, pull=4.0, replay=4.0, repeat=4.0, transition=4.0)
+    later.choose(bias=4.0, replay=4.0, repeat=4.0, transition=4.0)
     later.load_state_dict(saved)
     points, past = torch.ones(1, 1), linear.past(torch.tensor([1]), torch.tensor([1])).foretold
     before, after = ((one.extended(points, past) @ one.columns(torch.ones(3, 1)).T) for one in (linear, later))
     assert not later.bias
-    assert not later.pull
     assert not later.replay
     assert not later.repeat
     assert not later.recalls
@@ -265,11 +233,10 @@ def test_a_model_has_as_many_directions_as_it_was_saved_with() -> None:
 
 def test_on_a_grid_it_is_the_same_after_every_event() -> None:
     linear = term()
-    linear.follow(*np.array([[0, 2, 1], [2, 1, 0]], np.int32), torch.eye(3))
-    linear.choose(weight=1.0, decay=0.7, pull=1.0, replay=1.0, repeat=1.0, repeat_decay=0.9)
+    linear.choose(weight=1.0, decay=0.7, replay=1.0, repeat=1.0, repeat_decay=0.9)
     items = torch.tensor([[0, 2, 1, 1, 2, 1], [2, 1, -1, -1, -1, -1]])
     grid = linear.past_on_grid(items)
-    assert grid.foretold.shape[2] == linear.width
+    assert grid.foretold.shape[2] == linear.rank
     assert grid.recent is not None
     for row, length in ((0, 6), (1, 2)):
         for place in range(length):
@@ -328,7 +295,7 @@ def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup
     environment.run_sim()
     encoder, linear = environment.agent.nets["encoder"], environment.agent.nets["encoder"].ridge
     assert isinstance(linear, LinearTerm)
-    chosen = {name: float(getattr(linear, name)) for name in ("weight", "decay", "pull", "bias", "temperature")}
+    chosen = {name: float(getattr(linear, name)) for name in ("weight", "decay", "transition", "bias", "temperature")}
     encoder.register_forward_hook(lambda net, events, states: read.append(len(states)))
     linear.choose()
     assert environment.weigh()
@@ -538,7 +505,7 @@ def test_a_step_that_was_seen_once_is_known(tmp_path: Path, monkeypatch: pytest.
     state = State(wn.Dataset.from_frame(log, None, name="steps"), made)
     Environment(wn.Agent(made, state.space), state, made).run_sim()
     saved = read_models(made.model_agent_path)
-    assert saved.tensors["encoder.ridge.pull"] > 0
+    assert saved.tensors["encoder.ridge.transition"] > 0
     policy = LearnedPolicy.load(made, state.dataset)
     assert validation.next_items(policy, state.dataset, state.split, state.histories, seed=0)["ndcg@10"] > 0.6
 

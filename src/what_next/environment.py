@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from what_next.agent import Agent
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Networks
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
@@ -503,7 +503,7 @@ class Environment:
 
         if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
             learn(few)
-        self._count(events, encoder, linear)
+        self._count(events, linear)
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
         users = len(validation.some_targets(state.dataset, state.split, seed, most))
@@ -522,13 +522,11 @@ class Environment:
                 quiet=self.quiet,
             )
 
-    def _count(self, events: Known, encoder: Encoder, linear: LinearTerm) -> None:
+    def _count(self, events: Known, linear: LinearTerm) -> None:
         """Give the linear term what is popular, and what came next, in the log as it is now."""
         linear.favour(events.counts)
         followers = events.followers
         linear.learn_transitions(followers.offsets, followers.columns, followers.values)
-        if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
-            linear.follow(*events.transitions, encoder.items())
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

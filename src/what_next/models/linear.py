@@ -34,21 +34,18 @@ SUCCESSORS = (16, 128)
 """Of each item that are kept, at least and at most: those that came next most often."""
 ALL_SUCCESSORS = 2**20
 """Entries of their table, where there are more than the fewest; and items up to which there is one."""
-FADING = 0.4
-"""What an event counts of the one after it, where what came next is looked up; as in `baselines.Markov`."""
-CHUNK = 2**16
-"""Events that are looked up at a time: 34 MB of vectors with 128 entries."""
 
-TABLES = ("successors", "next_items", "next_shares")
+TABLES = ("next_items", "next_shares")
 """Of items, with as many columns as count."""
 NUMBERS = {
-    "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "pull": 0.0, "replay": 0.0,
-    "repeat": 0.0, "repeat_decay": REPEAT_DECAY, "transition": 0.0, "transition_decay": TRANSITION_DECAY,
-    "temperature": 1.0,
+    "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "replay": 0.0, "repeat": 0.0,
+    "repeat_decay": REPEAT_DECAY, "transition": 0.0, "transition_decay": TRANSITION_DECAY, "temperature": 1.0,
 }  # fmt: skip
 """The numbers that validation chooses, as they are before it has."""
 LATER = tuple(name for name in NUMBERS if name not in ("weight", "decay", "penalty", "temperature"))
 """Those that models of earlier versions may lack."""
+FORMER = ("pull", "successors", "chain", "chain_decay", "chains", "codes")
+"""What they may have besides: what came next, in the network's item space and in codes."""
 
 
 def ranks_of(count: int) -> tuple[int, ...]:
@@ -63,11 +60,11 @@ class Past:
     """What the linear term reads of some histories.
 
     Attributes:
-        foretold: what the log foretells of them, side by side: what they had, and what came next.
+        foretold: what people who had the same had, too, along the directions; of length 1.
         recent: their last items, oldest first, and -1 before the first one; None where they do not count.
     """
 
-    foretold: Float[Tensor, "*grid foretold"]
+    foretold: Float[Tensor, "*grid rank"]
     recent: Int64[Tensor, "*grid recent"] | None
 
 
@@ -86,11 +83,7 @@ class LinearTerm(nn.Module):
     the score of each item `j` divided by `P_jj`, of the inverse `P` of `X'X + PENALTY I`): row `j` of `V` is divided by
     `PENALTY P_jj = 1 - V_j diag(gains) V_j'`.
 
-    The point is pulled to where those items lie that came next after the last ones: the transitions of a Markov chain,
-    read in the network's own item space.
-
-    There the episodes of a series lie side by side, and which comes next is not told: an inner product of affordable
-    size does not keep tens of thousands of items apart. So a few items of each history
+    An inner product of affordable size does not keep tens of thousands of items apart. So a few items of each history
     have something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`,
     since a rare item may have one successor; those that it holds, as in `baselines.PopularPersonal`, since many people
     come back to a few items of their own, which may be rare or new; and those that came next in this very history when
@@ -105,9 +98,7 @@ class LinearTerm(nn.Module):
         directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
         popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
             may count the less, the longer they are past.
-        successors: [items dim], for each item the mean of the unit vectors of what came next; no column without `pull`.
         weight, decay, zero_diagonal, bias: as above; `penalty`: times `PENALTY`, which is what counts.
-        pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
         next_items, next_shares: [items kept], for each item those that came next most often, -1 for none, and how often
             each did, by one more than how often anything did; no column without `transition`.
         transition: what these shares count after the last item; after an earlier one `transition_decay` of what they do
@@ -120,13 +111,11 @@ class LinearTerm(nn.Module):
     directions: Tensor
     gains: Tensor
     popularity: Tensor
-    successors: Tensor
     weight: Tensor
     decay: Tensor
     penalty: Tensor
     zero_diagonal: Tensor
     bias: Tensor
-    pull: Tensor
     replay: Tensor
     repeat: Tensor
     repeat_decay: Tensor
@@ -151,28 +140,12 @@ class LinearTerm(nn.Module):
     @property
     def counts(self) -> bool:
         """Whether anything is added."""
-        return any(bool(getattr(self, name)) for name in ("weight", "bias", "pull", "replay", "repeat", "transition"))
+        return any(bool(getattr(self, name)) for name in ("weight", "bias", "replay", "repeat", "transition"))
 
     @property
     def rank(self) -> int:
         """See above."""
         return len(self.gains)
-
-    @property
-    def width(self) -> int:
-        """Entries of a history's sums."""
-        return sum(table.shape[1] for table, _ in self._tables)
-
-    @property
-    def decays(self) -> Float[Tensor, "width"]:
-        """What each of them counts once one event more was heard."""
-        return torch.cat([decay.expand(table.shape[1]) for table, decay in self._tables])
-
-    @property
-    def _tables(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """What an event adds to a history's sums, and what it counts of the one after it."""
-        fading = self.decay.new_tensor(FADING)
-        return (self.directions, self.decay), (self.successors, fading)
 
     def choose(self, **numbers: float) -> None:
         """Set the numbers: these, and all others as in `NUMBERS`."""
@@ -196,27 +169,6 @@ class LinearTerm(nn.Module):
         """Let these be the events of each item that tell how popular it is."""
         popularity = torch.from_numpy(events).log1p()
         self.popularity.copy_(popularity - popularity.mean())
-
-    @torch.no_grad()
-    def follow(
-        self,
-        first: Int32[np.ndarray, "events"],
-        second: Int32[np.ndarray, "events"],
-        vectors: Float[Tensor, "items dim"],
-    ) -> None:
-        """Take what came next in a log.
-
-        Args:
-            first, second: items, each of the second right after the one in its place of the first.
-            vectors: of all items, what points are multiplied with. What all have in common tells none from another,
-                and is taken off.
-        """
-        before, after = (torch.from_numpy(one).to(vectors.device).long() for one in (first, second))
-        directions = functional.normalize(vectors - vectors[after.unique()].mean(0), dim=1)
-        sums = torch.zeros_like(directions)
-        for some, others in zip(before.split(CHUNK), after.split(CHUNK), strict=True):
-            sums.index_add_(0, some, directions[others])
-        self.successors = sums / before.bincount(minlength=len(sums)).clamp(min=1)[:, None]
 
     def learn_transitions(
         self,
@@ -244,9 +196,9 @@ class LinearTerm(nn.Module):
         self.next_shares = torch.from_numpy(shares).to(self.directions.device)
 
     def forget(self) -> None:
-        """Keep nothing of what does not count."""
-        for name, counts in zip(TABLES, (self.pull, self.transition, self.transition), strict=True):
-            if not counts:
+        """Keep nothing of the transitions, where they do not count."""
+        if not self.transition:
+            for name in TABLES:
                 setattr(self, name, getattr(self, name)[:, :0].clone())
 
     def grow(self, count: int) -> None:
@@ -259,14 +211,11 @@ class LinearTerm(nn.Module):
             setattr(self, name, functional.pad(getattr(self, name), (0, 0, 0, more), value=nothing))
 
     def extended(
-        self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch foretold"]
+        self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch rank"]
     ) -> Float[Tensor, "batch more"]:
-        """Points that have the columns of the linear model, too, and are pulled to what came next."""
-        had, came = foretold.split([table.shape[1] for table, _ in self._tables], 1)
-        if came.shape[1]:
-            points = points + self.pull * came
+        """Points that have the columns of the linear model, too."""
         ones = torch.ones_like(points[:, :1])
-        return torch.cat([points, self.weight * had, self.bias * ones], 1) / self.temperature
+        return torch.cat([points, self.weight * foretold, self.bias * ones], 1) / self.temperature
 
     def boosts(
         self, recent: Int64[Tensor, "batch recent"]
@@ -297,33 +246,29 @@ class LinearTerm(nn.Module):
         """What is read of some histories; `items` are those of the first, then of the second, and so on."""
         ends = lengths.cumsum(0)
         after = ends.repeat_interleave(lengths) - 1 - torch.arange(len(items), device=items.device)
-        sums = [
-            functional.embedding_bag(items, table, ends - lengths, mode="sum", per_sample_weights=decay**after)
-            for table, decay in self._tables
-            if table.shape[1]
-        ]
-        return Past(self.foretold(torch.cat(sums, 1)), last_of(items, lengths) if self.recalls else None)
+        sums = functional.embedding_bag(
+            items, self.directions, ends - lengths, mode="sum", per_sample_weights=self.decay**after
+        )
+        return Past(self.foretold(sums), last_of(items, lengths) if self.recalls else None)
 
     def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Past:
         """The same after every event; -1 is padding at the end."""
-        total, found, decays = self.directions.new_zeros(len(items), self.width), [], self.decays
+        total, found = self.directions.new_zeros(len(items), self.rank), []
         for column in items.unbind(1):
-            total = decays * total + self.vectors(column)
+            total = self.decay * total + self.vectors(column)
             found.append(self.foretold(total))
         count = min(RECALLED, items.shape[1])
         recent = functional.pad(items, (count - 1, 0), value=-1).unfold(1, count, 1) if self.recalls else None
         return Past(torch.stack(found, 1), recent)
 
-    def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid width"]:
-        """What some items add to the sums of a history; 0 for -1."""
-        known = items.clamp(min=0)
-        rows = torch.cat([functional.embedding(known, table) for table, _ in self._tables if table.shape[1]], -1)
+    def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid rank"]:
+        """What some items add to the sum of a history; 0 for -1."""
+        rows = functional.embedding(items.clamp(min=0), self.directions)
         return rows.masked_fill((items < 0).unsqueeze(-1), 0.0)
 
-    def foretold(self, sums: Float[Tensor, "batch width"]) -> Float[Tensor, "batch foretold"]:
-        """From the sums of histories to what the log foretells of them, side by side."""
-        had, came = sums.split([table.shape[1] for table, _ in self._tables], 1)
-        return torch.cat([functional.normalize(had * self._kept, dim=1), functional.normalize(came, dim=1)], 1)
+    def foretold(self, sums: Float[Tensor, "batch rank"]) -> Float[Tensor, "batch rank"]:
+        """From the sums of histories to what the log foretells of them."""
+        return functional.normalize(sums * self._kept, dim=1)
 
     @property
     def _kept(self) -> Float[Tensor, "rank"]:
@@ -336,9 +281,9 @@ class LinearTerm(nn.Module):
         return bool(self.replay or self.repeat or self.transition)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """What was saved before one of the numbers was there goes without it; tables are as wide as they were. Codes of
-        what came next, which models of earlier versions may hold, are left out."""
-        for name in ("codes", "chains", "chain", "chain_decay"):
+        """What was saved before one of the numbers was there goes without it; tables are as wide as they were. What
+        models of earlier versions held beside them is left out."""
+        for name in FORMER:
             state_dict.pop(prefix + name, None)
         for name in TABLES:
             state_dict.setdefault(prefix + name, getattr(self, name)[:, :0])

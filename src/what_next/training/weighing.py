@@ -22,8 +22,6 @@ DECAYS = (0.9, 0.8)
 """Of an event in what the linear model makes of a history, for each one after it."""
 PENALTIES = (0.1, 0.3, 3.0)
 """Of the linear model: times the one that it was made with."""
-PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""Towards what came next after the last items: of the length of what is added to the point."""
 REPEATS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Of what the history holds; and of what came next there when its last item was there before."""
 REPEAT_DECAYS = (1.0, 0.5)
@@ -70,8 +68,8 @@ def weigh(
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, with decay, penalty and directions, then what came next, in the network's space and item by
-    item, then the bias for what is popular, or was of late, 0 included, then the diagonal; where all stay 0, the
+    The weight comes first, with decay, penalty and directions, then which items came next, then
+    the bias for what is popular, or was of late, 0 included, then the diagonal; where all stay 0, the
     network is better alone, and that is all. The temperature comes last.
 
     Args:
@@ -209,10 +207,8 @@ def _clear(trial: Trial) -> None:
 
 
 def _follow(trial: Trial) -> None:
-    """Choose how much what came next counts, in the network's space and item by item; keep nothing of what does not."""
+    """Choose how much counts which items came next; keep nothing of it where it does not."""
     linear = trial.linear
-    if linear.successors.shape[1]:
-        trial.improve("pull", PULLS)
     if linear.next_items.shape[1]:
         found = [trial.copy() for _ in TRANSITION_DECAYS]
         for decay, one in zip(TRANSITION_DECAYS, found, strict=True):

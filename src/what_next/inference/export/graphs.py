@@ -80,7 +80,7 @@ class Read(nn.Module):
         state = self.encoder.start(batch)
         if self.ridge is None:
             return state
-        sums = self.ridge.directions.new_zeros(batch, self.ridge.width)
+        sums = self.ridge.directions.new_zeros(batch, self.ridge.rank)
         recent = [sums.new_zeros(batch, RECALLED, dtype=torch.int64)] if self.recalls else []
         return (*state, sums, *recent)
 
@@ -108,7 +108,7 @@ class ReadHistory(Read):
         inputs, past = self.read(items, numbers), None
         if self.ridge is not None:
             lags = (last[:, None] - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
-            sums = (self.ridge.decays ** lags[..., None] * self.ridge.vectors(items)).sum(1)
+            sums = (self.ridge.decay ** lags[..., None] * self.ridge.vectors(items)).sum(1)
             places = last[:, None] + torch.arange(1 - RECALLED, 1, device=items.device)
             recent = items.gather(1, places.clamp(min=0)).where(places >= 0, -1) if self.recalls else None
             past = Past(self.ridge.foretold(sums), recent)
@@ -133,7 +133,7 @@ class ReadStep(Read):
         states, after = self.encoder.advance(state[:own], self.read(items[:, None], numbers).squeeze(1))
         if self.ridge is not None:
             sums, *recent = state[own:]
-            sums = self.ridge.decays * sums + self.ridge.vectors(items)
+            sums = self.ridge.decay * sums + self.ridge.vectors(items)
             recent = [torch.cat([one[:, 1:], items[:, None] + 1], 1) for one in recent]
             past = Past(self.ridge.foretold(sums), recent[0] - 1 if recent else None)
             after = (*after, sums, *recent)
