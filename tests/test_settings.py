@@ -172,6 +172,8 @@ test = 0.3
             ("epoch = 3", ["line 3", "'epoch'", "nearest is 'epochs'"]),
             ("[split]\ntest = 2", ["line 4", "split.test is '2'", "of at least 0 and below 1"]),
             ("a = = 3", ["not TOML", "line 3"]),
+            (f"epochs = {'9' * 5000}", ["not TOML", "4300 digits"]),
+            (f"user = {'[' * 5000}", ["not TOML"]),
         ],
     )
     def test_toml_mistakes_are_told_with_their_line(self, tmp_path: Path, line: str, parts: list[str]) -> None:
@@ -216,6 +218,7 @@ class TestRefusals:
             ("reward.logged.a, 1\nreward.logged.A, 2", ["line 3", "'reward.logged.a' is given twice", "line 2"]),
             ("reward.logged, 1", ["line 2", "'reward.logged'", "allowed: reward.logged.weight and reward.logged.WORD"]),
             ("window, 2", ["line 2", "window is '2'", "a whole number of at least 3 or none"]),
+            ("loop.look, 1e308", ["line 2", "loop.look is '1e308'", "a number above 0 and at most 1e+09"]),
             ("relax, nan", ["line 2", "relax is 'nan'", "a number of at least 0"]),
             ("algorithm, reinforce, algorithm.trace, 0.5", ["line 2", "algorithm.trace is '0.5'; allowed: 1"]),
             ("log, a\0b", ["line 2", r"log is 'a\x00b'", "no path holds NUL", "allowed: a path or none"]),
@@ -230,6 +233,8 @@ class TestRefusals:
             ("\nTRAIN, no", ["line 3", "'train' is given twice", "'no'", "'yes'", "line 1"]),
             ("split, time\nsplit.name, users", ["line 3", "'split.name' is given twice", "line 2"]),
             ("user, A, user.0, B", ["line 2", "'user.0' is given twice"]),
+            (f"user.{'9' * 5000}, A", ["line 2", "there is no setting 'user.999", "(5,007 characters)"]),
+            (f"reward.logged.{'9' * 5000}, no", ["line 2", "is 'no'", "a number or none"]),
             ("seed", ["line 2", "13 tokens", "odd number", "'seed'"]),
             ('log, "a', ["line 2", "'\"a'", "double quote"]),
             ('log, ""', ["line 2", "log is ''", "a path"]),
@@ -270,6 +275,13 @@ class TestRefusals:
             "setup, line 3: layers is '0'; allowed: a whole number above 0",
         ]
 
+    @pytest.mark.parametrize(
+        "more",
+        ["{}, 1", "epochs, {}", "algorithm, {}", "foo, {}", "split.{}, 1", "split.date, {}", "server.experiment, {}"],
+    )
+    def test_what_is_long_is_cut(self, more: str) -> None:
+        assert len(refusal(more.format("x" * 10_000))) < 2_000
+
     def test_a_file_that_is_no_setup_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(SetupError, match=r"no such setup file; what-next init"):
             Setup.read(tmp_path / "setup.txt")
@@ -289,7 +301,7 @@ class TestJudging:
         assert Setup.from_text(self.BASE, overrides=["evaluation.k=5,20"]).evaluation.k == (5, 20)
         assert Setup(**Setup.from_text(f"{self.BASE}, {given}").as_json()).evaluation.k == (5, 20)
 
-    @pytest.mark.parametrize("given", ["0", "5,5", "many", "-1", "1001", "none"])
+    @pytest.mark.parametrize("given", ["0", "5,5", "many", "-1", "1001", "none", "9" * 5000])
     def test_lengths_that_cannot_be(self, given: str) -> None:
         with pytest.raises(SetupError, match="allowed: different whole numbers of 1 to 1000"):
             Setup.from_text(self.BASE, overrides=[f"evaluation.k={given}"])

@@ -272,6 +272,36 @@ class TestRestore:
         assert store.stat().st_mode & 0o077 == 0
         assert held(aside) == ["after"], "what was replaced is not thrown away"
 
+    def test_a_store_stays_in_its_place_until_the_other_one_takes_it(
+        self, backup: Path, killed: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = killed / "agent.store.sqlite"
+
+        def broken_off(move: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+            def moved(path: Path, to: Path) -> Path:
+                if Path(to) == store:
+                    raise KeyboardInterrupt
+                return move(path, to)
+
+            return moved
+
+        with monkeypatch.context() as patched:
+            for name in ("rename", "replace"):
+                patched.setattr(Path, name, broken_off(getattr(Path, name)))
+            with pytest.raises(KeyboardInterrupt):
+                restore(read(killed), backup, replace=True)
+        assert held(store) == ["after"], "who is killed here has a store still"
+        restore(read(killed), backup, replace=True)
+        assert held(store) == ["before"]
+
+    def test_a_disk_without_links_takes_a_back_up_too(
+        self, backup: Path, killed: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links")))
+        aside = restore(read(killed), backup, replace=True)
+        assert aside is not None
+        assert (held(killed / "agent.store.sqlite"), held(aside)) == (["before"], ["after"])
+
     def test_a_damaged_store_gives_way(self, backup: Path, killed: Path) -> None:
         store = killed / "agent.store.sqlite"
         store.write_bytes(b"no store" * 1000)

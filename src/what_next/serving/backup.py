@@ -232,15 +232,25 @@ def _placed(kept: Path, file: Path) -> Path | None:
         aside.chmod(0o600)  # people's histories are nobody else's
         give_to_owner(aside, file.parent)
         sync(aside)
-        for ending in ("", "-wal", "-shm"):  # the log of another file would be played into this one
+        if there:
+            _named_too(file, before)
+        for ending in ("-wal", "-shm"):  # the log of another file would be played into this one
             old = file.with_name(file.name + ending)
             if old.exists():
                 old.rename(f"{before}{ending}")
-        aside.rename(file)
+        aside.replace(file)
         sync(file.parent)
     finally:
         aside.unlink(missing_ok=True)
     return before if there else None
+
+
+def _named_too(file: Path, before: Path) -> None:
+    """Give a file a second name, so that at no moment there is none at its own; moved where disks have no links."""
+    try:
+        before.hardlink_to(file)
+    except OSError:
+        file.rename(before)
 
 
 def _tables(backend: Backend, replace: bool) -> bool:

@@ -123,7 +123,7 @@ def parse_toml(text: str, source: str = "setup") -> list[Entry]:
     """The entries of a TOML setup: tables and arrays become dotted keys, values the text that setup.txt would hold."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of a number too long for Python, and of arrays in arrays
         raise SetupError(f"{source}: this is not TOML: {error}") from None
     lines = _toml_lines(text)
     entries = []
@@ -151,8 +151,8 @@ def without_doubles(entries: list[Entry]) -> list[Entry]:
     for entry in entries:
         if other := first.get(entry.key):
             raise SetupError(
-                f"{entry.where}: the key {entry.key!r} is given twice, here as {entry.value!r} and before as "
-                f"{other.value!r} ({other.where}); keep one"
+                f"{entry.where}: the key {entry.key!r:.80} is given twice, here as {entry.value!r:.80} and before as "
+                f"{other.value!r:.80} ({other.where}); keep one"
             )
         first[entry.key] = entry
     return entries

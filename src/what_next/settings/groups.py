@@ -1,5 +1,6 @@
 """The settings that belong together: groups of dotted keys."""
 
+import re
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -92,7 +93,7 @@ class SplitSettings(Group):
         try:
             return value and datetime.fromisoformat(value).isoformat()
         except ValueError:
-            raise ValueError(f"split.date is {value!r}; allowed: 2000-11-30, or 2000-11-30T12:00") from None
+            raise ValueError(f"split.date is {value!r:.80}; allowed: 2000-11-30, or 2000-11-30T12:00") from None
 
     @model_validator(mode="after")
     def _leaves_some(self) -> "SplitSettings":
@@ -123,10 +124,11 @@ class Evaluation(Group):
     def _several(cls, value: object) -> object:
         given = [value] if isinstance(value, int) else value
         words = [one for part in given for one in str(part).split(",")] if isinstance(given, list | tuple) else []
-        numbers = [int(one) for one in words if one.strip().isdecimal()]
+        numbers = [int(one) for one in words if re.fullmatch(r"\s*\d{1,9}\s*", one)]
         if len(numbers) < max(1, len(words)) or len(set(numbers)) < len(numbers) or not set(numbers) <= SLATES:
             raise ValueError(
-                f"evaluation.k is {','.join(words)!r}; allowed: different whole numbers of 1 to 1000, such as 5,10,20"
+                f"evaluation.k is {','.join(words)!r:.80}; allowed: different whole numbers of 1 to 1000, such as "
+                "5,10,20"
             )
         return numbers
 

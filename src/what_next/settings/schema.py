@@ -18,13 +18,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from what_next.errors import SetupError
+from what_next.errors import SetupError, some
 from what_next.settings.file import Entry, without_doubles, word
 
 WORD = "WORD"
 """Stands for any word, at the end of a key that is free; a key that was read has no capitals."""
 LONG = re.compile(r"[+-]?\d{19,4000}")
 """A whole number that may not fit into 64 bits."""
+PLACE = re.compile(r"\d{1,9}")
+"""The number of a list's member."""
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
 
 
@@ -74,7 +76,7 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
             chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
             if entry and chosen not in named:
                 may_be = listed(named, "or") + _nearest(chosen, named)
-                raise SetupError(f"{entry.where}: {key} is {entry.value!r}; allowed: {may_be}")
+                raise SetupError(f"{entry.where}: {key} is {_short(entry.value)}; allowed: {may_be}")
             yield from leaves(named[chosen], entries, key + ".")
     if model.model_config.get("extra") == "allow":
         yield prefix + WORD, _further(model)
@@ -104,7 +106,7 @@ def override(model: type[BaseModel], entries: Sequence[Entry], overrides: Sequen
 
     def group(entry: Entry) -> str:
         head, _, last = entry.key.rpartition(".")
-        return head if last == "name" or (head in lists and last.isdecimal()) else entry.key
+        return head if last == "name" or (head in lists and PLACE.fullmatch(last)) else entry.key
 
     replaced = {group(entry) for entry in overrides}
     return [entry for entry in entries if group(entry) not in replaced] + list(overrides)
@@ -117,13 +119,14 @@ def resolve(model: type[BaseModel], entries: Sequence[Entry]) -> tuple[list[Entr
     for entry in entries:
         head, _, number = entry.key.rpartition(".")
         key = entry.key + ".name" if entry.key + ".name" in fields else entry.key
-        if head in fields and is_list(fields[head]) and number.isdecimal():
+        if head in fields and is_list(fields[head]) and PLACE.fullmatch(number):
             key, field = f"{head}.{int(number)}", fields[head]
         elif found := field_of(key, fields):
             field = found
             key += ".0" if is_list(field) else ""
         else:
-            raise SetupError(f"{entry.where}: {unknown(entry.key, fields, model)} (found {entry.key}, {entry.value})")
+            given = some([entry.key, entry.value])
+            raise SetupError(f"{entry.where}: {unknown(entry.key, fields, model)} (found {given})")
         full.append(replace(entry, key=key))
         used[key] = field
         if group := _free(key, fields):
@@ -153,7 +156,7 @@ def nest(entries: Sequence[Entry], fields: Mapping[str, FieldInfo], folder: Path
 def _position(entry: Entry) -> int:
     """A list member's number; what is no list member keeps its place."""
     number = entry.key.rpartition(".")[2]
-    return int(number) if number.isdecimal() else 0
+    return int(number) if PLACE.fullmatch(number) else 0
 
 
 def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
@@ -238,7 +241,7 @@ def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | 
     if inner and key.startswith(f"{group}.") and any("." in known.removeprefix(f"{group}.") for known in below):
         hint += f" (or is {part!r} of a package that is not installed?)"
     meant = f"; {own}" if model and (own := _of_another(key, model)) else _nearest(key, keys)
-    return f"there is no setting {key!r}{meant}{hint}; allowed: {listed(below)}"
+    return f"there is no setting {_short(key)}{meant}{hint}; allowed: {listed(below)}"
 
 
 def _of_another(key: str, model: type[BaseModel]) -> str | None:
@@ -272,7 +275,7 @@ def explain(error: ValidationError, model: type[BaseModel], entries: Mapping[str
 def _is_member(name: str, key: str) -> bool:
     """Whether a key is that of a list's member."""
     head, _, number = name.rpartition(".")
-    return head == key and number.isdecimal()
+    return head == key and PLACE.fullmatch(number) is not None
 
 
 def _list_of(members: Sequence[Entry]) -> Entry | None:

@@ -98,7 +98,7 @@ class Server(Group):
         arms = experiment.split(":")
         if len(arms) != 2 or arms[0] == arms[1] or not all(ARM.fullmatch(arm) for arm in arms):
             raise ValueError(
-                f"server.experiment is {experiment!r}; allowed: two different ones of trained, popular, random, "
+                f"server.experiment is {experiment!r:.80}; allowed: two different ones of trained, popular, random, "
                 "candidate and the names of versions, with a colon between them, as trained:popular"
             )
         if not {*arms} & {*POLICIES}:
@@ -147,7 +147,7 @@ class Loop(Group):
     feedback: int = Field(default=100_000, gt=0)
     """loop: so many new events and feedback begin a round before its time"""
     least: int = Field(default=1, gt=0, description="loop: new events and feedback that a round needs")
-    look: float = Field(default=60.0, gt=0)
+    look: float = Field(default=60.0, gt=0, le=1e9)
     """loop: seconds between two looks at the store; serve: at what an experiment earned"""
     fresh: int = Field(default=7, ge=0)
     """loop: each so many rounds training starts from nothing; else from the deployed model; 0: never"""
