@@ -180,6 +180,27 @@ def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPat
     assert not linear.boosts(grid[:, 3])[1].any()
 
 
+@pytest.mark.parametrize(("numbers", "count"), [({}, 0), ({"transition": 2.0}, 1), ({"transition_decay": 0.4}, 10)])
+def test_no_more_is_looked_through_than_counts(numbers: dict[str, float], count: int) -> None:
+    """What is added is what a look through twelve events finds, where more of them cannot count."""
+    linear, walk = LinearTerm(5), np.random.default_rng(0).integers(0, 5, 50, np.int32)
+    count_transitions(linear, np.stack([walk[:-1], walk[1:]]))
+    linear.choose(**({"transition": 2.0} | numbers if numbers else {}))
+    items = torch.from_numpy(walk[:12]).long()
+    recent = linear.past(items, torch.tensor([12])).recent
+    assert (0 if recent is None else recent.shape[1]) == linear.recalled == count
+    grid = linear.past_on_grid(items[None]).recent
+    assert (grid is None) == (recent is None)
+    if recent is not None and grid is not None:
+        assert grid[0, -1].tolist() == recent[0].tolist() == items[-count:].tolist()
+        found, wanted = (torch.zeros(5) for _ in range(2))
+        for sums, some in ((found, recent), (wanted, items[None])):
+            places, amounts = (one[0] for one in linear.boosts(some))
+            sums.index_add_(0, places[places >= 0], amounts[places >= 0])
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        assert found.any()
+
+
 def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
     linear, later = term(), term()
     linear.choose(weight=2.0)
@@ -193,7 +214,7 @@ def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
     assert not later.bias
     assert not later.replay
     assert not later.repeat
-    assert not later.recalls
+    assert not later.recalled
     np.testing.assert_allclose(after, before, rtol=1e-6)
 
 
@@ -432,9 +453,9 @@ def test_what_a_history_tells_of_itself_is_tried_where_items_may_come_again() ->
         return replayed + held - abs(float(linear.repeat_decay) - 0.5) / 9
 
     weigh(linear, "ndcg@10", score, lambda: 0.0)
-    assert not linear.recalls
+    assert not linear.recalled
     weigh(linear, "ndcg@10", score, lambda: 0.0, repeats=True)
-    assert linear.recalls
+    assert linear.recalled
     assert [float(one) for one in (linear.replay, linear.repeat, linear.repeat_decay)] == pytest.approx([4, 256, 0.5])
 
 

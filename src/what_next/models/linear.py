@@ -249,7 +249,7 @@ class LinearTerm(nn.Module):
         sums = functional.embedding_bag(
             items, self.directions, ends - lengths, mode="sum", per_sample_weights=self.decay**after
         )
-        return Past(self.foretold(sums), last_of(items, lengths) if self.recalls else None)
+        return Past(self.foretold(sums), last_of(items, lengths, self.recalled) if self.recalled else None)
 
     def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Past:
         """The same after every event; -1 is padding at the end."""
@@ -257,8 +257,8 @@ class LinearTerm(nn.Module):
         for column in items.unbind(1):
             total = self.decay * total + self.vectors(column)
             found.append(self.foretold(total))
-        count = min(RECALLED, items.shape[1])
-        recent = functional.pad(items, (count - 1, 0), value=-1).unfold(1, count, 1) if self.recalls else None
+        count = min(self.recalled, items.shape[1])
+        recent = functional.pad(items, (count - 1, 0), value=-1).unfold(1, count, 1) if count else None
         return Past(torch.stack(found, 1), recent)
 
     def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid rank"]:
@@ -276,9 +276,11 @@ class LinearTerm(nn.Module):
         return self.gains / (self.gains + self.penalty * (1 - self.gains))
 
     @property
-    def recalls(self) -> bool:
-        """Whether the last items of a history count, beside its sums."""
-        return bool(self.replay or self.repeat or self.transition)
+    def recalled(self) -> int:
+        """How many of the last items of a history count, beside its sum."""
+        if self.repeat or self.replay:
+            return RECALLED
+        return (LAST if self.transition_decay else 1) if self.transition else 0
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What was saved before one of the numbers was there goes without it; tables are as wide as they were. What
@@ -302,9 +304,11 @@ def _shares(amounts: Float[Tensor, "batch some"]) -> Float[Tensor, "batch some"]
     return amounts / amounts.sum(1, keepdim=True).clamp(min=torch.finfo(amounts.dtype).tiny)
 
 
-def last_of(items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Int64[Tensor, "batch recent"]:
-    """The last items of some histories, `RECALLED` at most, each history at the end of its row; -1 before it."""
-    count = min(RECALLED, max(lengths.tolist(), default=0))
+def last_of(
+    items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"], most: int
+) -> Int64[Tensor, "batch recent"]:
+    """The last items of some histories, so many at most, each history at the end of its row; -1 before it."""
+    count = min(most, max(lengths.tolist(), default=0))
     places = torch.arange(count, device=items.device) - count + lengths.cumsum(0)[:, None]
     inside = places >= (lengths.cumsum(0) - lengths)[:, None]
     return items[places.clamp(min=0)].where(inside, -1)

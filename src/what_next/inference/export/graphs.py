@@ -11,7 +11,7 @@ from torch.nn import functional
 from what_next.agent import Agent
 from what_next.models.encoders import Encoder, MeanEncoder, TransformerEncoder
 from what_next.models.encoders.transformer import Layer, attend, banded
-from what_next.models.linear import RECALLED, Past
+from what_next.models.linear import Past
 from what_next.training.encoder_learner import GAP, EncoderLearner, linear_of
 from what_next.types import Events
 
@@ -34,7 +34,7 @@ class Read(nn.Module):
         self.encoder = copy.deepcopy(encoder, {id(encoder.items): encoder.items})
         self.algorithm, self.nets = agent.setup.algorithm, agent.nets
         self.ridge = linear_of(agent.nets)
-        self.recalls = self.ridge is not None and self.ridge.recalls
+        self.recalled = 0 if self.ridge is None else self.ridge.recalled
         self.heads = nn.ModuleList(net for name, net in agent.nets.items() if name != "encoder")
         inputs, space = agent.setup.inputs, agent.space
         self.rewards, self.gaps = inputs.rewards, inputs.gaps
@@ -81,7 +81,7 @@ class Read(nn.Module):
         if self.ridge is None:
             return state
         sums = self.ridge.directions.new_zeros(batch, self.ridge.rank)
-        recent = [sums.new_zeros(batch, RECALLED, dtype=torch.int64)] if self.recalls else []
+        recent = [sums.new_zeros(batch, self.recalled, dtype=torch.int64)] if self.recalled else []
         return (*state, sums, *recent)
 
     def answers(self, states: Float[Tensor, "batch dim"], past: Past | None) -> tuple[Tensor, ...]:
@@ -109,8 +109,8 @@ class ReadHistory(Read):
         if self.ridge is not None:
             lags = (last[:, None] - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
             sums = (self.ridge.decay ** lags[..., None] * self.ridge.vectors(items)).sum(1)
-            places = last[:, None] + torch.arange(1 - RECALLED, 1, device=items.device)
-            recent = items.gather(1, places.clamp(min=0)).where(places >= 0, -1) if self.recalls else None
+            places = last[:, None] + torch.arange(1 - self.recalled, 1, device=items.device)
+            recent = items.gather(1, places.clamp(min=0)).where(places >= 0, -1) if self.recalled else None
             past = Past(self.ridge.foretold(sums), recent)
         if isinstance(self.encoder, MeanEncoder):
             return self.answers(_mean(self.encoder, inputs, last), past)
