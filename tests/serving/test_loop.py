@@ -212,10 +212,11 @@ def test_a_store_without_feedback_is_waited_out(shop: Shop) -> None:
 def test_two_loops_on_one_store_are_one_too_many(shop: Shop) -> None:
     with shop.journal.lock():
         other = Journal.open(journal_path(shop.setup))
-        with pytest.raises(StoreError, match="another loop works on this store"):
-            other.lock()
+        with pytest.raises(StoreError, match="another loop works on this store"), other.lock():
+            pass
         other.close()
-    shop.journal.lock().release()
+    with shop.journal.lock():
+        pass
 
 
 def test_two_machines_on_one_postgresql_are_one_too_many(
@@ -734,6 +735,7 @@ def look(how, path, clock):
     setup = Setup.read(path, ["train=no"])
     journal = Journal.open(journal_path(setup), clock=lambda: clock)
     lock = journal.lock()
+    lock.__enter__()
     loop = Loop(setup, Store.open(store_of(setup)), journal)
     if how == "kill":
         Journal.go_on = Journal.begin = die  # all is done, and nothing noted yet

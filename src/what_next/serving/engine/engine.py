@@ -180,12 +180,7 @@ class Engine:
             ]
             if not wanted:
                 continue
-            outcomes: list[Outcome]
-            try:
-                outcomes = self._answering.answer(live.of(role), [request for _, request, _ in wanted], role)
-            except Exception as error:
-                logger.exception("a batch could not be answered")
-                outcomes = [error for _ in wanted]
+            outcomes = self._answering.answer(live.of(role), [request for _, request, _ in wanted], role)
             for (waiting, request, arm), outcome in zip(wanted, outcomes, strict=True):
                 if waiting.take():
                     self._finish(waiting, outcome, arm)
