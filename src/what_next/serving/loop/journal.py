@@ -4,7 +4,7 @@ Whoever works by it is the only loop on its store: `alone`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,11 +123,6 @@ class Journal:
     def close(self) -> None:
         """Give the connections back."""
         self.backend.close()
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Within, no other loop works by this journal; a `NotAlone` where one does."""
-        told = f"{self.backend.where}: another loop works on this store; there can be one (what-next loop status)"
-        return files.alone(Path(f"{self.backend.where}.lock"), NotAlone(told))
 
     # Writing
 
@@ -273,8 +268,9 @@ def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
     Raises:
         NotAlone: another loop works on it.
     """
-    place = Place(store.backend)
-    with journal.lock():
+    place, where = Place(store.backend), journal.backend.where
+    told = f"{where}: another loop works on this store; there can be one (what-next loop status)"
+    with files.alone(Path(f"{where}.lock"), NotAlone(told)):
         try:
             place.take()
             yield place.take
