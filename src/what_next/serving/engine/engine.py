@@ -19,7 +19,7 @@ from cachetools import TTLCache
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
 from what_next.inference.extend import LARGEST, UNTOLD
 from what_next.serving.bodies import Question
-from what_next.serving.engine.answering import Answering, Outcome, Result, json_of
+from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Shadow, Watch, meant
 from what_next.serving.engine.live import Role
@@ -203,7 +203,7 @@ class Engine:
             explore = {**impression.explore, "experiment": arm.experiment, "arm": arm.name, "share": arm.share}
             impression = replace(impression, explore=explore)
         if waiting.once is not None and impression.user_id == answer.user:
-            response = records.KeptResponse(*waiting.once, answer.recommendation_id, json_of(answer.content))
+            response = records.KeptResponse(*waiting.once, answer.recommendation_id, answer.json.decode())
             impression = replace(impression, response=response)
         try:
             written = self._submit(impression, waiting.arrived)
