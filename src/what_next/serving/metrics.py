@@ -39,8 +39,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(namespace="what_next", registry=self.registry)
-        own: dict[str, Any] = {"namespace": "what_next", "registry": self.registry}
-        counter, histogram, self.gauge = partial(Counter, **own), partial(Histogram, **own), partial(Gauge, **own)
+        counter = partial(Counter, namespace="what_next", registry=self.registry)
+        histogram = partial(Histogram, namespace="what_next", registry=self.registry)
+        self.gauge = partial(Gauge, namespace="what_next", registry=self.registry)
         about = "Requests, by route and status"
         self._requests = counter("requests", about, ("method", "route", "status"))
         about = "Time from a request's headers to its answer"
