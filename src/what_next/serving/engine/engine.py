@@ -266,12 +266,17 @@ class Engine:
             StoreUnavailable: the store cannot be used now.
         """
         if not self.held([item_id]):
-            self.models.grow()  # another process may have taken it just now
+            self.grow()  # another process may have taken it just now
         if not self.held([item_id]):
             raise CatalogueError(f"item {item_id!r} is not in the catalogue")
         changed: bool = self.writer.submit(records.WithdrawItem(item_id)).result()
         self.models.withdrawals.look()
         return changed
+
+    def grow(self) -> None:
+        """Take up the new items of the store: they can be recommended in the very next answer."""
+        self.models.grow()
+        self.models.withdrawals.look()
 
     def check_item(self, item_id: str, attributes: Mapping[str, float], place: str = "") -> None:
         """Raises a `Refused` where an item cannot be put into the catalogue; `place`: before its fields' names."""

@@ -204,6 +204,7 @@ class Models:
             StoreUnavailable: the store cannot be read now.
         """
         self.grow()
+        self.withdrawals.look()
         with self._looking:
             deployments = self.store.deployments()
             if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
@@ -259,12 +260,11 @@ class Models:
         return True
 
     def grow(self) -> None:
-        """Takes up new items of the store, which can be recommended in the next answer, and what was withdrawn.
+        """Takes up new items of the store: they can be recommended in the next answer.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
-        self.withdrawals.look()
         with self._changing:
             last, live = self._last_item, self.live
             if not (new := self._note_items()):
