@@ -17,7 +17,7 @@ from what_next.algorithms.base import Networks
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
-from what_next.errors import DataError, Plain, SetupError, counted
+from what_next.errors import DataError, Plain, SaveError, SetupError, counted
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
@@ -210,7 +210,7 @@ class Environment:
         path = self.setup.model_agent_path
         check_paths([path])
         refusal = f"{path}: another training writes it; wait for its end, or set model_agent_path to another"
-        return alone(path.with_name(f".{path.name}.lock"), refusal)
+        return alone(path.with_name(f".{path.name}.lock"), SaveError(refusal))
 
     def _train(self) -> Report:
         """The same for one network, or for one of an ensemble."""

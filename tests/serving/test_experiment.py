@@ -65,7 +65,7 @@ class TestArms:
             (impression,) = impressions_of(service.store, "p1")
             assert (impression.explore["experiment"], impression.explore["arm"]) == ("trained:popular", policy)
             service.ask(history=HISTORY)
-            log = exported(service.store, service.engine.models.live.current.served.catalogue).log
+            log = exported(service.store, service.engine.models.live.current.served.catalogue).rows.collect()
             assert set(log["arm"].unique()) == {policy, None}
             assert set(log["experiment"].unique()) == {"trained:popular", None}
 

@@ -210,12 +210,14 @@ def test_a_store_without_feedback_is_waited_out(shop: Shop) -> None:
 
 
 def test_two_loops_on_one_store_are_one_too_many(shop: Shop) -> None:
-    with shop.journal.lock():
+    store = shop.service.store
+    with alone(store, shop.journal):
         other = Journal.open(journal_path(shop.setup))
-        with pytest.raises(StoreError, match="another loop works on this store"):
-            other.lock()
+        with pytest.raises(StoreError, match="another loop works on this store"), alone(store, other):
+            pass
         other.close()
-    shop.journal.lock().release()
+    with alone(store, shop.journal):
+        pass
 
 
 def test_two_machines_on_one_postgresql_are_one_too_many(
@@ -722,7 +724,7 @@ KILLED = """
 import os, signal, sys
 import torch._dynamo
 from what_next.environment import Environment
-from what_next.serving.loop.journal import Journal, journal_path
+from what_next.serving.loop.journal import Journal, alone, journal_path
 from what_next.serving.loop.loop import Loop
 from what_next.serving.store import Store, store_of
 from what_next.settings import Setup
@@ -733,8 +735,9 @@ def die(*_, **__):
 def look(how, path, clock):
     setup = Setup.read(path, ["train=no"])
     journal = Journal.open(journal_path(setup), clock=lambda: clock)
-    lock = journal.lock()
-    loop = Loop(setup, Store.open(store_of(setup)), journal)
+    store = Store.open(store_of(setup))
+    place = alone(store, journal)
+    loop = Loop(setup, store, journal, place.__enter__())
     if how == "kill":
         Journal.go_on = Journal.begin = die  # all is done, and nothing noted yet
     elif how == "break":
@@ -876,7 +879,7 @@ def test_once_does_what_can_be_done_and_says_so(
     assert shop.service.store.second() is not None
     assert stood_back == [7]
     assert commands.loop(words, once=True) == 0
-    with shop.journal.lock():
+    with alone(shop.service.store, shop.journal):
         code = guarded(lambda: commands.loop(words, once=True))()
     assert code == 2
     assert "another loop works on this store" in capsys.readouterr().err

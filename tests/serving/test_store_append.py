@@ -40,10 +40,10 @@ def go_on(store: Store, path: Path) -> pl.DataFrame:
     """Append, and compare with a whole export."""
     found, whole = appended(store, CATALOGUE, path), exported(store, CATALOGUE)
     found.write(path)
-    assert_frame_equal(found.log, whole.log)
+    assert_frame_equal(found.rows.collect(), whole.rows.collect())
     assert_frame_equal(found.items, whole.items)
     assert found.withdrawals == whole.withdrawals
-    return found.log
+    return found.rows.collect()
 
 
 class Traffic:
@@ -188,7 +188,7 @@ def test_where_it_cannot_go_on_all_is_read_and_that_is_said(store: Store, tmp_pa
     rows.write_parquet(path, metadata=footer | {UNTIL: elsewhere})
     found = appended(store, CATALOGUE, path)
     assert "goes further than the store" in found.notes[0]
-    assert_frame_equal(found.log, exported(store, CATALOGUE).log)
+    assert_frame_equal(found.rows.collect(), exported(store, CATALOGUE).rows.collect())
     rows.select("item_id").write_parquet(path)
     with pytest.raises(DataError, match="is no exported log of a service, so nothing can be appended"):
         appended(store, CATALOGUE, path)

@@ -74,16 +74,16 @@ def rewards(store: Store) -> dict[tuple[str, str], float]:
 
 
 def decided(store: Store) -> pl.DataFrame:
-    return exported(store, catalogue()).log.filter(~EVENT)
+    return exported(store, catalogue()).rows.collect().filter(~EVENT)
 
 
 def happened(store: Store) -> pl.DataFrame:
-    return exported(store, catalogue()).log.filter(EVENT)
+    return exported(store, catalogue()).rows.collect().filter(EVENT)
 
 
 def test_each_item_of_an_answer_is_a_row_with_its_chance_and_place(served: Store) -> None:
     found = exported(served, catalogue())
-    log = found.log.filter(~EVENT)
+    log = found.rows.collect().filter(~EVENT)
     columns = ("user_id", "item_id", "reward", "propensity", "position", "slate", "known", "history", "seen", "masked")
     assert log.select(columns).rows() == [
         ("anna", "i1", 0.0, 0.5, 1, "r1", 1, None, False, False),
@@ -104,7 +104,7 @@ def test_an_answer_is_one_row_until_the_file_is_written(
     served: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = exported(served, catalogue())
-    log = found.log
+    log = found.rows.collect()
     assert (len(found.decided), found.decisions) == (3, 6)
     monkeypatch.setattr(pl.LazyFrame, "collect", lambda *_, **__: pytest.fail("all rows are held at once"))
     found.write(tmp_path / "log.parquet")
@@ -120,7 +120,7 @@ def test_what_was_withdrawn_is_told_with_the_log_and_what_nobody_saw_is_no_decis
     served.commit([*late, CountDeliveries(("r4",), -1)])
     served.commit([AddItems((ItemRow("i6", "Song i6", {"tempo": 6.0}),))])
     found = exported(served, catalogue())
-    decisions = found.log.filter(~EVENT).select("slate", "withdrawn").unique("slate", maintain_order=True)
+    decisions = found.rows.collect().filter(~EVENT).select("slate", "withdrawn").unique("slate", maintain_order=True)
     assert dict(decisions.iter_rows()) == {"r1": 0, "r0": 0, "r2": 0, "r3": 2}
     found.write(tmp_path / "log.parquet")
     changes = json.loads(footer_of(tmp_path / "log.parquet")["what_next.withdrawals"])
@@ -130,7 +130,7 @@ def test_what_was_withdrawn_is_told_with_the_log_and_what_nobody_saw_is_no_decis
 def test_an_answer_is_there_whole_or_not_at_all(served: Store) -> None:
     served.commit([shown("r3", "anna", ("i1", "gone"), 40)])
     found = exported(served, catalogue())
-    assert "r3" not in found.log["slate"].to_list()
+    assert "r3" not in found.rows.collect()["slate"].to_list()
     assert "1 answers left out: an item of theirs is not in the item table" in found.notes
 
 
@@ -209,7 +209,7 @@ def test_who_gave_no_name_is_a_user_of_their_own(served: Store) -> None:
 def test_ids_that_are_whole_numbers_are_numbers_as_an_import_has_them(store: Store) -> None:
     store.commit([shown(f"r{user}", user, ("2", "10"), 10) for user in ("9", "10")])
     tables = exported(store, catalogue(ids=[2, 10]))
-    assert tables.log.select("user_id", "item_id").rows() == [(9, 2), (9, 10), (10, 2), (10, 10)]
+    assert tables.rows.collect().select("user_id", "item_id").rows() == [(9, 2), (9, 10), (10, 2), (10, 10)]
     assert tables.items["item_id"].to_list() == [2, 10]
 
 
@@ -220,7 +220,7 @@ def test_words_for_nothing_are_ids_like_others(store: Store, tmp_path: Path) -> 
     path = tmp_path / "log.parquet"
     for export in (exported, lambda store, catalogue: appended(store, catalogue, path)):
         found = export(store, catalogue(False, ["1"]))
-        assert set(found.log["user_id"]) == set(found.log["item_id"]) == set(names)
+        assert set(found.rows.collect()["user_id"]) == set(found.rows.collect()["item_id"]) == set(names)
         found.write(path)
     assert Dataset.read(path).user_ids.sort().to_list() == sorted(names)
 
@@ -235,14 +235,14 @@ def test_items_of_the_store_go_before_the_catalogue(served: Store) -> None:
     found = {row[0]: row[1:] for row in tables.items.rows()}
     assert found["i1"] == ("New", 9.0)
     assert found["x"] == ("X", 4.5)  # the median of 0 2 3 4 5 6 7 9
-    assert "x" in tables.log["item_id"].to_list()
+    assert "x" in tables.rows.collect()["item_id"].to_list()
     assert "1 missing attributes of added items set to the median" in tables.notes
 
 
 def test_events_are_histories_by_user_and_time(served: Store) -> None:
     served.commit([AddEvents((EventRow("e3", "anna", "i3", "skip", time=1), EventRow("e4", "anna", "gone", time=2)))])
     found = exported(served, catalogue())
-    assert found.log.filter(EVENT).select("user_id", "item_id", "event", "number").rows() == [
+    assert found.rows.collect().filter(EVENT).select("user_id", "item_id", "event", "number").rows() == [
         ("anna", "i3", "skip", 2),
         ("anna", "i1", "play", 1),
         ("bert", "i2", "play", 1),
@@ -264,7 +264,7 @@ def test_rewards_and_contexts_of_events_are_read_where_all_can_have_them(served:
     )
     served.commit([AddEvents(rows)])
     found = exported(served, catalogue())
-    assert found.log["reward"].to_list() == [0.25, None, None]
+    assert found.rows.collect()["reward"].to_list() == [0.25, None, None]
     assert found.notes == [
         "context timestamp left out: the log has a column of that name",
         "context day left out: 1 events lack it",
@@ -310,7 +310,7 @@ def test_who_is_erased_while_the_log_is_read_is_not_in_it(served: Store) -> None
             served.commit([EraseUser("anna")])
 
     found = exported(served, catalogue(), progress=progress)
-    assert found.log["user_id"].unique(maintain_order=True).to_list() == ["bert", "anonymous:r9"]
+    assert found.rows.collect()["user_id"].unique(maintain_order=True).to_list() == ["bert", "anonymous:r9"]
 
 
 def test_without_its_item_table_it_is_not_read(served: Store, tmp_path: Path) -> None:

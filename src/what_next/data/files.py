@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from what_next.errors import DataError, SaveError
+from what_next.errors import DataError, SaveError, WhatNextError
 
 ASIDE = ".aside"
 """How temporary names end, of what gets its own name when it is whole; they begin with a dot."""
@@ -176,13 +176,13 @@ def remove_stale(folder: Path) -> None:
 
 
 @contextmanager
-def alone(lock: Path, refusal: str) -> Iterator[None]:
+def alone(lock: Path, refusal: WhatNextError) -> Iterator[None]:
     """Within, nobody else holds a lock, which is a file; what a killed process leaves of it keeps nobody out.
 
     Where the file system has no locks, a warning says so, and that is all.
 
     Raises:
-        SaveError: the refusal, where somebody else holds it.
+        WhatNextError: the refusal, where somebody else holds it.
     """
     from filelock import FileLock, Timeout  # PyTorch brings it
 
@@ -190,7 +190,7 @@ def alone(lock: Path, refusal: str) -> Iterator[None]:
     try:
         held.acquire()
     except Timeout:
-        raise SaveError(refusal) from None
+        raise refusal from None
     except (OSError, NotImplementedError) as error:
         warnings.warn(f"{lock}: cannot be locked ({error}); see that nobody else writes there", stacklevel=3)
     try:

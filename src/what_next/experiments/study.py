@@ -60,7 +60,7 @@ def opened(path: Path | str, made_for: Mapping[str, Any], free: Collection[str] 
     refusal = f"{file}: another search works on this file; wait for its end, or share a study in a database, such as "
     try:
         study = open_study(path, made_for, free)
-        with alone(file.with_name(f".{file.name}.lock"), refusal + "--study sqlite:///study.db"):
+        with alone(file.with_name(f".{file.name}.lock"), SaveError(refusal + "--study sqlite:///study.db")):
             yield study
     except (OSError, AssertionError) as error:
         cause: BaseException | None = error

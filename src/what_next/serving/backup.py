@@ -146,7 +146,7 @@ def _put_back_tables(setup: Setup, backend: Backend, kept: Path, replace: bool) 
     words = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
     clean = ["--clean", "--if-exists"] if there else []
     _postgresql("pg_restore", [*words, *clean, str(kept)], "the database is as it was", backend.engine.url)
-    with backend.explained(), backend.engine.begin() as link:
+    with backend.begin() as link:
         drop_later(link, version)
     return damaged, None
 

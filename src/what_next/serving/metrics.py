@@ -1,7 +1,7 @@
 """What the service counts, in the form that Prometheus reads."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from time import time
 from typing import Any, Literal
 
@@ -33,30 +33,35 @@ class Metrics:
         loads: by what came of it: loaded, failed, late; `shadows`: by what became of it: recorded, dropped, failed.
         overlap: of shown answers with those in the shadow; `store_failures`: times that the store could not be used.
         ready: as of the last look, see `/ready`.
+        gauge: makes a further number, which goes up and down.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(namespace="what_next", registry=self.registry)
-        self._requests = self._counter("requests", "Requests, by route and status", "method", "route", "status")
+        counter = partial(Counter, namespace="what_next", registry=self.registry)
+        histogram = partial(Histogram, namespace="what_next", registry=self.registry)
+        self.gauge = partial(Gauge, namespace="what_next", registry=self.registry)
+        about = "Requests, by route and status"
+        self._requests = counter("requests", about, ("method", "route", "status"))
         about = "Time from a request's headers to its answer"
-        self._seconds = self._histogram("request_seconds", about, SECONDS, "route")
+        self._seconds = histogram("request_seconds", about, ("route",), buckets=SECONDS)
         about = "Recommendations, by who answered and why"
-        self._answers = self._counter("answers", about, "role", "policy", "fallback")
+        self._answers = counter("answers", about, ("role", "policy", "fallback"))
         about = "Time from a question to its durable answer, within the engine"
-        self._answering = self._histogram("answer_seconds", about, SECONDS, "role")
-        self.batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
-        sessions = self._counter("sessions", "Sessions, by how they were found", "found")
+        self._answering = histogram("answer_seconds", about, ("role",), buckets=SECONDS)
+        self.batches = histogram("batch_size", "Questions that went through the model together", buckets=SIZES)
+        sessions = counter("sessions", "Sessions, by how they were found", ("found",))
         self.ready = self.gauge("ready", "Whether /ready says that the service can answer (1) or not (0)")
-        self.versions = self._counter("versions", "Times that a version took over")
-        self.loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
-        self.shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
+        self.versions = counter("versions", "Times that a version took over")
+        self.loads = counter("loads", "Versions that were to be loaded, by what came of it", ("what",))
+        self.shadows = counter("shadow_answers", "Answers of the second model that nobody saw", ("what",))
         about = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
-        self.overlap = self._histogram("shadow_overlap", about, SHARES)
+        self.overlap = histogram("shadow_overlap", about, buckets=SHARES)
         told = {"events": "Events by what came of them", "feedback": "Feedback by what came of it"}
-        self._happened = {what: self._counter(what, about, "result") for what, about in told.items()}
-        self.store_failures = self._counter("store_failures", "Times that the store could not be used")
-        self._model = self.gauge("model_info", "The model that answers", "version", "algorithm", "encoder")
+        self._happened = {what: counter(what, about, ("result",)) for what, about in told.items()}
+        self.store_failures = counter("store_failures", "Times that the store could not be used")
+        self._model = self.gauge("model_info", "The model that answers", ("version", "algorithm", "encoder"))
         self._of_loop = cache(lambda name: self.gauge(f"loop_{name}", OF_LOOP[name][1]))
         # Finding a child by its labels takes longer than counting.
         self._shed = cache(lambda route: self._requests.labels("POST", route, "503"))
@@ -97,13 +102,3 @@ class Metrics:
             self._model.clear()
             self._model.labels(model["version"], model["algorithm"], model["encoder"]).set(1)
         return generate_latest(self.registry)
-
-    def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(f"what_next_{name}", about, labels, registry=self.registry)
-
-    def gauge(self, name: str, about: str, *labels: str) -> Gauge:
-        """A number of its own, which goes up and down."""
-        return Gauge(f"what_next_{name}", about, labels, registry=self.registry)
-
-    def _histogram(self, name: str, about: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"what_next_{name}", about, labels, buckets=bounds, registry=self.registry)

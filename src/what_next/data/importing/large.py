@@ -114,7 +114,7 @@ def import_large(
     check_paths([beside(to, "items"), *([] if to.is_dir() else [to])])
     lock = to.with_name(f".{to.name}.lock")
     with (
-        alone(lock, f"{to}: another import writes there now; wait for its end"),
+        alone(lock, SaveError(f"{to}: another import writes there now; wait for its end")),
         _scratch(to, filter(None, [*files, items]), options) as scratch,
         readable(*files, items),
     ):

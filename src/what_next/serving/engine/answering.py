@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 from cachetools import TTLCache
 from jaxtyping import Int32
 
@@ -310,8 +309,3 @@ class Answering:
             if request.seed is not None:
                 found["seed"] = str(request.seed)  # a number may be too long for JSON
         return found
-
-
-def json_of(content: object) -> str:
-    """As clients get it."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY).decode()

@@ -19,7 +19,7 @@ from cachetools import TTLCache
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
 from what_next.inference.extend import LARGEST, UNTOLD
 from what_next.serving.bodies import Question
-from what_next.serving.engine.answering import Answering, Outcome, Result, json_of
+from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Shadow, Watch, meant
 from what_next.serving.engine.live import Role
@@ -180,12 +180,7 @@ class Engine:
             ]
             if not wanted:
                 continue
-            outcomes: list[Outcome]
-            try:
-                outcomes = self._answering.answer(live.of(role), [request for _, request, _ in wanted], role)
-            except Exception as error:
-                logger.exception("a batch could not be answered")
-                outcomes = [error for _ in wanted]
+            outcomes = self._answering.answer(live.of(role), [request for _, request, _ in wanted], role)
             for (waiting, request, arm), outcome in zip(wanted, outcomes, strict=True):
                 if waiting.take():
                     self._finish(waiting, outcome, arm)
@@ -208,7 +203,7 @@ class Engine:
             explore = {**impression.explore, "experiment": arm.experiment, "arm": arm.name, "share": arm.share}
             impression = replace(impression, explore=explore)
         if waiting.once is not None and impression.user_id == answer.user:
-            response = records.KeptResponse(*waiting.once, answer.recommendation_id, json_of(answer.content))
+            response = records.KeptResponse(*waiting.once, answer.recommendation_id, answer.json.decode())
             impression = replace(impression, response=response)
         try:
             written = self._submit(impression, waiting.arrived)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
-from cachetools import LRUCache
+from cachetools import LRUCache, cachedmethod
 from jaxtyping import Bool, Int32
 
 from what_next.baselines.rules import Popular, RandomItem
@@ -25,7 +25,7 @@ from what_next.settings import Setup
 from what_next.types import ItemSet
 
 Role = Literal["current", "canary"]
-Ranges = dict[str, tuple[float, float]]
+Ids = tuple[str, ...]
 KEPT = 64
 """Masks that are remembered: a page asks again and again with the same one."""
 
@@ -83,33 +83,25 @@ class Masks:
         """
         if request.allowed is None and not request.blocked and not request.ranges:
             return None
-        ranges = {name: one.ends for name, one in sorted((request.ranges or {}).items())}
-        key = request.allowed, request.blocked, tuple(ranges.items())
-        with self._lock:
-            found = self._kept.get(key)
-        if found is None:
-            found = self._made(request, ranges)
-            with self._lock:
-                self._kept[key] = found
-        return found
+        ranges = [(name, *one.ends) for name, one in sorted((request.ranges or {}).items())]
+        return self._made(request.allowed, request.blocked or (), tuple(ranges))
 
-    def _made(self, request: Question, ranges: Ranges) -> Mask:
-        if request.allowed == ():
+    @cachedmethod(lambda self: self._kept, lock=lambda self: self._lock)
+    def _made(self, allowed: Ids | None, blocked: Ids, ranges: tuple[tuple[str, float, float], ...]) -> Mask:
+        if allowed == ():
             raise Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
-        permitted = np.full(len(self.served.ids), request.allowed is None)
-        permitted[self.served.known(request.allowed or ())] = True
+        permitted = np.full(len(self.served.ids), allowed is None)
+        permitted[self.served.known(allowed or ())] = True
         if not permitted.any():
-            raise Refused(
-                "allowed", f"none of these {len(request.allowed or ()):,} ids is in the catalogue; name others"
-            )
-        for name, (low, high) in ranges.items():
+            raise Refused("allowed", f"none of these {len(allowed or ()):,} ids is in the catalogue; name others")
+        for name, low, high in ranges:
             permitted &= self._within(name, low, high)
         if not permitted.any():
             raise Refused("ranges", "no item that is allowed lies within them; widen them")
-        permitted[self.served.known(request.blocked or ())] = False
+        permitted[self.served.known(blocked)] = False
         if not permitted.any():
             raise Refused("blocked", "no item is left that is not blocked; block fewer")
-        return Mask(permitted, Rule(request.allowed, request.blocked or (), ranges))
+        return Mask(permitted, Rule(allowed, blocked, {name: (low, high) for name, low, high in ranges}))
 
     def _within(self, name: str, low: float, high: float) -> Bool[np.ndarray, "items"]:
         catalogue, names = self.served.catalogue, self.served.catalogue.names

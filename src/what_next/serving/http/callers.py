@@ -12,6 +12,7 @@ from threading import Event, Thread
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from cachetools import LRUCache
 from starlette.types import Receive
 
 from what_next.errors import StoreError
@@ -34,7 +35,7 @@ REFRESH = 2.0
 """Seconds between two looks at the keys of the store: a revoked key is of no use after that."""
 
 KEPT = 10_000
-"""Callers that are remembered before those that have not been seen for a second are forgotten."""
+"""Callers whose rate is remembered: the latest that asked."""
 LARGE = 2**16
 """Bytes from which on bodies are looked at one after another, with pauses in which the others are answered."""
 BODIES = 2**26
@@ -113,7 +114,7 @@ class Rate:
 
     def __init__(self, rate: int, clock: Callable[[], float] = monotonic) -> None:
         self._rate, self._clock = rate, clock
-        self._full: dict[str, float] = {}
+        self._full: LRUCache[str, float] = LRUCache(KEPT)
 
     def take(self, caller: str, cost: int | float = 1, paid: int | float = 0) -> float:
         """Takes a cost, besides what is `paid` for the same request already: 0, or the seconds until there is room.
@@ -127,8 +128,6 @@ class Rate:
         full = max(self._full.get(caller, 0.0), now)
         if full + room * step > now + 1.0 + step * 1e-6:
             return full + room * step - now - 1.0
-        if len(self._full) >= KEPT and caller not in self._full:
-            self._forget(now)
         self._full[caller] = full + cost * step
         return 0.0
 
@@ -140,12 +139,6 @@ class Rate:
                 "up (server.rate, counted by cost: items, history, reasons, bytes); wait as Retry-After says"
             )
             raise Problem(429, message, headers={"retry-after": str(int(wait) + 1)})
-
-    def _forget(self, now: float) -> None:
-        """Callers whose buckets are full are as good as new; where all are busy, everybody starts anew."""
-        self._full = {caller: full for caller, full in self._full.items() if full > now}
-        if len(self._full) >= KEPT:
-            self._full.clear()
 
 
 class ClientGone(Exception):

@@ -11,7 +11,7 @@ from what_next.serving.bodies import Body, Question, Questions
 from what_next.serving.http.callers import ClientGone
 from what_next.serving.http.problems import invalid
 from what_next.serving.http.replies import Recommendations, RecommendationsBatch
-from what_next.serving.http.routes import Call, dumped, operation
+from what_next.serving.http.routes import Call, operation
 from what_next.serving.request import IdempotencyKey, RecommendationResponse, Refused
 from what_next.serving.store import CountDeliveries
 from what_next.serving.store.records import AnsweredBefore, KeptResponse
@@ -126,7 +126,7 @@ async def _answered(call: Call, body: Body, questions: Sequence[Question]) -> li
         meanwhile = dict(zip(late, await delivery.before([once[place] for place in late]), strict=True))
         for place, outcome in zip(left, outcomes, strict=True):
             if isinstance(outcome, RecommendationResponse):
-                found[place] = dumped(outcome.content)
+                found[place] = outcome.json
             elif isinstance(outcome, Refused):
                 found[place] = outcome
             elif (kept := meanwhile.get(place)) is not None:

@@ -136,7 +136,9 @@ class Operation:
             call.status = content.status_code
             await content(scope, receive, send)
         else:
-            await call.answer(send, self.status, content if isinstance(content, bytes) else dumped(content))
+            if not isinstance(content, bytes):
+                content = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+            await call.answer(send, self.status, content)
 
     async def _body(self, kind: type[Body], call: Call, receive: Receive) -> Body:
         """What the body says; a long one is paid for before it is looked at, and all by what they ask for."""
@@ -178,8 +180,3 @@ def operation(method: str, path: str, reply: type[Reply] | None = None, **more: 
         return handler
 
     return made
-
-
-def dumped(content: object) -> bytes:
-    """As JSON."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from sqlalchemy import Column, Connection, MetaData, Table, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import BigInteger, Double, Integer, Text
 
+from what_next.data import files
 from what_next.errors import StoreError
 from what_next.serving.store import Store, now
 from what_next.serving.store.backend import Backend, connect, home_of, make_file
@@ -116,7 +116,7 @@ class Journal:
         """
         make_file(path)
         journal = cls(connect(path), clock)
-        with journal._change() as connection:
+        with journal.backend.begin() as connection:
             metadata.create_all(connection)
         return journal
 
@@ -124,25 +124,11 @@ class Journal:
         """Give the connections back."""
         self.backend.close()
 
-    def lock(self) -> FileLock:
-        """The lock that only one loop holds; it goes with its process.
-
-        Raises:
-            StoreError: another loop holds it.
-        """
-        lock = FileLock(f"{self.backend.where}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            told = f"{self.backend.where}: another loop works on this store; there can be one (what-next loop status)"
-            raise StoreError(told) from None
-        return lock
-
     # Writing
 
     def begin(self, facts: Mapping[str, Any], step: str, told: str) -> None:
         """A new round, whose first step comes next."""
-        with self._change() as connection:
+        with self.backend.begin() as connection:
             made = connection.execute(insert(rounds).values(began=self.clock(), step=step, facts=dict(facts)))
             assert made.inserted_primary_key is not None
             self._tell(connection, made.inserted_primary_key[0], "begin", told)
@@ -151,7 +137,7 @@ class Journal:
         self, current: LoopRound, facts: Mapping[str, Any], told: str | None = None, **changed: str | None
     ) -> LoopRound:
         """Add facts to a round; and a line, where there is something to tell. `changed`: see `go_on`."""
-        with self._change() as connection:
+        with self.backend.begin() as connection:
             this = rounds.c.number == current.number
             more = {**connection.execute(select(rounds.c.facts).where(this)).scalar_one(), **facts}
             connection.execute(update(rounds).where(this).values(facts=more, **changed))
@@ -167,7 +153,7 @@ class Journal:
 
     def tell(self, step: str, told: str) -> None:
         """Add a line outside of all rounds."""
-        with self._change() as connection:
+        with self.backend.begin() as connection:
             self._tell(connection, None, step, told)
 
     def wait(self, told: str) -> None:
@@ -190,7 +176,7 @@ class Journal:
 
     def measure(self, **values: float | int) -> None:
         """Keep some numbers, in the place of those of the same names."""
-        with self._change() as connection:
+        with self.backend.begin() as connection:
             rows = [{"name": name, "value": value} for name, value in values.items()]
             new = insert(gauges)
             connection.execute(new.on_conflict_do_update(["name"], set_={"value": new.excluded.value}), rows)
@@ -198,16 +184,11 @@ class Journal:
     def _tell(self, connection: Connection, number: int | None, step: str, told: str) -> None:
         connection.execute(insert(lines).values(time=self.clock(), round=number, step=step, told=told))
 
-    @contextmanager
-    def _change(self) -> Iterator[Connection]:
-        with self.backend.explained(), self.backend.engine.begin() as connection:
-            yield connection
-
     # Reading
 
     def rounds(self, most: int) -> list[LoopRound]:
         """The latest rounds, the newest first."""
-        found = self._fetch(select(rounds).order_by(rounds.c.number.desc()).limit(most))
+        found = self.backend.fetch(select(rounds).order_by(rounds.c.number.desc()).limit(most))
         return [LoopRound(*row) for row in found]
 
     def current(self) -> LoopRound | None:
@@ -217,11 +198,11 @@ class Journal:
 
     def lines(self, most: int) -> list[LoopLine]:
         """The latest lines, the newest first."""
-        return [LoopLine(*row) for row in self._fetch(select(lines).order_by(lines.c.number.desc()).limit(most))]
+        return [LoopLine(*row) for row in self.backend.fetch(select(lines).order_by(lines.c.number.desc()).limit(most))]
 
     def numbers(self) -> dict[str, float]:
         """What was measured last, by name."""
-        return dict(tuple(row) for row in self._fetch(select(gauges)))
+        return dict(tuple(row) for row in self.backend.fetch(select(gauges)))
 
     def status(self, most: int = 50) -> dict[str, Any]:
         """Everything, as plain values."""
@@ -230,10 +211,6 @@ class Journal:
             "numbers": self.numbers(),
             "lines": [asdict(one) for one in self.lines(most)],
         }
-
-    def _fetch(self, statement: Any) -> Any:
-        with self.backend.explained(), self.backend.reader.connect() as connection:
-            return connection.execute(statement).all()
 
 
 class NotAlone(StoreError):
@@ -289,12 +266,13 @@ def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
     Yields what makes sure that it still is the only one: see `Place.take`.
 
     Raises:
-        StoreError: another loop works on it.
+        NotAlone: another loop works on it.
     """
-    lock, place = journal.lock(), Place(store.backend)
-    try:
-        place.take()
-        yield place.take
-    finally:
-        place.leave()
-        lock.release()
+    place, where = Place(store.backend), journal.backend.where
+    told = f"{where}: another loop works on this store; there can be one (what-next loop status)"
+    with files.alone(Path(f"{where}.lock"), NotAlone(told)):
+        try:
+            place.take()
+            yield place.take
+        finally:
+            place.leave()

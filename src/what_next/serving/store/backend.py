@@ -129,6 +129,17 @@ class Backend:
             reason += f"; {self.mend}" if is_damaged(error.orig) else ""
             raise StoreError(f"{self.where}: {reason}") from error
 
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; its errors are `explained`."""
+        with self.explained(), self.engine.begin() as connection:
+            yield connection
+
+    def fetch(self, statement: sa.Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        """What a statement finds, and all of it; errors are `explained`."""
+        with self.explained(), self.reader.connect() as connection:
+            return connection.execute(statement, values).all()
+
     def close(self) -> None:
         """Close all connections that are not in use."""
         self.engine.dispose()

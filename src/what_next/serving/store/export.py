@@ -132,11 +132,6 @@ class Exported:
         return pl.concat([self.happened.lazy(), shown], how="diagonal").select(*COLUMNS)
 
     @property
-    def log(self) -> pl.DataFrame:
-        """All of `rows`, which are many."""
-        return self.rows.collect()
-
-    @property
     def users(self) -> pl.Series:
         """Who is in it, each once."""
         return pl.concat([self.happened["user_id"], self.decided["user_id"]]).unique()

@@ -181,7 +181,7 @@ class Store:
         row = {"name": name, "role": role, "digest": digest, "created": self.clock()}
         gone = (tables.keys.c.name == name) & tables.keys.c.revoked.is_not(None)
         try:
-            with self.backend.explained(), self.backend.engine.begin() as connection:
+            with self.backend.begin() as connection:
                 connection.execute(delete(tables.keys).where(gone))
                 connection.execute(insert(tables.keys), row)
         except StoreError as error:
@@ -198,14 +198,14 @@ class Store:
         """
         keys = tables.keys.c
         gone = update(tables.keys).where(keys.name == name).values(revoked=func.coalesce(keys.revoked, self.clock()))
-        with self.backend.explained(), self.backend.engine.begin() as connection:
+        with self.backend.begin() as connection:
             if not connection.execute(gone).rowcount:
                 raise StoreError(f"{self.backend.where}: there is no key {name!r}")
 
     def put_second(self, second: records.Second | None) -> None:
         """Have the services on this store answer by a second version, too; None: by the current one alone."""
         value = "" if second is None else json.dumps(asdict(second))
-        with self.backend.explained(), self.backend.engine.begin() as connection:
+        with self.backend.begin() as connection:
             put_note(connection, SECOND, value)
 
     def try_writing(self, writes: Sequence[records.Write] = ()) -> None:
@@ -213,7 +213,7 @@ class Store:
 
         `writes` that failed are tried, too, and taken back: what refuses one table may take the others.
         """
-        with self.backend.explained(), self.backend.engine.begin() as connection:
+        with self.backend.begin() as connection:
             put_note(connection, "tried", str(self.clock()))
             for write in writes:
                 try:
@@ -228,8 +228,7 @@ class Store:
 
     def fetch(self, statement: Executable, /, **values: Any) -> Sequence[Any]:
         """What a statement finds, and all of it."""
-        with self.backend.explained(), self.backend.reader.connect() as connection:
-            return connection.execute(statement, values).all()
+        return self.backend.fetch(statement, values)
 
     def try_reading(self) -> None:
         """Raises a `StoreUnavailable` where users and their events cannot be read, though the database may answer."""
