@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from what_next.off_policy.arms import contrast
-from what_next.off_policy.confidence_sequences import asymptotic, effect_of, normal_mixture
+from what_next.off_policy.confidence_sequences import asymptotic, contrast, effect_of, normal_mixture
 from what_next.off_policy.weighting import Terms, snips
 
 NORMAL = 1.959964

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from what_next.data.decisions.log import Roles
 from what_next.data.decisions.reader import read_log
-from what_next.off_policy.arms import contrast
 from what_next.off_policy.behaviour import plot_calibration
+from what_next.off_policy.confidence_sequences import contrast
 from what_next.worlds import Boredom, preset
 from what_next.worlds.fitting import fit
 

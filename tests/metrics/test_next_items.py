@@ -185,7 +185,7 @@ class TestPopular:
 
 
 def evaluator(shop: World, **more) -> Evaluator:
-    return Evaluator(more.pop("targets", targets_of(shop)), shop.history_of, 5, **{"ks": (2,), **more})
+    return Evaluator(more.pop("targets", targets_of(shop)), shop.history_of, **{"ks": (2,), **more})
 
 
 def told(stick: Evaluator, scores):

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from what_next.off_policy.arms import FEW, Contrast, contrast
-from what_next.off_policy.confidence_sequences import normal_mixture
+from what_next.off_policy.confidence_sequences import FEW, Contrast, contrast, normal_mixture
 
 
 def of_users(ours: np.ndarray, theirs: np.ndarray) -> Contrast:

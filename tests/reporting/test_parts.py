@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from what_next import Dataset
 from what_next.experiments.next_items import Comparison
-from what_next.reporting import attributes, stories, tail, words
+from what_next.reporting import attributes, figures, stories, words
 from what_next.reporting.drawing import HEX, drawn, label, shortened
 from what_next.reporting.figures import described
 from what_next.reporting.learning import binned, read_log, smoothed
@@ -110,14 +110,14 @@ class TestLearning:
 
 class TestTail:
     def test_half_is_the_fewest_items_that_take_as_much(self) -> None:
-        assert tail.half(np.array([0.5, 1.0])) == 1
-        assert tail.half(np.array([0.49, 0.98, 1.0])) == 2
-        assert tail.half(np.array([0.1, 0.2, 0.3, 1.0]), 0.3) == 3
+        assert figures.half(np.array([0.5, 1.0])) == 1
+        assert figures.half(np.array([0.49, 0.98, 1.0])) == 2
+        assert figures.half(np.array([0.1, 0.2, 0.3, 1.0]), 0.3) == 3
 
     def test_shares_go_from_the_most_popular_item_on(self, view: View, films: Dataset) -> None:
-        found = tail.shares(view)
+        found = figures.shares(view)
         counts = np.sort(view.counts)[::-1]
-        assert found[tail.LOG].tolist() == pytest.approx((counts.cumsum() / counts.sum()).tolist())
+        assert found[figures.LOG].tolist() == pytest.approx((counts.cumsum() / counts.sum()).tolist())
         slates, order = view.comparison.scores["agent"].slates, np.argsort(-view.counts, kind="stable")
         assert found["agent"][4] == pytest.approx(np.isin(slates, order[:5]).mean())
         assert all(one[-1] == pytest.approx(1) for one in found.values())

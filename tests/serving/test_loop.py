@@ -22,8 +22,7 @@ from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.errors import MissingExtraError, ModelError, SaveError, SetupError, StoreError, StoreUnavailable
 from what_next.off_policy import LogSettings
-from what_next.off_policy.arms import Arm, Contrast
-from what_next.off_policy.confidence_sequences import normal_mixture
+from what_next.off_policy.confidence_sequences import Arm, Contrast, normal_mixture
 from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, evidence
 from what_next.serving.loop.evidence import Mean

@@ -71,9 +71,8 @@ class ShuffledSource(LogSource):
 
 @dataclass(frozen=True, eq=False)
 class Entrant:
-    """Whoever is compared: a setup, what it is judged on, whom it is judged beside, and what it learns from."""
+    """Whoever is compared: what it is judged on with its setup, whom it is judged beside, and what it learns from."""
 
-    setup: Setup
     state: State
     beside: str
     shuffled: bool = False
@@ -85,7 +84,7 @@ class Entrant:
         Raises:
             ModelError: without a seed, the setup's own model was made by other settings; it is not overwritten.
         """
-        setup = self.setup if seed is None else of_seed(self.setup, seed)
+        setup = self.state.setup if seed is None else of_seed(self.state.setup, seed)
         if is_trained(setup, self.state):
             return setup
         if seed is None and not self.ablated and setup.model_agent_path.exists():
@@ -157,17 +156,17 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
         if setup.data not in read:
             read[setup.data] = Dataset.read(setup.data)
         state = State(read[setup.data], setup)
-        yield name, Entrant(setup, state, next(iter(setups)))
+        yield name, Entrant(state, next(iter(setups)))
         if not ablations or setup.algorithm.source != "log" or isinstance(setup.algorithm, NextItem):
             continue
         if {network for moved in setup.algorithm.updates.values() for network in moved} - {"encoder", "actor"}:
             plain = beside(setup, "critic-off").model_copy(update={"algorithm": NextItem()})
-            yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space), name, ablated=True)
+            yield f"{name}, {OFF}", Entrant(State(state.dataset, plain, state.space), name, ablated=True)
         if np.ptp(ShuffledSource(state).own[1]):  # else there is nothing to shuffle
             changes = {"monitor": "ndcg@10"} if state.monitored == "dcg@10" else {}  # it must not see the true rewards
             plain = beside(setup, "rewards-shuffled").model_copy(update=changes)
             shuffled = State(state.dataset, plain, state.space)
-            yield f"{name}, {SHUFFLED}", Entrant(plain, shuffled, name, shuffled=True, ablated=True)
+            yield f"{name}, {SHUFFLED}", Entrant(shuffled, name, shuffled=True, ablated=True)
 
 
 def _longer(setups: Mapping[str, Setup]) -> Iterator[str]:

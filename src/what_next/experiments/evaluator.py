@@ -60,7 +60,6 @@ class Evaluator:
 
     Attributes:
         targets: not empty; `histories`: from users, starts and lengths to what policies read.
-        catalogue: how many items there are.
         statistics: what training knows of the items; None: only what needs none of it is measured.
         sampling: how the spread of the top item is measured; None: it is not.
         latest: the last events before each target, sigma included; None likewise.
@@ -73,7 +72,6 @@ class Evaluator:
 
     targets: Targets
     histories: Histories
-    catalogue: int
     statistics: ItemStatistics | None = None
     sampling: Sampling | None = None
     latest: History | None = None
@@ -188,21 +186,19 @@ class Evaluator:
     def _profile(self) -> Profile:
         """What the history of each row is like."""
         assert self.statistics is not None
-        parts = []
+        users, categories = self.targets.users, self.statistics.categories
+        width = 0 if categories is None else categories.shape[1]
+        found = Profile(np.empty(len(users)), np.empty((len(users), width)))
         for rows in chunks(self.targets):
             lengths = self.targets.before[rows]
-            history = self.histories(self.targets.users[rows], np.zeros_like(lengths), lengths)
-            parts.append((rows, Profile.of(history.items, self.statistics)))
-        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-        return Profile(
-            np.concatenate([one.popularity for _, one in parts])[order],
-            np.concatenate([one.shares for _, one in parts])[order],
-        )
+            one = Profile.of(self.histories(users[rows], np.zeros_like(lengths), lengths).items, self.statistics)
+            found.popularity[rows], found.shares[rows] = one.popularity, one.shares
+        return found
 
     @property
     def choices(self) -> int:
         """How many items may be recommended."""
-        return self.catalogue if self.allowed is None else int(self.allowed.sum())
+        return self.targets.catalogue if self.allowed is None else int(self.allowed.sum())
 
     def _shares(self, slates: Int32[np.ndarray, "seeds rows k"]) -> dict[str, Interval]:
         found: dict[str, Interval] = {}

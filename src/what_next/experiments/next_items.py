@@ -129,7 +129,7 @@ def rules(
     What the baselines came to is kept beside the data, and used again unless `anew`.
     """
     assert evaluator.statistics is not None
-    plain = {"random": RandomItem(evaluator.catalogue), "popular": Popular(evaluator.statistics.counts)}
+    plain = {"random": RandomItem(evaluator.targets.catalogue), "popular": Popular(evaluator.statistics.counts)}
     scores = {name: evaluator.score([rule], name=name) for name, rule in plain.items() if name in wanted}
     search = Search(state, evaluator.allowed, evaluator.stages)
     shelf, settings = Shelf(state, search.targets, evaluator, anew), {}
@@ -257,7 +257,6 @@ def evaluator_of(state: State, part: Part, allowed: Allowed = None, stages: Stag
     return Evaluator(
         targets,
         state.histories,
-        len(dataset.catalogue),
         ItemStatistics.of(state.space.catalogue, counts),
         sampling,
         latest,

@@ -1,17 +1,19 @@
 """What a number of users, items and events needs: memory, disk, network, processors and money, part by part.
 
 Every constant was measured, and stands in `plan.json` beside this file with its size, its command and its machine
-(`benchmarks/bench_scale.py` measures them anew). Each part is a formula of a few of them, which is shown with it.
+(`benchmarks/bench_scale.py` measures them anew). Each part comes of formulas of a few of them, which are shown with it.
 Beyond the sizes that were measured the formulas go on as they are: that is extrapolated, and the plan says so.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import polars as pl
 
 from what_next.errors import SetupError
 
@@ -159,98 +161,70 @@ def plan(size: Size) -> Plan:
         numbers = value if isinstance(value, tuple) else (value,)
         if not isinstance(value, bool) and not all(least <= one <= most for one in numbers):
             raise SetupError(f"{name} {value}: expected {least} to {most:g}")
-    known = constants()
-    parts = (*_learning(size, known), *_serving(size, known))
+    parts = (*_learning(size), *_serving(size))
     return Plan(size, parts, tuple(sorted(_limits(size, parts), key=lambda one: -one.times)))
 
 
-def _learning(size: Size, c: Mapping[str, float]) -> Iterator[Part]:
-    """What stands between a log and a model; `c` are the constants by name."""
-    scale, learned = size.dim / DIM, size.events * size.passes
-    held = size.events * c["import_memory"] <= size.memory / 2  # else it is sorted on the disk, and mapped into memory
-    windows = size.users + size.events / WINDOW
-    yield Part(
-        "log on disk",
-        f"disk = events * {'log_bytes' if held else f'(log_bytes + {ARRAYS} of arrays)'}",
-        disk=size.events * (c["log_bytes"] + (0 if held else ARRAYS)),
-    )
-    yield Part(
-        "import",
-        f"memory = {'events * import_memory' if held else 'half of the machine; disk = 2 * events * log_bytes'}; "
-        "cores = events * import_cpu / day",
-        memory=min(size.events * c["import_memory"], size.memory / 2),
-        disk=0.0 if held else 2 * size.events * c["log_bytes"],
-        cores=size.events * c["import_cpu"] / DAY,
-    )
-    target = c["target_cpu"] * scale ** c["target_by_dim"] * (max(size.items, LEAST) / LEAST) ** c["target_by_items"]
-    sent = 4 * c["dense_parameters"] * scale**2 + 2 * c["targets_per_step"] * (4 * size.dim + 8)
-    log = "events * training_memory" if held else f"(users + events/{WINDOW}) * {MAPPED}"
-    yield Part(
-        "training",
-        f"memory = training_base + {log}, in each of the ranks; cores = passes * events * target_cpu * (dim/64)^"
-        f"{c['target_by_dim']:.2f} * (items/10^4)^{c['target_by_items']:.2f} / day; network = 2 * ranks * passes * "
-        "events / targets_per_step * (4 * dense_parameters * (dim/64)^2 + 2 * targets_per_step * (4 * dim + 8)) / day, "
-        "where there are two ranks or more",
-        memory=c["training_base"] + (size.events * c["training_memory"] if held else MAPPED * windows),
-        copies=size.ranks,
-        network=2 * size.ranks * learned / c["targets_per_step"] * sent / DAY if size.ranks > 1 else 0.0,
-        cores=learned * target / DAY,
-    )
-    yield Part(
-        "item tables",
-        f"memory = items * dim * table_memory{' / ranks' if size.sharded else ''}, in each of the ranks; disk = 3 "
-        "versions * items * dim * 4",
-        memory=size.items * size.dim * c["table_memory"] / (size.ranks if size.sharded else 1),
-        copies=size.ranks,
-        disk=3 * 4 * size.items * size.dim,
-    )
+def _part(name: str, size: Size, each: Literal["ranks", "replicas"] | None = None, **needs: str) -> Part:
+    """A part by the formulas of what it needs, SQL in the names of the constants and of the size.
+
+    `each`: the processes that have its memory.
+    """
+    numbers = {key: float(value) for key, value in asdict(size).items() if key != "prices"}
+    known = pl.DataFrame({**numbers, **constants(), "day": float(DAY)})
+    found = known.select(pl.sql_expr(formula).alias(need) for need, formula in needs.items()).row(0, named=True)
+    told = {need: f" = {formula}" for need, formula in needs.items()}
+    if each:
+        told["memory"] += f", in each of the {each}"
+    formula = "; ".join(need + text for need, text in told.items())
+    return Part(name, formula, copies=getattr(size, each) if each else 1, **found)
 
 
-def _serving(size: Size, c: Mapping[str, float]) -> Iterator[Part]:
+def _learning(size: Size) -> Iterator[Part]:
+    """What stands between a log and a model."""
+    held = size.events * constants()["import_memory"] <= size.memory / 2
+    imported = {"cores": "events * import_cpu / day", "memory": "events * import_memory"}
+    log, kept_as = "events * training_memory", "log_bytes"
+    if not held:  # it is sorted on the disk, and mapped into memory
+        imported |= {"memory": "memory / 2", "disk": "2 * events * log_bytes"}
+        log, kept_as = f"{MAPPED} * (users + events / {WINDOW})", f"(log_bytes + {ARRAYS})"
+    yield _part("log on disk", size, disk=f"events * {kept_as}")
+    yield _part("import", size, **imported)
+    target = f"pow(dim / {DIM}, target_by_dim) * pow(greatest(items, {LEAST}) / {LEAST}, target_by_items)"
+    needs = {"memory": f"training_base + {log}", "cores": f"passes * events * target_cpu * {target} / day"}
+    if size.ranks > 1:
+        sent = f"4 * dense_parameters * pow(dim / {DIM}, 2) + 2 * targets_per_step * (4 * dim + 8)"
+        needs["network"] = f"2 * ranks * passes * events / targets_per_step * ({sent}) / day"
+    yield _part("training", size, "ranks", **needs)
+    tables = "items * dim * table_memory" + (" / ranks" if size.sharded else "")
+    yield _part("item tables", size, "ranks", memory=tables, disk="3 * items * dim * 4")  # of three versions
+
+
+def _serving(size: Size) -> Iterator[Part]:
     """What stands between a model and an answer."""
-    scale, heard, fresh = size.dim / DIM, size.events / size.users, size.requests * DAY * size.days
-    yield Part(
-        "sessions",
-        "memory = active * users / replicas * (session_memory * dim/64 + 4 * events/users), in each of the replicas; "
-        "cores = requests * fold_cpu",
-        memory=size.active * size.users / size.replicas * (c["session_memory"] * scale + 4 * heard),
-        copies=size.replicas,
-        cores=size.requests * c["fold_cpu"],
-    )
-    yield Part(
+    state = f"session_memory * dim / {DIM} + 4 * events / users"
+    memory = f"active * users / replicas * ({state})"
+    yield _part("sessions", size, "replicas", memory=memory, cores="requests * fold_cpu")
+    yield _part(
         "database",
-        "disk = (events + requests * days) * event_bytes + requests * days * answer_bytes; cores = requests * "
-        "(event_cpu + answer_cpu); network = requests * (event_bytes + answer_bytes)",
-        disk=(size.events + fresh) * c["event_bytes"] + fresh * c["answer_bytes"],
-        network=size.requests * (c["event_bytes"] + c["answer_bytes"]),
-        cores=size.requests * (c["event_cpu"] + c["answer_cpu"]),
+        size,
+        disk="(events + requests * day * days) * event_bytes + requests * day * days * answer_bytes",
+        network="requests * (event_bytes + answer_bytes)",
+        cores="requests * (event_cpu + answer_cpu)",
     )
-    yield _search(size, c)
-    yield Part(
+    vectors, cores = "items * 4 * dim", f"requests * items * exact_cpu * dim / {DIM}"
+    if size.items > EXACT:  # an index is searched, and not every item looked at
+        vectors += f" + items * index_memory * dim / {DIM}"
+        cores = f"requests * approximate_cpu * dim / {DIM} * pow(items / 1000000, approximate_by_items)"
+    yield _part("search", size, "replicas", memory=vectors, cores=cores)
+    yield _part(
         "service",
-        "memory = service_base + items * service_memory, in each of the replicas; cores = requests * answer_http_cpu; "
-        "network = requests * http_bytes",
-        memory=c["service_base"] + size.items * c["service_memory"],
-        copies=size.replicas,
-        network=size.requests * c["http_bytes"],
-        cores=size.requests * c["answer_http_cpu"],
+        size,
+        "replicas",
+        memory="service_base + items * service_memory",
+        network="requests * http_bytes",
+        cores="requests * answer_http_cpu",
     )
-
-
-def _search(size: Size, c: Mapping[str, float]) -> Part:
-    """Every item is looked at up to `EXACT` of them; beyond, an index is searched."""
-    scale, held = size.dim / DIM, 4.0 * size.dim
-    if size.items <= EXACT:
-        formula = "memory = items * dim * 4, in each of the replicas; cores = requests * items * exact_cpu * dim/64"
-        cores = size.requests * c["exact_cpu"] * size.items * scale
-        return Part("search", formula, size.items * held, size.replicas, cores=cores)
-    power = c["approximate_by_items"]
-    formula = (
-        "memory = items * (dim * 4 + index_memory * dim/64), in each of the replicas; cores = requests * "
-        f"approximate_cpu * dim/64 * (items/10^6)^{power:.2f}"
-    )
-    cores = size.requests * c["approximate_cpu"] * scale * (size.items / 10**6) ** power
-    return Part("search", formula, size.items * (held + c["index_memory"] * scale), size.replicas, cores=cores)
 
 
 def _limits(size: Size, parts: Sequence[Part]) -> Iterator[Limit]:

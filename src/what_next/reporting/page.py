@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from what_next.experiments.next_items import Comparison
-from what_next.reporting import attributes, figures, learning, stories, tables, tail, words
+from what_next.reporting import attributes, figures, learning, stories, tables, words
 from what_next.reporting.drawing import Chart
 from what_next.reporting.stories import Pick, Story, Worse
 from what_next.reporting.tables import Table
@@ -75,7 +75,7 @@ def page(
         _learning(view),
         _calibration(view),
         _space(view, picked),
-        Section("tail", "Long tail", "Hits and the long tail", words.popularity(view), [tail.chart(view)]),
+        Section("tail", "Long tail", "Hits and the long tail", words.popularity(view), [figures.long_tail(view)]),
         _groups(view),
         _worst(view),
         Section(

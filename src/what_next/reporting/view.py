@@ -154,12 +154,9 @@ class View:
 
     def histories(self, rows: Int64[np.ndarray, "rows"], most: int = 500) -> Int32[np.ndarray, "rows time"]:
         """The latest items of the histories of some rows, -1 pads."""
-        width = min(most, int(self.comparison.evaluator.targets.before[rows].max(initial=1)))
-        found = np.full((len(rows), width), -1, np.int32)
-        for place, row in enumerate(rows):
-            heard = self.heard(int(row))[-width:]
-            found[place, : len(heard)] = heard
-        return found
+        targets = self.comparison.evaluator.targets
+        lengths = np.minimum(targets.before[rows], most)
+        return self.comparison.state.histories(targets.users[rows], targets.before[rows] - lengths, lengths).items
 
 
 def cleaned(text: str | None) -> str:

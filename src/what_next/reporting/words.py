@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
+from what_next.reporting.figures import LOG, half, shares
 from what_next.reporting.learning import measured
-from what_next.reporting.tail import LOG, half, shares
 from what_next.reporting.terminal import only_training, settings_told
 from what_next.reporting.view import UNTRAINED, View, between, counted, number, number_of, percent, spelled
 from what_next.settings import listed

@@ -15,8 +15,8 @@ from typing import Any
 
 from what_next.errors import StoreError, StoreUnavailable
 from what_next.metrics.bootstrap import LEVEL
-from what_next.off_policy.arms import Arm as Earned
-from what_next.off_policy.arms import contrast
+from what_next.off_policy.confidence_sequences import Arm as Earned
+from what_next.off_policy.confidence_sequences import contrast
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Result
 from what_next.serving.engine.live import Active, Live, Role, point

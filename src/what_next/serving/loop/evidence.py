@@ -10,8 +10,7 @@ from jaxtyping import Float64
 from sqlalchemy import Executable, bindparam, func, select, text
 
 from what_next.errors import MissingExtraError
-from what_next.off_policy.arms import FEW, Contrast, contrast
-from what_next.off_policy.confidence_sequences import asymptotic, effect_of
+from what_next.off_policy.confidence_sequences import FEW, Contrast, asymptotic, contrast, effect_of
 from what_next.off_policy.weighting import Terms, mean_of
 from what_next.serving.store import Store, rewards, tables
 
