@@ -189,7 +189,7 @@ def _learning(size: Size) -> Iterator[Part]:
         imported |= {"memory": "memory / 2", "disk": "2 * events * log_bytes"}
         log, kept_as = f"{MAPPED} * (users + events / {WINDOW})", f"(log_bytes + {ARRAYS})"
     yield _part("log on disk", size, disk=f"events * {kept_as}")
-    yield _part("import", size, **imported)
+    yield _part("import", size, None, **imported)
     target = f"pow(dim / {DIM}, target_by_dim) * pow(greatest(items, {LEAST}) / {LEAST}, target_by_items)"
     needs = {"memory": f"training_base + {log}", "cores": f"passes * events * target_cpu * {target} / day"}
     if size.ranks > 1:
