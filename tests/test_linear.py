@@ -308,6 +308,7 @@ def test_a_softmax_of_the_scores_is_calibrated(trained: Setup) -> None:
     at = surprise(1.0)
     assert at < np.log(GROUPS * EACH) - 0.5
     assert all(surprise(factor) > at - 0.05 for factor in (0.5, 0.8, 1.25, 2.0))
+    assert surprise(1e-5) > 100, "scores that are far too sure are the worst, though some chances are 0 then"
 
 
 def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup, tmp_path: Path) -> None:

@@ -91,13 +91,16 @@ def surprise(
 ) -> float:
     """The mean negative logarithm of the chance that a softmax of the scores gives to what came next.
 
-    Targets that may not be recommended, since they stand in the history, are left out; infinite where all are.
+    Targets that may not be recommended, since they stand in the history, are left out; infinite where all are. A chance
+    that is too small for a number counts as the smallest: scores that are too sure are the worse for it.
     """
     targets, found = some_targets(dataset, split, seed, FEW), list[np.ndarray]()
     rows = ranks.share(len(targets))
     for some, history in _parts(targets, rows, histories):
         request = Request(1, Softmax(), Permitted.of(without=None if seen else history.items))
-        found.append(policy.propensities(policy.states(history), request, some.items[:, None])[:, 0])
+        chances = policy.propensities(policy.states(history), request, some.items[:, None])[:, 0]
+        heard = (history.items == some.items[:, None]).any(1)
+        found.append(np.where(heard & (not seen), 0.0, chances.clip(np.finfo(np.float64).tiny)))
     (chances,) = ranks.by_row(rows, np.concatenate([*found, np.zeros(0)]), count=len(targets))
     return float(-np.log(chances[chances > 0]).mean()) if (chances > 0).any() else np.inf
 
