@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from what_next.cli.app import _Command, app, main
+from what_next.cli.app import _Command, _Program, app, main
 from what_next.cli.output import CLOSED, emit, guarded
 from what_next.data import Dataset
 from what_next.errors import NotFinite
@@ -79,6 +79,17 @@ def test_amid_a_command(told: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(sys, "argv", ["what-next", "init", str(tmp_path / "log.csv")])
     assert main() == 130
     assert capsys.readouterr().err == "; ".join(["what-next: interrupted", *told]) + "\n"
+
+
+@pytest.mark.parametrize("command", [_Command, _Program])
+def test_while_the_words_of_a_command_are_read(command: Any, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "parse_args", pressed)
+    monkeypatch.setattr(sys, "argv", ["what-next", "list", "metrics"])
+    assert main() == 130
+    assert capsys.readouterr().err == "what-next: interrupted\n"
 
 
 @pytest.mark.medium

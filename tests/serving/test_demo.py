@@ -146,8 +146,10 @@ def test_the_loop_ends_with_a_demonstration_that_is_killed(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_signal_in_training_ends_it_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 130), (signal.SIGTERM, -15)])
+def test_a_signal_in_training_ends_it_and_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     command = [sys.executable, "-m", "what_next", "demo", "--no-browser"]
     where = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=where, text=True)
@@ -156,7 +158,7 @@ def test_a_signal_in_training_ends_it_and_leaves_nothing_behind(tmp_path: Path, 
         assert time.monotonic() < until
         time.sleep(0.1)
     process.send_signal(number)
-    assert process.wait(60) == 130
+    assert process.wait(60) == code
     assert list(tmp_path.glob("what-next*")) == []
 
 

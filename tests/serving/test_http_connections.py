@@ -190,6 +190,53 @@ def test_who_does_not_take_an_answer_is_gone_in_time(
     assert len(answer) < 2**25
 
 
+def test_who_is_gone_while_further_requests_wait_is_no_fault_of_ours(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    from what_next.serving.http.protocol import protocol
+
+    class Lost(asyncio.Transport):
+        """A transport that takes nothing once its client is gone, as uvloop's."""
+
+        gone = False
+
+        def write(self, data: object) -> None:
+            if self.gone:
+                raise RuntimeError("the handle is closed")
+
+        def is_closing(self) -> bool:
+            return self.gone
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def pause_reading(self) -> None:
+            """Nothing."""
+
+        resume_reading = close = abort = pause_reading
+
+    errors: list[Exception] = []
+    monkeypatch.setattr(one.app.parts.log, "error", lambda error, route: errors.append(error))
+
+    async def asked() -> None:
+        config = uvicorn.Config(one.app, lifespan="off", log_config=None)
+        config.load()
+        client, transport = protocol(one.app.parts)(config, ServerState(), {}), Lost()
+        client.connection_made(transport)
+        client.pause_writing()  # the client takes nothing
+        client.data_received((HEAD + b"\r\n") * 3)
+        await asyncio.sleep(0.1)
+        transport.gone = True
+        client.connection_lost(None)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(asked())
+    assert errors == []
+
+
 @pytest.mark.parametrize("hosts", [0, 2])
 def test_a_request_names_one_host(one: Service, hosts: int) -> None:
     async def asked() -> bytes:

@@ -6,11 +6,12 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo
 
 from what_next import __version__
@@ -29,22 +30,36 @@ def _version(asked: bool) -> bool:
     return asked
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, an interrupt is told, with what it says of itself: Typer makes an exit code of it without a word."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        note("; ".join(["what-next: interrupted", *map(str, error.args)]))
+        raise typer.Exit(INTERRUPTED) from error
+
+
+class _Program(TyperGroup):
+    """All commands; one may be interrupted while its words are still being read."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _interruptible():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _interruptible():
+            return super().invoke(ctx)
+
+
 class _Command(TyperCommand):
-    """A command of which no option is given twice (the last would count, and nobody would say so), and that says so
-    where it was interrupted, with what the interrupt says of it."""
+    """A command of which no option is given twice: the last would count, and nobody would say so."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         order = self.make_parser(ctx).parse_args(list(args))[2]
         if twice := next((one for one in order if order.count(one) > 1 and not one.multiple), None):
             raise SetupError(f"{twice.opts[0]}: is given more than once; keep one")
         return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:  # of which Typer makes an exit code without a word
-            note("; ".join(["what-next: interrupted", *map(str, error.args)]))
-            return INTERRUPTED
 
 
 class _Patient(_Command):
@@ -66,7 +81,7 @@ def _leaves(of: typer.Typer) -> Iterator[CommandInfo]:
             yield from _leaves(group.typer_instance)
 
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_Program, no_args_is_help=True, pretty_exceptions_enable=False)
 for commands in (data, demo, model, judge, estimate, service, promote, loop, plan, hub):
     app.add_typer(commands.app, name={data: "data", hub: "hub"}.get(commands))
     for one in _leaves(commands.app):

@@ -27,13 +27,12 @@ def demo(
 
     Nothing is downloaded, and no file is left behind. Ctrl-C ends it.
     """
-    for number in (signal.SIGHUP, signal.SIGTERM):  # a terminal that is closed is no reason to leave files behind
-        signal.signal(number, signal.default_int_handler)
     people, began = Plain(stderr=True, soft_wrap=True, highlight=False), time.monotonic()
     with people.status("Loading the libraries ..."), quietly():
         from what_next.serving.demo import LOG, WORLD, Listeners, free, learning, trained
         from what_next.serving.http.run import serve
 
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # a terminal that is closed leaves no files behind
     with TemporaryDirectory(prefix="what-next-demo-") as folder, ExitStack() as stack:
         with people.status(f"Training on what {LOG:,} simulated listeners heard and skipped ..."):
             setup = free(trained(Path(folder), time.time_ns() // 1000, port))

@@ -458,6 +458,9 @@ class Bounded(HttpToolsProtocol):
             self.lingering.add(self._address, -1)
         self._client.lost()
         self.pipeline.clear()
+        if self._running is not None:  # uvicorn tells only the request that came last
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
 
