@@ -352,14 +352,14 @@ def test_sessions_become_a_batch_in_which_what_came_next_was_chosen(rig: Rig) ->
 def test_counts_of_the_log_do_not_stand_beside_what_was_learned_from_elsewhere(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    followed = list[object]()
-    monkeypatch.setattr(LinearTerm, "follow", lambda *what: followed.append(what))
+    counted = list[object]()
+    monkeypatch.setattr(LinearTerm, "learn_transitions", lambda *what: counted.append(what))
     environment = Environment(rig.agent, rig.state, rig.setup, source=Sessions(rig.state), quiet=True)
     environment.source.prepare(rig.agent)
     assert not environment.weigh()
     rig.source.prepare(rig.agent)
     Environment(rig.agent, rig.state, rig.setup, source=rig.source, quiet=True).weigh()
-    assert len(followed) == 1
+    assert len(counted) == 1
 
 
 @pytest.mark.parametrize("within", [None, list])

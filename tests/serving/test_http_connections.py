@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -175,7 +176,8 @@ def test_who_does_not_take_an_answer_is_gone_in_time(
     from what_next.serving.http import protocol, routes
 
     monkeypatch.setattr(protocol, "UNREAD", 0.3)
-    monkeypatch.setattr(routes, "dumped", lambda _: b" " * 2**25)  # more than the system holds of it
+    json = SimpleNamespace(dumps=lambda *_, **__: b" " * 2**25, OPT_SERIALIZE_NUMPY=0)  # more than the system holds
+    monkeypatch.setattr(routes, "orjson", json)
     if closes:  # it ends with what is left of an answer: less than makes the protocol wait
         monkeypatch.setattr(protocol.Bounded, "pause_writing", lambda _: None)
 
