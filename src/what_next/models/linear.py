@@ -46,6 +46,8 @@ LATER = tuple(name for name in NUMBERS if name not in ("weight", "decay", "penal
 """Those that models of earlier versions may lack."""
 FORMER = ("pull", "successors", "chain", "chain_decay", "chains", "codes")
 """What they may have besides: what came next, in the network's item space and in codes."""
+RENAMED = {"step": "transition", "step_decay": "transition_decay"}
+"""What was called otherwise there."""
 
 
 def ranks_of(count: int) -> tuple[int, ...]:
@@ -287,6 +289,9 @@ class LinearTerm(nn.Module):
         models of earlier versions held beside them is left out."""
         for name in FORMER:
             state_dict.pop(prefix + name, None)
+        for name, now in RENAMED.items():
+            if prefix + name in state_dict:
+                state_dict[prefix + now] = state_dict.pop(prefix + name)
         for name in TABLES:
             state_dict.setdefault(prefix + name, getattr(self, name)[:, :0])
         for name in ("directions", *TABLES):
