@@ -60,11 +60,12 @@ def yoochoose(folder: Path) -> tuple[pl.DataFrame, None]:
 
 
 def playlists(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Playlists taken as users, songs by their 12 audio features."""
+    """Playlists taken as users, songs by their 12 audio features, and the names of artist and album."""
     log = pl.read_csv(folder / "spotify_songs.csv.gz", infer_schema_length=None)
     features = log.columns[log.columns.index("danceability") :]
     items = log.unique("track_id", keep="first", maintain_order=True)
-    items = items.select("track_name", *(pl.col(name).cast(pl.Float32) for name in features), item_id="track_id")
+    words = ("track_name", "track_artist", "track_album_name")
+    items = items.select(*words, *(pl.col(name).cast(pl.Float32) for name in features), item_id="track_id")
     return log.select(user_id="playlist_id", item_id="track_id"), items.rename({"track_name": "title"})
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from what_next.agent import Agent
 from what_next.algorithms.base import Networks
 from what_next.baselines.counts import Known
+from what_next.baselines.tags import Tagged
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
 from what_next.errors import DataError, Plain, SaveError, SetupError, counted
@@ -22,7 +23,7 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
 from what_next.models.ensemble import join, joinable
-from what_next.models.linear import LinearTerm, ranks_of
+from what_next.models.linear import LinearTerm, ranks_of, successors_of
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import LogSource, Mixture, Source, source_in, source_of, state_in, world_of
@@ -523,10 +524,13 @@ class Environment:
             )
 
     def _count(self, events: Known, linear: LinearTerm) -> None:
-        """Give the linear term what is popular, and what came next, in the log as it is now."""
+        """Give the linear term what is popular, and what came next, in the log as it is now; and by tags."""
         linear.favour(events.counts)
-        followers = events.followers
-        linear.learn_transitions(followers.offsets, followers.columns, followers.values)
+        followers, tags = events.followers, self.state.dataset.catalogue.tags
+        if (most := successors_of(events.catalogue)) and tags is not None:
+            followers = followers.plus(Tagged.of(tags).foretold(followers, events.counts, most))
+        if most:
+            linear.learn_transitions(followers.offsets, followers.columns, followers.values)
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

@@ -144,6 +144,20 @@ class Rows:
         offsets = np.searchsorted(distinct, np.arange(catalogue + 1) * catalogue)
         return cls(offsets, (distinct % catalogue).astype(np.int32), counts.astype(np.float32))
 
+    @property
+    def rows(self) -> Int64[np.ndarray, "stored"]:
+        """The row of each number."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def plus(self, other: "Rows") -> "Rows":
+        """The sum of two of the same shape."""
+        catalogue = len(self.offsets) - 1
+        cells = [one.rows * catalogue + one.columns for one in (self, other)]
+        distinct, places = np.unique(np.concatenate(cells), return_inverse=True)
+        values = np.bincount(places, np.concatenate([self.values, other.values]))
+        offsets = np.searchsorted(distinct, np.arange(catalogue + 1) * catalogue)
+        return Rows(offsets, (distinct % catalogue).astype(np.int32), values.astype(np.float32))
+
     def first(self, most: int) -> "Rows":
         """The first `most` numbers of each row alone."""
         sizes = np.minimum(np.diff(self.offsets), most)

@@ -92,6 +92,13 @@ class ImportOptions:
             "every column with numbers but ids, and every token_seq column of a .item file."
         ),
     ] = None
+    tags: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of words that items share, such as an artist or a brand, in the item table or the log; '' "
+            "for none. Default: where a tenth of the items share a word with others, unless --attributes is said."
+        ),
+    ] = None
     context: Annotated[
         str | None,
         typer.Option(help="Log columns that describe the event; '' for none. Default: numbers that vary per item."),
@@ -130,7 +137,8 @@ class ImportOptions:
         from what_next.data.importing.ids import MISSING
         from what_next.data.importing.tables import duration
 
-        read: dict[str, Any] = vars(self) | {name: names_of(vars(self)[name]) for name in ("attributes", "context")}
+        lists = ("attributes", "tags", "context")
+        read: dict[str, Any] = vars(self) | {name: names_of(vars(self)[name]) for name in lists}
         read["session_gap"] = duration(self.session_gap) if self.session_gap else None
         read["missing"] = MISSING if self.missing is None else names_of(self.missing)
         return Options(names=names_of(read.pop("columns")), **read)
@@ -234,6 +242,7 @@ def _size(dataset: "Dataset") -> dict[str, Any]:
         "items": len(dataset.catalogue),
         "rows": dataset.events,
         "attributes": list(dataset.catalogue.names),
+        "tags": dataset.catalogue.kinds,
         "catalogue": dataset.catalogue.hash(),
     }
 
@@ -352,5 +361,6 @@ def _facts_table(facts: dict[str, Any]) -> Table:
         table.add_row("", ", ".join(f"{float(q):.0%}: {value:.3g}" for q, value in reward["quantiles"].items()))
     if facts["events"]:
         table.add_row("events", ", ".join(f"{word}: {count:,}" for word, count in facts["events"].items()))
+    table.add_row("tags", ", ".join(facts["tags"]) or "none")
     table.add_row("context", ", ".join(facts["context"]) or "none")
     return table

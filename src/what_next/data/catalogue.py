@@ -30,6 +30,8 @@ class Catalogue:
         attributes: the attributes in their own units, all finite.
         center: what is subtracted from each attribute, in its own unit; 0 until standardised.
         scale: what each attribute is divided by, in its own unit; 1 until standardised, 0 where it is `constant`.
+        tags: words of each item that others may share, as "artist: Queen"; none or null where it has none. None: no
+            item has any.
     """
 
     ids: pl.Series
@@ -38,27 +40,31 @@ class Catalogue:
     attributes: Float32[np.ndarray, "items attributes"]
     center: Float32[np.ndarray, "attributes"]
     scale: Float32[np.ndarray, "attributes"]
+    tags: pl.Series | None = None
 
     def __repr__(self) -> str:
         names = [*self.names[:SHOWN], *(["..."] if len(self.names) > SHOWN else [])]
-        return f"Catalogue({len(self):,} items, {len(self.names)} attributes: {', '.join(names) or 'none'})"
+        tags = f"; tags: {', '.join(self.kinds)}" if self.kinds else ""
+        return f"Catalogue({len(self):,} items, {len(self.names)} attributes: {', '.join(names) or 'none'}{tags})"
 
     @classmethod
     def from_table(cls, table: pl.DataFrame) -> "Catalogue":
-        """From an item table: columns `item_id`, `title`, then one per attribute (all finite)."""
-        names = tuple(table.columns[2:])
+        """From an item table: columns `item_id`, `title`, then one per attribute (all finite); tags are lists."""
+        tags = next((column for column in table.get_columns()[2:] if column.dtype == pl.List(pl.String)), None)
+        names = tuple(name for name in table.columns[2:] if tags is None or name != tags.name)
         attributes = np.empty((len(table), len(names)), np.float32)
         for column, name in enumerate(names):
             attributes[:, column] = table[name].to_numpy()
         neutral = np.zeros(len(names), np.float32)
         ids, titles = table["item_id"], table["title"]
         named = None if titles.equals(ids.cast(pl.String)) else titles  # the same text twice would be a burden
-        return cls(ids, named, names, attributes, neutral, neutral + 1)
+        return cls(ids, named, names, attributes, neutral, neutral + 1, tags)
 
     def to_table(self) -> pl.DataFrame:
         """The item table that `from_table` reads."""
         columns = [pl.Series(name, column) for name, column in zip(self.names, self.attributes.T, strict=True)]
-        return pl.DataFrame([self.ids.alias("item_id"), self.titles.alias("title"), *columns])
+        tags = [] if self.tags is None else [self.tags]
+        return pl.DataFrame([self.ids.alias("item_id"), self.titles.alias("title"), *columns, *tags])
 
     def scaled(
         self, center: Float32[np.ndarray, "attributes"], scale: Float32[np.ndarray, "attributes"]
@@ -80,6 +86,11 @@ class Catalogue:
         """The standardised attributes, `(attributes - center) / scale`: without units. Constant ones are 0."""
         zeros = np.zeros_like(self.attributes)  # of an item with another value, too: nothing was learned of that
         return np.asarray(np.divide(self.attributes - self.center, self.scale, out=zeros, where=self.scale > 0))
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """What the words of the items are, such as `artist`."""
+        return [] if self.tags is None else kinds_of(self.tags.explode().drop_nulls()).unique().sort().to_list()
 
     @cached_property
     def constant(self) -> list[str]:
@@ -141,9 +152,10 @@ class Catalogue:
         return {text: position for position, text in enumerate(self.ids.cast(pl.String))}
 
     def hash(self) -> str:
-        """SHA-256 over ids, attribute names and attributes: what a model was trained on. Titles do not count."""
+        """SHA-256 over ids, attribute names, attributes and tags: what a model was trained on. Titles do not count."""
         digest = hashlib.sha256()
-        for texts in (self.ids, pl.Series(self.names, dtype=pl.String)):
+        words = [] if self.tags is None else [self.tags.list.join("\0", ignore_nulls=True).fill_null("")]
+        for texts in (self.ids, pl.Series(self.names, dtype=pl.String), *words):
             for start in range(0, len(texts), BLOCK):
                 # Each text goes in with its length, so that no two lists of texts read alike.
                 encoded = [text.encode() for text in texts[start : start + BLOCK].cast(pl.String).to_list()]
@@ -160,3 +172,8 @@ class Catalogue:
             name: {"mean": float(column.mean()), "sd": float(column.std())}
             for name, column in zip(self.names, values.T, strict=True)
         }
+
+
+def kinds_of(tags: pl.Series) -> pl.Series:
+    """What words are: `artist` of "artist: Queen"."""
+    return tags.str.split(": ").list.first()

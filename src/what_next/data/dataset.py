@@ -252,6 +252,7 @@ class Dataset:
             "time": self.span(),
             "ties": self._ties(),
             "attributes": self.catalogue.describe(),
+            "tags": self.catalogue.kinds,
             "context": list(self.context_names),
             "reward": _distribution(self.rewards),
             "events": None if counts is None else dict(zip(self.event_words, counts.tolist(), strict=True)),

@@ -107,7 +107,7 @@ def misfits(catalogue: Catalogue, items: Sequence[NewItem]) -> frozenset[str]:
 
 
 def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalogue:
-    """The catalogue with items of different ids replaced, or added at its end, under the same scaling."""
+    """The catalogue with items of different ids replaced, or added at its end, under the same scaling; tags stay."""
     texts = pl.Series(catalogue.ids.name, [item.item_id for item in items], dtype=pl.String)
     ids, titles = catalogue.ids, pl.Series(catalogue.titles.name, [item.title for item in items], dtype=pl.String)
     if ids.dtype != pl.String and texts.str.contains(CANONICAL_INTEGER).all():
@@ -120,11 +120,15 @@ def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalo
     places[places < 0] = old + np.arange(np.count_nonzero(places < 0))
     rows = np.arange(max(old, int(places.max()) + 1))
     rows[places] = old + np.arange(len(items))
+    tags = catalogue.tags
+    if tags is not None:
+        tags = tags.extend_constant(None, len(rows) - old)
     return replace(
         catalogue,
         ids=pl.concat([ids, texts]).gather(rows),
         named=pl.concat([catalogue.titles, titles]).gather(rows),
         attributes=np.concatenate([catalogue.attributes, attributes])[rows],
+        tags=tags,
     )
 
 

@@ -57,6 +57,11 @@ def ranks_of(count: int) -> tuple[int, ...]:
     return few, *(rank for rank in dict.fromkeys(more) if rank > few)
 
 
+def successors_of(count: int) -> int:
+    """How many items that came next are kept of each of so many items; 0 where a table of them is too large."""
+    return min(max(ALL_SUCCESSORS // count, SUCCESSORS[0]), SUCCESSORS[1], count) if count <= ALL_SUCCESSORS else 0
+
+
 @dataclass(frozen=True, eq=False)
 class Past:
     """What the linear term reads of some histories.
@@ -182,10 +187,7 @@ class LinearTerm(nn.Module):
 
         Those of item `i` lie from `offsets[i]` to `offsets[i + 1]`.
         """
-        count = len(self.directions)
-        if count > ALL_SUCCESSORS:
-            return
-        most = min(max(ALL_SUCCESSORS // count, SUCCESSORS[0]), SUCCESSORS[1], count)
+        count, most = len(self.directions), successors_of(len(self.directions))
         before = np.repeat(np.arange(count), np.diff(offsets))
         totals = np.bincount(before, counts, count)
         order = np.lexsort((followers, -counts, before))  # which leaves each item's own where they lie

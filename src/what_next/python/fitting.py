@@ -48,6 +48,7 @@ def fit(
     event: str | int | None = None,
     titles: str | int | None = None,
     attributes: Sequence[str | int] | None = None,
+    tags: Sequence[str | int] | None = None,
     context: Sequence[str | int] | None = None,
     fill: Fill | None = None,
     time_format: str | None = None,
@@ -67,10 +68,10 @@ def fit(
         data: a pandas, Polars or pyarrow frame with a row per event, or the path of a file that `what-next data import`
             can read.
         algorithm: its name, an object that holds its hyper-parameters, or its class; of one's own as well.
-        items: a frame (or path) with a row per item: titles and attributes.
+        items: a frame (or path) with a row per item: titles, attributes and tags.
         user, item, time, reward, event, titles: the column of each role; None is recognised, by the code of `what-next
             data import`, and "" stands for no column.
-        attributes, context, fill, time_format, session_gap (also as "30m"), keep_duplicates, missing: see
+        attributes, tags, context, fill, time_format, session_gap (also as "30m"), keep_duplicates, missing: see
             `data.Options`.
         folder: where data, models and a `setup.txt` for the command line are kept; None: in a temporary folder, which
             goes with the model.
@@ -93,7 +94,7 @@ def fit(
     where = path_of(home.name if home is not None else folder or ".")
     gap = duration(session_gap) if isinstance(session_gap, str) else session_gap
     said: dict[str, Any] = {"user": user, "item": item, "time": time, "reward": reward, "event": event}
-    said |= {"titles": titles, "attributes": attributes, "context": context, "missing": missing}
+    said |= {"titles": titles, "attributes": attributes, "tags": tags, "context": context, "missing": missing}
     options = Options(**said, fill=fill, keep_duplicates=keep_duplicates, session_gap=gap, time_format=time_format)
     tables, dataset = _opened(data, items, options)
     setup = _setup(algorithm, settings, where)

@@ -90,7 +90,7 @@ def read_items(source: Source, column: str, path: Path | None, *, words: bool) -
             f"{source.path}: item {missing[0]!r} is not in {path}, the table of what could have been chosen; add it "
             "there, or name another table with --items"
         )
-    attributes, _ = item_table(raw, None, others if words else None, "median", str(path))
+    attributes, _ = item_table(raw, None, others if words else None, (), "median", str(path))
     return Items(attributes["item_id"], _vectors(attributes)), logged
 
 

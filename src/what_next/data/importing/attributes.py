@@ -1,4 +1,4 @@
-"""The item table: ids, titles, and attributes as finite numbers."""
+"""The item table: ids, titles, attributes as finite numbers, and words that items share."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,8 +11,13 @@ from what_next.errors import DataError, some
 WORD_LIMIT = 200
 """Most distinct words of a text column that are turned into 0/1 attributes: those that the most items have."""
 
+SHARED = 0.1
+"""A column of words is taken for tags where so many of the items, or more, have a word that another one has, too."""
+
 MARKS = ("|", ";", ",")
 """What stands between the words of a text, the surest first; else white space."""
+SURE_MARKS = MARKS[:2]
+"""Those that no name holds, as "Tyler, The Creator" does a comma."""
 
 NOISE = 1e-6
 """Values of one item that differ by less than this part of the column's range are one value."""
@@ -21,14 +26,21 @@ Fill = Literal["median"]
 
 
 def item_table(
-    raw: pl.DataFrame, titles: str | None, attributes: Sequence[str] | None, fill: Fill | None, where: str
+    raw: pl.DataFrame,
+    titles: str | None,
+    attributes: Sequence[str] | None,
+    tags: Sequence[str],
+    fill: Fill | None,
+    where: str,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Columns `item_id`, `title` and one Float32 column per attribute, out of a raw table with an `item_id`.
+    """Columns `item_id`, `title`, one Float32 column per attribute, and one of tags (lists of words, as `Catalogue` has
+    them) where there are any, out of a raw table with an `item_id`.
 
     Args:
         raw: one row per item; `item_id` is canonical, the other columns are as they stand in the file.
         titles: the column with titles, if any.
-        attributes: the columns to take; None takes those with numbers, and lists of words.
+        attributes: the columns to take; None takes those with numbers that are no ids, and lists of words.
+        tags: the columns whose words become tags (`tag_columns`).
         fill: "median" replaces missing values; None refuses them.
         where: the file, for messages.
 
@@ -45,17 +57,18 @@ def item_table(
     if attributes is None:
         words = [name for name, kind in raw.schema.items() if name in others and kind == pl.List(pl.String)]
         alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
-        chosen = [name for name in others if name in words or (name in found and name not in alike)]
+        chosen = [name for name in others if name in words or (name in found and name not in (*alike, *tags))]
         if alike:
             notes.append(f"item columns left out, since all items have one value: {some(alike)}")
-        if left := [name for name in others if name not in (*found, *words)]:
+        if left := [name for name in others if name not in (*found, *words, *tags)]:
             notes.append(
                 f"item columns left out, since they are not numbers: {some(left)}; a column of words becomes an "
-                "attribute for each word where --attributes names it"
+                "attribute for each word where --attributes names it, and tags where many items share one, or --tags "
+                "names it"
             )
     else:
         chosen = [exact(raw.columns, name, "--attributes", where) for name in attributes]
-        if chosen and (left := [name for name in others if name not in chosen]):
+        if chosen and (left := [name for name in others if name not in (*chosen, *tags)]):
             notes.append(f"item columns left out, since --attributes names others: {some(left)}")
     columns: list[pl.Series] = []
     for name in dict.fromkeys(chosen):
@@ -65,7 +78,45 @@ def item_table(
             made, told = _word_columns(raw[name], name, [*others, *(one.name for one in columns)], where)
         columns += made
         notes += told
+    if tags:
+        taken = [one.name for one in columns]
+        columns.append(_tags(raw, tags).alias("tags" if "tags" not in taken else f"tags of {len(taken)}"))
     return raw.select("item_id", title=_title(raw, titles)).with_columns(columns), notes
+
+
+def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str] | None, where: str) -> list[str]:
+    """The columns whose words become tags: those that were named, or those of some of which enough items share a word.
+
+    Raises:
+        DataError: a column that was named is not there.
+    """
+    if wanted is not None:
+        return list(dict.fromkeys(exact(raw.columns, name, "--tags", where) for name in wanted))
+    return [name for name in columns if _shared(_whole_words(raw[name]))]
+
+
+def _shared(words: pl.Series) -> bool:
+    """Whether enough items have a word that some others have, too, and not all of them."""
+    each = pl.DataFrame({"words": words}).with_row_index("item").explode("words").drop_nulls().unique()
+    others = pl.len().over("words")
+    telling = each.filter((others > 1) & (others < len(words)))
+    return telling["item"].n_unique() >= max(2, SHARED * len(words))
+
+
+def _tags(raw: pl.DataFrame, names: Sequence[str]) -> pl.Series:
+    """The words of each item out of some columns, as "artist: Queen"."""
+    found = [_whole_words(raw[name]).list.eval(f"{name}: " + pl.element()).fill_null([]) for name in names]
+    return pl.DataFrame(found).select(pl.concat_list(pl.all()).list.unique(maintain_order=True)).to_series()
+
+
+def _whole_words(column: pl.Series) -> pl.Series:
+    """Lists as they are; of texts, what stands between | or ; where a tenth of them hold one, or the whole text."""
+    if not isinstance(column.dtype, pl.List):
+        text = column.cast(pl.String)
+        holding = {one: int(text.str.contains(one, literal=True).sum()) for one in SURE_MARKS}
+        mark = next((one for one, count in holding.items() if count >= SHARED * len(text)), "\0")
+        column = text.str.split(mark)
+    return _stripped(column)
 
 
 def _title(raw: pl.DataFrame, titles: str | None) -> pl.Expr:
@@ -133,6 +184,11 @@ def _words(column: pl.Series, name: str, where: str) -> pl.Series:
         raise DataError(
             f"{where}: column {name!r} cannot be an attribute: it holds {column.dtype}, not numbers or words"
         )
+    return _stripped(words)
+
+
+def _stripped(words: pl.Series) -> pl.Series:
+    """Lists of words without the white space around them, and without empty ones."""
     stripped = words.list.eval(pl.element().str.strip_chars())
     return stripped.list.eval(pl.element().filter(pl.element() != ""))
 

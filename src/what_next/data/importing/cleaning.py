@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from what_next.data.decisions.service_log import is_service_log
-from what_next.data.importing.attributes import first_values, item_table
+from what_next.data.importing.attributes import first_values, item_table, tag_columns
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, aliased, as_reward, numeric, recognise
 from what_next.data.importing.contents import data_file
 from what_next.data.importing.events import Events, Order, in_sessions, repeated
@@ -53,7 +53,7 @@ class Checked:
         values: how they are read: `user_id`, `item_id`, then where known `timestamp` (Int64, microseconds), `reward`,
             `event`, context.
         times: more of the times, where there are any.
-        attributes: the columns of the log that describe the item.
+        attributes: the columns of the log that describe the item; `tags`: those of words that may.
         table: the item table of a file of its own, if there is one.
         bad: `ROW` and `reason` of the rows that cannot be used.
         notes: what people should know; `left_out`: likewise, of columns.
@@ -65,6 +65,7 @@ class Checked:
     values: dict[str, pl.Expr]
     times: Times | None
     attributes: list[str]
+    tags: list[str]
     table: pl.DataFrame | None
     bad: pl.DataFrame
     notes: list[str]
@@ -87,9 +88,9 @@ class Checked:
         bad = log.raw.filter(useless).select(ROW, _reason(faults, times)).collect(engine="streaming")
         refuse_most(bad, log)
         kept = log.raw.filter(~useless) if len(bad) else log.raw
-        attributes, context, left_out = log.others(kept, values["item_id"], table is not None)
+        attributes, tags, context, left_out = log.others(kept, values["item_id"], table is not None)
         notes = [*(note for source in sources for note in source.notes), *notes]
-        return cls(log, kept, {**values, **context}, times, attributes, table, bad, notes, left_out, warnings)
+        return cls(log, kept, {**values, **context}, times, attributes, tags, table, bad, notes, left_out, warnings)
 
     @property
     def compared(self) -> list[str]:
@@ -106,19 +107,23 @@ class Checked:
     def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
         """The item table, and what people should know of it. `item_ids`: the items of the usable rows, sorted.
 
-        A table with nothing but titles grows by the items that it lacks.
+        A table with nothing but titles and tags grows by the items that it lacks.
         """
         if self.table is not None:
-            if self.table.width > 2:
+            if _has_attributes(self.table):
                 return self.table, []
             missing = item_ids.filter(~item_ids.is_in(self.table["item_id"].implode()))
             added = pl.DataFrame({"item_id": missing, "title": missing.cast(pl.String)})
-            return pl.concat([self.table, added]), []  # titles alone are no attributes
+            return pl.concat([self.table, added], how="diagonal"), []
         titles = self.log.columns.get("titles")
-        columns = [*([titles] if titles else []), *self.attributes]
+        columns = list(dict.fromkeys([*([titles] if titles else []), *self.attributes, *self.tags]))
         with_ids = self.kept.with_columns(self.values["item_id"].alias("item_id"))
         raw = first_values(with_ids, columns) if columns else pl.DataFrame({"item_id": item_ids})
-        return item_table(raw, titles, self.attributes, self.log.options.fill, self.log.where)
+        tags = tag_columns(raw, self.tags, self.log.options.tags, self.log.where)
+        left = [name for name in self.tags if name not in (*tags, *self.attributes)]
+        told = [f"log columns left out, since few items share a word: {some(left)}"] if left else []
+        table, notes = item_table(raw.drop(left), titles, self.attributes, tags, self.log.options.fill, self.log.where)
+        return table, told + notes
 
     def tables(
         self, clean: pl.LazyFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame, kept: pl.DataFrame
@@ -267,13 +272,22 @@ def _given_table(
             twin = raw.filter(pl.col("item_id").is_duplicated())["item_id"][0]
             raise DataError(f"{where}: item {twin!r} has several rows with different values; keep one")
         notes.append(f"{where}: {rows - len(raw)} repeated rows left out")
+    free = [name for name in raw.columns if name not in ("item_id", columns.get("titles"))]
+    numbers = numeric(raw.lazy(), free)
+    codes = like_ids(raw.lazy(), list(numbers))
+    texts = [name for name in free if name not in numbers or name in codes]
+    tags = tag_columns(raw, texts, options.tags, where)
     if options.attributes is None:
-        free = [name for name in raw.columns if name not in ("item_id", columns.get("titles"))]
-        codes = like_ids(raw.lazy(), list(numeric(raw.lazy(), free)))
+        codes = [name for name in codes if name not in tags]
         warnings += odd_columns([], codes, where)
         raw = raw.drop(codes)
-    table, more = item_table(raw, columns.get("titles"), options.attributes, options.fill, where)
+    table, more = item_table(raw, columns.get("titles"), options.attributes, tags, options.fill, where)
     return table, notes + more
+
+
+def _has_attributes(table: pl.DataFrame) -> bool:
+    """Whether an item table has more than titles and tags, which an item may lack."""
+    return any(kind == pl.Float32 for kind in table.dtypes[2:])
 
 
 def _faults(log: RawLog, values: dict[str, pl.Expr], table: pl.DataFrame | None) -> list[tuple[pl.Expr, str]]:
@@ -284,7 +298,7 @@ def _faults(log: RawLog, values: dict[str, pl.Expr], table: pl.DataFrame | None)
             number = _reward(log)
             tests.append((number.is_finite() & (number.abs() > LARGEST), "reward too large"))
         tests.append((value.is_null(), NO[name]))
-    if table is not None and table.width > 2:
+    if table is not None and _has_attributes(table):
         known = values["item_id"].is_in(pl.lit(table["item_id"]).implode())
         tests.append((~known.fill_null(False), "item not in the item table"))
     return tests

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from what_next.data.importing.attributes import varying
-from what_next.data.importing.columns import ROW_LABELS, aliased, exact, numeric, recognise
+from what_next.data.importing.columns import ROW_LABELS, TEXT, aliased, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options
@@ -123,8 +123,8 @@ class RawLog:
 
     def others(
         self, kept: pl.LazyFrame, item_id: pl.Expr, has_table: bool
-    ) -> tuple[list[str], dict[str, pl.Expr], list[str]]:
-        """What the columns without a role are for: numbers that are constant for each item describe the item.
+    ) -> tuple[list[str], list[str], dict[str, pl.Expr], list[str]]:
+        """What the columns without a role are for: numbers and words that are constant for each item describe the item.
 
         Args:
             kept: the rows that can be used.
@@ -132,26 +132,33 @@ class RawLog:
             has_table: whether the items have a table of their own.
 
         Returns:
-            The attributes of the item, the context of the event as Float32 expressions, and what was left out.
+            The attributes of the item, the columns of words that may be its tags, the context of the event as Float32
+            expressions, and what was left out.
         """
         own = ("user_id", "item_id", "timestamp", "reward", "title", *(["event"] if "event" in self.columns else []))
         taken = [*self.columns.values(), *ROW_LABELS, *own]
         others = [name for name in self.names if name not in taken]
         numbers, wanted, where = numeric(kept, others), self.options.attributes, self.where
-        named = [] if wanted is None or has_table else [exact(self.names, n, "--attributes", where) for n in wanted]
-        text = {name: pl.col(name).cast(pl.String) for name in named if name not in numbers}
+        given, schema = not has_table, kept.collect_schema()
+        named = [exact(self.names, n, "--attributes", where) for n in wanted or () if given]
+        tagged = [exact(self.names, n, "--tags", where) for n in self.options.tags or () if given]
+        texts = [n for n in others if n not in (*numbers, *self.odd) and isinstance(schema[n], TEXT)]
+        words = tagged if self.options.tags is not None or has_table else texts
+        text = {n: pl.col(n).cast(pl.String) for n in dict.fromkeys((*named, *words)) if n not in numbers}
         moving = varying(kept.select(*aliased({"item_id": item_id, **numbers, **text})), list(numbers), list(text))
-        for name in named:
+        for name, option in [*((name, "attribute") for name in named), *((name, "tag") for name in tagged)]:
             if name in moving:
                 raise DataError(
-                    f"{where}: column {name!r} is no attribute of the item: it varies for item {moving[name]!r}; "
-                    "leave it out of --attributes, or give an item table with --items"
+                    f"{where}: column {name!r} is no {option} of the item: it varies for item {moving[name]!r}; "
+                    f"leave it out of --{option}s, or give an item table with --items"
                 )
+        if words is texts:  # what is the same for all events of a user describes the user, not the item
+            words = _moving(kept, [name for name in words if name not in moving], [self.columns["user"]])
         plain = {name: number for name, number in numbers.items() if name not in self.odd}
         attributes = named if wanted is not None else ([] if has_table else _telling(kept, plain, moving))
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
-        left = [name for name in others if name not in (*attributes, *context, *self.odd)]
-        return attributes, context, notes + ([f"log columns left out: {some(left)}"] if left else [])
+        left = [name for name in others if name not in (*attributes, *words, *context, *self.odd)]
+        return attributes, words, context, notes + ([f"log columns left out: {some(left)}"] if left else [])
 
     def _context(
         self, kept: pl.LazyFrame, moving: list[str], numbers: dict[str, pl.Expr]
@@ -201,7 +208,7 @@ def odd_columns(times: Sequence[str], ids: Sequence[str], where: str) -> list[st
     """What to say of columns that look like times or ids, and have no role."""
     return [
         f"{where}: column {name!r} looks like {what} and got no role, so it is left out; name it with {roles}, or with "
-        "--context or --attributes where it describes the event or the item"
+        "--context, --attributes or --tags where it describes the event or the item"
         for what, found, roles in (("times", times, "--time"), ("ids", ids, "--user or --item"))
         for name in found[:MOST_NAMES]
     ]
@@ -251,7 +258,8 @@ def _by_place(raw: pl.LazyFrame, names: Sequence[str], given: Mapping[str, str |
 
 def free_columns(names: Sequence[str], columns: Mapping[str, str], options: Options) -> list[str]:
     """The columns that nobody has a use for yet."""
-    said = {*columns.values(), *(options.attributes or ()), *(options.context or ()), *ROW_LABELS}
+    named = (name for several in (options.attributes, options.tags, options.context) for name in several or ())
+    said = {*columns.values(), *named, *ROW_LABELS}
     return [name for name in names if name not in said]
 
 

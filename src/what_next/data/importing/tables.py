@@ -50,6 +50,8 @@ class Options:
         user: the column with the user, and so on for `item`, `time`, `reward` and `titles`.
         event: the column with the kind of each event, such as play, skip, purchase.
         attributes: columns with item attributes; of the item table where there is one, else of the log.
+        tags: columns of words that items share, such as an artist; of the same table. None: none where `attributes`
+            are named, else those of which enough items share a word.
         context: numeric log columns that describe the event.
         fill: "median" replaces missing attribute values.
         keep_duplicates: keep rows that are equal in every column; a log without times keeps them anyway.
@@ -69,6 +71,7 @@ class Options:
     reward: str | None = None
     titles: str | None = None
     attributes: Sequence[str] | None = None
+    tags: Sequence[str] | None = None
     context: Sequence[str] | None = None
     fill: Fill | None = None
     keep_duplicates: bool = False
@@ -81,9 +84,11 @@ class Options:
 
     def __post_init__(self) -> None:
         own: dict[str, Any] = {role: str(name) for role, name in self.given.items() if name is not None}
-        for several in ("attributes", "context", "names", "missing"):
+        for several in ("attributes", "tags", "context", "names", "missing"):
             if (names := getattr(self, several)) is not None:
                 own[several] = tuple(map(str, [names] if isinstance(names, str | int) else names))
+        if self.tags is None and self.attributes is not None:
+            own["tags"] = ()
         for name, value in own.items():
             object.__setattr__(self, name, value)  # it is frozen
         if self.fill not in (None, *get_args(Fill)):
@@ -104,7 +109,7 @@ class Tables:
     Attributes:
         log: `user_id`, `item_id`, then where known `timestamp` (Datetime us UTC), `reward` (Float32), `event` (Enum),
             context columns (Float32); by user, then time, ties in file order.
-        items: `item_id`, `title`, one Float32 column per attribute; in catalogue order.
+        items: `item_id`, `title`, one Float32 column per attribute, and lists of tags; in catalogue order.
         rejected: `line`, `reason` and the raw columns of every row that is not in the log.
         rows: how many rows there were.
         columns: which column played which role.
@@ -136,7 +141,11 @@ class Tables:
 
     def told(self, dataset: "Dataset") -> list[str]:
         """For people: each role, what the other columns became, and what was left out or rejected, and why."""
-        others = {"attributes of the items": dataset.catalogue.names, "context of the events": dataset.context_names}
+        others = {
+            "attributes of the items": dataset.catalogue.names,
+            "tags of the items": dataset.catalogue.kinds,
+            "context of the events": dataset.context_names,
+        }
         return [
             *(f"{role}: {column} ({known})" for role, (column, known) in self.roles(dataset).items()),
             *(f"{what}: {some(names)}" for what, names in others.items() if names),

@@ -345,11 +345,14 @@ def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.Da
     if not names:
         told = {one.item_id for one in added}
         missing = logged.filter(~logged.is_in(table["item_id"].implode()) & ~logged.is_in(list(told))).sort()
-        table = pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing})])
+        table = pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing})], how="diagonal")
     if added:
         rows = [(one.item_id, one.title, *(one.attributes.get(name) for name in names)) for one in added]
-        new = pl.DataFrame(rows, {**dict(table.schema), "title": pl.String}, orient="row", strict=False)
+        kinds = {name: kind for name, kind in table.schema.items() if name in ("item_id", *names)}
+        new = pl.DataFrame(rows, {"item_id": kinds["item_id"], "title": pl.String, **kinds}, orient="row", strict=False)
         gaps = sum(new[name].null_count() for name in names)
+        tags = table.select(pl.exclude("title", *names))  # the tags of those that were there before
+        new = new.join(tags, on="item_id", how="left", maintain_order="left").select(table.columns)
         table = pl.concat([table.filter(~pl.col("item_id").is_in(new["item_id"].implode())), new])
         if gaps:
             notes.append(f"{gaps:,} missing attributes of added items set to the median")

@@ -1,0 +1,150 @@
+"""Words that items share: from the files to what they foretell."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
+from what_next.baselines.counts import Rows
+from what_next.baselines.tags import EVENTS, PRIOR, Tagged
+from what_next.data import Catalogue, Options, import_files
+from what_next.errors import DataError
+from what_next.experiments.next_items import evaluator_of, rules
+from what_next.inference.extend import NewItem, extended_catalogue
+
+TAGS = pl.Series([["a: x"], ["a: x", "b: u"], ["a: x"], ["a: y", "b: u"], ["a: y", "c: alone"], None])
+
+
+def steps(*pairs: tuple[int, int]) -> Rows:
+    first, second = np.array(sorted(pairs), np.int32).T
+    return Rows.counted(first, second, len(TAGS))
+
+
+def row(rows: Rows, item: int) -> dict[int, float]:
+    here = slice(rows.offsets[item], rows.offsets[item + 1])
+    return dict(zip(rows.columns[here].tolist(), rows.values[here].tolist(), strict=True))
+
+
+def test_how_often_a_tag_is_kept_is_drawn_to_what_its_kind_is() -> None:
+    tagged = Tagged.of(TAGS)  # x, y, u; nobody shares "alone"
+    kept = tagged.kept(steps((0, 1), (0, 2), (1, 3), (4, 0), (2, 2)))
+    # An item that follows itself tells nothing. Artists: 2 of 4 steps stay, 2 of 3 from x, 0 of 1 from y. Of u: 1 of 1.
+    artists = [(2 + PRIOR / 2) / (3 + PRIOR), (0 + PRIOR / 2) / (1 + PRIOR)]
+    np.testing.assert_allclose(kept, [*artists, 1.0])
+
+
+def test_what_tags_foretell_is_shared_by_the_other_items_that_have_them() -> None:
+    tagged, followers = Tagged.of(TAGS), steps((0, 1), (0, 2), (1, 3), (4, 0))
+    x, y, u = tagged.kept(followers)
+    found = tagged.foretold(followers, np.arange(6), 5)
+    assert row(found, 0) == pytest.approx({1: EVENTS * x / 2, 2: EVENTS * x / 2})
+    both = x + u  # more than 1, so that they are made to be 1
+    assert both > 1
+    assert row(found, 1) == pytest.approx({0: EVENTS * x / 2 / both, 2: EVENTS * x / 2 / both, 3: EVENTS * u / both})
+    assert row(found, 4) == pytest.approx({3: EVENTS * y})
+    assert row(found, 5) == {}
+    fewer = tagged.foretold(followers, np.arange(6), 1)
+    assert [list(row(fewer, item)) for item in range(6)] == [[2], [3], [1], [1], [3], []]  # of x the most popular two
+
+
+def test_no_tag_is_shared() -> None:
+    tagged = Tagged.of(pl.Series([["a: x"], ["a: y"], None, [], None, None], dtype=pl.List(pl.String)))
+    assert len(tagged.foretold(steps((0, 1)), np.arange(6), 5).values) == 0
+
+
+LOG = "user,item,artist,album,country,mood\n"
+ROWS = [("u", f"s{n}", f"Artist {n // 3}", f"Album {n}", "se", f"m{n}") for n in range(9)]
+ROWS += [("v", "s0", "Artist 0", "Album 0", "no", "m8"), ("v", "s4", "Artist 1", "Album 4", "no", "m4")]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    (tmp_path / "log.csv").write_text(LOG + "".join(",".join(one) + "\n" for one in ROWS))
+    return tmp_path / "log.csv"
+
+
+def test_words_of_a_log_that_items_share_are_their_tags(log: Path) -> None:
+    tables = import_files([log])  # albums are shared by none, countries are the users', moods vary
+    assert tables.items["tags"].to_list() == [[f"artist: Artist {n // 3}"] for n in range(9)]
+    catalogue = Catalogue.from_table(tables.items)
+    assert (catalogue.names, catalogue.kinds) == ((), ["artist"])
+    assert "tags of the items: artist" in tables.told(Dataset.from_tables(tables, "log"))
+    assert "log columns left out: country, mood" in tables.notes
+    assert "log columns left out, since few items share a word: album" in tables.notes
+    named = import_files([log], options=Options(tags=["album"]))
+    assert named.items["tags"][0].to_list() == ["album: Album 0"]
+    for none in (Options(tags=[]), Options(attributes=[])):
+        assert import_files([log], options=none).items.columns == ["item_id", "title"]
+
+
+def test_a_tag_that_varies_or_is_not_there_is_refused(log: Path) -> None:
+    with pytest.raises(DataError, match="'mood' is no tag of the item: it varies for item 's0'; leave it out"):
+        import_files([log], options=Options(tags=["mood"]))
+    with pytest.raises(DataError, match="no column 'moods' \\(from --tags\\)"):
+        import_files([log], options=Options(tags=["moods"]))
+
+
+def test_an_item_table_has_words_ids_and_lists(log: Path) -> None:
+    items = log.with_name("items.csv")
+    lines = [f"s{n},{n},{n % 2 + 100},Jazz|{'Soul' if n % 3 else 'Funk'},words of {n}" for n in range(9)]
+    items.write_text("item,year,label_id,genres,text\n" + "\n".join(lines) + "\n")
+    tables = import_files([log], items)
+    found = Catalogue.from_table(tables.items)
+    assert (found.names, found.kinds) == (("year",), ["genres", "label_id"])
+    assert found.tags is not None
+    assert found.tags[0].to_list() == ["label_id: 100", "genres: Jazz", "genres: Funk"]
+    assert any("not numbers: text;" in note for note in tables.notes)
+    assert not any("label_id" in warning for warning in tables.warnings)
+
+
+def test_a_table_with_tags_alone_may_lack_items(log: Path) -> None:
+    items = log.with_name("items.csv")
+    items.write_text("item,label\n" + "".join(f"s{n},L{n % 2}\n" for n in range(6)))
+    tables = import_files([log], items)
+    assert len(tables.rejected) == 0
+    assert tables.items["tags"].to_list()[5:] == [["label: L1"], None, None, None]
+
+
+def test_a_catalogue_keeps_tags_and_they_count_in_its_hash() -> None:
+    table = pl.DataFrame({"item_id": [1, 2, 3], "title": ["a", "b", "c"], "year": [1.0, 2.0, 3.0]})
+    tags = pl.Series("tags", [["a: x", "b: y"], ["a: x"], None])
+    one = Catalogue.from_table(table.with_columns(tags))
+    again = Catalogue.from_table(one.to_table())
+    assert again.tags is not None
+    assert again.tags.equals(tags, null_equal=True)
+    others = (None, pl.Series("tags", [["a: x"], ["b: y", "a: x"], None]))
+    hashes = {Catalogue.from_table(table if other is None else table.with_columns(other)).hash() for other in others}
+    assert one.hash() == again.hash()
+    assert len(hashes | {one.hash()}) == 3
+    longer = extended_catalogue(one, [NewItem("2", "B", {"year": 9.0}), NewItem("4", "d", {"year": 4.0})])
+    assert longer.tags is not None
+    assert longer.tags.to_list() == [["a: x", "b: y"], ["a: x"], None, None]
+
+
+def test_songs_of_the_same_artist_are_found_that_nobody_had_before(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, items = [], {}
+    for user in range(120):
+        for place, artist in enumerate(rng.integers(80) + rng.integers(2, size=8)):  # two artists for each
+            song = f"{artist}-{user}-{place}"
+            items[song] = f"Artist {artist}"
+            rows.append((user, song))
+    table = pl.DataFrame({"item_id": list(items), "artist": list(items.values())})
+    log = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    scores = {}
+    for name, frame in (("with", table), ("without", None)):
+        dataset = Dataset.from_frame(log, frame, name=name)
+        setup = Setup(
+            train=True, data=Path("memory"), algorithm="next_item", split="leave_last_out", passes=1, dim=8, threads=1,
+            device="cpu", model_agent_path=tmp_path / name / "a.safetensors",
+        )  # fmt: skip
+        state = State(dataset, setup)
+        agent, evaluator = Agent(setup, state.space), evaluator_of(state, "test")
+        Environment(agent, state, setup, quiet=True).train_agent()
+        judged = {name: evaluator.score([LearnedPolicy(agent.eval(), state)], name=name)}
+        judged |= rules(evaluator, state, ["item_knn", "markov"], False)[0]
+        scores |= {(name, one): value["ndcg@10"]["mean"] for one, value in evaluator.means(judged)[0].items()}
+    assert scores["with", "with"] > 0.05
+    assert scores["with", "with"] > 5 * max(scores["without", "without"], scores["with", "item_knn"])
