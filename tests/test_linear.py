@@ -180,14 +180,17 @@ def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPat
     assert not linear.boosts(grid[:, 3])[1].any()
 
 
-@pytest.mark.parametrize(("numbers", "count"), [({}, 0), ({"transition": 2.0}, 1), ({"transition_decay": 0.4}, 10)])
+@pytest.mark.parametrize(
+    ("numbers", "count"),
+    [({}, 0), ({"transition": 2.0}, 1), ({"transition_decay": 0.4}, 10), ({"transition_decay": 0.95}, 64)],
+)
 def test_no_more_is_looked_through_than_counts(numbers: dict[str, float], count: int) -> None:
-    """What is added is what a look through twelve events finds, where more of them cannot count."""
-    linear, walk = LinearTerm(5), np.random.default_rng(0).integers(0, 5, 50, np.int32)
+    """What is added is what a look through seventy events finds, where more of them cannot count."""
+    linear, walk = LinearTerm(5), np.random.default_rng(0).integers(0, 5, 99, np.int32)
     count_transitions(linear, np.stack([walk[:-1], walk[1:]]))
     linear.choose(**({"transition": 2.0} | numbers if numbers else {}))
-    items = torch.from_numpy(walk[:12]).long()
-    recent = linear.past(items, torch.tensor([12])).recent
+    items = torch.from_numpy(walk[:70]).long()
+    recent = linear.past(items, torch.tensor([70])).recent
     assert (0 if recent is None else recent.shape[1]) == linear.recalled == count
     grid = linear.past_on_grid(items[None]).recent
     assert (grid is None) == (recent is None)
@@ -492,6 +495,19 @@ def test_which_items_came_next_counts_at_its_own_decay() -> None:
     assert linear.next_items.shape[1] == 3
     items, amounts = linear.boosts(torch.arange(3).repeat(1, 4))
     assert items.shape == amounts.shape == (1, 12 + 10 * 3)  # of the last ten
+
+
+@pytest.mark.parametrize(("best", "chosen"), [(0.8, 0.95), (0.4, 0.4)])
+def test_more_of_a_history_is_looked_up_where_much_of_it_counts(best: float, chosen: float) -> None:
+    linear = term()
+    count_transitions(linear, np.array([[0, 1, 2], [1, 2, 0]], np.int32))
+
+    def score() -> float:
+        decay = round(float(linear.transition_decay), 2)
+        return 1.0 if linear.transition != 16 else {best: 2.0, 0.95: 3.0}.get(decay, 1.0)
+
+    assert weigh(linear, "ndcg@10", score, lambda: 0.0)
+    assert float(linear.transition_decay) == pytest.approx(chosen)
 
 
 @pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])

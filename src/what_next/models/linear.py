@@ -28,8 +28,9 @@ REPEAT_DECAY = 0.9
 """What an event counts of the one after it in what a history holds, before validation chooses another."""
 TRANSITION_DECAY = 0.0
 """What an event counts of the one after it in what came next, item by item, before validation chooses another."""
-LAST = 10
-"""Last events after which it is looked up, as in `baselines.Markov`."""
+LAST, SLOW, MANY = 10, 0.9, 64
+"""Last events after which it is looked up, as in `baselines.Markov`; and where an event counts `SLOW` of the one after it
+or more."""
 SUCCESSORS = (16, 128)
 """Of each item that are kept, at least and at most: those that came next most often."""
 ALL_SUCCESSORS = 2**20
@@ -233,7 +234,8 @@ class LinearTerm(nn.Module):
         own = self.repeat * _shares(self.repeat_decay**lags * there) + self.replay * _shares(came_next)
         if not self.next_items.shape[1]:
             return recent, own / self.temperature
-        latest, weights = recent[:, -LAST:].clamp(min=0), (self.transition_decay**lags * there)[:, -LAST:]
+        latest = recent[:, -self._last :].clamp(min=0)
+        weights = (self.transition_decay**lags * there)[:, -self._last :]
         next_items = functional.embedding(latest, self.next_items).flatten(1).long()
         steps = (functional.embedding(latest, self.next_shares) * (self.transition * weights).unsqueeze(2)).flatten(1)
         return torch.cat([recent, next_items], 1), torch.cat([own, steps], 1) / self.temperature
@@ -284,7 +286,12 @@ class LinearTerm(nn.Module):
         """How many of the last items of a history count, beside its sum."""
         if self.repeat or self.replay:
             return RECALLED
-        return (LAST if self.transition_decay else 1) if self.transition else 0
+        return (self._last if self.transition_decay else 1) if self.transition else 0
+
+    @property
+    def _last(self) -> int:
+        """After how many of the last events what came next is looked up."""
+        return LAST if self.transition_decay < SLOW else MANY
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What was saved before one of the numbers was there goes without it; tables are as wide as they were. What

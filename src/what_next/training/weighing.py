@@ -31,8 +31,9 @@ LARGER = 0.995
 by heart what validation users have, and scores it high by itself; later histories it never saw."""
 TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Of which items came next after the last ones."""
-TRANSITION_DECAYS = (0.0, 0.4, 0.8)
-"""Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another."""
+TRANSITION_DECAYS = (0.0, 0.4, 0.8, 0.95)
+"""Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another. The
+last one, with which more of a history is looked up, is tried where the one before is the best."""
 WORTH = 1.02
 """More directions must make so much of the measure: they are as many more columns."""
 GAIN = 1 / 6
@@ -212,12 +213,15 @@ def _follow(trial: Trial) -> None:
     """Choose how much counts which items came next; keep nothing of it where it does not."""
     linear = trial.linear
     if linear.next_items.shape[1]:
-        found = [trial.copy() for _ in TRANSITION_DECAYS]
-        for decay, one in zip(TRANSITION_DECAYS, found, strict=True):
+        best, *_, before, slowest = trial, *TRANSITION_DECAYS
+        for decay in TRANSITION_DECAYS:
+            if decay == slowest and best.numbers.get("transition_decay") != before:
+                break
+            one = trial.copy()
             one.numbers["transition_decay"] = decay
             one.improve("transition", TRANSITIONS)
-        if (best := max(found, key=lambda one: one.best)).best > trial.best:
-            trial.take(best)
+            best = max(best, one, key=lambda one: one.best)
+        trial.take(best)
     linear.choose(**trial.numbers)
     linear.forget()
 
