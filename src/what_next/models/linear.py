@@ -29,8 +29,8 @@ REPEAT_DECAY = 0.9
 TRANSITION_DECAY = 0.0
 """What an event counts of the one after it in what came next, item by item, before validation chooses another."""
 LAST, SLOW, MANY = 10, 0.9, 64
-"""Last events after which it is looked up, as in `baselines.Markov`; and where an event counts `SLOW` of the one after it
-or more."""
+"""Last events after which it is looked up, as in `baselines.Markov`; and where an event counts `SLOW` of the one after
+it or more."""
 SUCCESSORS = (16, 128)
 """Of each item that are kept, at least and at most: those that came next most often."""
 ALL_SUCCESSORS = 2**20

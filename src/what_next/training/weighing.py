@@ -32,8 +32,8 @@ by heart what validation users have, and scores it high by itself; later histori
 TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Of which items came next after the last ones."""
 TRANSITION_DECAYS = (0.0, 0.4, 0.8, 0.95)
-"""Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another. The
-last one, with which more of a history is looked up, is tried where the one before is the best."""
+"""Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another.
+The last one, with which more of a history is looked up, is tried where the one before is the best."""
 WORTH = 1.02
 """More directions must make so much of the measure: they are as many more columns."""
 GAIN = 1 / 6
