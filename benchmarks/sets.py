@@ -64,7 +64,7 @@ def playlists(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     log = pl.read_csv(folder / "spotify_songs.csv.gz", infer_schema_length=None)
     features = log.columns[log.columns.index("danceability") :]
     items = log.unique("track_id", keep="first", maintain_order=True)
-    words = ("track_name", "track_artist", "track_album_name")
+    words = ("track_name", "track_artist", "track_album_id")
     items = items.select(*words, *(pl.col(name).cast(pl.Float32) for name in features), item_id="track_id")
     return log.select(user_id="playlist_id", item_id="track_id"), items.rename({"track_name": "title"})
 

@@ -89,6 +89,7 @@ class Checked:
         refuse_most(bad, log)
         kept = log.raw.filter(~useless) if len(bad) else log.raw
         attributes, tags, context, left_out = log.others(kept, values["item_id"], table is not None)
+        warnings += odd_columns(log.times, [name for name in log.ids if name not in tags], log.where)
         notes = [*(note for source in sources for note in source.notes), *notes]
         return cls(log, kept, {**values, **context}, times, attributes, tags, table, bad, notes, left_out, warnings)
 

@@ -37,7 +37,7 @@ class RawLog:
         names: the file's own columns.
         rows: how many rows there are.
         columns: the column of each role that has one; `how`: how that is known.
-        odd: columns without a role that look like times or ids, so they are neither attribute nor context.
+        times, ids: columns without a role that look like times or ids, so they are neither attribute nor context.
         warnings: what to say of them.
         misfits: columns that mark rows which do not fit, with the reason.
         options: what the user said.
@@ -51,7 +51,8 @@ class RawLog:
     rows: int
     columns: dict[str, str]
     how: dict[str, str]
-    odd: list[str]
+    times: list[str]
+    ids: list[str]
     warnings: list[str]
     misfits: dict[str, str]
     options: Options
@@ -88,11 +89,10 @@ class RawLog:
         free = free_columns(names, columns, options)
         times = like_times(raw, free)
         ids = like_ids(raw, [name for name in free if name not in times])
-        warnings += odd_columns(times, ids, where)
         if options.session_gap is not None and "time" not in columns:
             raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
         several, quoted = len(sources) > 1, any(source.quoted for source in sources)
-        return cls(raw, names, rows, columns, how, times + ids, warnings, misfits, options, where, several, quoted)
+        return cls(raw, names, rows, columns, how, times, ids, warnings, misfits, options, where, several, quoted)
 
     def rejected(self, bad: pl.DataFrame) -> pl.DataFrame:
         """The rejected rows as they stand in the file, with their line and the reason."""
@@ -142,10 +142,13 @@ class RawLog:
         given, schema = not has_table, kept.collect_schema()
         named = [exact(self.names, n, "--attributes", where) for n in wanted or () if given]
         tagged = [exact(self.names, n, "--tags", where) for n in self.options.tags or () if given]
-        texts = [n for n in others if n not in (*numbers, *self.odd) and isinstance(schema[n], TEXT)]
+        texts = [
+            n for n in others if (n not in (*numbers, *self.times) and isinstance(schema[n], TEXT)) or n in self.ids
+        ]
         words = tagged if self.options.tags is not None or has_table else texts
-        text = {n: pl.col(n).cast(pl.String) for n in dict.fromkeys((*named, *words)) if n not in numbers}
-        moving = varying(kept.select(*aliased({"item_id": item_id, **numbers, **text})), list(numbers), list(text))
+        text = {n: pl.col(n).cast(pl.String) for n in (*words, *(n for n in named if n not in numbers))}
+        plain = {n: number for n, number in numbers.items() if n not in text}
+        moving = varying(kept.select(*aliased({"item_id": item_id, **plain, **text})), list(plain), list(text))
         for name, option in [*((name, "attribute") for name in named), *((name, "tag") for name in tagged)]:
             if name in moving:
                 raise DataError(
@@ -154,10 +157,10 @@ class RawLog:
                 )
         if words is texts:  # what is the same for all events of a user describes the user, not the item
             words = _moving(kept, [name for name in words if name not in moving], [self.columns["user"]])
-        plain = {name: number for name, number in numbers.items() if name not in self.odd}
+        plain = {n: number for n, number in plain.items() if n not in (*self.times, *self.ids)}
         attributes = named if wanted is not None else ([] if has_table else _telling(kept, plain, moving))
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
-        left = [name for name in others if name not in (*attributes, *words, *context, *self.odd)]
+        left = [name for name in others if name not in (*attributes, *words, *context, *self.times, *self.ids)]
         return attributes, words, context, notes + ([f"log columns left out: {some(left)}"] if left else [])
 
     def _context(
