@@ -1,5 +1,6 @@
 """Words that items share: from the files to what they foretell."""
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,21 @@ def test_a_tag_that_varies_or_is_not_there_is_refused(log: Path) -> None:
         import_files([log], options=Options(tags=["mood"]))
     with pytest.raises(DataError, match="no column 'moods' \\(from --tags\\)"):
         import_files([log], options=Options(tags=["moods"]))
+
+
+def test_columns_of_other_types_are_no_tags(log: Path) -> None:
+    columns = {
+        "item": [f"s{n}" for n in range(9)], "when": [datetime(2020, 1, 1 + n % 2) for n in range(9)],
+        "sizes": [[n % 2, 3] for n in range(9)], "made": [{"by": f"x{n % 2}"} for n in range(9)], "live": [True] * 9,
+        "words": [["jazz", " soul "] if n % 2 else ["jazz"] for n in range(9)],
+    }  # fmt: skip
+    items = log.with_name("items.parquet")
+    pl.DataFrame(columns).write_parquet(items)
+    found = import_files([log], items).items["tags"]
+    assert found[1].to_list() == ["made.by: x1", "words: jazz", "words: soul"]
+    for name in ("when", "sizes"):
+        with pytest.raises(DataError, match=f"column '{name}' cannot be tags: it holds"):
+            import_files([log], items, Options(tags=[name]))
 
 
 def test_an_item_table_has_words_ids_and_lists(log: Path) -> None:

@@ -11,6 +11,9 @@ from what_next.errors import DataError, some
 WORD_LIMIT = 200
 """Most distinct words of a text column that are turned into 0/1 attributes: those that the most items have."""
 
+WORDS = pl.List(pl.String)
+"""The type of columns that hold several words for each item."""
+
 SHARED = 0.1
 """A column of words is taken for tags where so many of the items, or more, have a word that another one has, too."""
 
@@ -55,7 +58,7 @@ def item_table(
     numbers = raw.lazy().select(number.alias(name) for name, number in found.items()).collect()
     notes = []
     if attributes is None:
-        words = [name for name, kind in raw.schema.items() if name in others and kind == pl.List(pl.String)]
+        words = [name for name, kind in raw.schema.items() if name in others and kind == WORDS]
         alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
         chosen = [name for name in others if name in words or (name in found and name not in (*alike, *tags))]
         if alike:
@@ -88,11 +91,16 @@ def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str]
     """The columns whose words become tags: those that were named, or those of some of which enough items share a word.
 
     Raises:
-        DataError: a column that was named is not there.
+        DataError: a column that was named is not there, or holds neither words nor whole numbers.
     """
-    if wanted is not None:
-        return list(dict.fromkeys(exact(raw.columns, name, "--tags", where) for name in wanted))
-    return [name for name in columns if _shared(_whole_words(raw[name]))]
+    fits = {name: isinstance(kind, TEXT) or kind.is_integer() or kind == WORDS for name, kind in raw.schema.items()}
+    if wanted is None:
+        return [name for name in columns if fits[name] and _shared(_whole_words(raw[name]))]
+    names = list(dict.fromkeys(exact(raw.columns, name, "--tags", where) for name in wanted))
+    for name in names:
+        if not fits[name]:
+            raise DataError(f"{where}: column {name!r} cannot be tags: it holds {raw[name].dtype}, not words or ids")
+    return names
 
 
 def _shared(words: pl.Series) -> bool:
@@ -111,7 +119,7 @@ def _tags(raw: pl.DataFrame, names: Sequence[str]) -> pl.Series:
 
 def _whole_words(column: pl.Series) -> pl.Series:
     """Lists as they are; of texts, what stands between | or ; where a tenth of them hold one, or the whole text."""
-    if not isinstance(column.dtype, pl.List):
+    if column.dtype != WORDS:
         text = column.cast(pl.String)
         holding = {one: int(text.str.contains(one, literal=True).sum()) for one in SURE_MARKS}
         mark = next((one for one, count in holding.items() if count >= SHARED * len(text)), "\0")
@@ -175,7 +183,7 @@ def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str
 
 
 def _words(column: pl.Series, name: str, where: str) -> pl.Series:
-    if column.dtype == pl.List(pl.String):
+    if column.dtype == WORDS:
         words = column
     elif isinstance(column.dtype, TEXT):
         text = column.cast(pl.String)

@@ -145,6 +145,7 @@ class RawLog:
         texts = [
             n for n in others if (n not in (*numbers, *self.times) and isinstance(schema[n], TEXT)) or n in self.ids
         ]
+        texts += [n for n in self.ids if not schema[n].is_nested()]
         words = tagged if self.options.tags is not None or has_table else texts
         text = {n: pl.col(n).cast(pl.String) for n in (*words, *(n for n in named if n not in numbers))}
         plain = {n: number for n, number in numbers.items() if n not in text}
