@@ -111,7 +111,7 @@ class TestTuned:
         assert settings["markov"] == {"decay": 0.4, "smoothing": 10}
         assert settings["item_knn"] == {"decay": 0.8, "shrinkage": 10, "neighbours": 100}
         assert settings["popular_recent"] == {"half_life_days": 30}
-        assert fitted == [name for name in BASELINES if name != "popular_personal"]
+        assert fitted == [name for name in BASELINES if name not in ("popular_personal", "content")]
 
     def test_a_log_without_times_counts_half_lives_in_events(self, dataset: Dataset) -> None:
         state = state_of(replace(dataset, timestamps=None), split={"name": "users", "validation": 0.0})

@@ -14,7 +14,7 @@ from what_next.baselines import Ease
 from what_next.cli import main
 from what_next.data.stages import Done, Stages
 from what_next.experiments import evaluate_next, evaluate_windows
-from what_next.experiments.baselines import EVERY, Search, chosen_on, grid_of, searched, tries
+from what_next.experiments.baselines import PLAIN, Search, chosen_on, grid_of, searched, tries
 from what_next.experiments.compare import compare
 from what_next.metrics.bootstrap import means, means_of
 from what_next.off_policy import LogSettings, estimate_policy
@@ -50,7 +50,7 @@ class TestEveryStage:
         assert told.came_to_their_ends()
         tuned_ones = ("popular_recent", "popular_personal", "markov", "item_knn", "ease")
         assert {f"choosing the settings of {name}" for name in tuned_ones} < set(told.names)
-        assert {f"judging {name}" for name in ("agent", "untrained", *EVERY)} < set(told.names)
+        assert {f"judging {name}" for name in ("agent", "untrained", *PLAIN, *tuned_ones)} < set(told.names)
         assert {name: total for name, total, _ in told.stages}["judging agent"] == 2 * 60  # two seeds
         assert "intervals" in told.names
 

@@ -526,10 +526,10 @@ class Environment:
     def _count(self, events: Known, linear: LinearTerm) -> None:
         """Give the linear term what is popular, and what came next, in the log as it is now; and by tags."""
         linear.favour(events.counts)
-        followers, tags = events.followers, self.state.dataset.catalogue.tags
-        if (most := successors_of(events.catalogue)) and tags is not None:
-            followers = followers.plus(Tagged.of(tags).foretold(followers, events.counts, most))
-        if most:
+        if most := successors_of(events.catalogue):
+            followers, catalogue = events.followers, self.state.dataset.catalogue
+            if catalogue.tags is not None:
+                followers = followers.plus(Tagged.of(catalogue).foretold(followers, events.counts, most))
             linear.learn_transitions(followers.offsets, followers.columns, followers.values)
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:

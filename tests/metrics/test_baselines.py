@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.baselines import BASELINES, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent
+from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent
 from what_next.baselines.counts import TIE, Known, parts
+from what_next.baselines.tags import PRIOR
 from what_next.data import Dataset
 from what_next.data.batches import ranges
 from what_next.errors import DataError
@@ -23,8 +25,11 @@ NAMES = list(BASELINES)
 
 
 def log(items: int, *histories: Sequence[int], times: Sequence[int] | None = None) -> Dataset:
-    """A log of a catalogue of some items; times, where there are some, in days, of all events."""
+    """A log of a catalogue of some items, of which every fourth have a tag in common; times, where there are some, in
+    days, of all events."""
     data = build_world([[float(item)] for item in range(items)], *histories).dataset
+    tags = pl.Series("tags", [[f"kind: {item % 4}"] for item in range(items)])
+    data = replace(data, catalogue=replace(data.catalogue, tags=tags))
     return data if times is None else replace(data, timestamps=np.array(times, np.int64) * DAY)
 
 
@@ -263,6 +268,24 @@ class TestEase:
         assert Ease.fit(self.data, self.data.lengths).weights.is_contiguous()
 
 
+class TestContent:
+    def test_the_tags_of_the_history_are_summed(self) -> None:
+        data = log(6, [0, 4, 1, 5])  # of one kind are 0 and 4, 1 and 5; 2 and 3 are alone
+        of_all = 2 / 3  # of three steps that could keep the kind, two do: 0 to 4, and 1 to 5, but not 4 to 1
+        first, second = (1 + PRIOR * of_all) / (2 + PRIOR), (1 + PRIOR * of_all) / (1 + PRIOR)
+        content = Content.fit(data, data.lengths, decay=0.5)
+        alike = np.array([[0.5 * first, second, 0, 0, 0.5 * first, second], [0] * 6])
+        wanted = alike + TIE * np.array([1, 1, 0, 0, 1, 1]) / 4
+        assert scores(content, [4, 1], []) == pytest.approx(wanted, rel=1e-6)
+        assert scores(content.decayed(1.0), [4, 1])[0, 0] == pytest.approx(first, rel=1e-6)
+
+    def test_without_tags_popularity_is_all_there_is(self) -> None:
+        data = log(6, [0, 4, 1, 5, 2])
+        data = replace(data, catalogue=replace(data.catalogue, tags=None))
+        found = scores(Content.fit(data, data.lengths), [4, 1])
+        assert found[0] == pytest.approx(TIE * np.array([1, 1, 1, 0, 1, 1]) / 5)
+
+
 HISTORIES = ([A, B, C], [], [11, 3, 3], [7], [5, 4, 3, 2, 1, 0, 5, 6, 7, 8, 9, 10])
 """Of unknown users; items 10 and 11 occur in no log."""
 
@@ -316,7 +339,7 @@ class TestEveryBaseline:
         if name == "popular_recent":
             return
         counts = np.bincount(data.items, minlength=12)
-        unseen = [[]] if name == "popular_personal" else [[], [10], [11, 10]]
+        unseen = [[]] if name in ("popular_personal", "content") else [[], [10], [11, 10]]
         for row in scores(policy, *unseen).astype(np.float32):  # as they are ranked
             assert (counts[np.argsort(-row, kind="stable")] == np.sort(counts)[::-1]).all()
 

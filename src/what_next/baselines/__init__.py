@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from what_next.baselines.classic import ItemKnn, Markov, PopularPersonal, PopularRecent
 from what_next.baselines.ease import Ease
 from what_next.baselines.rules import Ranking
+from what_next.baselines.tags import Content
 
-__all__ = ["BASELINES", "Ease", "Fit", "ItemKnn", "Markov", "PopularPersonal", "PopularRecent"]
+__all__ = ["BASELINES", "Content", "Ease", "Fit", "ItemKnn", "Markov", "PopularPersonal", "PopularRecent"]
 
 Fit = Callable[..., Ranking]
 """`fit(dataset, known, **settings)`: from the log, and how many leading events of each user training may know, to a
@@ -19,6 +20,7 @@ policy."""
 BASELINES: Mapping[str, Fit] = {
     "popular_recent": PopularRecent.fit,
     "popular_personal": PopularPersonal.fit,
+    "content": Content.fit,
     "markov": Markov.fit,
     "item_knn": ItemKnn.fit,
     "ease": Ease.fit,

@@ -1,14 +1,19 @@
 """What tags tell of what comes next: items that share an artist, say, or a brand."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float64, Int64
 
-from what_next.baselines.counts import Rows, parts
+from what_next.baselines.counts import TIE, Known, Rows, events_after, parts
+from what_next.baselines.rules import Ranking
+from what_next.data import Catalogue, Dataset
 from what_next.data.batches import ranges
 from what_next.data.catalogue import kinds_of
+from what_next.types import History
 
 PRIOR = 10.0
 """Steps of the log that the kind of a tag counts as, where the steps from items with that very tag are few."""
@@ -34,15 +39,18 @@ class Tagged:
     kinds: Int64[np.ndarray, "tags"]
 
     @classmethod
-    def of(cls, tags: pl.Series) -> "Tagged":
-        """Of the lists of all items (`Catalogue.tags`)."""
+    def of(cls, catalogue: Catalogue) -> "Tagged":
+        """Of all items."""
+        tags = catalogue.tags
+        if tags is None:
+            tags = pl.repeat(None, len(catalogue), dtype=pl.List(pl.String), eager=True)
         each = pl.DataFrame({"tag": tags}).with_row_index("item").explode("tag").drop_nulls().unique()
         several = each.filter(pl.len().over("tag") > 1).sort("item", "tag")
         codes = several["tag"].rank("dense").cast(pl.Int64).to_numpy() - 1
         kinds = kinds_of(several["tag"].unique().sort()).rank("dense").cast(pl.Int64).to_numpy() - 1
         return cls(np.searchsorted(several["item"].to_numpy(), np.arange(len(tags) + 1)), codes, kinds)
 
-    @property
+    @cached_property
     def items(self) -> Int64[np.ndarray, "pairs"]:
         """Whose the tags are."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
@@ -91,3 +99,49 @@ class Tagged:
         first, whole = pairs // count, np.maximum(np.bincount(self.items, chances[self.tags], count), 1)
         offsets = np.searchsorted(first, np.arange(count + 1))
         return Rows(offsets, (pairs % count).astype(np.int32), (EVENTS * sums / whole[first]).astype(np.float32))
+
+
+class Content(Ranking):
+    """The items that share tags with those of the history: each tag counts as often as the log says that it is kept,
+    shared among all that have it; popularity decides among equals."""
+
+    def __init__(
+        self,
+        tagged: Tagged,
+        kept: Float64[np.ndarray, "tags"],
+        shares: Float64[np.ndarray, "items"],
+        *,
+        decay: float,
+    ) -> None:
+        """`kept`: the chance that each tag is; `shares` of all events; `decay` as for `fit`."""
+        self.tagged, self.kept, self.shares, self.decay, self.items = tagged, kept, shares, decay, len(shares)
+        values = kept / (np.bincount(tagged.tags, minlength=len(kept)) - 1)
+        places = torch.from_numpy(np.stack([tagged.items, tagged.tags]))
+        each, size = torch.from_numpy(values[tagged.tags]), (len(shares), len(kept))
+        self.matrix = torch.sparse_coo_tensor(places, each, size, is_coalesced=True, check_invariants=True)
+
+    @classmethod
+    def fit(cls, dataset: Dataset, known: Int64[np.ndarray, "users"], *, decay: float = 0.8) -> "Content":
+        """Count; see `baselines.Fit`.
+
+        Args:
+            decay: how much an event of the history counts for each one that came after it, above 0, to 1: all alike.
+        """
+        events, tagged = Known.of(dataset, known), Tagged.of(dataset.catalogue)
+        return cls(tagged, tagged.kept(events.followers), events.shares, decay=decay)
+
+    def decayed(self, decay: float) -> "Content":
+        """The same with another decay."""
+        return Content(self.tagged, self.kept, self.shares, decay=decay)
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """What the tags of the history's events count."""
+        real, after = events_after(history.items)
+        rows, columns = np.nonzero(real)
+        items, weights = history.items[rows, columns], self.decay ** after[rows, columns].astype(np.float64)
+        sizes = np.diff(self.tagged.offsets)[items]
+        had = np.zeros((len(self.kept), len(real)))
+        tags = self.tagged.tags[ranges(self.tagged.offsets[items], sizes)]
+        np.add.at(had, (tags, np.repeat(rows, sizes)), np.repeat(weights, sizes))
+        scores = torch.sparse.mm(self.matrix, torch.from_numpy(had)).T.numpy()
+        return np.asarray(scores + TIE * self.shares)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from what_next.baselines import BASELINES, Ease, ItemKnn, Markov, PopularPersonal
+from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal
 from what_next.baselines.counts import Known
 from what_next.baselines.ease import THIRDS
 from what_next.baselines.rules import Ranking
@@ -28,6 +28,7 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
         "half_life_events": (10.0, 1.0, 3.0, 30.0, 100.0),
     },
     "popular_personal": {"decay": (1.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)},
+    "content": {"decay": (0.8, 0.5, 0.95, 1.0)},
     "markov": {"decay": (0.4, 0.0, 0.2, 0.6, 0.8), "smoothing": (10.0, 1.0, 100.0)},
     "item_knn": {
         "decay": (0.8, 0.3, 0.5, 0.95, 1.0),
@@ -93,10 +94,16 @@ def searched(state: State, wanted: Collection[str] = EVERY) -> dict[str, Any]:
 
 def left_out(state: State) -> dict[str, str]:
     """The baselines that cannot be had for so many items, or would be another one, and why."""
-    items = len(state.dataset.catalogue)
-    large = {} if Ease.fits(items) else {"ease": f"{items:,} items are more than it is solved for"}
-    same = "it is `popular` where no item of the history is recommended again (evaluation.seen, no)"
-    return large if state.setup.evaluation.seen else {"popular_personal": same, **large}
+    catalogue, out = state.dataset.catalogue, dict[str, str]()
+    if not state.setup.evaluation.seen:
+        out["popular_personal"] = (
+            "it is `popular` where no item of the history is recommended again (evaluation.seen, no)"
+        )
+    if catalogue.tags is None:
+        out["content"] = "the items have no tags"
+    if not Ease.fits(len(catalogue)):
+        out["ease"] = f"{len(catalogue):,} items are more than it is solved for"
+    return out
 
 
 class Search:
@@ -155,7 +162,7 @@ class Search:
         policy, how = fits[counted], self.state.setup.evaluation
         if isinstance(policy, ItemKnn):
             policy = policy.nearest(settings["neighbours"])
-        if isinstance(policy, Markov | ItemKnn | PopularPersonal):
+        if isinstance(policy, Markov | ItemKnn | PopularPersonal | Content):
             policy = policy.decayed(settings["decay"])
         ranks = rank(
             policy, self.targets, self.state.histories, how.k[0], seen=how.seen, allowed=self.allowed, done=done
