@@ -1,5 +1,6 @@
 """Words that items share: from the files to what they foretell."""
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -60,9 +61,12 @@ def test_no_tag_is_shared() -> None:
     assert len(tagged.foretold(steps((0, 1)), np.arange(6), 5).values) == 0
 
 
-LOG = "user,item,artist,album,country,mood\n"
-ROWS = [("u", f"s{n}", f"Artist {n // 3}", f"Album {n}", "se", f"m{n}") for n in range(9)]
-ROWS += [("v", "s0", "Artist 0", "Album 0", "no", "m8"), ("v", "s4", "Artist 1", "Album 4", "no", "m4")]
+LOG = "user,item,artist,album,country,mood,label_id,maker_id\n"
+ROWS = [("u", f"s{n}", f"Artist {n // 3}", f"Album {n}", "se", f"m{n}", f"L{n % 2}", str(n % 4)) for n in range(9)]
+ROWS += [
+    ("v", "s0", "Artist 0", "Album 0", "no", "m8", "L0", "0"),
+    ("v", "s4", "Artist 1", "Album 4", "no", "m4", "L0", "0"),
+]
 
 
 @pytest.fixture
@@ -73,10 +77,13 @@ def log(tmp_path: Path) -> Path:
 
 def test_words_of_a_log_that_items_share_are_their_tags(log: Path) -> None:
     tables = import_files([log])  # albums are shared by none, countries are the users', moods vary
-    assert tables.items["tags"].to_list() == [[f"artist: Artist {n // 3}"] for n in range(9)]
+    assert tables.items["tags"].to_list() == [
+        [f"artist: Artist {n // 3}", f"label_id: L{n % 2}", f"maker_id: {n % 4}"] for n in range(9)
+    ]
     catalogue = Catalogue.from_table(tables.items)
-    assert (catalogue.names, catalogue.kinds) == ((), ["artist"])
-    assert "tags of the items: artist" in tables.told(Dataset.from_tables(tables, "log"))
+    assert (catalogue.names, catalogue.kinds) == ((), ["artist", "label_id", "maker_id"])
+    assert not any("looks like ids" in warning for warning in tables.warnings)
+    assert "tags of the items: artist, label_id, maker_id" in tables.told(Dataset.from_tables(tables, "log"))
     assert "log columns left out: country, mood" in tables.notes
     assert "log columns left out, since few items share a word: album" in tables.notes
     named = import_files([log], options=Options(tags=["album"]))
@@ -90,6 +97,16 @@ def test_a_tag_that_varies_or_is_not_there_is_refused(log: Path) -> None:
         import_files([log], options=Options(tags=["mood"]))
     with pytest.raises(DataError, match="no column 'moods' \\(from --tags\\)"):
         import_files([log], options=Options(tags=["moods"]))
+
+
+def test_lists_of_words_in_a_log_are_tags_of_the_item(tmp_path: Path) -> None:
+    rows = [
+        {"user": user, "item": item, "moods": [f"m{item % 2}", "old"]} for user in (1, 2) for item in range(user, 6)
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    for options in (Options(), Options(tags=["moods"])):
+        found = import_files([tmp_path / "log.jsonl"], options=options).items["tags"]
+        assert found[1].to_list() == ["moods: m0", "moods: old"]
 
 
 def test_columns_of_other_types_are_no_tags(log: Path) -> None:
@@ -110,14 +127,14 @@ def test_columns_of_other_types_are_no_tags(log: Path) -> None:
 def test_an_item_table_has_words_ids_and_lists(log: Path) -> None:
     items = log.with_name("items.csv")
     lines = [f"s{n},{n},{n % 2 + 100},Jazz|{'Soul' if n % 3 else 'Funk'},words of {n}" for n in range(9)]
-    items.write_text("item,year,label_id,genres,text\n" + "\n".join(lines) + "\n")
+    items.write_text("item,year,brand_id,genres,text\n" + "\n".join(lines) + "\n")
     tables = import_files([log], items)
     found = Catalogue.from_table(tables.items)
-    assert (found.names, found.kinds) == (("year",), ["genres", "label_id"])
+    assert (found.names, found.kinds) == (("year",), ["brand_id", "genres"])
     assert found.tags is not None
-    assert found.tags[0].to_list() == ["label_id: 100", "genres: Jazz", "genres: Funk"]
+    assert found.tags[0].to_list() == ["brand_id: 100", "genres: Jazz", "genres: Funk"]
     assert any("not numbers: text;" in note for note in tables.notes)
-    assert not any("label_id" in warning for warning in tables.warnings)
+    assert not any("brand_id" in warning for warning in tables.warnings)
 
 
 def test_a_table_with_tags_alone_may_lack_items(log: Path) -> None:

@@ -1,6 +1,6 @@
 """The item table: ids, titles, attributes as finite numbers, and words that items share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import polars as pl
@@ -93,14 +93,23 @@ def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str]
     Raises:
         DataError: a column that was named is not there, or holds neither words nor whole numbers.
     """
-    fits = {name: isinstance(kind, TEXT) or kind.is_integer() or kind == WORDS for name, kind in raw.schema.items()}
     if wanted is None:
-        return [name for name in columns if fits[name] and _shared(_whole_words(raw[name]))]
-    names = list(dict.fromkeys(exact(raw.columns, name, "--tags", where) for name in wanted))
+        return [name for name in columns if of_words(raw.schema[name]) and _shared(_whole_words(raw[name]))]
+    return named_tags(raw.schema, wanted, where)
+
+
+def named_tags(schema: Mapping[str, Any], wanted: Sequence[str], where: str) -> list[str]:
+    """The columns that were named for tags; see `tag_columns`."""
+    names = list(dict.fromkeys(exact(list(schema), name, "--tags", where) for name in wanted))
     for name in names:
-        if not fits[name]:
-            raise DataError(f"{where}: column {name!r} cannot be tags: it holds {raw[name].dtype}, not words or ids")
+        if not of_words(schema[name]):
+            raise DataError(f"{where}: column {name!r} cannot be tags: it holds {schema[name]}, not words or ids")
     return names
+
+
+def of_words(kind: Any) -> bool:
+    """Whether a column may hold words or ids."""
+    return isinstance(kind, TEXT) or kind.is_integer() or kind == WORDS
 
 
 def _shared(words: pl.Series) -> bool:

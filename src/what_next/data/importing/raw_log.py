@@ -4,12 +4,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import polars as pl
 
-from what_next.data.importing.attributes import varying
-from what_next.data.importing.columns import ROW_LABELS, TEXT, aliased, exact, numeric, recognise
+from what_next.data.importing.attributes import WORDS, named_tags, of_words, varying
+from what_next.data.importing.columns import ROW_LABELS, aliased, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options
@@ -141,28 +142,32 @@ class RawLog:
         numbers, wanted, where = numeric(kept, others), self.options.attributes, self.where
         given, schema = not has_table, kept.collect_schema()
         named = [exact(self.names, n, "--attributes", where) for n in wanted or () if given]
-        tagged = [exact(self.names, n, "--tags", where) for n in self.options.tags or () if given]
-        texts = [
-            n for n in others if (n not in (*numbers, *self.times) and isinstance(schema[n], TEXT)) or n in self.ids
-        ]
-        texts += [n for n in self.ids if not schema[n].is_nested()]
+        tagged = named_tags(schema, self.options.tags or () if given else (), where)
+        texts = self._words(others, numbers, schema)
         words = tagged if self.options.tags is not None or has_table else texts
-        text = {n: pl.col(n).cast(pl.String) for n in (*words, *(n for n in named if n not in numbers))}
+        text = {n: _as_text(n, schema[n]) for n in (*words, *(n for n in named if n not in numbers))}
         plain = {n: number for n, number in numbers.items() if n not in text}
         moving = varying(kept.select(*aliased({"item_id": item_id, **plain, **text})), list(plain), list(text))
-        for name, option in [*((name, "attribute") for name in named), *((name, "tag") for name in tagged)]:
+        for name in (*named, *tagged):
             if name in moving:
+                option = "attribute" if name in named else "tag"
                 raise DataError(
                     f"{where}: column {name!r} is no {option} of the item: it varies for item {moving[name]!r}; "
                     f"leave it out of --{option}s, or give an item table with --items"
                 )
         if words is texts:  # what is the same for all events of a user describes the user, not the item
-            words = _moving(kept, [name for name in words if name not in moving], [self.columns["user"]])
+            words = [name for name in words if name not in moving]
+            words = _moving(kept.with_columns(*aliased({n: text[n] for n in words})), words, [self.columns["user"]])
         plain = {n: number for n, number in plain.items() if n not in (*self.times, *self.ids)}
         attributes = named if wanted is not None else ([] if has_table else _telling(kept, plain, moving))
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
         left = [name for name in others if name not in (*attributes, *words, *context, *self.times, *self.ids)]
         return attributes, words, context, notes + ([f"log columns left out: {some(left)}"] if left else [])
+
+    def _words(self, others: list[str], numbers: Mapping[str, pl.Expr], schema: Mapping[str, Any]) -> list[str]:
+        """Those of the columns that hold words or ids, which items may share."""
+        free = [name for name in others if name in self.ids or name not in (*numbers, *self.times)]
+        return [name for name in free if of_words(schema[name])]
 
     def _context(
         self, kept: pl.LazyFrame, moving: list[str], numbers: dict[str, pl.Expr]
@@ -182,6 +187,11 @@ class RawLog:
                 raise DataError(f"{where}: context column {name!r} is not a number in {count:,} rows; correct them")
         notes = [f"column {name} is no context: not a number in {count:,} rows" for name, count in missing.items()]
         return {name: numbers[name].cast(pl.Float32) for name in names if name not in missing}, notes
+
+
+def _as_text(name: str, kind: Any) -> pl.Expr:
+    """A column of words as text."""
+    return pl.col(name).list.join("\0") if kind == WORDS else pl.col(name).cast(pl.String)
 
 
 def told_by_folders(paths: Sequence[Path]) -> list[dict[str, str | None]]:
