@@ -182,7 +182,7 @@ def gate(
     options = replace(case.options, only=estimator, looks=looks)
     judged = [Judged.of(case.decisions, one, options, stages) for one in case.targets]
     each = [_one(case, estimator, *one, stages) for one in zip(case.names, case.targets, judged, strict=True)]
-    apart = difference(*judged, stages)[estimator]
+    apart = difference(judged[0], judged[1], stages)[estimator]
     sides = {
         side: {
             "name": name,
@@ -248,7 +248,7 @@ def _verdict(case: _Case, apart: dict[str, Any], estimator: str, margin: float, 
     """Whether the new policy is promoted, and why or why not."""
     name, refused, thin = new["name"], apart["refused"], case.thin()
     against = None
-    if new.get("own", False):
+    if new.get("own"):
         against = f"{name} was made from this log; judge it on later rows"
     elif refused is not None:
         against = refused.replace("the other policy:", f"{case.names[1]}:").replace("the policy:", f"{name}:")
