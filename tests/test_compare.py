@@ -1,24 +1,29 @@
 """Several setups on the same users: who is judged on what, what is trained, and what the ablations take away."""
 
 import json
+import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 
 from what_next import Agent, Dataset, Environment, Setup, State
 from what_next.cli import main
 from what_next.errors import ModelError, SetupError
 from what_next.experiments import evaluate_next
 from what_next.experiments.compare import ONE_SEED, ShuffledSource, _entrants, compare
-from what_next.experiments.models import is_trained, of_seed
+from what_next.experiments.models import is_trained, of_seed, trained
 from what_next.policy import LearnedPolicy
 from what_next.settings import Evaluation, SplitSettings
 from what_next.sources import LogSource
+from what_next.training.artefacts import read_models, remove_models
 
-from .conftest import SetupOf
+from .conftest import SetupOf, listening
 
 
 @pytest.fixture
@@ -52,6 +57,55 @@ def test_a_setup_and_its_double_do_not_differ_for_any_user(made) -> None:
     found = result["differences"]["b - a"]
     assert {(one["mean"], one["low"], one["high"]) for one in found.values()} == {(0, 0, 0)}
     assert {one["n"] for name, one in found.items() if not name.startswith("spread")} == {60}
+
+
+class TestInterrupted:
+    """A training that Ctrl-C ended amid its steps, when its model is asked for again."""
+
+    @pytest.fixture
+    def counted(self, monkeypatch: pytest.MonkeyPatch):
+        """`counted(setup, state, source, stop)`: train, and press Ctrl-C amid a step; how many steps were taken."""
+        cycle = Environment._cycle
+
+        def count(setup: Setup, state: State, source: type[LogSource] | None = None, stop: int = 0) -> int:
+            steps: list[int] = []
+
+            def step(environment: Environment):
+                steps.append(environment.agent.steps)
+                if len(steps) == stop:
+                    signal.raise_signal(signal.SIGINT)
+                return cycle(environment)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(Environment, "_cycle", step)
+                with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+                    trained(setup, state, source)
+            return len(steps)
+
+        return count
+
+    @pytest.mark.parametrize(
+        ("source", "ensemble", "stop"), [(None, 1, 3), (ShuffledSource, 1, 3), (None, 2, 3), (None, 2, 11)]
+    )
+    def test_goes_on_and_comes_to_the_same_end(self, made, counted, source, ensemble: int, stop: int) -> None:
+        whole, parts = (made(name, ensemble=ensemble, algorithm="sqn", passes=4) for name in ("whole", "parts"))
+        state = State.from_setup(whole)
+        all_steps = counted(whole, state, source)
+        assert counted(parts, State.from_setup(parts), source, stop) == stop < all_steps
+        assert all_steps - stop <= counted(parts, State.from_setup(parts), source) < all_steps  # from the last save on
+        ours, theirs = (read_models(*one.model_paths).tensors for one in (parts, whole))
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+    def test_begins_anew_where_settings_or_data_have_changed(self, made, counted, dataset: Dataset) -> None:
+        setup = made("a", algorithm="sqn", passes=4)
+        state = State.from_setup(setup)
+        longer = setup.model_copy(update={"passes": 8})
+        log, items = listening()
+        others = State(Dataset.from_frame(log.with_columns(reward=6 - pl.col("reward")), items), setup)
+        for one, learned in ((longer, State.from_setup(longer)), (setup, others)):
+            counted(setup, state, stop=3)
+            assert counted(one, learned) == 8 * one.passes // 4
+            remove_models(setup)
 
 
 def test_a_difference_is_that_of_the_means_over_the_same_users(made) -> None:

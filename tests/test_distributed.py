@@ -225,22 +225,25 @@ def test_processes_that_disagree_are_told_so_once(log_file: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_replaced_and_the_run_ends_as_if_none_had_been(log_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_a_killed_process_is_replaced_and_the_run_ends_as_if_none_had_been(
+    log_file: Path, tmp_path: Path, ensemble: int
+) -> None:
     def start(folder: Path) -> subprocess.Popen[str]:
         folder.mkdir()
-        words = [*RUN, "--max-restarts", "1", "-m", "what_next", *arguments(folder, log_file)]
+        words = arguments(folder, log_file, f"ensemble={ensemble}")
+        words = [*RUN, "--max-restarts", "1", "-m", "what_next", *words]
         return subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(folder)
         )
 
     def steps(folder: Path) -> int:
-        log = folder / "agent.jsonl"
-        return len(log.read_text().splitlines()) if log.exists() else 0
+        return sum(len(log.read_text().splitlines()) for log in folder.glob("agent*.jsonl"))
 
     whole = start(tmp_path / "whole")
     report = json.loads(whole.communicate()[0])
     assert (report["ranks"], report["stopped"]) == (2, False)
-    assert report["bytes_per_step"] > 0
+    assert (report["bytes_per_step"] > 0) == (ensemble == 1)
     broken = start(tmp_path / "broken")
     while steps(tmp_path / "broken") < 90:
         assert broken.poll() is None
@@ -249,7 +252,10 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_if_none_had_been(log_f
     os.kill(int(children[1]), signal.SIGKILL)
     out, err = broken.communicate()
     assert broken.returncode == 0, err
-    assert re.search("what-next: process 0 of 2 lost another one", err)
+    assert ensemble > 1 or re.search("what-next: process 0 of 2 lost another one", err)
+    told = [int(number.replace(",", "")) for number in re.findall(r"training ([\d,]+) of", err)]
+    assert told == sorted(told), "it goes on where it last saved, less than a tenth before, and not from its start"
+    assert len(told) >= 10
     assert json.loads(out)["histories"] == report["histories"]
     for name in ("agent", "critic"):
         one, other = (load_file(tmp_path / folder / f"{name}.safetensors") for folder in ("whole", "broken"))

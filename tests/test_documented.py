@@ -1,5 +1,6 @@
 """Every command in README, CONTRIBUTING and docs/ is one: its name, its options, its settings."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -48,3 +49,19 @@ def test_a_documented_command_is_one(page: str, words: list[str]) -> None:
     assert {word.partition("=")[0] for word in rest if re.match("--?[a-z]", word)} <= options
     keys = {one.key for one in reference()} | {one.key for name in ALGORITHMS for one in settings_of(name)}
     assert {found[1] for word in rest if (found := re.match(r"([a-z][\w.]*)=", word))} <= keys
+
+
+def test_an_argument_that_a_docstring_tells_of_is_one() -> None:
+    """The reference shows them in a table, by what stands before the colon; the build of the pages only warns."""
+    wrong = []
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            _, _, told = (ast.get_docstring(node) or "").partition("Args:\n")
+            section = re.match(r"(?:    .*\n?|\n(?=    ))*", told)
+            made = [one for one in getattr(node, "body", []) if getattr(one, "name", "") == "__init__"] or [node]
+            names = {one.arg.lstrip("*") for one in ast.walk(made[0]) if isinstance(one, ast.arg)}
+            found = re.findall(r"^    (\S.*?):", section[0] if section else "", re.MULTILINE)
+            wrong += [f"{file.name}: {node.name}: {name}" for name in found if name.lstrip("*") not in names]
+    assert wrong == []

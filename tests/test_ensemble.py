@@ -169,6 +169,23 @@ def test_interrupted_in_the_second_it_goes_on(setup_of: SetupOf, dataset: Datase
         environment(setup.model_copy(update={"passes": 3}), dataset, resume=True).run_sim()
 
 
+def test_what_another_run_left_of_single_networks_is_no_part_of_this_one(
+    setup_of: SetupOf, dataset: Dataset, tmp_path: Path
+) -> None:
+    setup = a_setup(setup_of, tmp_path, ensemble=2)
+    longer = setup.model_copy(update={"passes": 2})
+    of_first = environment(setup.members[0], dataset).run_sim()
+
+    def in_the_second(_: Step) -> bool:
+        return setup.members[1].log_path.exists()
+
+    assert environment(longer, dataset, on_step=in_the_second).run_sim().stopped
+    assert all(one.model_agent_path.exists() for one in setup.members)
+    anew = environment(setup, dataset, on_step=lambda _: True).run_sim()
+    assert (anew.stopped, anew.histories < of_first.histories) == (True, True)
+    assert [one.model_agent_path.exists() for one in setup.members] == [True, False]
+
+
 @pytest.mark.medium
 def test_interrupted_in_the_last_save_of_the_first_it_goes_on(
     setup_of: SetupOf, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,8 @@ from what_next import Agent, Environment, State
 from what_next.data import Dataset
 from what_next.data.decisions.log import Roles
 from what_next.data.decisions.reader import read_log
+from what_next.off_policy.candidates import Found, candidates_of
+from what_next.off_policy.decisions import Evidence
 from what_next.off_policy.targets import Frequencies, decisions_of, vectors_of
 
 from .conftest import SetupOf
@@ -48,6 +51,18 @@ class TestVerdict:
         assert ran.json["estimator"] == estimator
         assert ran.json["why"].startswith(f"the lower bound of the difference by {estimator} is 0.")
         assert ran.json["why"].endswith(", above 0")
+
+    @pytest.mark.parametrize("looks", ["one", "any"])
+    def test_the_evidence_for_each_policy_is_made_once(self, gate, monkeypatch: pytest.MonkeyPatch, looks: str) -> None:
+        made: list[str | None] = []
+
+        def counted(log: Evidence, *more: Any) -> Found:
+            made.append(log.options.only)
+            return candidates_of(log, *more)
+
+        monkeypatch.setattr("what_next.off_policy.estimate.candidates_of", counted)
+        assert gate("better", "same", "--looks", looks).code == 0
+        assert made == ["snips", "snips"]
 
     @pytest.mark.parametrize(("new", "current"), [("same", "better"), ("uniform", "better"), ("worse", "uniform")])
     def test_one_that_earns_less_is_not(self, gate, new: str, current: str) -> None:

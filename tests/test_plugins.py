@@ -317,7 +317,7 @@ class Twin(Sessions):
 def test_a_part_that_cannot_be_made_or_named_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("mine", f"{__name__}:{name}", "what_next.worlds") for name in ("Unfinished", "Twin")]
     monkeypatch.setattr(plugins, "entry_points", lambda group: points)
-    missing = "Unfinished defines no bounds and no observe and no reset and no step"
+    missing = "Unfinished defines no bounds and no item_vectors and no observe and no reset and no step"
     with pytest.warns(UserWarning, match=f"{missing}|is taken, by") as told:
         assert "unfinished" not in known_worlds()
     assert "the name 'sessions' is taken, by what_next.worlds.sessions.Sessions" in str(told[1].message)

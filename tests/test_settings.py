@@ -155,6 +155,13 @@ test = 0.3
         overrides = ["data=../data/My Songs.pkl", "user.1=A", "user.2=B", "split=users", "split.test=0.3"]
         assert Setup.read(file, overrides) == Setup.from_text(f"{ONE_LINE}, {self.MORE}", tmp_path)
 
+    def test_groups_of_which_nothing_is_set_have_their_defaults(self, tmp_path: Path) -> None:
+        file = tmp_path / "setup.toml"
+        file.write_text(self.TOML + "[algorithm]\n[reward]\n[reward.logged]\n")
+        assert Setup.read(file) == Setup.from_text(f"{ONE_LINE}, {self.MORE}", tmp_path)
+        assert Setup.read(file, ["algorithm=sqn"]).algorithm.name == "sqn"
+        assert not {"algorithm", "reward", "reward.logged"} & read_entries(file).keys()
+
     def test_free_words_are_read_and_overridden_one_by_one(self, tmp_path: Path) -> None:
         file = tmp_path / "setup.toml"
         toml = self.TOML.replace(
@@ -171,6 +178,12 @@ test = 0.3
             ("epochs = true", ["line 3", "epochs is 'True'", "a whole number above 0"]),
             ("epoch = 3", ["line 3", "'epoch'", "nearest is 'epochs'"]),
             ("[split]\ntest = 2", ["line 4", "split.test is '2'", "of at least 0 and below 1"]),
+            ("epochs = {}", ["line 3", "epochs is an empty table", "a whole number above 0"]),
+            ("window = {}", ["line 3", "window is an empty table", "or none"]),
+            ("user = {}", ["line 3", "user is an empty table", "ids"]),
+            ("user = [{}]", ["line 3", "user.1 is an empty table", "ids"]),
+            ("[reward.logged.skip]", ["line 3", "reward.logged.skip is an empty table", "a number"]),
+            ("[lop]", ["line 3", "'lop'", "nearest is 'log'"]),
             ("a = = 3", ["not TOML", "line 3"]),
             (f"epochs = {'9' * 5000}", ["not TOML", "4300 digits"]),
             (f"user = {'[' * 5000}", ["not TOML"]),

@@ -161,6 +161,7 @@ class Environment:
         self.board: Board | None = None
         self.explained = False  # the reasons for what the data decided
         self.member: int | None = None  # of an ensemble, which network it trains
+        self.launch = self.ranks.launch
         self.interrupts = Interrupts(self.ranks, quiet=quiet)
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
@@ -296,6 +297,9 @@ class Environment:
             return Report(saved.histories, saved=setup.model_paths, idle=True)
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
+        if not (self.resume or self.ranks.rank):
+            for one in setup.members:  # of another run, which a resumed one would take for its own
+                remove_models(one)
         return None
 
     @property
@@ -315,7 +319,7 @@ class Environment:
             resume=resume, ranks=None if self._apart else self.ranks,
             on_step=self.on_step, on_save=self.on_save, quiet=self.quiet or self.ranks.rank > 0,
         )  # fmt: skip
-        environment.member, environment.explained = place, place > 0
+        environment.member, environment.explained, environment.launch = place, place > 0, self.launch
         return environment
 
     def _joined(self, together: Report, members: Sequence[Networks]) -> Report:
@@ -366,10 +370,8 @@ class Environment:
         held = {"items": state.space.catalogue.hash(), "events": digest}
         self.ranks.begin(setup, agent, agent.device, split=state.split.hash, **held)
         monitor = self._monitor(run)
-        if self.ranks.launch:  # so that there is a save of this run, whatever it is replaced after
-            monitor.made_on["launch"] = self.ranks.launch
-            if not self.resume:
-                checkpoint.save(agent, self.rng, run, monitor.made_on)
+        if self.launch and not self.resume:  # so that there is a save of this run, whatever it is replaced after
+            checkpoint.save(agent, self.rng, run, monitor.made_on)
         return monitor
 
     def _check(self) -> None:
@@ -443,7 +445,7 @@ class Environment:
             self.validate,
             self.weigh,
             self.state.monitored,
-            made_on | ({"fitted": dict(decided)} if decided else {}),
+            made_on | ({"fitted": dict(decided)} if decided else {}) | ({"launch": self.launch} if self.launch else {}),
             self.source.save_every,
             self.setup.patience if self._foresees else None,
             self.resume,

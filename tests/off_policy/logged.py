@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from what_next.off_policy.decisions import Decisions, Target
-from what_next.off_policy.estimate import PLAIN, estimate
+from what_next.off_policy.estimate import PLAIN, Judged, estimate
+from what_next.off_policy.estimate import difference as difference_of
 
 from .bandits import bandit
 
@@ -18,6 +19,10 @@ SEQUENCES = ["per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe"
 
 def told(decisions=LOG, target=TARGET, *, options=PLAIN, resamples=100, **more):
     return estimate(decisions, target, replace(options, resamples=resamples, **more))
+
+
+def difference(decisions, target, other, options=PLAIN):
+    return difference_of(*(Judged.of(decisions, one, options) for one in (target, other)))
 
 
 def means(result):

@@ -9,12 +9,11 @@ import pytest
 from what_next.metrics.bootstrap import empirical_bernstein
 from what_next.off_policy.decisions import Decisions, Options, Target
 from what_next.off_policy.diagnostics import effective_size
-from what_next.off_policy.estimate import difference
 from what_next.off_policy.reward_model import cross_fit, deal
 from what_next.off_policy.sequences import per_decision_is
 from what_next.off_policy.weighting import clusters_of
 
-from .logged import BEHAVIOUR, LOG, ONE_STEP, SEQUENCES, TARGET, WEIGHTS, means, plain, told
+from .logged import BEHAVIOUR, LOG, ONE_STEP, SEQUENCES, TARGET, WEIGHTS, difference, means, plain, told
 from .worlds import sessions
 
 LARGEST = float((TARGET.full / BEHAVIOUR).max())

@@ -9,9 +9,8 @@ import pytest
 from what_next.errors import DataError
 from what_next.off_policy.decisions import Options
 from what_next.off_policy.diagnostics import Overlap, effective_size, efficiency_of_steps
-from what_next.off_policy.estimate import difference
 
-from .logged import BEHAVIOUR, LOG, TARGET, told
+from .logged import BEHAVIOUR, LOG, TARGET, difference, told
 from .worlds import sessions
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")

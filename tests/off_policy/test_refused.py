@@ -8,10 +8,9 @@ import pytest
 from what_next.errors import DataError
 from what_next.off_policy.decisions import Options, Target
 from what_next.off_policy.diagnostics import Thresholds
-from what_next.off_policy.estimate import difference
 from what_next.off_policy.fqe import fqe
 
-from .logged import LOG, ONE_STEP, SEQUENCES, apart, means, plain, told
+from .logged import LOG, ONE_STEP, SEQUENCES, apart, difference, means, plain, told
 from .worlds import sessions
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from what_next.off_policy.decisions import Options
-from what_next.off_policy.estimate import difference, estimate
+from what_next.off_policy.estimate import estimate
 
+from .logged import difference
 from .slate_worlds import CLASSIC, MILD, A, B, SlateWorld
 
 CASCADE = {"cascade_ips", "cascade_snips", "cascade_dr", "slate_ips", "slate_snips"}

@@ -7,10 +7,9 @@ import pytest
 
 from what_next.off_policy.decisions import Decisions, Options, Target
 from what_next.off_policy.diagnostics import StepSupport, Thresholds
-from what_next.off_policy.estimate import difference
 from what_next.off_policy.sequences import sequence_support
 
-from .logged import BEHAVIOUR, LOG, SEQUENCES, TARGET, told
+from .logged import BEHAVIOUR, LOG, SEQUENCES, TARGET, difference, told
 from .worlds import sessions
 
 PRODUCTS = ["cascade_ips", "cascade_snips", "slate_ips", "slate_snips"]

@@ -120,6 +120,29 @@ def test_what_is_no_json_is_400(one: Service, body: bytes) -> None:
     assert answer.json()["error"]["code"] == "bad_json"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (RECOMMEND, '{"user_id": "u1", "k": 5, "k": 10}', "k"),
+        (RECOMMEND, '{"k": "x", "user_id": "u1", "\\u006b": 10}', "k"),
+        (RECOMMEND, '{"ranges": {"tempo": {"min": 1, "min": 2}}}', "min"),
+        (EVENTS, '{"event_id": "e", "user_id": "twice", "item_id": "i1", "user_id": "u"}', "user_id"),
+        (
+            f"{EVENTS}/batch",
+            '{"events": [{"event_id": "e", "event_id": "e", "user_id": "u", "item_id": "i"}]}',
+            "event_id",
+        ),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_by_its_name(one: Service, path: str, body: str, field: str) -> None:
+    answer = one.ask("POST", path, content=body.encode(), headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert error["fields"] == [{"field": field, "reason": "is given twice in one object; give it once"}]
+    assert error["code"] == "invalid"
+    assert one.get("/v1/users/u/history")["total"] == 0
+
+
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
 def test_a_number_that_is_none_is_refused(one: Service, number: bytes) -> None:
     body = b'{"event_id": "e", "user_id": "u", "item_id": "i", "reward": ' + number + b"}"

@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -301,6 +302,24 @@ class TestRestore:
         aside = restore(read(killed), backup, replace=True)
         assert aside is not None
         assert (held(killed / "agent.store.sqlite"), held(aside)) == (["before"], ["after"])
+
+    @pytest.mark.parametrize(
+        ("copies", "place"), [("os.sendfile", "agent.store.sqlite"), ("tarfile.copyfileobj", "versions")]
+    )
+    def test_a_full_disk_is_told_by_what_was_written_there(
+        self, deployed: Path, killed: Path, monkeypatch: pytest.MonkeyPatch, copies: str, place: str
+    ) -> None:
+        kept = back_up(deployed / "setup.txt", read(deployed), deployed / "backups")
+
+        def full(*_: Any, **__: Any) -> int:
+            raise OSError(ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(copies, full)
+            with pytest.raises(SaveError) as refused:
+                restore(read(killed), kept, replace=True)
+        assert str(refused.value) == f"{killed / place}: No space left on device; the store is as it was"
+        assert held(killed / "agent.store.sqlite") == ["after"]
 
     def test_a_damaged_store_gives_way(self, backup: Path, killed: Path) -> None:
         store = killed / "agent.store.sqlite"

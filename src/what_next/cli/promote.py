@@ -1,7 +1,6 @@
 """`what-next promote` and `what-next rollback`: which model the service answers by."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,13 +107,14 @@ def _judged(
     store: "Store", settings: "Setup", files: dict[str, Path], log: Path | None, top: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
+    from what_next.data.files import scratch
     from what_next.off_policy import LogSettings, gate
     from what_next.serving.loop.candidate import served
     from what_next.serving.store.export import exported
 
     policies = [served(name, file, settings) for name, file in files.items()]
-    with tempfile.TemporaryDirectory() as scratch:
-        evidence = log or Path(scratch) / "log.parquet"
+    with scratch("promote") as folder:
+        evidence = log or folder / "log.parquet"
         try:
             if log is None:
                 exported(store, served_catalogue(settings, store)).write(evidence)

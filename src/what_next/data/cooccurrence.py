@@ -64,7 +64,7 @@ def directions(
     what, and the squares of its singular values, the largest first. No more than `rank`, or than there are.
 
     Args:
-        users, items: the distinct pairs of who had what, by user; `count`: how many items there are.
+        users: of the distinct pairs of who had what, by user; `items`: of these; `count`: how many items there are.
         rank: how many directions; `seed`: of the randomised SVD.
     """
     if not len(users):

@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from errno import EISDIR
 from functools import partial
 from pathlib import Path
@@ -200,6 +200,41 @@ def alone(lock: Path, refusal: WhatNextError) -> Iterator[None]:
             with suppress(OSError):  # Windows removes no file that is open
                 lock.unlink()
         held.release()
+
+
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """A folder among the system's temporary ones, gone afterwards; those that killed processes left are removed first.
+
+    Whoever has one holds its lock, which the system drops with the process. Without locks, none of others is removed.
+    """
+    prefix = f"what-next-{purpose}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with suppress(OSError, ImportError), _locked(left):
+            shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix="what-next-"))
+    try:
+        with ExitStack() as held:
+            with suppress(OSError, ImportError):
+                held.enter_context(_locked(folder))
+                # Now that it is locked, it may have the name that others look for.
+                folder = folder.rename(folder.with_name(prefix + folder.name.rpartition("-")[2]))
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Within, this process alone holds a folder's lock; an `OSError` where another does, or there are no locks."""
+    import fcntl  # Windows has none
+
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync(path: Path) -> None:

@@ -115,7 +115,7 @@ def compare(
         ablations: judge each setup that learns from the log's rewards without them, too. "critic off": next items alone
             are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
             "rewards shuffled": the same algorithm where every event earned what another one did.
-        part, allowed, baselines, anew: see `evaluate_next`.
+        part: see `evaluate_next`; `allowed`, `baselines`, `anew`: likewise.
 
     Returns:
         Its result is as of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
@@ -229,7 +229,7 @@ def tradeoff(
         setup: of an algorithm that learns from the log's rewards.
         weights: of `reward.spread`; each is judged once.
         seeds: of training; None: the setup's own.
-        part, allowed: see `evaluate_next`.
+        part: see `evaluate_next`; `allowed`: likewise.
 
     Returns:
         Each weight, in ascending order, with the scores of `agent` alone; all on the same targets.

@@ -41,22 +41,38 @@ def chosen(setup: Setup, state: State, seeds: Sequence[int] | None) -> list[Setu
 def trained(setup: Setup, state: State, source: type[Source] | None = None) -> Setup:
     """Train where the model of these very settings is missing or was not trained to its end; returns the setup.
 
-    Where its counts of the log alone are still to be weighed, that is all that is done.
+    What was interrupted goes on from its last save, and comes to the same end.
 
     Args:
         setup: with the seed, which also says in which order histories come; `state`: of the same data and split.
         source: where batches come from; None: the algorithm's own.
     """
     if not is_trained(setup, state):
-        training = setup.model_copy(update={"train": True})
-        learned = State(state.dataset, training, state.space)
-        made = source(learned) if source else None
-        agent = Agent(training, state.space)
-        saved = checkpoint.progress(training)
-        resume = saved is not None and saved.unweighed
-        if Environment(agent, learned, training, source=made, resume=resume, force=True).train_agent().interrupted:
+        begun = _begun(setup)
+        try:
+            interrupted = _train(setup, state, source, resume=begun)
+        except ModelError:  # the data have changed
+            if not begun:
+                raise
+            interrupted = _train(setup, state, source, resume=False)
+        if interrupted:
             raise KeyboardInterrupt
     return setup
+
+
+def _train(setup: Setup, state: State, source: type[Source] | None, *, resume: bool) -> bool:
+    """Whether it was interrupted."""
+    training = setup.model_copy(update={"train": True})
+    learned = State(state.dataset, training, state.space)
+    made, agent = source(learned) if source else None, Agent(training, state.space)
+    return Environment(agent, learned, training, source=made, resume=resume, force=True).train_agent().interrupted
+
+
+def _begun(setup: Setup) -> bool:
+    """Whether a training that was to be as long was interrupted; of an ensemble, that of any of its networks."""
+    parts = setup.members if setup.ensemble > 1 else (setup,)
+    found = [checkpoint.progress(one) for one in parts if one.model_agent_path.exists()]
+    return bool(found) and all(saved is not None and saved.same for saved in found)
 
 
 def is_trained(setup: Setup, state: State) -> bool:

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from what_next.agent import Agent
 from what_next.data.batches import LEAST
+from what_next.data.files import scratch
 from what_next.environment import Environment
 from what_next.errors import DataError, SetupError, TrainingError
 from what_next.experiments.study import is_shared, is_too_many, opened, shown, with_a_place
@@ -360,8 +360,7 @@ def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | No
 
     `trial` hears of every validation, and may give up.
     """
-    with TemporaryDirectory(prefix="what-next-") as folder:
-        to = Path(folder)
+    with scratch("tune") as to:
         paths = {"model_agent_path": to / "agent.safetensors", "model_critic_path": to / "critic.safetensors"}
         saves = {} if setup.patience is not None else {"save_every": NEVER}
         setup = setup.model_copy(update={"train": True, "seconds": seconds, "log": None} | paths | saves)

@@ -264,7 +264,7 @@ def shares(
         users: of each row, counted from 0.
         catalogue: how many items there are.
         names: which of both are wanted.
-        resamples, seed: as of `means`.
+        resamples: as of `means`; `seed`: likewise.
     """
     people = int(users.max(initial=-1)) + 1
     if not people or (items < 0).all():

@@ -94,7 +94,7 @@ def events_per_active_day(
     Args:
         timestamps: of all events, by user, then time, in microseconds since 1970 UTC.
         offsets: where each user's events start, and at the end the number of events.
-        users, before: of each row, whose history it is and how many events it has.
+        users: of each row, whose history it is; `before`: how many events it has.
     """
     people, rows = np.unique(users, return_inverse=True)
     counts = offsets[people + 1] - offsets[people]

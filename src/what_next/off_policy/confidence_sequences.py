@@ -65,7 +65,7 @@ def asymptotic(ours: Terms, theirs: Terms, effect: float, level: float = 95.0) -
     holds for this one holds for them (Slepian 1962).
 
     Args:
-        ours, theirs: with a row for each unit.
+        ours: with a row for each unit; `theirs`: likewise.
         effect: the size of differences that are expected; see `normal_mixture`.
         level: in percent, of both sides together.
 

@@ -1,7 +1,7 @@
 """What a policy would have earned on a log: every estimator that applies, with intervals, or the reason against it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,26 @@ PLAIN = Options()
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is None
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A policy on a log: its evidence, and each estimate that this allows, or what that one lacks."""
+
+    log: Evidence
+    found: Found
+
+    @classmethod
+    @np.errstate(over="ignore", invalid="ignore")
+    def of(cls, decisions: Decisions, target: Target, options: Options = PLAIN, stages: Stages = SILENT) -> "Judged":
+        """See `estimate`."""
+        log = Evidence.of(decisions, target, options)
+        return cls(log, candidates_of(log, stages))
+
+    @property
+    def made(self) -> dict[str, Candidate]:
+        """Those that could be made."""
+        return {name: one for name, one in self.found.items() if isinstance(one, Candidate)}
+
+
 def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, stages: Stages = SILENT) -> dict[str, Any]:
     """Every estimate of what the target policy would have earned, as plain values.
 
@@ -42,9 +61,14 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
     Raises:
         DataError: for a given range of rewards that does not hold them.
     """
-    log = Evidence.of(decisions, target, options)
-    found, (logged, per) = candidates_of(log, stages), _logged(log.decisions)
-    made = _made(found)
+    return estimates_of(Judged.of(decisions, target, options, stages), stages)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is None
+def estimates_of(judged: Judged, stages: Stages = SILENT) -> dict[str, Any]:
+    """What `estimate` returns."""
+    log, made, options = judged.log, judged.made, judged.log.options
+    logged, per = _logged(log.decisions)
     several = [logged, *(one.estimate for one in made.values())]
     samples = _resampled(several, log.units, options, stages)
     estimates = {
@@ -52,11 +76,11 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
         for (name, one), sample in zip(made.items(), samples[1:], strict=True)
     }
     result = {name: getattr(options, name) for name in ("level", "resamples", "seed", "discount")} | {
-        "n": len(decisions.units),
+        "n": len(log.decisions.units),
         "units": log.units,
         "logged": _interval(logged.value, percentiles(samples[0], options.level)) | {"per": per},
         "estimates": estimates,
-        "left_out": {name: one for name, one in found.items() if isinstance(one, str)},
+        "left_out": {name: one for name, one in judged.found.items() if isinstance(one, str)},
         "diagnostics": _diagnostics(log),
         "notes": [*_lacking(log), *_narrow(made, estimates, log.options.thresholds)],
         "thresholds": asdict(options.thresholds) | {"clip": log.clip, "switch": log.switch},
@@ -65,15 +89,11 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def difference(
-    decisions: Decisions, target: Target, other: Target, options: Options = PLAIN, stages: Stages = SILENT
-) -> dict[str, dict[str, Any]]:
-    """By how much more the target would have earned than another policy, on the same log and the same resamples.
+def difference(judged: Judged, other: Judged, stages: Stages = SILENT) -> dict[str, dict[str, Any]]:
+    """By how much more a policy would have earned than another one, on the same log and the same resamples.
 
     Args:
-        decisions: the log.
-        target: one policy; `other`: what is taken from it.
-        options: as of `estimate`.
+        judged: one policy; `other`: what is taken from it, on the same log by the same options.
 
     Returns:
         For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
@@ -81,9 +101,8 @@ def difference(
         "bootstrap", good for one look, or, where the options ask for any number of them, "asymptotic" or "betting", a
         confidence sequence.
     """
-    logs = [Evidence.of(decisions, one, options) for one in (target, other)]
-    ours, theirs = (_made(candidates_of(log, stages)) for log in logs)
-    pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
+    logs, options, theirs = (judged.log, other.log), judged.log.options, other.made
+    pairs = {name: (one, theirs[name]) for name, one in judged.made.items() if name in theirs}
     several = [one.estimate for pair in pairs.values() for one in pair]
     samples = _resampled(several, logs[0].units, options, stages) if options.looks == "one" else []
     found = {}
@@ -123,11 +142,6 @@ def _logged(decisions: Decisions) -> tuple[Terms, str]:
         return mean_of(decisions.rewards).by_unit(decisions.units), "decision"
     ones = np.ones_like(decisions.rewards)
     return slate_ips(ones, decisions.rewards, decisions.slates).by_unit(decisions.units), "slate"
-
-
-def _made(found: Found) -> dict[str, Candidate]:
-    """Those that could be made."""
-    return {name: one for name, one in found.items() if isinstance(one, Candidate)}
 
 
 def _resampled(

@@ -9,7 +9,7 @@ import numpy as np
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Decisions, Looks, Target
-from what_next.off_policy.estimate import difference, estimate
+from what_next.off_policy.estimate import Judged, difference, estimate, estimates_of
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.reading import LogSettings, binary, options_of, policy_of, read
 from what_next.off_policy.slates import places
@@ -179,10 +179,10 @@ def gate(
         raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
     case = _Case(settings, [new, current], stages)
     estimator = estimator or case.usual
-    each = [_one(case, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)]
     options = replace(case.options, only=estimator, looks=looks)
-    ours, theirs = case.targets
-    apart = difference(case.decisions, ours, theirs, options, stages)[estimator]
+    judged = [Judged.of(case.decisions, one, options, stages) for one in case.targets]
+    each = [_one(case, estimator, *one, stages) for one in zip(case.names, case.targets, judged, strict=True)]
+    apart = difference(judged[0], judged[1], stages)[estimator]
     sides = {
         side: {
             "name": name,
@@ -248,7 +248,7 @@ def _verdict(case: _Case, apart: dict[str, Any], estimator: str, margin: float, 
     """Whether the new policy is promoted, and why or why not."""
     name, refused, thin = new["name"], apart["refused"], case.thin()
     against = None
-    if new.get("own", False):
+    if new.get("own"):
         against = f"{name} was made from this log; judge it on later rows"
     elif refused is not None:
         against = refused.replace("the other policy:", f"{case.names[1]}:").replace("the policy:", f"{name}:")
@@ -266,9 +266,9 @@ def _verdict(case: _Case, apart: dict[str, Any], estimator: str, margin: float, 
     return {"promote": promote, "why": why}
 
 
-def _one(case: _Case, estimator: str, name: str, target: Target, stages: Stages) -> dict[str, Any]:
+def _one(case: _Case, estimator: str, name: str, target: Target, judged: Judged, stages: Stages) -> dict[str, Any]:
     """One estimate of a policy; a `SetupError` where it cannot be made, with what it lacks and which can be."""
-    found = estimate(case.decisions, target, replace(case.options, only=estimator), stages)
+    found = estimates_of(judged, stages)
     if estimator in found["estimates"]:
         return found
     found = estimate(case.decisions, target, case.options, stages)

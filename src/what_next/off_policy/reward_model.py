@@ -175,7 +175,7 @@ def cross_fit(
     """Fit one model per fold on the rows of all others, and ask it about the fold.
 
     Args:
-        contexts, chosen, expected: of each row, as of `Features`.
+        contexts: of each row, as of `Features`; `chosen`, `expected`: likewise.
         rewards: what is to be predicted.
         folds: of each row, 0, 1, ... without gaps, two or more; the rows of a unit share theirs.
         penalties: on every coefficient but the constant one, all above 0. See `chosen_penalty`.

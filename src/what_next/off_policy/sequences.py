@@ -67,7 +67,7 @@ def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Ro
     where either the weights or the model are. With cross-fitted values the model never saw the trajectory.
 
     Args:
-        decisions, weights, discount: as above.
+        decisions: as above; `weights`, `discount`: likewise.
         values: the model's value of each row's state under the target.
         chosen: the model's value of each row's state and logged action.
     """

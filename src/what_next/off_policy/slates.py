@@ -121,8 +121,8 @@ def cascade_dr(products: Rows, rewards: Rows, chosen: Rows, expected: Rows, slat
 
     Args:
         products: cascade weights of the rows; `rewards`: what each brought.
-        chosen, expected: the model's reward of the logged item, and its mean over the target's, given the items above.
-        slates, positions: of each row.
+        chosen: the model's reward of the logged item; `expected`: its mean over the target's; given the items above.
+        slates: of each row; `positions`: in it.
     """
     above = np.where(_firsts(slates), 1.0, np.roll(products, 1))
     model = slate_snips(above, expected, slates, positions)

@@ -69,10 +69,10 @@ def fit(
             can read.
         algorithm: its name, an object that holds its hyper-parameters, or its class; of one's own as well.
         items: a frame (or path) with a row per item: titles, attributes and tags.
-        user, item, time, reward, event, titles: the column of each role; None is recognised, by the code of `what-next
-            data import`, and "" stands for no column.
-        attributes, tags, context, fill, time_format, session_gap (also as "30m"), keep_duplicates, missing: see
-            `data.Options`.
+        user: the column of that role; None is recognised, by the code of `what-next data import`, and "" stands for no
+            column; `item`, `time`, `reward`, `event`, `titles`: likewise.
+        attributes: see `data.Options`; `tags`, `context`, `fill`, `time_format`, `session_gap` (also as "30m"),
+            `keep_duplicates`, `missing`: likewise.
         folder: where data, models and a `setup.txt` for the command line are kept; None: in a temporary folder, which
             goes with the model.
         overwrite: write over another model, or other data, in `folder`.

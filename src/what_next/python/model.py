@@ -173,7 +173,7 @@ class Model(Recommender):
                 of events of any users, its columns called as in training or by usual names, and sorted by its times
                 where it has any, which are read as in training; a frame of users of the data alone.
             k: number of items for each.
-            user, seen, context, allowed, blocked, rng: see `Recommender.recommend`.
+            user: see `Recommender.recommend`; `seen`, `context`, `allowed`, `blocked`, `rng`: likewise.
 
         Returns:
             A `Recommendation`; for a frame, a frame `user_id, rank, item_id, title` in the same library.
@@ -281,7 +281,7 @@ class Model(Recommender):
 
         Args:
             path: of the page; None: `report.html` beside the model.
-            part, verbose: see `evaluate`.
+            part: see `evaluate`; `verbose`: likewise.
 
         Raises:
             ModelError: see `evaluate`.

@@ -15,9 +15,9 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from errno import EEXIST, ENOTEMPTY
+from errno import EDQUOT, EEXIST, EFBIG, ENOSPC, ENOTEMPTY
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -228,10 +228,11 @@ def _placed(kept: Path, file: Path) -> Path | None:
     aside, before = file.with_name(f".{file.name}.restored"), file.with_name(f"{file.name}.before-{_now()}")
     there = file.exists()
     try:
-        shutil.copyfile(kept, aside)
-        aside.chmod(0o600)  # people's histories are nobody else's
-        give_to_owner(aside, file.parent)
-        sync(aside)
+        with _full_at(file):
+            shutil.copyfile(kept, aside)
+            aside.chmod(0o600)  # people's histories are nobody else's
+            give_to_owner(aside, file.parent)
+            sync(aside)
         if there:
             _named_too(file, before)
         for ending in ("-wal", "-shm"):  # the log of another file would be played into this one
@@ -243,6 +244,17 @@ def _placed(kept: Path, file: Path) -> Path | None:
     finally:
         aside.unlink(missing_ok=True)
     return before if there else None
+
+
+@contextmanager
+def _full_at(place: Path) -> Iterator[None]:
+    """A full disk is told by what was written there: copying names what was read, and unpacking names nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT, EFBIG):
+            error.filename = str(place)
+        raise
 
 
 def _named_too(file: Path, before: Path) -> None:
@@ -349,7 +361,9 @@ def unpack(setup: Setup, models: Path) -> list[str]:
         try:
             with _Bounded(models) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
                 for member in list(_members(packed, models)):  # all are looked at before one is written
-                    packed.extract(member, asides[member.name.partition("/")[0]], filter="data")
+                    name = member.name.partition("/")[0]
+                    with _full_at(targets[name]):
+                        packed.extract(member, asides[name], filter="data")
         except BROKEN as error:
             raise StoreError(f"{models}: is no archive that can be read ({error}); {AGAIN}") from None
         for name, target in targets.items():

@@ -3,14 +3,16 @@
 The models check what comes and make the schema: a bound stands here alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar
+from json import JSONDecoder
+from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from what_next.serving.request import EVENTS_PER_UNIT, PolicyName
+from what_next.serving.request import EVENTS_PER_UNIT, PolicyName, Refused
 from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
 from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
@@ -119,8 +121,20 @@ Ids = Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)]
 """Items that a question permits, or does not."""
 
 
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuses an object of JSON in which a key stands twice."""
+    if len(dict(pairs)) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise Refused(twice[:LONGEST_ID], "is given twice in one object; give it once")
+
+
+KEYS = JSONDecoder(object_pairs_hook=_once, parse_int=len, parse_float=len)
+"""Looks at nothing but keys. The parsers of pydantic and orjson take the last value of a key without a word; to read a
+question once more for this takes 2 us of the 350 that its answer takes."""
+
+
 class Body(BaseModel):
-    """What a client sends: strict in its types, and nothing beyond the fields."""
+    """What a client sends: strict in its types, nothing beyond the fields, and no field twice."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -131,6 +145,21 @@ class Body(BaseModel):
     def units(self) -> int | float:
         """What the limit of the rate counts it as."""
         return 1
+
+
+B = TypeVar("B", bound=Body)
+
+
+def read(kind: type[B], content: bytes) -> B:
+    """What a body says.
+
+    Raises:
+        ValidationError: it is no JSON, or not as the fields must be.
+        Refused: a key stands twice in an object.
+    """
+    body = kind.model_validate_json(content)
+    KEYS.decode(content.decode())
+    return body
 
 
 class Batch(Body):

@@ -51,12 +51,16 @@ class Token:
 
 @dataclass(frozen=True)
 class Entry:
-    """A key without white space and case, its value as written, and where it stands (`setup.txt, line 3`)."""
+    """A key without white space and case, its value as written, and where it stands (`setup.txt, line 3`).
+
+    `table`: it is a table of TOML that holds nothing.
+    """
 
     key: str
     value: str
     where: str
     quoted: bool = False
+    table: bool = False
 
 
 def word(text: str) -> str:
@@ -127,10 +131,11 @@ def parse_toml(text: str, source: str = "setup") -> list[Entry]:
         raise SetupError(f"{source}: this is not TOML: {error}") from None
     lines = _toml_lines(text)
     entries = []
-    for key, value in flatten(tables):
+    for key, value in flatten(tables) if tables else ():
         heads = (key.rsplit(".", cut)[0] for cut in range(key.count(".") + 1))
         line = next((lines[head] for head in heads if head in lines), None)
-        entries.append(Entry(key, value, source if line is None else f"{source}, line {line}"))
+        where = source if line is None else f"{source}, line {line}"
+        entries.append(Entry(key, "{}", where, table=True) if value is None else Entry(key, value, where))
     return without_doubles(entries)
 
 
@@ -176,12 +181,17 @@ def parse_file(path: Path) -> list[Entry]:
 
 def read_entries(path: str | Path) -> dict[str, str]:
     """A setup file (setup.txt or TOML) as a dictionary from key to value, both text, in the file's order."""
-    return {entry.key: entry.value for entry in parse_file(Path(path))}
+    return {entry.key: entry.value for entry in parse_file(Path(path)) if not entry.table}
 
 
-def flatten(value: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values by their dotted keys, as the text that setup.txt would hold: `k.1`, `k.2` of a list."""
-    if isinstance(value, dict):
+def flatten(value: object, key: str = "") -> Iterator[tuple[str, str | None]]:
+    """Nested values by their dotted keys, as the text that setup.txt would hold: `k.1`, `k.2` of a list.
+
+    An empty table is None.
+    """
+    if value == {}:
+        yield key, None
+    elif isinstance(value, dict):
         for name, child in value.items():
             yield from flatten(child, f"{key}.{word(name)}" if key else word(name))
     elif isinstance(value, list) and value:

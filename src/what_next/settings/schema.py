@@ -72,7 +72,8 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
             yield from leaves(models[0], entries, key + ".")
         else:
             named = named_models(field)
-            entry = entries.get(key) or entries.get(key + ".name")
+            given = (entries.get(one) for one in (key, key + ".name"))
+            entry = next((one for one in given if one and not one.table), None)
             chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
             if entry and chosen not in named:
                 may_be = listed(named, "or") + _nearest(chosen, named)
@@ -117,6 +118,8 @@ def resolve(model: type[BaseModel], entries: Sequence[Entry]) -> tuple[list[Entr
     fields = dict(leaves(model, {entry.key: entry for entry in entries}))
     full, used = [], {}
     for entry in entries:
+        if entry.table and any(one.startswith(entry.key + ".") for one in fields):
+            continue  # a group of which nothing is set
         head, _, number = entry.key.rpartition(".")
         key = entry.key + ".name" if entry.key + ".name" in fields else entry.key
         if head in fields and is_list(fields[head]) and PLACE.fullmatch(number):
@@ -127,6 +130,8 @@ def resolve(model: type[BaseModel], entries: Sequence[Entry]) -> tuple[list[Entr
         else:
             given = some([entry.key, entry.value])
             raise SetupError(f"{entry.where}: {unknown(entry.key, fields, model)} (found {given})")
+        if entry.table:
+            raise SetupError(f"{entry.where}: {entry.key} is an empty table; allowed: {allowed(field)}")
         full.append(replace(entry, key=key))
         used[key] = field
         if group := _free(key, fields):

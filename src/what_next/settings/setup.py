@@ -272,7 +272,8 @@ class Setup(Group):
         entries, words = parse_file(path), parse_overrides(overrides)
         if algorithm is not None:
             entries, words = ([one for one in some if not of_algorithm(one.key)] for some in (entries, words))
-            words += [Entry(key, value, "the model's file") for key, value in flatten(algorithm, "algorithm")]
+            made = [(key, value) for key, value in flatten(algorithm, "algorithm") if value is not None]
+            words += [Entry(key, value, "the model's file") for key, value in made]
         return cls._build(entries, path.parent, str(path), words).threaded()
 
     @classmethod

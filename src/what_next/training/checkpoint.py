@@ -224,7 +224,7 @@ class Progress(NamedTuple):
     """How far a saved model was trained: `spent` is the share of its time, where that is limited.
 
     `ended`: with `patience`, the run that it is the best model of came to its end; `unweighed`: that run took its last
-    step, and was interrupted before counts of the log were weighed.
+    step, and was interrupted before counts of the log were weighed; `same`: it was to be as long as the setup says.
     """
 
     histories: int
@@ -232,6 +232,7 @@ class Progress(NamedTuple):
     spent: float
     ended: bool
     unweighed: bool
+    same: bool
 
 
 def progress(setup: Setup) -> Progress | None:
@@ -245,7 +246,8 @@ def progress(setup: Setup) -> Progress | None:
         return None
     same = all(manifest.setup.get(name) == getattr(setup, name) for name in ("epochs", "passes", "patience"))
     ended, over = (same and position.get(name, False) for name in ("ended", "over"))
-    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0), ended, over and not ended)
+    spent = position.get("spent", 0.0)
+    return Progress(manifest.histories, position["steps"], spent, ended, over and not ended, same)
 
 
 def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object]]:

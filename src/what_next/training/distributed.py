@@ -292,8 +292,9 @@ class Ranks:
         if self.launch is None or not anew:
             return False
         ours = False
-        with suppress(ModelError):
-            ours = read_manifest(setup.model_agent_path).metrics.get("launch") == self.launch
+        for path in (one.model_agent_path for one in (setup, *setup.members)):
+            with suppress(ModelError):
+                ours |= read_manifest(path).metrics.get("launch") == self.launch
         return bool(self.first(ours))
 
 

@@ -15,7 +15,6 @@ with which a user's fate does not depend on who else is in the batch.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -180,7 +179,7 @@ class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_na
         """What the columns of `item_vectors` are called."""
         return [f"number {column}" for column in range(self.item_vectors.shape[1])]
 
-    @cached_property
+    @property
     @abstractmethod
     def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
         """Attributes of the items, as an agent may be given them."""

@@ -179,7 +179,7 @@ def moments_of(
     None of their rewards is known when they are decided.
 
     Args:
-        units, slates, times: of each row, as of `DecisionLog`.
+        units: of each row, as of `DecisionLog`; `slates`, `times`: likewise.
     """
     if slates is not None:
         return np.searchsorted(slates, slates)

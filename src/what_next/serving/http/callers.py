@@ -10,20 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event, Thread
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from cachetools import LRUCache
 from starlette.types import Receive
 
 from what_next.errors import StoreError
-from what_next.serving.bodies import Body
+from what_next.serving.bodies import B, read
 from what_next.serving.http.problems import CLOSE, RETRY, Problem
 from what_next.serving.store import Store
 
 if TYPE_CHECKING:
     from what_next.serving.http.routes import Call
 
-B = TypeVar("B", bound=Body)
 logger = logging.getLogger("what_next.serving")
 
 Role = Literal["read", "write", "admin"]
@@ -191,12 +190,12 @@ class Bodies:
     async def parsed(self, kind: type[B], content: bytes) -> B:
         """What a body says; a large one waits for its turn, and for as long as the one before took."""
         if len(content) < LARGE:
-            return kind.model_validate_json(content)
+            return read(kind, content)
         async with self._looking:
             await asyncio.sleep(max(self._next - perf_counter(), 0))
             start = perf_counter()
             try:
-                return kind.model_validate_json(content)
+                return read(kind, content)
             finally:
                 self._next = 2 * perf_counter() - start
 

@@ -206,7 +206,7 @@ def serve(
     Args:
         setup: what and where.
         ready: is called once when the service can answer, with its address, version and store.
-        progress, notify: see `Opening`.
+        progress: see `Opening`; `notify`: likewise.
         world: the simulated one whose items are served; None: users are people.
         log: takes the lines of the log; None: the standard error does.
 
