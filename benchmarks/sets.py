@@ -79,6 +79,10 @@ SETS: dict[str, Callable[[Path], tuple[pl.DataFrame, pl.DataFrame | None]]] = {
 }
 
 
+TAGGED = ("spotify-playlists",)
+"""Those whose items have tags."""
+
+
 def read(name: str, folder: Path = FOLDER) -> Dataset:
     """One of `SETS`; ends the program with a message where its folder is not there."""
     if not (folder / name).is_dir():

@@ -17,7 +17,7 @@ from typing import Any
 
 import sets
 import torch
-from tables_page import page, put
+from tables_page import OF_TAGS, page, put
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
 from what_next.errors import TrainingError, WhatNextError
@@ -41,7 +41,7 @@ SHORT, MORE_SEEDS = 60.0, (3, 4)
 WHOLE = (*MAIN, "amazon-beauty-s3rec")
 """Sets for every algorithm; the others are for two of them and the best of the rest."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
-RULES = ("ease", "item_knn", "markov", "popular_recent", "popular", "random")
+RULES = (*OF_TAGS, "ease", "item_knn", "markov", "popular_recent", "popular", "random")
 VARIANTS = {
     "next_item-x3": ("next_item", {"ensemble": 3}),
     "next_item-transformer": ("next_item", {"model": "transformer"}),
@@ -56,7 +56,8 @@ def plan(cells: Cells, wanted: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The data sets and algorithms to measure, in order; which are the best is known once the main sets are full."""
     for name in wanted.sets:
         rows = [*ALGORITHMS, *VARIANTS, *RULES] if name in WHOLE else [*ALWAYS, *VARIANTS, *best(cells), *RULES]
-        yield from ((name, row) for row in rows if row in wanted.algorithms)
+        known = [row for row in rows if row not in OF_TAGS or name in sets.TAGGED]
+        yield from ((name, row) for row in known if row in wanted.algorithms)
 
 
 def best(cells: Cells) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/results.md"
 
+OF_TAGS = ("content",)
+"""Rows of sets alone whose items have tags."""
 COLUMNS = ("hr@10", "ndcg@10", "reward@1", "coverage@10", "spread@20")
 
 
@@ -46,7 +48,7 @@ def _table(name: str, cells: Mapping[str, Any], rows: Sequence[str]) -> str:
         else:
             shown = [*(_text(cell["metrics"].get(column)) for column in COLUMNS), _took(cell), mark]
         lines.append(f"| {' | '.join([f'`{row}`', *shown])} |")
-    missing = ", ".join(f"`{row}`" for row in rows if row not in cells)
+    missing = ", ".join(f"`{row}`" for row in rows if row not in (*cells, *OF_TAGS))
     left = [f"Not measured here: {missing}.", ""] if missing else []
     return "\n".join([*lines, "", *left, *(f"- {mark}: {text}" for text, mark in notes.items()), ""])
 
