@@ -497,6 +497,24 @@ def test_which_items_came_next_counts_at_its_own_decay() -> None:
     assert items.shape == amounts.shape == (1, 12 + 10 * 3)  # of the last ten
 
 
+@pytest.mark.parametrize(("better", "kept"), [("", 1), ("tags", 2), ("none", -1)])
+def test_what_tags_foretell_counts_where_that_is_better(better: str, kept: int, capsys: pytest.CaptureFixture) -> None:
+    """After item 0 came item 1; by its tags, item 2."""
+    linear = term()
+    ways = {
+        "": lambda: count_transitions(linear, np.array([[0], [1]], np.int32)),
+        "tags": lambda: count_transitions(linear, np.array([[0], [2]], np.int32)),
+    }
+    wanted = {"": 1, "tags": 2, "none": 9}[better]
+
+    def score() -> float:
+        return 2.0 if linear.transition == 4 and linear.next_items[0, 0] == wanted else 1.0 + 0.1 * bool(linear.bias)
+
+    assert weigh(linear, "ndcg@10", score, lambda: 0.0, transitions=ways)
+    assert (int(linear.next_items[0, 0]) if linear.next_items.shape[1] else -1) == kept
+    assert ("tags" in capsys.readouterr().err) == (better == "tags")
+
+
 @pytest.mark.parametrize(("best", "chosen"), [(0.8, 0.95), (0.4, 0.4)])
 def test_more_of_a_history_is_looked_up_where_much_of_it_counts(best: float, chosen: float) -> None:
     linear = term()

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from what_next.agent import Agent
 from what_next.algorithms.base import Networks
-from what_next.baselines.counts import Known
+from what_next.baselines.counts import Known, Rows
 from what_next.baselines.tags import Tagged
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
@@ -506,7 +506,7 @@ class Environment:
 
         if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
             learn(few)
-        self._count(events, linear)
+        linear.favour(events.counts)
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
         users = len(validation.some_targets(state.dataset, state.split, seed, most))
@@ -521,18 +521,24 @@ class Environment:
                 heeded(lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks)),
                 recent_of(events),
                 heeded(learn),
+                self._transitions(events, linear),
                 repeats=seen,
                 quiet=self.quiet,
             )
 
-    def _count(self, events: Known, linear: LinearTerm) -> None:
-        """Give the linear term what is popular, and what came next, in the log as it is now; and by tags."""
-        linear.favour(events.counts)
-        if most := successors_of(events.catalogue):
-            followers, catalogue = events.followers, self.state.dataset.catalogue
-            if catalogue.tags is not None:
-                followers = followers.plus(Tagged.of(catalogue).foretold(followers, events.counts, most))
-            linear.learn_transitions(followers.offsets, followers.columns, followers.values)
+    def _transitions(self, events: Known, linear: LinearTerm) -> dict[str, Callable[[], None]]:
+        """Ways to give the linear term what came next in the log as it is now: alone, and as tags foretell it, too."""
+        catalogue, most = self.state.dataset.catalogue, successors_of(events.catalogue)
+
+        def learn(rows: Rows) -> None:
+            linear.learn_transitions(rows.offsets, rows.columns, rows.values)
+
+        def learn_with_tags() -> None:
+            foretold = Tagged.of(catalogue).foretold(events.followers, events.counts, most)
+            learn(events.followers.plus(foretold))
+
+        ways = {"": lambda: learn(events.followers), "what tags foretell": learn_with_tags}
+        return {words: way for words, way in ways.items() if most and (catalogue.tags is not None or not words)}
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

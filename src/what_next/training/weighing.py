@@ -64,6 +64,7 @@ def weigh(
     surprise: Measure,
     recent: Mapping[str, Counts] | None = None,
     learn: Callable[[int], None] | None = None,
+    transitions: Mapping[str, Callable[[], None]] | None = None,
     *,
     repeats: bool = False,
     quiet: bool = False,
@@ -71,9 +72,9 @@ def weigh(
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, with decay, penalty and directions, then which items came next, then
-    the bias for what is popular, or was of late, 0 included, then the diagonal; where all stay 0, the
-    network is better alone, and that is all. The temperature comes last.
+    The weight comes first, with decay, penalty and directions, then which items came next, then the bias for what is
+    popular, or was of late, 0 included, then the diagonal; where all stay 0, the network is better alone, and that is
+    all. The temperature comes last.
 
     Args:
         linear: with what was counted in the log; changed.
@@ -81,6 +82,8 @@ def weigh(
         surprise: the mean negative logarithm of the chance that it gives to what came next.
         recent: by words for it, the events of each item where those that are long past count less.
         learn: give the linear term so many directions; None: it has all that there may be.
+        transitions: by words for it, give it what came next; None: it has that. The first ones stay where others are no
+            better.
         repeats: an item of the history may be recommended again.
         quiet: nothing is printed.
     """
@@ -95,17 +98,17 @@ def weigh(
     _count(trial)
     if learn:
         _widen(trial, learn)
-    _follow(trial)
+    chosen = _follow(trial, transitions or {})
     if repeats:
         _repeat(trial)
-    of_late = _favour(trial, recent or {})
+    chosen += _favour(trial, recent or {})
     _clear(trial)
     linear.choose(**trial.numbers)
     if not linear.counts:
         console.print("counts of the log make nothing better: the network stands alone")
         return False
     _calibrate(trial, surprise)
-    told = ", ".join([*(f"{name} {value:g}" for name, value in trial.numbers.items()), *of_late])
+    told = ", ".join([*(f"{name} {value:g}" for name, value in trial.numbers.items()), *chosen])
     console.print(
         f"counts of the log stand beside the network ({told}; see `linear`): {measured} {alone:.4f} -> "
         f"{trial.best:.4f}; `linear, no` leaves it out",
@@ -209,21 +212,28 @@ def _clear(trial: Trial) -> None:
         trial.take(cleared)
 
 
-def _follow(trial: Trial) -> None:
-    """Choose how much counts which items came next; keep nothing of it where it does not."""
-    linear = trial.linear
-    if linear.next_items.shape[1]:
-        best, *_, before, slowest = trial, *TRANSITION_DECAYS
-        for decay in TRANSITION_DECAYS:
+def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]:
+    """Choose how much counts which items came next, and in which table: the words for it; keep nothing where none
+    does."""
+    linear, first, words = trial.linear, trial.copy(), ""
+    for name, learn in (tables or {"": lambda: None}).items():
+        learn()
+        best, *_, before, slowest = first, *TRANSITION_DECAYS
+        for decay in TRANSITION_DECAYS if linear.next_items.shape[1] else ():
             if decay == slowest and best.numbers.get("transition_decay") != before:
                 break
-            one = trial.copy()
+            one = first.copy()
             one.numbers["transition_decay"] = decay
             one.improve("transition", TRANSITIONS)
             best = max(best, one, key=lambda one: one.best)
-        trial.take(best)
+        if best.best > trial.best:
+            trial.take(best)
+            words = name
+    if words in tables:
+        tables[words]()
     linear.choose(**trial.numbers)
     linear.forget()
+    return [words] if words else []
 
 
 def _repeat(trial: Trial) -> None:
