@@ -217,6 +217,19 @@ class TestDamage:
         with pytest.raises(ModelError, match=r"agent\.safetensors: its manifest is damaged"):
             ready(copied)
 
+    @pytest.mark.parametrize("what", ["torch", "polars"])
+    def test_a_file_that_is_replaced_while_it_is_read_is_one_message(
+        self, copied: Trained, what: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def replaced(*_: object, **__: object) -> None:
+            if what == "torch":
+                raise RuntimeError("file size <29692> is smaller than the required mapping size <38956>")
+            raise pl.exceptions.PanicException("assertion failed: range.end as u64 <= self.size")
+
+        monkeypatch.setattr("safetensors.safe_open" if what == "torch" else "polars.read_parquet", replaced)
+        with pytest.raises(ModelError, match=r"(is damaged|was changed while it was read)"):
+            ready(copied)
+
     def test_a_manifest_without_its_tensors_is_refused(self, copied: Trained) -> None:
         path = copied.setup.model_agent_path
         with safe_open(path, framework="pt") as file:

@@ -240,6 +240,24 @@ def test_an_output_that_is_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) 
     emit({"of": "a command that was started with >&-"})
 
 
+@pytest.mark.parametrize("words", [["list", "nothing", "--json"], ["list"]])
+def test_a_message_that_cannot_be_told_changes_no_exit_code_and_stands_in_no_result(words: list[str]) -> None:
+    script = f"import sys; sys.argv = ['what-next', *{words}]; from what_next.cli.app import run; run()"
+    with Path("/dev/full").open("w") as full:
+        for told in ("2>&-", ""):
+            command = ["bash", "-c", f'exec "$0" -c "$1" {told}', sys.executable, script]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, timeout=60)
+            assert (done.returncode, done.stdout) == (2, b""), told
+
+
+def test_no_folder_for_temporary_files_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    def nowhere() -> int:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    assert guarded(nowhere)() == 2
+    assert "name one that can be written by TMPDIR" in capsys.readouterr().err
+
+
 def test_names_that_are_no_text_are_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -380,6 +380,26 @@ def test_interrupted_while_it_is_weighed_a_run_goes_on_with_that_alone(
     assert is_trained(judged, environment.state)
 
 
+def test_a_model_that_was_killed_while_it_was_weighed_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = setup(tmp_path, "patience=2", "passes=1", "save_every=100000")
+    environment = Environment.from_setup(made)
+
+    def killed(*_: object, **__: object) -> bool:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr("what_next.environment.weigh", killed)
+        with pytest.raises(SystemExit):
+            environment.run_sim()
+    run = read_manifest(made.model_agent_path).run
+    assert not is_trained(made, environment.state)
+    models.trained(made, environment.state)
+    assert is_trained(made, environment.state)
+    assert read_manifest(made.model_agent_path).run == run
+
+
 def test_what_helps_nobody_is_left_out() -> None:
     linear = term()
     assert not weigh(linear, "ndcg@10", lambda: 1 - float(linear.weight) / 100, lambda: 0.0)

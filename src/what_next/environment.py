@@ -447,7 +447,7 @@ class Environment:
             self.state.monitored,
             made_on | ({"fitted": dict(decided)} if decided else {}) | ({"launch": self.launch} if self.launch else {}),
             self.source.save_every,
-            self.setup.patience if self._foresees else None,
+            self.patience,
             self.resume,
             self._saved,
             self.quiet,
@@ -460,6 +460,11 @@ class Environment:
     def _foresees(self) -> bool:
         """Whether what validation users did next tells how good the agent is."""
         return bool(len(self.state.split.validation)) and self.source.foreseen
+
+    @property
+    def patience(self) -> int | None:
+        """The setup's, or None where nothing is chosen by validation users; with one, a save tells of the run's end."""
+        return self.setup.patience if self._foresees else None
 
     def validate(self) -> dict[str, float]:
         """How good the agent is on the validation users, as its monitor measures it. Empty: nobody is judged.

@@ -13,6 +13,7 @@ from what_next.cli.app import main
 from what_next.data import Catalogue, Dataset
 from what_next.data.decisions.reader import read_log
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS
+from what_next.data.importing.tables import save
 from what_next.errors import DataError
 
 ITEMS = [f"i{place}" for place in range(6)]
@@ -125,3 +126,17 @@ def test_the_command_line_tells_it_in_one_message(
         told = capsys.readouterr().err
         assert "Traceback" not in told
         assert "column 'history'" in told.replace("\n", " ")
+
+
+def test_a_log_that_is_replaced_while_it_is_read_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Dataset.from_frame(pl.DataFrame({"user_id": ["u", "v"], "item_id": ["a", "b"], "energy": [1, 2]}))
+    save(whole.to_tables(), tmp_path / "log.parquet")
+
+    def replaced(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("assertion failed: range.end as u64 <= self.size")
+
+    monkeypatch.setattr(pl, "read_parquet", replaced)
+    with pytest.raises(DataError, match=r"log\.parquet: .* was changed while it was read: try again"):
+        Dataset.read(tmp_path / "log.parquet")

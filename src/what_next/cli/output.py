@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
 from io import TextIOWrapper
@@ -32,6 +33,30 @@ BAD_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EL
 P = ParamSpec("P")
 
 
+class Told:
+    """The standard error: what cannot be told there (it is closed, or on a full disk) ends nothing, and is told nowhere
+    else; all but writing is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be."""
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.flush()
+
+
 def guarded(command: Callable[P, int]) -> Callable[P, int]:
     """Print the message of a mistake without a traceback, and return 2."""
 
@@ -40,6 +65,9 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
         for stream in (sys.stdout, sys.stderr):  # letters that the terminal lacks do not end the command
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        before: Any = sys.stderr
+        told_on: Any = Told(before)
+        sys.stderr = told_on
         try:
             code = command(*args, **kwargs)
             if sys.stdout is not None:
@@ -58,6 +86,8 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
         except KeyboardInterrupt:
             note("what-next: interrupted")
             return INTERRUPTED
+        finally:
+            sys.stderr = before
 
     return run
 
@@ -70,6 +100,8 @@ def _told(error: Exception) -> str | None:
     text = str(error)
     if isinstance(error, NotFinite):
         return f"the model cannot be used: {error}; it is damaged, or its training diverged; train again"
+    if "No usable temporary directory" in text:
+        return f"there is no folder for temporary files ({text}); name one that can be written by TMPDIR"
     if "Symlink loop" in text:  # an OSError from Python 3.13 on
         return f"{error}; mend that link, or name another path"
     if isinstance(error, OSError) and disk_full(error):

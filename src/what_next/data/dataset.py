@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32, Int64
 from what_next.data import mapped
 from what_next.data.catalogue import Catalogue
 from what_next.data.decisions.service_log import events_of, is_service_log
-from what_next.data.files import beside, finish, footer_of
+from what_next.data.files import beside, finish, footer_of, steady
 from what_next.data.forks import check_fork
 from what_next.data.html import table
 from what_next.data.importing.cleaning import clean, import_files
@@ -165,11 +165,12 @@ class Dataset:
             other = f"; or name a file in it: {some(held)}" if held else ""
             raise DataError(f"{items}: no such file; it belongs to {path}, import the data again{other}")
         try:
-            if path.is_dir():
-                catalogue = Catalogue.from_table(pl.read_parquet(items, glob=False))
-                return cls(path.stem, catalogue=catalogue, **mapped.read(path, catalogue.hash()))
-            log = events_of(path) if is_service_log(path) else pl.read_parquet(path, glob=False)
-            tables = Tables(log, pl.read_parquet(items, glob=False), pl.DataFrame(), 0, {})
+            with steady():
+                if path.is_dir():
+                    catalogue = Catalogue.from_table(pl.read_parquet(items, glob=False))
+                    return cls(path.stem, catalogue=catalogue, **mapped.read(path, catalogue.hash()))
+                log = events_of(path) if is_service_log(path) else pl.read_parquet(path, glob=False)
+                tables = Tables(log, pl.read_parquet(items, glob=False), pl.DataFrame(), 0, {})
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path}: is damaged ({str(error).splitlines()[0]}); import the data again") from error
         dataset = cls.from_tables(tables, path.stem)

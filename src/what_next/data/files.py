@@ -33,6 +33,16 @@ FORMATS = ("1", "2", "3")
 (see `decisions.service_log`)."""
 
 
+@contextmanager
+def steady() -> Iterator[None]:
+    """Within, what Polars panics at is an `OSError`, as of other files that cannot be read: it does so where a Parquet
+    file is replaced while it is read."""
+    try:
+        yield
+    except pl.exceptions.PanicException as error:
+        raise OSError("it is damaged, or was changed while it was read: try again") from error
+
+
 def sha256(path: Path) -> str:
     """The checksum of a file."""
     with path.open("rb") as file:

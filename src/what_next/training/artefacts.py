@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
 from what_next.data import Catalogue
-from what_next.data.files import Writer, finish, write_files
+from what_next.data.files import Writer, finish, steady, write_files
 from what_next.data.space import Space
-from what_next.errors import ModelError, SetupError
+from what_next.errors import ModelError, SetupError, out_of_memory
 from what_next.settings import ALGORITHMS, UNKNOWN, Setup, known_rewards, listed
 from what_next.settings.setup import OWN, complete
 from what_next.training.card import card, card_path
@@ -359,7 +359,9 @@ def _read(
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
     except PermissionError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:  # the last of one that is replaced meanwhile
+        if out_of_memory(error):
+            raise
         raise ModelError(
             f"{path}: is damaged or no model ({error}); train again, or take a copy that is whole"
         ) from None
@@ -454,7 +456,8 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
     if not path.exists():
         raise lacking(path, agent)
     try:
-        catalogue = Catalogue.from_table(pl.read_parquet(path, glob=False).drop_nulls("item_id"))
+        with steady():
+            catalogue = Catalogue.from_table(pl.read_parquet(path, glob=False).drop_nulls("item_id"))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ModelError(f"{path}: the model's catalogue cannot be read ({error}); train again") from None
     if catalogue.hash() != manifest.catalogue:

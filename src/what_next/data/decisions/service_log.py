@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from what_next.data.decisions.rule import Rule
-from what_next.data.files import FORMATS, beside, footer_of
+from what_next.data.files import FORMATS, beside, footer_of, steady
 from what_next.data.importing.readers import Source
 from what_next.errors import DataError, as_found
 
@@ -114,7 +114,8 @@ def _check(path: Path, rows: pl.LazyFrame) -> None:
 def readable_export(path: Path) -> Iterator[None]:
     """Raises a `DataError` where an exported log, or its item table, cannot be read within."""
     try:
-        yield
+        with steady():
+            yield
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}, or its item table: cannot be read ({error}); {AGAIN}") from None
 

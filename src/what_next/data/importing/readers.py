@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from what_next.data.files import steady
 from what_next.data.importing.columns import aliased, is_known_name
 from what_next.data.importing.contents import (
     ARROW,
@@ -157,7 +158,8 @@ def kind_of(path: Path) -> str:
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
-        yield
+        with steady():
+            yield
     except (
         pl.exceptions.PolarsError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, UnicodeError, csv.Error,
     ) as error:  # fmt: skip
