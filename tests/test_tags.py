@@ -10,7 +10,7 @@ import pytest
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
 from what_next.baselines.counts import Rows
-from what_next.baselines.tags import EVENTS, PRIOR, Tagged
+from what_next.baselines.tags import PRIOR, Tagged
 from what_next.data import Catalogue, Options, import_files
 from what_next.errors import DataError
 from what_next.experiments.next_items import evaluator_of, rules
@@ -46,11 +46,11 @@ def test_what_tags_foretell_is_shared_by_the_other_items_that_have_them() -> Non
     tagged, followers = Tagged.of(items(TAGS)), steps((0, 1), (0, 2), (1, 3), (4, 0))
     x, y, u = tagged.kept(followers)
     found = tagged.foretold(followers, np.arange(6), 5)
-    assert row(found, 0) == pytest.approx({1: EVENTS * x / 2, 2: EVENTS * x / 2})
+    assert row(found, 0) == pytest.approx({1: x / 2, 2: x / 2})
     both = x + u  # more than 1, so that they are made to be 1
     assert both > 1
-    assert row(found, 1) == pytest.approx({0: EVENTS * x / 2 / both, 2: EVENTS * x / 2 / both, 3: EVENTS * u / both})
-    assert row(found, 4) == pytest.approx({3: EVENTS * y})
+    assert row(found, 1) == pytest.approx({0: x / 2 / both, 2: x / 2 / both, 3: u / both})
+    assert row(found, 4) == pytest.approx({3: y})
     assert row(found, 5) == {}
     fewer = tagged.foretold(followers, np.arange(6), 1)
     assert [list(row(fewer, item)) for item in range(6)] == [[2], [3], [1], [1], [3], []]  # of x the most popular two

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from rich.text import Text
 
 from what_next.agent import Agent
 from what_next.algorithms.base import Networks
-from what_next.baselines.counts import Known, Rows
-from what_next.baselines.tags import Tagged
+from what_next.baselines.counts import Known
+from what_next.baselines.tags import EVENTS, Tagged
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
 from what_next.errors import DataError, Plain, SaveError, SetupError, counted
@@ -535,15 +536,15 @@ class Environment:
         """Ways to give the linear term what came next in the log as it is now: alone, and as tags foretell it, too."""
         catalogue, most = self.state.dataset.catalogue, successors_of(events.catalogue)
 
-        def learn(rows: Rows) -> None:
+        def learn(steps: float) -> None:
+            rows = events.followers
+            if steps:
+                rows = rows.plus(Tagged.of(catalogue).foretold(rows, events.counts, most), steps)
             linear.learn_transitions(rows.offsets, rows.columns, rows.values)
 
-        def learn_with_tags() -> None:
-            foretold = Tagged.of(catalogue).foretold(events.followers, events.counts, most)
-            learn(events.followers.plus(foretold))
-
-        ways = {"": lambda: learn(events.followers), "what tags foretell": learn_with_tags}
-        return {words: way for words, way in ways.items() if most and (catalogue.tags is not None or not words)}
+        several = (0.0, *EVENTS) if catalogue.tags is not None else (0.0,)
+        words = {steps: f"what tags foretell, as {steps:g} steps" if steps else "" for steps in several if most}
+        return {told: partial(learn, steps) for steps, told in words.items()}
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

@@ -149,12 +149,12 @@ class Rows:
         """The row of each number."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def plus(self, other: "Rows") -> "Rows":
-        """The sum of two of the same shape."""
+    def plus(self, other: "Rows", times: float = 1.0) -> "Rows":
+        """The sum of two of the same shape, the other one so many times."""
         catalogue = len(self.offsets) - 1
         cells = [one.rows * catalogue + one.columns for one in (self, other)]
         distinct, places = np.unique(np.concatenate(cells), return_inverse=True)
-        values = np.bincount(places, np.concatenate([self.values, other.values]))
+        values = np.bincount(places, np.concatenate([self.values, times * other.values]))
         offsets = np.searchsorted(distinct, np.arange(catalogue + 1) * catalogue)
         return Rows(offsets, (distinct % catalogue).astype(np.int32), values.astype(np.float32))
 

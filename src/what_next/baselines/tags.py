@@ -17,8 +17,8 @@ from what_next.types import History
 
 PRIOR = 10.0
 """Steps of the log that the kind of a tag counts as, where the steps from items with that very tag are few."""
-EVENTS = 10.0
-"""Steps of the log from each item that what its tags tell counts as."""
+EVENTS = (10.0, 1000.0)
+"""Steps of the log from each item that what its tags tell may count as: many have it alone decide."""
 STEPS = 2**20
 """Pairs of one item and the next that are looked at, at most."""
 WORK = 2**22
@@ -73,8 +73,7 @@ class Tagged:
         return np.asarray((stayed + PRIOR * of_kind[self.kinds]) / (steps + PRIOR))
 
     def foretold(self, followers: Rows, events: Int64[np.ndarray, "items"], most: int) -> Rows:
-        """How often each item comes next after each one, in `EVENTS` steps, as far as tags tell; of `most` items, or
-        fewer.
+        """The chances of what comes next after each item, as far as its tags tell; of `most` items, or fewer.
 
         The chance that a tag is kept is shared among the other items that have it; those `most` that have the most
         `events` are told. Where the chances of all tags of an item come to more than 1, they are made to be 1.
@@ -98,7 +97,7 @@ class Tagged:
         pairs, sums = (np.concatenate(one) for one in zip(*found, strict=True))
         first, whole = pairs // count, np.maximum(np.bincount(self.items, chances[self.tags], count), 1)
         offsets = np.searchsorted(first, np.arange(count + 1))
-        return Rows(offsets, (pairs % count).astype(np.int32), (EVENTS * sums / whole[first]).astype(np.float32))
+        return Rows(offsets, (pairs % count).astype(np.int32), (sums / whole[first]).astype(np.float32))
 
 
 class Content(Ranking):
