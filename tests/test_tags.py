@@ -56,6 +56,13 @@ def test_what_tags_foretell_is_shared_by_the_other_items_that_have_them() -> Non
     assert [list(row(fewer, item)) for item in range(6)] == [[2], [3], [1], [1], [3], []]  # of x the most popular two
 
 
+def test_what_tags_foretell_is_added_to_what_was_counted() -> None:
+    counted = steps((0, 1), (0, 1), (0, 3), (2, 0))
+    others = Rows(np.array([0, 2, 3, 3, 3, 3, 3]), np.array([1, 2, 4], np.int32), np.array([0.5, 0.25, 1], np.float32))
+    found = counted.plus(others, 10.0)
+    assert [row(found, item) for item in range(6)] == [{1: 7.0, 2: 2.5, 3: 1.0}, {4: 10.0}, {0: 1.0}, {}, {}, {}]
+
+
 def test_no_tag_is_shared() -> None:
     tagged = Tagged.of(items(pl.Series("tags", [["a: x"], ["a: y"], None, [], None, None], dtype=pl.List(pl.String))))
     assert len(tagged.foretold(steps((0, 1)), np.arange(6), 5).values) == 0
