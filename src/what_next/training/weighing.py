@@ -47,9 +47,9 @@ NEWER = 0.97
 """A shorter half-life is taken where it has this share of what the best one has: what will be recommended lies later
 than what validation users did, and there the shorter one is nearer to what is popular."""
 UNITS = (("days", DAY), ("hours", DAY / 24), ("seconds", DAY / 86_400))
-MANY, LONG = 70, 5.0
-"""About so many passes over the validation users are made; where they take more than so many seconds, it is said
-before."""
+MANY, MORE, LONG = 70, 20, 5.0
+"""About so many passes over the validation users are made, and so many more for another way to tell what came next;
+where they take more than so many seconds, it is said before."""
 PATIENCE = 3
 """So many values in a row that are worse than the best, and larger ones are not tried."""
 TEMPERATURES = (
@@ -90,9 +90,10 @@ def weigh(
     console = line_console(quiet=quiet)
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
-    if MANY * (monotonic() - start) > LONG:
+    passes = MANY + MORE * len(list(transitions or ())[1:])
+    if passes * (monotonic() - start) > LONG:
         console.print(
-            f"weighing counts of the log beside the network: some {MANY} passes over the validation users",
+            f"weighing counts of the log beside the network: some {passes} passes over the validation users",
             highlight=False,
         )
     _count(trial)
