@@ -83,7 +83,7 @@ def with_linear(agent: Agent, items: int) -> None:
         linear.learn_transitions(counted.offsets, counted.columns, counted.values)
         linear.choose(
             weight=3.0, decay=0.8, bias=0.7, replay=3.0, repeat=2.0, repeat_decay=0.9, transition=2.0,
-            transition_decay=0.4, temperature=1.5,
+            transition_decay=0.95, temperature=1.5,
         )  # fmt: skip
 
 

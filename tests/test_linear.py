@@ -207,10 +207,11 @@ def test_no_more_is_looked_through_than_counts(numbers: dict[str, float], count:
 def test_transitions_that_were_saved_by_their_earlier_name_count() -> None:
     linear, later = LinearTerm(3), LinearTerm(3)
     count_transitions(linear, np.array([[0, 0, 1], [1, 2, 0]], np.int32))
-    linear.choose(transition=4.0, transition_decay=0.4)
+    linear.choose(transition=4.0, transition_decay=0.95)
     saved = linear.state_dict()
     saved |= {"step": saved.pop("transition"), "step_decay": saved.pop("transition_decay")}
     later.load_state_dict(saved)
+    assert later.last == linear.last == 64
     recent = torch.tensor([[1, 0]])
     for found, wanted in zip(later.boosts(recent), linear.boosts(recent), strict=True):
         np.testing.assert_allclose(found, wanted)

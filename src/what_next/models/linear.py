@@ -113,6 +113,7 @@ class LinearTerm(nn.Module):
             after the next.
         repeat: what the shares of items in the history count, where an event counts `repeat_decay` of the one after it.
         replay: the same of what came next in the history after earlier ones of its last item.
+        last: after how many of the last events what came next is looked up.
         temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
     """
 
@@ -160,6 +161,11 @@ class LinearTerm(nn.Module):
         assert numbers.keys() <= NUMBERS.keys(), "what is set is one of the numbers"
         for name, value in (NUMBERS | numbers).items():
             self.register_buffer(name, torch.tensor(value, device=self.directions.device))
+        self._look_up((NUMBERS | numbers)["transition_decay"])
+
+    def _look_up(self, decay: float) -> None:
+        """Set `last`: a number, since no tensor decides the shapes of an exported graph."""
+        self.last = LAST if decay < SLOW else MANY
 
     def learn(
         self,
@@ -234,8 +240,8 @@ class LinearTerm(nn.Module):
         own = self.repeat * _shares(self.repeat_decay**lags * there) + self.replay * _shares(came_next)
         if not self.next_items.shape[1]:
             return recent, own / self.temperature
-        latest = recent[:, -self._last :].clamp(min=0)
-        weights = (self.transition_decay**lags * there)[:, -self._last :]
+        latest = recent[:, -self.last :].clamp(min=0)
+        weights = (self.transition_decay**lags * there)[:, -self.last :]
         next_items = functional.embedding(latest, self.next_items).flatten(1).long()
         steps = (functional.embedding(latest, self.next_shares) * (self.transition * weights).unsqueeze(2)).flatten(1)
         return torch.cat([recent, next_items], 1), torch.cat([own, steps], 1) / self.temperature
@@ -286,12 +292,7 @@ class LinearTerm(nn.Module):
         """How many of the last items of a history count, beside its sum."""
         if self.repeat or self.replay:
             return RECALLED
-        return (self._last if self.transition_decay else 1) if self.transition else 0
-
-    @property
-    def _last(self) -> int:
-        """After how many of the last events what came next is looked up."""
-        return LAST if self.transition_decay < SLOW else MANY
+        return (self.last if self.transition_decay else 1) if self.transition else 0
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What was saved before one of the numbers was there goes without it; tables are as wide as they were. What
@@ -301,6 +302,7 @@ class LinearTerm(nn.Module):
         for name, now in RENAMED.items():
             if prefix + name in state_dict:
                 state_dict[prefix + now] = state_dict.pop(prefix + name)
+        self._look_up(float(state_dict.get(prefix + "transition_decay", 0.0)))
         for name in TABLES:
             state_dict.setdefault(prefix + name, getattr(self, name)[:, :0])
         for name in ("directions", *TABLES):
