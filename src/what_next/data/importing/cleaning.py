@@ -255,8 +255,8 @@ def _given_table(
 ) -> tuple[pl.DataFrame, list[str]]:
     """The item table of a file: distinct items, in the file's order. `warnings` grows by what people must look at."""
     where, columns, notes = str(items.path), _item_columns(items, options), list(items.notes)
-    others = pl.all().exclude(columns["item"], "item_id")
-    raw = items.frame.select(ids.alias("item_id"), others).collect()  # type: ignore[union-attr]
+    rest = pl.all().exclude(columns["item"], "item_id")
+    raw = items.frame.select(ids.alias("item_id"), rest).collect()  # type: ignore[union-attr]
     for mark, reason in items.misfits.items():
         odd = raw[mark].is_not_null()
         lines = some((odd.arg_true() + items.first_line).head(MOST_NAMES), int(odd.sum()))
@@ -276,7 +276,9 @@ def _given_table(
     free = [name for name in raw.columns if name not in ("item_id", columns.get("titles"))]
     numbers = numeric(raw.lazy(), free)
     codes = like_ids(raw.lazy(), list(numbers))
-    texts = [name for name in free if name not in numbers or name in codes]
+    others = [name for name in free if name not in numbers]
+    times = like_times(raw.lazy(), others)
+    texts = [name for name in free if name in codes or (name in others and name not in times)]
     tags = tag_columns(raw, texts, options.tags, where)
     if options.attributes is None:
         codes = [name for name in codes if name not in tags]
