@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from what_next import Setup
@@ -122,11 +123,10 @@ def test_allowed_items_other_events_and_other_code_are_other_questions(
 
 
 def test_other_tags_are_another_question_for_what_goes_by_them(setup: Setup) -> None:
-    state = State.from_setup(setup)
-    paths = []
+    dataset, paths = State.from_setup(setup).dataset, []
     for word in ("x", "y"):
         tags = pl.Series("tags", [[f"a: {word}"]] * 2 + [None] * 78, dtype=pl.List(pl.String))
-        state.dataset = replace(state.dataset, catalogue=replace(state.dataset.catalogue, tags=tags))
+        state = State(replace(dataset, catalogue=replace(dataset.catalogue, tags=tags)), setup)
         shelf = Shelf(state, Search(state).targets, evaluator_of(state, "test"))
         paths.append([shelf.path(name).name for name in ("content", "markov")])
     assert paths[0][0] != paths[1][0]

@@ -137,9 +137,7 @@ def test_ids_with_gaps_as_pandas_has_them_are_tags(log: Path) -> None:
         tags = Dataset.from_frame(pl.read_csv(log), items, **options).catalogue.tags
         assert tags is not None
         assert tags.to_list()[4:6] == [["maker_id: 1"], []]
-    logged = (
-        pl.read_csv(log).join(items, on="item", suffix=" again").with_columns(pl.col("maker_id again").alias("by_id"))
-    )
+    logged = pl.read_csv(log).join(items.select("item", by_id="maker_id"), on="item")
     found = Dataset.from_frame(logged).catalogue
     assert found.tags is not None
     assert "by_id: 1" in found.tags[4].to_list()
@@ -242,7 +240,7 @@ def test_songs_of_the_same_artist_are_found_that_nobody_had_before(tmp_path: Pat
     for name, frame in (("with", table), ("without", None)):
         dataset = Dataset.from_frame(log, frame, name=name)
         setup = Setup(
-            train=True, data=Path("memory"), algorithm="next_item", split="leave_last_out", passes=1, dim=8, threads=1,
+            train=True, data=tmp_path / name / "data.parquet", algorithm="next_item", split="leave_last_out", passes=1, dim=8, threads=1,
             device="cpu", model_agent_path=tmp_path / name / "a.safetensors",
         )  # fmt: skip
         state = State(dataset, setup)
