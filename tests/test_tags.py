@@ -95,8 +95,12 @@ def test_words_of_a_log_that_items_share_are_their_tags(log: Path) -> None:
 def test_a_tag_that_varies_or_is_not_there_is_refused(log: Path) -> None:
     with pytest.raises(DataError, match="'mood' is no tag of the item: it varies for item 's0'; leave it out"):
         import_files([log], options=Options(tags=["mood"]))
-    with pytest.raises(DataError, match="no column 'moods' \\(from --tags\\)"):
+    with pytest.raises(DataError, match="no column 'moods' \\(from --tags\\); found 'user', 'item', 'artist'"):
         import_files([log], options=Options(tags=["moods"]))
+    log.write_text(log.read_text().replace("artist", "item_id", 1))
+    for options in (Options(item="item", tags=["item_id"]), Options(item="item", attributes=["item_id"])):
+        with pytest.raises(DataError, match="column 'item_id' is called like ids, so it cannot describe items"):
+            import_files([log], options=options)
 
 
 def test_words_that_tell_who_had_an_item_are_no_tags_by_themselves() -> None:
@@ -240,7 +244,8 @@ def test_songs_of_the_same_artist_are_found_that_nobody_had_before(tmp_path: Pat
     for name, frame in (("with", table), ("without", None)):
         dataset = Dataset.from_frame(log, frame, name=name)
         setup = Setup(
-            train=True, data=tmp_path / name / "data.parquet", algorithm="next_item", split="leave_last_out", passes=1, dim=8, threads=1,
+            train=True, data=tmp_path / name / "data.parquet", algorithm="next_item",
+            split="leave_last_out", passes=1, dim=8, threads=1,
             device="cpu", model_agent_path=tmp_path / name / "a.safetensors",
         )  # fmt: skip
         state = State(dataset, setup)

@@ -142,7 +142,9 @@ class RawLog:
         numbers, wanted, where = numeric(kept, others), self.options.attributes, self.where
         given, schema = not has_table, kept.collect_schema()
         named = [exact(self.names, n, "--attributes", where) for n in wanted or () if given]
-        words = named_tags(kept, self.options.tags or (), where) if given else []
+        words = named_tags(kept.select(self.names), self.options.tags or (), where) if given else []
+        if ids := {"user_id", "item_id"}.intersection((*named, *words)):
+            raise DataError(f"{where}: column {min(ids)!r} is called like ids, so it cannot describe items; rename it")
         free = [] if has_table or self.options.tags is not None else self._words(kept, others, numbers)
         text = {n: _hashed(n, schema[n]) for n in (*words, *free, *(n for n in named if n not in numbers))}
         plain = {n: number for n, number in numbers.items() if n not in text}
