@@ -168,6 +168,20 @@ def test_names_and_words_that_could_be_confused_are_not(log: Path) -> None:
     assert Catalogue.from_table(found.to_table()).hash() == found.hash()
 
 
+@pytest.mark.parametrize("name", ["*", "^.*$"])
+def test_a_column_called_like_a_pattern_is_refused(log: Path, name: str) -> None:
+    items = pl.DataFrame({"item": [f"s{n}" for n in range(9)], name: [f"x{n % 2}" for n in range(9)]})
+    events = pl.read_csv(log)
+    for frames in ((events, items), (events.rename({"artist": name}), None)):
+        with pytest.raises(DataError, match="is called like a pattern of names; rename it"):
+            Dataset.from_frame(*frames)
+
+
+def test_a_column_called_items_may_be_attributes(log: Path) -> None:
+    items = pl.DataFrame({"item": [f"s{n}" for n in range(9)], "items": [f"x{n % 2}" for n in range(9)]})
+    assert Dataset.from_frame(pl.read_csv(log), items, attributes=["items"]).catalogue.names == ("x0", "x1")
+
+
 def test_lists_of_words_in_a_log_are_tags_of_the_item(tmp_path: Path) -> None:
     rows = [
         {"user": user, "item": item, "moods": [f"m{item % 2}", "old"]} for user in (1, 2) for item in range(user, 13)

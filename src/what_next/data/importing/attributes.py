@@ -206,10 +206,10 @@ def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str
     Of more than `WORD_LIMIT` words those that the most items have are kept, which the second value then tells.
     """
     words = _words(column, name, where)
-    counts = words.list.unique().explode().drop_nulls().value_counts(name="items")
+    counts = words.list.unique().explode().drop_nulls().alias("word").value_counts(name="items")
     if not len(counts):
         raise DataError(f"{where}: column {name!r} cannot be an attribute: it holds no word; leave it out")
-    ranked = counts.sort("items", name, descending=[True, False])
+    ranked = counts.sort("items", "word", descending=[True, False])
     kept, dropped = ranked[:WORD_LIMIT], ranked[WORD_LIMIT:]
     notes = []
     if len(dropped):
@@ -219,7 +219,7 @@ def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str
         )
     found = [
         words.list.contains(word).fill_null(False).cast(pl.Float32).alias(f"{name}:{word}" if word in taken else word)
-        for word in sorted(kept[name].to_list())
+        for word in sorted(kept["word"].to_list())
     ]
     return found, notes
 

@@ -79,6 +79,7 @@ class Checked:
         Raises:
             DataError: a column is missing, more than half of the rows are rejected, or an attribute cannot be used.
         """
+        _refuse_patterns([*sources, *([items] if items else [])])
         log = RawLog.open(sources, items, options)
         values, item_ids, times = _values(log, items)
         warnings = list(log.warnings)
@@ -212,6 +213,14 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
     if options.session_gap is not None:
         log = in_sessions(log, options.session_gap)
     return checked.tables(log.lazy(), table, bad, log)
+
+
+def _refuse_patterns(sources: Sequence[Source]) -> None:
+    """Raises a `DataError` where Polars would take a column's name for a pattern of several."""
+    for source in sources:
+        for name in source.names:
+            if name == "*" or (name.startswith("^") and name.endswith("$")):
+                raise DataError(f"{source.path}: column {name!r} is called like a pattern of names; rename it")
 
 
 def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.Expr | None, Times | None]:
