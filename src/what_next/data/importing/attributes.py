@@ -284,7 +284,9 @@ def telling_of_items(log: pl.LazyFrame, texts: Collection[str]) -> list[str]:
         log: has the columns `user_id` and `item_id`, too.
         texts: columns that `varying` did not find.
     """
-    users = {name: pl.col("user_id").hash().filter(pl.col(name).is_not_null()) for name in texts}
+    user = pl.col("user_id").hash()
+    log = log.with_columns(pl.when(pl.col(name).is_not_null()).then(user).alias(f"{name}\0user") for name in texts)
+    users = {name: pl.col(f"{name}\0user") for name in texts}
     several = [(user.min() != user.max()).alias(f"{name}\0several") for name, user in users.items()]
     items = log.group_by("item_id").agg(*(pl.col(name).max() for name in texts), *several)
     found = items.collect(engine="streaming")
