@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from what_next import Setup
@@ -119,6 +120,17 @@ def test_allowed_items_other_events_and_other_code_are_other_questions(
     assert Shelf(state, targets, evaluator_of(state, "test")).events != plain.events
     monkeypatch.setattr("what_next.experiments.kept._code", lambda: "of tomorrow")
     assert Shelf(State.from_setup(setup), targets, evaluator_of(state, "test")).events != plain.events
+
+
+def test_other_tags_are_another_question_for_what_goes_by_them(setup: Setup) -> None:
+    dataset, paths = State.from_setup(setup).dataset, []
+    for word in ("x", "y"):
+        tags = pl.Series("tags", [[f"a: {word}"]] * 2 + [None] * 78, dtype=pl.List(pl.String))
+        state = State(replace(dataset, catalogue=replace(dataset.catalogue, tags=tags)), setup)
+        shelf = Shelf(state, Search(state).targets, evaluator_of(state, "test"))
+        paths.append([shelf.path(name).name for name in ("content", "markov")])
+    assert paths[0][0] != paths[1][0]
+    assert paths[0][1] == paths[1][1]
 
 
 def test_files_of_other_events_go_when_new_ones_are_written(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

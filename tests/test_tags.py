@@ -69,10 +69,10 @@ def test_no_tag_is_shared() -> None:
 
 
 LOG = "user,item,artist,album,country,mood,label_id,maker_id\n"
-ROWS = [("u", f"s{n}", f"Artist {n // 3}", f"Album {n}", "se", f"m{n}", f"L{n % 2}", str(n % 4)) for n in range(9)]
-ROWS += [
-    ("v", "s0", "Artist 0", "Album 0", "no", "m8", "L0", "0"),
-    ("v", "s4", "Artist 1", "Album 4", "no", "m4", "L0", "0"),
+ROWS = [
+    (user, f"s{n}", f"Artist {n // 3}", f"Album {n}", land, f"{mood}{n}", f"L{n % 3}", str(n % 4))
+    for user, land, mood in (("u", "se", "m"), ("v", "no", "w"))
+    for n in range(9)
 ]
 
 
@@ -85,7 +85,7 @@ def log(tmp_path: Path) -> Path:
 def test_words_of_a_log_that_items_share_are_their_tags(log: Path) -> None:
     tables = import_files([log])  # albums are shared by none, countries are the users', moods vary
     assert tables.items["tags"].to_list() == [
-        [f"artist: Artist {n // 3}", f"label_id: L{n % 2}", f"maker_id: {n % 4}"] for n in range(9)
+        [f"artist: Artist {n // 3}", f"label_id: L{n % 3}", f"maker_id: {n % 4}"] for n in range(9)
     ]
     catalogue = Catalogue.from_table(tables.items)
     assert (catalogue.names, catalogue.kinds) == ((), ["artist", "label_id", "maker_id"])
@@ -102,13 +102,96 @@ def test_words_of_a_log_that_items_share_are_their_tags(log: Path) -> None:
 def test_a_tag_that_varies_or_is_not_there_is_refused(log: Path) -> None:
     with pytest.raises(DataError, match="'mood' is no tag of the item: it varies for item 's0'; leave it out"):
         import_files([log], options=Options(tags=["mood"]))
-    with pytest.raises(DataError, match="no column 'moods' \\(from --tags\\)"):
+    with pytest.raises(DataError, match="no column 'moods' \\(from --tags\\); found 'user', 'item', 'artist'"):
         import_files([log], options=Options(tags=["moods"]))
+    log.write_text(log.read_text().replace("artist", "item_id", 1))
+    for options in (Options(item="item", tags=["item_id"]), Options(item="item", attributes=["item_id"])):
+        with pytest.raises(DataError, match="column 'item_id' is called like ids, so it cannot describe items"):
+            import_files([log], options=options)
+
+
+def test_words_that_tell_who_had_an_item_are_no_tags_by_themselves() -> None:
+    # Each item was had once, so that all columns are the same for it: the session, the order, a country that moved.
+    rows = [
+        {"user": f"u{n // 16}", "item": n, "visit": f"x{n // 4}", "order_id": n // 2, "land": "?" if n == 3 else "se"}
+        for n in range(64)
+    ]
+    more = [{**rows[n], "user": "v", "visit": None} for n in range(0, 60, 2)]  # who has them, too, is in no session
+    for log in (rows, rows + more):
+        dataset = Dataset.from_frame(pl.DataFrame(log), tags=None)
+        assert not {"visit", "land"} & set(dataset.catalogue.kinds)
+    assert Dataset.from_frame(pl.DataFrame(rows)).catalogue.tags is None
+    named = Dataset.from_frame(pl.DataFrame(rows), tags=["visit"])
+    assert named.catalogue.kinds == ["visit"]
+
+
+def test_a_log_says_why_a_column_of_words_is_left_out(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [1, 1, 2, 2], "item": range(4), "visit": ["a", "b", "c", "c"]}).write_csv(
+        tmp_path / "log.csv"
+    )
+    notes = import_files([tmp_path / "log.csv"]).notes
+    assert any("too few items have events of several users" in one and one.endswith("do: visit") for one in notes)
+
+
+def test_the_items_that_several_users_had_tell_what_describes_the_item(tmp_path: Path) -> None:
+    """Of 5 brands: 5 such items would differ 4 times, were the brand the users'; 7 would 5.7 times."""
+    for several, expected in ((5, []), (7, ["brand"])):
+        rows = [("u", n, f"b{n % 5}") for n in range(12)] + [("v", n, f"b{n % 5}") for n in range(several)]
+        log = pl.DataFrame(rows, ["user", "item", "brand"], orient="row")
+        assert Dataset.from_frame(log).catalogue.kinds == expected
+
+
+def test_ids_with_gaps_as_pandas_has_them_are_tags(log: Path) -> None:
+    maker = [None if n == 5 else float(n % 3) for n in range(9)]
+    items = pl.DataFrame({"item": [f"s{n}" for n in range(9)], "maker_id": maker, "price": [n + 0.5 for n in range(9)]})
+    for options in ({}, {"tags": ["maker_id"]}):
+        tags = Dataset.from_frame(pl.read_csv(log), items, **options).catalogue.tags
+        assert tags is not None
+        assert tags.to_list()[4:6] == [["maker_id: 1"], []]
+    logged = pl.read_csv(log).join(items.select("item", by_id="maker_id"), on="item")
+    found = Dataset.from_frame(logged).catalogue
+    assert found.tags is not None
+    assert "by_id: 1" in found.tags[4].to_list()
+    with pytest.raises(DataError, match="column 'price' cannot be tags: it holds Float64, not words or ids"):
+        Dataset.from_frame(pl.read_csv(log), items, tags=["price"])
+
+
+def test_names_and_words_that_could_be_confused_are_not(log: Path) -> None:
+    ids = [f"s{n}" for n in range(9)]
+    columns = {
+        "item": ids, "tags": range(9), "tags 2": range(9), "a: b": [f"x{n % 2}" for n in range(9)],
+        "a": [f"b: x{n % 2}" for n in range(9)], "title": range(9), "name": ids,
+        "when": ["2020-01-01"] * 5 + ["2021-01-01"] * 4, "by": ["NULL"] * 4 + ["N/A"] * 3 + ["Queen"] * 2,
+        "words": [["title", "item_id", "q\0r"]] * 3 + [["tags", "q"]] * 6,
+    }  # fmt: skip
+    dataset = Dataset.from_frame(pl.read_csv(log), pl.DataFrame(columns), titles="name")
+    found = dataset.catalogue
+    assert found.titles.to_list() == ids
+    assert found.kinds == ["a", "a:b", "by", "words"]
+    assert found.tags is not None
+    assert found.tags[0].to_list() == ["a:b: x0", "a: b: x0", "words: title", "words: item_id", "words: q r"]
+    assert found.tags[8].to_list() == ["a:b: x0", "a: b: x0", "by: Queen", "words: tags", "words: q"]
+    assert {"tags", "tags 2", "title 2", "words:title", "words:item_id", "words:tags"} < set(found.names)
+    assert Catalogue.from_table(found.to_table()).hash() == found.hash()
+
+
+@pytest.mark.parametrize("name", ["*", "^.*$"])
+def test_a_column_called_like_a_pattern_is_refused(log: Path, name: str) -> None:
+    items = pl.DataFrame({"item": [f"s{n}" for n in range(9)], name: [f"x{n % 2}" for n in range(9)]})
+    events = pl.read_csv(log)
+    for frames in ((events, items), (events.rename({"artist": name}), None)):
+        with pytest.raises(DataError, match="is called like a pattern of names; rename it"):
+            Dataset.from_frame(*frames)
+
+
+def test_a_column_called_items_may_be_attributes(log: Path) -> None:
+    items = pl.DataFrame({"item": [f"s{n}" for n in range(9)], "items": [f"x{n % 2}" for n in range(9)]})
+    assert Dataset.from_frame(pl.read_csv(log), items, attributes=["items"]).catalogue.names == ("x0", "x1")
 
 
 def test_lists_of_words_in_a_log_are_tags_of_the_item(tmp_path: Path) -> None:
     rows = [
-        {"user": user, "item": item, "moods": [f"m{item % 2}", "old"]} for user in (1, 2) for item in range(user, 6)
+        {"user": user, "item": item, "moods": [f"m{item % 2}", "old"]} for user in (1, 2) for item in range(user, 13)
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     for options in (Options(), Options(tags=["moods"])):
@@ -182,7 +265,8 @@ def test_songs_of_the_same_artist_are_found_that_nobody_had_before(tmp_path: Pat
     for name, frame in (("with", table), ("without", None)):
         dataset = Dataset.from_frame(log, frame, name=name)
         setup = Setup(
-            train=True, data=Path("memory"), algorithm="next_item", split="leave_last_out", passes=1, dim=8, threads=1,
+            train=True, data=tmp_path / name / "data.parquet", algorithm="next_item",
+            split="leave_last_out", passes=1, dim=8, threads=1,
             device="cpu", model_agent_path=tmp_path / name / "a.safetensors",
         )  # fmt: skip
         state = State(dataset, setup)

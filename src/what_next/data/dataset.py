@@ -128,8 +128,9 @@ class Dataset:
             log: one row per event.
             items: a table with one row per item, if there is one.
             name: what to call the data set.
-            columns: `user`, `item`, `time`, `reward`, `event`, `titles` (a column each), `attributes`, `context` (lists
-                of columns), `fill`, `keep_duplicates`, `session_gap`: see `Options`. What is left out is recognised.
+            columns: `user`, `item`, `time`, `reward`, `event`, `titles` (a column each), `attributes`, `tags`,
+                `context` (lists of columns), `fill`, `keep_duplicates`, `session_gap`: see `Options`. What is left out
+                is recognised.
 
         Raises:
             DataError: the table cannot be used.

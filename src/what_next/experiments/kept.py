@@ -1,8 +1,8 @@
 """What tuned baselines came to, kept beside the data, so that it need not be found again.
 
 A file for each baseline and each set of targets, in a folder `NAME.baselines` beside `NAME.parquet`. Its name holds
-hashes of all that it follows from: the events, the code, how settings were chosen, and what was judged. A file of other
-events or other code is never read, and goes when a new one is written.
+hashes of all that it follows from: the events (and the tags, where it goes by them), the code, how settings were
+chosen, and what was judged. A file of other events or other code is never read, and goes when a new one is written.
 """
 
 import hashlib
@@ -34,7 +34,8 @@ class Shelf:
     Attributes:
         folder: beside the data.
         evaluator: what is judged, in slates of `k`.
-        events: hash of the log and of the code; `choice`: of what settings are chosen on; `judged`: of what is judged.
+        events: hash of the log and of the code; `tagged`: of the items and their tags, too; `choice`: of what settings
+            are chosen on; `judged`: of what is judged.
         anew: whether nothing is read, but all found again and kept.
         used: the baselines whose results were read; `notes`: what a person should know of the others.
     """
@@ -47,13 +48,14 @@ class Shelf:
         choice = [split.known, chosen_on.hash, len(chosen_on), how.targets, how.k[0], how.seen, *may]
         judged = [targets.hash, targets.catalogue, max(evaluator.ks), evaluator.seen, evaluator.seed, *may]
         self.events, self.choice, self.judged = _hash(log), _hash(choice), _hash(judged)
+        self.tagged = _hash([*log, dataset.catalogue.hash()])
         self.folder = state.setup.data.with_name(f"{state.setup.data.stem}.baselines")
         self.evaluator, self.anew = evaluator, anew
         self.used, self.notes = list[str](), list[str]()
 
     def settings(self, name: str) -> Settings | None:
         """What was chosen for a baseline, whatever it was judged on; None where nothing is kept."""
-        for path in [] if self.anew else sorted(self.folder.glob(f"{self.events}-{name}-{self.choice}-*.safetensors")):
+        for path in [] if self.anew else sorted(self.folder.glob(f"{self._made_of(name)}-{self.choice}-*.safetensors")):
             try:
                 with safe_open(path, "numpy") as file:
                     return _settings_in(file.metadata())
@@ -70,7 +72,11 @@ class Shelf:
 
     def path(self, name: str) -> Path:
         """The file of a baseline."""
-        return self.folder / f"{self.events}-{name}-{self.choice}-{self.judged}.safetensors"
+        return self.folder / f"{self._made_of(name)}-{self.choice}-{self.judged}.safetensors"
+
+    def _made_of(self, name: str) -> str:
+        """How the names of a baseline's files start: with the hash of what it is counted from."""
+        return f"{self.tagged if name == 'content' else self.events}-{name}"
 
     def read(self, name: str) -> tuple[Settings, Ranks] | None:
         """The settings and the ranking of a baseline; None where they are not kept, or damaged, which is noted."""
@@ -98,7 +104,7 @@ class Shelf:
             self.notes.append(f"what {name} came to is not kept: {error}")
             return
         for old in path.parent.glob(f"*-{name}-*.safetensors"):
-            if not old.name.startswith(f"{self.events}-"):
+            if not old.name.startswith(f"{self._made_of(name)}-"):
                 old.unlink(missing_ok=True)
 
     def _checked(self, arrays: dict[str, np.ndarray]) -> Ranks:

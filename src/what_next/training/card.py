@@ -77,7 +77,8 @@ def _trained_on(setup: Setup, space: Space, run: str, histories: int, metrics: M
     rows = {
         "data": ", ".join([f"`{metrics.get('data')}`", *(f"{n:,} {name}" for name, n in counts.items())]),
         "split": f"`{setup.split.name}`, hash `{metrics['split']}`" if metrics.get("split") else "none",
-        "items": f"{len(catalogue):,}, attributes: {some(catalogue.names) or 'none'}, hash `{catalogue.hash()}`",
+        "items": f"{len(catalogue):,}, attributes: {some(catalogue.names) or 'none'}, tags: "
+        f"{some(catalogue.kinds) or 'none'}, hash `{catalogue.hash()}`",
         "training": f"{histories:,} {setup.unit} with {metrics.get('targets', 0):,} targets",
         "run": f"`{run}`",
     }

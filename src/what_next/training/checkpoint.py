@@ -136,7 +136,7 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
     saved = read_models(setup.model_agent_path, setup.model_critic_path)
     if not _same(saved.space, agent.space):
         raise ModelError(
-            f"{setup.model_agent_path}: was trained in another space (items, attributes, numbers of events) than "
+            f"{setup.model_agent_path}: was trained in another space (items, attributes, tags, numbers of events) than "
             f"{setup.world.name or setup.data} gives; leave --resume out to start anew (in Python, "
             "State.open(setup, resume=True) takes the model's space)"
         )

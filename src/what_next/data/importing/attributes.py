@@ -1,11 +1,14 @@
 """The item table: ids, titles, attributes as finite numbers, and words that items share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import count
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from what_next.data.importing.columns import TEXT, exact, numeric
+from what_next.data.importing.ids import EXACT, MISSING
 from what_next.errors import DataError, some
 
 WORD_LIMIT = 200
@@ -16,6 +19,10 @@ WORDS = pl.List(pl.String)
 
 SHARED = 0.1
 """A column of words is taken for tags where so many of the items, or more, have a word that another one has, too."""
+
+DIFFERING = 5.0
+"""A column of a log describes the item where so many items, or more, would have several words of it, were it of the
+users or their sessions: that none has is then no chance (below 1 %)."""
 
 MARKS = ("|", ";", ",")
 """What stands between the words of a text, the surest first; else white space."""
@@ -75,15 +82,15 @@ def item_table(
             notes.append(f"item columns left out, since --attributes names others: {some(left)}")
     columns: list[pl.Series] = []
     for name in dict.fromkeys(chosen):
+        taken = ["item_id", "title", *(one for one in others if one != name), *(one.name for one in columns)]
         if name in found:
-            made, told = _complete(numbers[name], raw["item_id"], fill, where)
+            made, told = _complete(numbers[name].alias(_unused(name, taken)), raw["item_id"], fill, where)
         else:
-            made, told = _word_columns(raw[name], name, [*others, *(one.name for one in columns)], where)
+            made, told = _word_columns(raw[name], name, [*taken, name], where)
         columns += made
         notes += told
     if tags:
-        taken = [one.name for one in columns]
-        columns.append(_tags(raw, tags).alias("tags" if "tags" not in taken else f"tags of {len(taken)}"))
+        columns.append(_tags(raw, tags).alias(_unused("tags", [one.name for one in columns])))
     return raw.select("item_id", title=_title(raw, titles)).with_columns(columns), notes
 
 
@@ -94,46 +101,72 @@ def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str]
         DataError: a column that was named is not there, or holds neither words nor whole numbers.
     """
     if wanted is None:
-        return [name for name in columns if of_words(raw.schema[name]) and _shared(_whole_words(raw[name]))]
-    return named_tags(raw.schema, wanted, where)
+        return [name for name in of_words(raw.lazy(), columns) if _shared(_whole_words(raw[name]))]
+    return named_tags(raw.lazy(), wanted, where)
 
 
-def named_tags(schema: Mapping[str, Any], wanted: Sequence[str], where: str) -> list[str]:
+def named_tags(frame: pl.LazyFrame, wanted: Sequence[str], where: str) -> list[str]:
     """The columns that were named for tags; see `tag_columns`."""
-    names = list(dict.fromkeys(exact(list(schema), name, "--tags", where) for name in wanted))
-    for name in names:
-        if not of_words(schema[name]):
-            raise DataError(f"{where}: column {name!r} cannot be tags: it holds {schema[name]}, not words or ids")
+    schema = frame.collect_schema()
+    names = list(dict.fromkeys(exact(schema.names(), name, "--tags", where) for name in wanted))
+    if wrong := sorted(set(names).difference(of_words(frame, names)), key=names.index):
+        raise DataError(f"{where}: column {wrong[0]!r} cannot be tags: it holds {schema[wrong[0]]}, not words or ids")
     return names
 
 
-def of_words(kind: Any) -> bool:
-    """Whether a column may hold words or ids."""
-    return isinstance(kind, TEXT) or kind.is_integer() or kind == WORDS
+def of_words(frame: pl.LazyFrame, columns: Iterable[str]) -> list[str]:
+    """Those of the columns that hold words or ids: whole numbers, also as pandas has them in a column with gaps."""
+    kinds = {name: kind for name, kind in frame.collect_schema().items() if name in columns}
+    gaps = {name: pl.col(name).fill_nan(None) for name, kind in kinds.items() if kind.is_float()}
+    tests = [((one == one.round()) & (one.abs() <= EXACT)).all().alias(name) for name, one in gaps.items()]
+    whole = frame.select(tests).collect(engine="streaming").row(0, named=True) if tests else {}
+    found = {n for n, kind in kinds.items() if isinstance(kind, TEXT) or kind.is_integer() or kind == WORDS}
+    return [name for name in columns if name in found or whole.get(name)]
+
+
+def word_text(name: str, kind: Any) -> pl.Expr:
+    """A column of words or ids (`of_words`) as text; null where there is none."""
+    if kind == WORDS:
+        return pl.col(name).list.join("\0")
+    number = pl.col(name).fill_nan(None).cast(pl.Int64, strict=False) if kind.is_float() else pl.col(name)
+    return number.cast(pl.String)
 
 
 def _shared(words: pl.Series) -> bool:
     """Whether enough items have a word that some others have, too, and not all of them."""
-    each = pl.DataFrame({"words": words}).with_row_index("item").explode("words").drop_nulls().unique()
-    others = pl.len().over("words")
-    telling = each.filter((others > 1) & (others < len(words)))
-    return telling["item"].n_unique() >= max(2, SHARED * len(words))
+    each = pl.DataFrame({"word": words.list.unique()}).with_row_index("item").explode("word").drop_nulls()
+    telling = each.group_by("word").len().filter(pl.col("len").is_between(2, len(words) - 1))
+    return each.join(telling, on="word", how="semi")["item"].n_unique() >= max(2, SHARED * len(words))
 
 
 def _tags(raw: pl.DataFrame, names: Sequence[str]) -> pl.Series:
-    """The words of each item out of some columns, as "artist: Queen"."""
-    found = [_whole_words(raw[name]).list.eval(f"{name}: " + pl.element()).fill_null([]) for name in names]
-    return pl.DataFrame(found).select(pl.concat_list(pl.all()).list.unique(maintain_order=True)).to_series()
+    """The words of each item out of some columns, as "artist: Queen"; without a colon and a space, or a NUL, in what
+    they are."""
+    kinds = [name.replace(": ", ":") for name in names]
+    found = [
+        _whole_words(raw[name]).list.eval((f"{kind}: " + pl.element()).str.replace_all("\0", " ", literal=True))
+        for name, kind in zip(names, kinds, strict=True)
+    ]
+    each = pl.DataFrame([one.fill_null([]) for one in found])
+    return each.select(pl.concat_list(pl.all()).list.unique(maintain_order=True)).to_series()
 
 
 def _whole_words(column: pl.Series) -> pl.Series:
-    """Lists as they are; of texts, what stands between | or ; where a tenth of them hold one, or the whole text."""
+    """Lists as they are; of texts, what stands between | or ; where a tenth of them hold one, or the whole text.
+
+    Words that programs write where there is no value are none.
+    """
     if column.dtype != WORDS:
-        text = column.cast(pl.String)
+        text = column.to_frame().select(word_text(column.name, column.dtype)).to_series()
         holding = {one: int(text.str.contains(one, literal=True).sum()) for one in SURE_MARKS}
         mark = next((one for one, count in holding.items() if count >= SHARED * len(text)), "\0")
         column = text.str.split(mark)
-    return _stripped(column)
+    return _stripped(column, MISSING)
+
+
+def _unused(name: str, taken: Collection[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    return next(one for number in count(1) if (one := f"{name} {number}" if number > 1 else name) not in taken)
 
 
 def _title(raw: pl.DataFrame, titles: str | None) -> pl.Expr:
@@ -173,10 +206,10 @@ def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str
     Of more than `WORD_LIMIT` words those that the most items have are kept, which the second value then tells.
     """
     words = _words(column, name, where)
-    counts = words.list.unique().explode().drop_nulls().value_counts(name="items")
+    counts = words.list.unique().explode().drop_nulls().alias("word").value_counts(name="items")
     if not len(counts):
         raise DataError(f"{where}: column {name!r} cannot be an attribute: it holds no word; leave it out")
-    ranked = counts.sort("items", name, descending=[True, False])
+    ranked = counts.sort("items", "word", descending=[True, False])
     kept, dropped = ranked[:WORD_LIMIT], ranked[WORD_LIMIT:]
     notes = []
     if len(dropped):
@@ -186,7 +219,7 @@ def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str
         )
     found = [
         words.list.contains(word).fill_null(False).cast(pl.Float32).alias(f"{name}:{word}" if word in taken else word)
-        for word in sorted(kept[name].to_list())
+        for word in sorted(kept["word"].to_list())
     ]
     return found, notes
 
@@ -204,10 +237,10 @@ def _words(column: pl.Series, name: str, where: str) -> pl.Series:
     return _stripped(words)
 
 
-def _stripped(words: pl.Series) -> pl.Series:
-    """Lists of words without the white space around them, and without empty ones."""
+def _stripped(words: pl.Series, missing: Sequence[str] = ()) -> pl.Series:
+    """Lists of words without the white space around them, without empty ones, and without those that stand for none."""
     stripped = words.list.eval(pl.element().str.strip_chars())
-    return stripped.list.eval(pl.element().filter(pl.element() != ""))
+    return stripped.list.eval(pl.element().filter(~pl.element().is_in(["", *missing])))
 
 
 def _mark(text: pl.Series) -> str:
@@ -239,6 +272,31 @@ def varying(log: pl.LazyFrame, numbers: Sequence[str], texts: Sequence[str] = ()
     )
     first = apart.sort("item_id").select(pl.col("item_id").filter(pl.col(name)).first().alias(name) for name in columns)
     return {name: item for name, item in first.row(0, named=True).items() if item is not None}
+
+
+def telling_of_items(log: pl.LazyFrame, texts: Collection[str]) -> list[str]:
+    """Those columns of texts that do not vary on any item, where that is no chance; see `DIFFERING`.
+
+    Only items tell that which several users had with a text. Where there are few, the column may as well be of a user
+    who changed it, or of a session: then it says who had the item, which is not to be known.
+
+    Args:
+        log: has the columns `user_id` and `item_id`, too.
+        texts: columns that `varying` did not find.
+    """
+    user = pl.col("user_id").hash()
+    log = log.with_columns(pl.when(pl.col(name).is_not_null()).then(user).alias(f"{name}\0user") for name in texts)
+    users = {name: pl.col(f"{name}\0user") for name in texts}
+    several = [(user.min() != user.max()).alias(f"{name}\0several") for name, user in users.items()]
+    items = log.group_by("item_id").agg(*(pl.col(name).max() for name in texts), *several)
+    found = items.collect(engine="streaming")
+    telling = []
+    for name in texts:
+        counts = found.filter(pl.col(f"{name}\0several")).group_by(name).len("\0items")["\0items"].to_numpy()
+        alike = (counts.astype(np.float64) ** 2).sum() / max(counts.sum(), 1)  # two words by chance, that is
+        if counts.sum() - alike >= DIFFERING:
+            telling.append(name)
+    return telling
 
 
 def first_values(log: pl.LazyFrame, columns: Sequence[str]) -> pl.DataFrame:

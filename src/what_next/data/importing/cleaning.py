@@ -79,6 +79,7 @@ class Checked:
         Raises:
             DataError: a column is missing, more than half of the rows are rejected, or an attribute cannot be used.
         """
+        _refuse_patterns([*sources, *([items] if items else [])])
         log = RawLog.open(sources, items, options)
         values, item_ids, times = _values(log, items)
         warnings = list(log.warnings)
@@ -214,6 +215,14 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
     return checked.tables(log.lazy(), table, bad, log)
 
 
+def _refuse_patterns(sources: Sequence[Source]) -> None:
+    """Raises a `DataError` where Polars would take a column's name for a pattern of several."""
+    for source in sources:
+        for name in source.names:
+            if name == "*" or (name.startswith("^") and name.endswith("$")):
+                raise DataError(f"{source.path}: column {name!r} is called like a pattern of names; rename it")
+
+
 def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.Expr | None, Times | None]:
     """How the rows are read.
 
@@ -255,8 +264,8 @@ def _given_table(
 ) -> tuple[pl.DataFrame, list[str]]:
     """The item table of a file: distinct items, in the file's order. `warnings` grows by what people must look at."""
     where, columns, notes = str(items.path), _item_columns(items, options), list(items.notes)
-    others = pl.all().exclude(columns["item"], "item_id")
-    raw = items.frame.select(ids.alias("item_id"), others).collect()  # type: ignore[union-attr]
+    rest = pl.all().exclude(columns["item"], "item_id")
+    raw = items.frame.select(ids.alias("item_id"), rest).collect()  # type: ignore[union-attr]
     for mark, reason in items.misfits.items():
         odd = raw[mark].is_not_null()
         lines = some((odd.arg_true() + items.first_line).head(MOST_NAMES), int(odd.sum()))
@@ -276,7 +285,9 @@ def _given_table(
     free = [name for name in raw.columns if name not in ("item_id", columns.get("titles"))]
     numbers = numeric(raw.lazy(), free)
     codes = like_ids(raw.lazy(), list(numbers))
-    texts = [name for name in free if name not in numbers or name in codes]
+    others = [name for name in free if name not in numbers]
+    times = like_times(raw.lazy(), others)
+    texts = [name for name in free if name in codes or (name in others and name not in times)]
     tags = tag_columns(raw, texts, options.tags, where)
     if options.attributes is None:
         codes = [name for name in codes if name not in tags]

@@ -39,6 +39,9 @@ ITEM_TABLE_ALIASES = {**ALIASES, "item": (*ALIASES["item"], "id")}
 TEXT = pl.String | pl.Categorical | pl.Enum
 """The types of columns that hold text."""
 
+FIRST = 1000
+"""Rows of a table that are looked at before all are."""
+
 ROW_LABELS = ("", "Unnamed: 0", "__index_level_0__")
 """What pandas calls the row number that it writes into a file; it is no part of an event."""
 
@@ -121,13 +124,12 @@ def numeric(frame: pl.LazyFrame, columns: Sequence[str]) -> dict[str, pl.Expr]:
     schema = frame.collect_schema()  # once: of thousands of columns it takes a while
     numbers = {name: as_number(name, schema) for name in columns if _may_be_number(name, schema)}
     texts = [name for name in numbers if isinstance(schema[name], TEXT)]
-    if not texts:
-        return numbers
-    verdicts = frame.select(
-        ((_blank(name) | numbers[name].is_not_null()).all() & numbers[name].is_not_null().any()).alias(name)
-        for name in texts
-    ).collect(engine="streaming")
-    fits = verdicts.row(0, named=True)
+    all_fit = {name: (_blank(name) | numbers[name].is_not_null()).all().alias(name) for name in texts}
+    fits = frame.head(FIRST).select(all_fit.values()).collect().row(0, named=True) if texts else {}
+    texts = [name for name in texts if fits[name]]  # most words show in the first rows that they are none
+    if texts:
+        found = (all_fit[name] & numbers[name].is_not_null().any() for name in texts)
+        fits |= frame.select(found).collect(engine="streaming").row(0, named=True)
     return {name: number for name, number in numbers.items() if fits.get(name, True)}
 
 

@@ -21,6 +21,9 @@ MISSING = (
 )  # fmt: skip
 """Words that programs write where there is no value; as an id they are none."""
 
+EXACT = 2.0**53
+"""The last whole number before floats skip some."""
+
 LOOKUP_TABLE_LIMIT = 1 << 28
 """Largest span of integer ids that gets a direct lookup table (1 GiB of int32)."""
 
@@ -58,8 +61,7 @@ def _whole(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> bool:
         )
     if dtype.is_float():
         value = pl.col(column).fill_nan(None)
-        # 2**53: the last whole number before floats skip some.
-        return not _any(frame, (value != value.round(0)) | (value.abs() > 2.0**53))
+        return not _any(frame, (value != value.round(0)) | (value.abs() > EXACT))
     if isinstance(dtype, TEXT):
         return not _any(frame, ~_trimmed(column, missing).str.contains(WHOLE))
     return False

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from what_next.data.importing.attributes import WORDS, named_tags, of_words, varying
+from what_next.data.importing.attributes import named_tags, of_words, telling_of_items, varying, word_text
 from what_next.data.importing.columns import ROW_LABELS, aliased, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source
@@ -142,32 +142,37 @@ class RawLog:
         numbers, wanted, where = numeric(kept, others), self.options.attributes, self.where
         given, schema = not has_table, kept.collect_schema()
         named = [exact(self.names, n, "--attributes", where) for n in wanted or () if given]
-        tagged = named_tags(schema, self.options.tags or () if given else (), where)
-        texts = self._words(others, numbers, schema)
-        words = tagged if self.options.tags is not None or has_table else texts
-        text = {n: _as_text(n, schema[n]) for n in (*words, *(n for n in named if n not in numbers))}
+        words = named_tags(kept.select(self.names), self.options.tags or (), where) if given else []
+        if ids := {"user_id", "item_id"}.intersection((*named, *words)):
+            raise DataError(f"{where}: column {min(ids)!r} is called like ids, so it cannot describe items; rename it")
+        free = [] if has_table or self.options.tags is not None else self._words(kept, others, numbers)
+        text = {n: _hashed(n, schema[n]) for n in (*words, *free, *(n for n in named if n not in numbers))}
         plain = {n: number for n, number in numbers.items() if n not in text}
-        moving = varying(kept.select(*aliased({"item_id": item_id, **plain, **text})), list(plain), list(text))
-        for name in (*named, *tagged):
-            if name in moving:
-                option = "attribute" if name in named else "tag"
-                raise DataError(
-                    f"{where}: column {name!r} is no {option} of the item: it varies for item {moving[name]!r}; "
-                    f"leave it out of --{option}s, or give an item table with --items"
-                )
-        if words is texts:  # what is the same for all events of a user describes the user, not the item
-            words = [name for name in words if name not in moving]
-            words = _moving(kept.with_columns(*aliased({n: text[n] for n in words})), words, [self.columns["user"]])
+        log = kept.select(*aliased({"user_id": pl.col(self.columns["user"]), "item_id": item_id, **plain, **text}))
+        moving = varying(log, list(plain), list(text))
+        self._refuse(moving, named, words)
+        # What is the same for all events of a user describes the user, not the item.
+        still = _moving(log, [name for name in free if name not in moving], ["user_id"])
+        words += telling_of_items(log, still) if still else []
         plain = {n: number for n, number in plain.items() if n not in (*self.times, *self.ids)}
         attributes = named if wanted is not None else ([] if has_table else _telling(kept, plain, moving))
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
         left = [name for name in others if name not in (*attributes, *words, *context, *self.times, *self.ids)]
-        return attributes, words, context, notes + ([f"log columns left out: {some(left)}"] if left else [])
+        return attributes, words, context, notes + _left_out(left, still)
 
-    def _words(self, others: list[str], numbers: Mapping[str, pl.Expr], schema: Mapping[str, Any]) -> list[str]:
+    def _words(self, kept: pl.LazyFrame, others: list[str], numbers: Mapping[str, pl.Expr]) -> list[str]:
         """Those of the columns that hold words or ids, which items may share."""
-        free = [name for name in others if name in self.ids or name not in (*numbers, *self.times)]
-        return [name for name in free if of_words(schema[name])]
+        return of_words(kept, [name for name in others if name in self.ids or name not in (*numbers, *self.times)])
+
+    def _refuse(self, moving: Mapping[str, object], attributes: Collection[str], tags: Collection[str]) -> None:
+        """Raises a `DataError` where a column that was named for the item varies on one."""
+        for name in (*attributes, *tags):
+            if name in moving:
+                option = "attribute" if name in attributes else "tag"
+                raise DataError(
+                    f"{self.where}: column {name!r} is no {option} of the item: it varies for item {moving[name]!r}; "
+                    f"leave it out of --{option}s, or give an item table with --items"
+                )
 
     def _context(
         self, kept: pl.LazyFrame, moving: list[str], numbers: dict[str, pl.Expr]
@@ -189,9 +194,21 @@ class RawLog:
         return {name: numbers[name].cast(pl.Float32) for name in names if name not in missing}, notes
 
 
-def _as_text(name: str, kind: Any) -> pl.Expr:
-    """A column of words as text."""
-    return pl.col(name).list.join("\0") if kind == WORDS else pl.col(name).cast(pl.String)
+def _hashed(name: str, kind: Any) -> pl.Expr:
+    """A column of words as numbers, which are told apart several times as quickly; null where there is no word."""
+    text = word_text(name, kind)
+    return pl.when(text.is_not_null()).then(text.hash())
+
+
+def _left_out(columns: Sequence[str], still: Collection[str]) -> list[str]:
+    """What to say of columns that got no use; those that are `still` on all items may be tags by name."""
+    doubtful = [name for name in columns if name in still]
+    found = {
+        "log columns left out": [name for name in columns if name not in still],
+        "log columns left out, since too few items have events of several users to tell that they describe the item, "
+        "not who had it; --tags names such that do": doubtful,
+    }
+    return [f"{what}: {some(names)}" for what, names in found.items() if names]
 
 
 def told_by_folders(paths: Sequence[Path]) -> list[dict[str, str | None]]:
