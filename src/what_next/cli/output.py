@@ -87,7 +87,10 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             note("what-next: interrupted")
             return INTERRUPTED
         finally:
-            sys.stderr = before
+            with suppress(OSError):  # or else it stays as it is, since Python, too, writes at its end what is left
+                if before is not None:
+                    before.flush()
+                sys.stderr = before
 
     return run
 

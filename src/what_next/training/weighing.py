@@ -230,7 +230,7 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]
         if best.best > trial.best:
             trial.take(best)
             words = name
-    if words in tables:
+    if words != name:  # the last one that it was given
         tables[words]()
     linear.choose(**trial.numbers)
     linear.forget()
