@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from what_next.agent import Agent
 from what_next.algorithms.base import Networks
-from what_next.baselines.counts import Known
+from what_next.baselines.counts import Known, Rows
 from what_next.baselines.tags import EVENTS, Tagged
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
@@ -517,7 +517,6 @@ class Environment:
         seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
         users = len(validation.some_targets(state.dataset, state.split, seed, most))
         assert isinstance(agent.learner, EncoderLearner)
-
         heeded = self.interrupts.heeded
         with agent.learner.remembering():
             return weigh(
@@ -536,10 +535,12 @@ class Environment:
         """Ways to give the linear term what came next in the log as it is now: alone, and as tags foretell it, too."""
         catalogue, most = self.state.dataset.catalogue, successors_of(events.catalogue)
 
+        @cache
+        def foretold() -> Rows:
+            return Tagged.of(catalogue).foretold(events.followers, events.counts, most)
+
         def learn(steps: float) -> None:
-            rows = events.followers
-            if steps:
-                rows = rows.plus(Tagged.of(catalogue).foretold(rows, events.counts, most), steps)
+            rows = events.followers.plus(foretold(), steps) if steps else events.followers
             linear.learn_transitions(rows.offsets, rows.columns, rows.values)
 
         several = (0.0, *EVENTS) if catalogue.tags is not None else (0.0,)

@@ -1,5 +1,6 @@
 """What tags tell of what comes next: items that share an artist, say, or a brand."""
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -131,7 +132,9 @@ class Content(Ranking):
 
     def decayed(self, decay: float) -> "Content":
         """The same with another decay."""
-        return Content(self.tagged, self.kept, self.shares, decay=decay)
+        other = copy.copy(self)
+        other.decay = decay
+        return other
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """What the tags of the history's events count."""

@@ -33,9 +33,9 @@ BAD_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EL
 P = ParamSpec("P")
 
 
-class Told:
-    """The standard error: what cannot be told there (it is closed, or on a full disk) ends nothing, and is told nowhere
-    else; all but writing is the stream's own."""
+class SafeStream:
+    """The standard error, of which nothing that cannot be written (it is closed, or on a full disk) ends a command. All
+    but writing is the stream's own."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -66,8 +66,8 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         before: Any = sys.stderr
-        told_on: Any = Told(before)
-        sys.stderr = told_on
+        safe: Any = SafeStream(before)
+        sys.stderr = safe
         try:
             code = command(*args, **kwargs)
             if sys.stdout is not None:

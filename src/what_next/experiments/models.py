@@ -82,16 +82,10 @@ def is_trained(setup: Setup, state: State) -> bool:
         return False
     if saved.ended:
         return True
-    environment = _so_far(saved, setup, state)
-    return environment.done() and environment.patience is None  # else it was killed before its counts were weighed
-
-
-def _so_far(saved: checkpoint.Progress, setup: Setup, state: State) -> Environment:
-    """What trains a setup, as far as it was trained."""
     environment = Environment(Agent(setup, state.space), state, setup)
     agent = environment.agent
     agent.histories, agent.steps, agent.spent = saved.histories, saved.steps, saved.spent
-    return environment
+    return environment.done() and environment.patience is None  # else it was killed before its counts were weighed
 
 
 def policy(setup: Setup, state: State) -> LearnedPolicy:

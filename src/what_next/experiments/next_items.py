@@ -23,17 +23,7 @@ from what_next.metrics.windows import Sampling
 from what_next.settings import Setup, listed
 from what_next.state import State
 
-RIVALS = (
-    "random",
-    "popular",
-    "popular_recent",
-    "popular_personal",
-    "content",
-    "markov",
-    "item_knn",
-    "ease",
-    "untrained",
-)
+RIVALS = (*EVERY, "untrained")
 """What each learned policy is compared with, where it is judged too."""
 FEW = 50
 """Users, of fewer than whom a bootstrap's interval is visibly too narrow."""

@@ -161,9 +161,9 @@ class LinearTerm(nn.Module):
         assert numbers.keys() <= NUMBERS.keys(), "what is set is one of the numbers"
         for name, value in (NUMBERS | numbers).items():
             self.register_buffer(name, torch.tensor(value, device=self.directions.device))
-        self._look_up((NUMBERS | numbers)["transition_decay"])
+        self._set_last((NUMBERS | numbers)["transition_decay"])
 
-    def _look_up(self, decay: float) -> None:
+    def _set_last(self, decay: float) -> None:
         """Set `last`: a number, since no tensor decides the shapes of an exported graph."""
         self.last = LAST if decay < SLOW else MANY
 
@@ -302,7 +302,7 @@ class LinearTerm(nn.Module):
         for name, now in RENAMED.items():
             if prefix + name in state_dict:
                 state_dict[prefix + now] = state_dict.pop(prefix + name)
-        self._look_up(float(state_dict.get(prefix + "transition_decay", 0.0)))
+        self._set_last(float(state_dict.get(prefix + "transition_decay", 0.0)))
         for name in TABLES:
             state_dict.setdefault(prefix + name, getattr(self, name)[:, :0])
         for name in ("directions", *TABLES):

@@ -90,7 +90,7 @@ def weigh(
     console = line_console(quiet=quiet)
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
-    passes = MANY + MORE * len(list(transitions or ())[1:])
+    passes = MANY + MORE * max(0, len(transitions or ()) - 1)
     if passes * (monotonic() - start) > LONG:
         console.print(
             f"weighing counts of the log beside the network: some {passes} passes over the validation users",

@@ -63,23 +63,8 @@ def item_table(
     others = [name for name in raw.columns if name not in ("item_id", titles)]
     found = numeric(raw.lazy(), others)
     numbers = raw.lazy().select(number.alias(name) for name, number in found.items()).collect()
-    notes = []
-    if attributes is None:
-        words = [name for name, kind in raw.schema.items() if name in others and kind == WORDS]
-        alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
-        chosen = [name for name in others if name in words or (name in found and name not in (*alike, *tags))]
-        if alike:
-            notes.append(f"item columns left out, since all items have one value: {some(alike)}")
-        if left := [name for name in others if name not in (*found, *words, *tags)]:
-            notes.append(
-                f"item columns left out, since they are not numbers: {some(left)}; a column of words becomes an "
-                "attribute for each word where --attributes names it, and tags where many items share one, or --tags "
-                "names it"
-            )
-    else:
-        chosen = [exact(raw.columns, name, "--attributes", where) for name in attributes]
-        if chosen and (left := [name for name in others if name not in (*chosen, *tags)]):
-            notes.append(f"item columns left out, since --attributes names others: {some(left)}")
+    named = attributes and [exact(raw.columns, name, "--attributes", where) for name in attributes]
+    chosen, notes = _recognised(raw, others, numbers, tags) if named is None else _named(named, others, tags)
     columns: list[pl.Series] = []
     for name in dict.fromkeys(chosen):
         taken = ["item_id", "title", *(one for one in others if one != name), *(one.name for one in columns)]
@@ -92,6 +77,28 @@ def item_table(
     if tags:
         columns.append(_tags(raw, tags).alias(_unused("tags", [one.name for one in columns])))
     return raw.select("item_id", title=_title(raw, titles)).with_columns(columns), notes
+
+
+def _recognised(
+    raw: pl.DataFrame, others: Sequence[str], numbers: pl.DataFrame, tags: Sequence[str]
+) -> tuple[Sequence[str], list[str]]:
+    """The columns that are attributes where nobody named any, and what to say of those that are not."""
+    words = [name for name in others if raw.schema[name] == WORDS]
+    alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
+    telling = [name for name in numbers.columns if name not in (*alike, *tags)]
+    notes = [f"item columns left out, since all items have one value: {some(alike)}"] if alike else []
+    if left := [name for name in others if name not in (*numbers.columns, *words, *tags)]:
+        notes.append(
+            f"item columns left out, since they are not numbers: {some(left)}; a column of words becomes an attribute "
+            "for each word where --attributes names it, and tags where many items share one, or --tags names it"
+        )
+    return [name for name in others if name in words or name in telling], notes
+
+
+def _named(named: Sequence[str], others: Sequence[str], tags: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """The columns that were named for attributes, and what to say of the others."""
+    left = [name for name in others if name not in (*named, *tags)] if named else []
+    return named, [f"item columns left out, since --attributes names others: {some(left)}"] if left else []
 
 
 def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str] | None, where: str) -> list[str]:
@@ -274,7 +281,7 @@ def varying(log: pl.LazyFrame, numbers: Sequence[str], texts: Sequence[str] = ()
     return {name: item for name, item in first.row(0, named=True).items() if item is not None}
 
 
-def telling_of_items(log: pl.LazyFrame, texts: Collection[str]) -> list[str]:
+def describing_items(log: pl.LazyFrame, texts: Collection[str]) -> list[str]:
     """Those columns of texts that do not vary on any item, where that is no chance; see `DIFFERING`.
 
     Only items tell that which several users had with a text. Where there are few, the column may as well be of a user
