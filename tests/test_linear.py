@@ -28,8 +28,8 @@ from what_next.types import Proposal
 
 GROUPS, EACH = 12, 6
 NEWER = (
-    "bias", "next_items", "next_shares", "penalty", "popularity",
-    "repeat", "repeat_decay", "replay", "transition", "transition_decay", "zero_diagonal",
+    "bias", "kept", "next_items", "next_shares", "next_totals", "penalty", "popularity",
+    "steps", "repeat", "repeat_decay", "replay", "transition", "transition_decay", "zero_diagonal",
 )  # fmt: skip
 """What the first of such models did not have."""
 

@@ -45,14 +45,14 @@ def test_how_often_a_tag_is_kept_is_drawn_to_what_its_kind_is() -> None:
 def test_what_tags_foretell_is_shared_by_the_other_items_that_have_them() -> None:
     tagged, followers = Tagged.of(items(TAGS)), steps((0, 1), (0, 2), (1, 3), (4, 0))
     x, y, u = tagged.kept(followers)
-    found = tagged.foretold(followers, np.arange(6), 5)
+    found = tagged.foretold(tagged.kept(followers), np.arange(6), 5)
     assert row(found, 0) == pytest.approx({1: x / 2, 2: x / 2})
     both = x + u  # more than 1, so that they are made to be 1
     assert both > 1
     assert row(found, 1) == pytest.approx({0: x / 2 / both, 2: x / 2 / both, 3: u / both})
     assert row(found, 4) == pytest.approx({3: y})
     assert row(found, 5) == {}
-    fewer = tagged.foretold(followers, np.arange(6), 1)
+    fewer = tagged.foretold(tagged.kept(followers), np.arange(6), 1)
     assert [list(row(fewer, item)) for item in range(6)] == [[2], [3], [1], [1], [3], []]  # of x the most popular two
 
 
@@ -65,7 +65,7 @@ def test_what_tags_foretell_is_added_to_what_was_counted() -> None:
 
 def test_no_tag_is_shared() -> None:
     tagged = Tagged.of(items(pl.Series("tags", [["a: x"], ["a: y"], None, [], None, None], dtype=pl.List(pl.String))))
-    assert len(tagged.foretold(steps((0, 1)), np.arange(6), 5).values) == 0
+    assert len(tagged.foretold(tagged.kept(steps((0, 1))), np.arange(6), 5).values) == 0
 
 
 LOG = "user,item,artist,album,country,mood,label_id,maker_id\n"

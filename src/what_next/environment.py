@@ -534,14 +534,16 @@ class Environment:
     def _transitions(self, events: Known, linear: LinearTerm) -> dict[str, Callable[[], None]]:
         """Ways to give the linear term what came next in the log as it is now: alone, and as tags foretell it, too."""
         catalogue, most = self.state.dataset.catalogue, successors_of(events.catalogue)
+        kept = (tagged := Tagged.of(catalogue)).kept(events.followers)
 
         @cache
         def foretold() -> Rows:
-            return Tagged.of(catalogue).foretold(events.followers, events.counts, most)
+            return tagged.foretold(kept, events.counts, most)
 
         def learn(steps: float) -> None:
             rows = events.followers.plus(foretold(), steps) if steps else events.followers
             linear.learn_transitions(rows.offsets, rows.columns, rows.values)
+            linear.learn_tags(steps, tagged.of_kinds(kept, len(catalogue.kinds)))
 
         several = (0.0, *EVENTS) if catalogue.tags is not None else (0.0,)
         words = {steps: f"what tags foretell, as {steps:g} steps" if steps else "" for steps in several if most}

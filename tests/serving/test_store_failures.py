@@ -22,6 +22,7 @@ from what_next.serving.store import (
     EventsAdded,
     ItemRow,
     Store,
+    StoredItem,
     WithdrawItem,
     Writer,
     backend,
@@ -286,6 +287,8 @@ def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(
             link.exec_driver_sql(f"DROP TABLE {table}")
         for column in ("withdrawn", "rule", "deliveries"):
             link.exec_driver_sql(f"ALTER TABLE impressions DROP COLUMN {column}")
+        link.exec_driver_sql("ALTER TABLE items DROP COLUMN tags")
+        link.exec_driver_sql("INSERT INTO items (number, item_id, title, attributes) VALUES (1, 'old', 'Old', '{}')")
         link.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
         for one in (values, values.replace("r1", "r0").replace("anna", "bert").replace("true", "false")):
             link.exec_driver_sql(f"INSERT INTO impressions ({columns}, shown) VALUES ({one})")
@@ -293,10 +296,11 @@ def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(
     store.close()
     assert "migrated" not in caplog.text, "a new store is not told of"
     store = Store.open(place)
-    assert "was migrated from 0001 to 0004; earlier versions" in caplog.text
+    assert "was migrated from 0001 to 0005; earlier versions" in caplog.text
     assert schema_of(store) == new
     assert [(one.recommendation_id, one.items) for one in impressions_of(store, "anna")] == [("r1", ("i1",))]
     assert rows(store, "SELECT withdrawn FROM impressions") == [(0,), (0,)]
+    assert store.items_after(0) == [StoredItem(1, "old", "Old", {}, None)]
     for by in (1, -1):  # who asked again hung up again
         store.commit([CountDeliveries(("r0",), by)])
     assert not impressions_of(store, "bert")[0].shown

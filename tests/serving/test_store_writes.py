@@ -243,6 +243,19 @@ def test_items_are_numbered_on_so_that_a_reader_misses_none(store: Store) -> Non
     assert (item.number, item.item_id, item.title, item.attributes) == (3, "b", "B3", {"x": 3.0})
 
 
+def test_an_item_keeps_its_tags_until_others_are_told(store: Store) -> None:
+    tagged = [ItemRow("a", "A", {}, {"artist": ["Queen"]}), ItemRow("a", "B", {}), ItemRow("b", "", {})]
+    store.commit([AddItems(tuple(tagged)), AddItems((ItemRow("a", "C", {}),))])
+    assert {item.item_id: (item.title, item.tags) for item in store.items_after(0)} == {
+        "a": ("C", {"artist": ["Queen"]}),
+        "b": ("", None),
+    }
+    one(store, AddItems((ItemRow("a", "D", {}), ItemRow("b", "", {}, {"genre": ["rock", "pop"]}))))
+    assert [item.tags for item in store.items_after(0)] == [{"artist": ["Queen"]}, {"genre": ["rock", "pop"]}]
+    one(store, AddItems((ItemRow("a", "E", {}, {}),)))
+    assert store.items_after(4)[0].tags == {}
+
+
 def test_an_item_is_withdrawn_until_it_is_put_again_and_every_change_is_kept(store: Store) -> None:
     assert store.commit([WithdrawItem("a"), WithdrawItem("b"), WithdrawItem("a")]) == [True, True, False]
     assert one(store, WithdrawItem("b")) is False

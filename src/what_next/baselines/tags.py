@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int32, Int64
 
 from what_next.baselines.counts import TIE, Known, Rows, events_after, parts
 from what_next.baselines.rules import Ranking
@@ -20,6 +20,8 @@ PRIOR = 10.0
 """Steps of the log that the kind of a tag counts as, where the steps from items with that very tag are few."""
 EVENTS = (10.0, 1000.0)
 """Steps of the log from each item that what its tags tell may count as: many have it alone decide."""
+KIN, LEAST = 128, 1e-6
+"""Items that tell of a new one with the same tags, at most; and how often a tag is kept, at least."""
 STEPS = 2**20
 """Pairs of one item and the next that are looked at, at most."""
 WORK = 2**22
@@ -32,7 +34,7 @@ class Tagged:
 
     Attributes:
         offsets: the tags of item `i` are `tags[offsets[i]:offsets[i + 1]]`.
-        kinds: of each tag, a number for what it is, such as an artist.
+        kinds: of each tag, where what it is stands in `Catalogue.kinds`, such as an artist.
     """
 
     offsets: Int64[np.ndarray, "items_plus_1"]
@@ -45,10 +47,9 @@ class Tagged:
         tags = catalogue.tags
         if tags is None:
             tags = pl.repeat(None, len(catalogue), dtype=pl.List(pl.String), eager=True)
-        each = pl.DataFrame({"tag": tags}).with_row_index("item").explode("tag").drop_nulls().unique()
-        several = each.filter(pl.len().over("tag") > 1).sort("item", "tag")
+        several = _each(tags).filter(pl.len().over("tag") > 1).sort("item", "tag")
         codes = several["tag"].rank("dense").cast(pl.Int64).to_numpy() - 1
-        kinds = kinds_of(several["tag"].unique().sort()).rank("dense").cast(pl.Int64).to_numpy() - 1
+        kinds = _kinds(several["tag"].unique().sort(), catalogue)
         return cls(np.searchsorted(several["item"].to_numpy(), np.arange(len(tags) + 1)), codes, kinds)
 
     @cached_property
@@ -73,13 +74,18 @@ class Tagged:
         of_kind = np.bincount(self.kinds, stayed) / np.maximum(np.bincount(self.kinds, steps), 1)
         return np.asarray((stayed + PRIOR * of_kind[self.kinds]) / (steps + PRIOR))
 
-    def foretold(self, followers: Rows, events: Int64[np.ndarray, "items"], most: int) -> Rows:
+    def of_kinds(self, kept: Float64[np.ndarray, "tags"], kinds: int) -> Float64[np.ndarray, "kinds"]:
+        """How often a tag of each kind is kept, on average; 0 where no two items share one."""
+        counts = np.bincount(self.kinds, minlength=kinds)
+        return np.asarray(np.bincount(self.kinds, kept, kinds) / np.maximum(counts, 1))
+
+    def foretold(self, chances: Float64[np.ndarray, "tags"], events: Int64[np.ndarray, "items"], most: int) -> Rows:
         """The chances of what comes next after each item, as far as its tags tell; of `most` items, or fewer.
 
-        The chance that a tag is kept is shared among the other items that have it; those `most` that have the most
-        `events` are told. Where the chances of all tags of an item come to more than 1, they are made to be 1.
+        The chance that a tag is kept (`kept`) is shared among the other items that have it; those `most` that have the
+        most `events` are told. Where the chances of all tags of an item come to more than 1, they are made to be 1.
         """
-        count, chances = len(self.offsets) - 1, self.kept(followers)
+        count = len(self.offsets) - 1
         order = np.lexsort((self.items, -events[self.items], self.tags))  # the members of each tag
         members, sizes = self.items[order], np.bincount(self.tags, minlength=len(self.kinds))
         starts, shown = np.append(0, sizes.cumsum()), np.minimum(sizes, most + 1)
@@ -99,6 +105,42 @@ class Tagged:
         first, whole = pairs // count, np.maximum(np.bincount(self.items, chances[self.tags], count), 1)
         offsets = np.searchsorted(first, np.arange(count + 1))
         return Rows(offsets, (pairs % count).astype(np.int32), (sums / whole[first]).astype(np.float32))
+
+
+def akin(
+    catalogue: Catalogue,
+    seen: Int32[np.ndarray, "seen"],
+    first: int,
+    chances: Float64[np.ndarray, "kinds"],
+    events: Float64[np.ndarray, "items"],
+) -> Rows:
+    """What the tags of each item from `first` on foretell, as `Tagged.foretold`, by how often a tag of each kind is
+    kept; of items that were `seen` in training, those of each tag with the most `events`, or what grows with these."""
+    each = _each(catalogue.tags)
+    tags = each.filter(pl.col("item") >= first).select("tag").unique()
+    each = each.join(tags, on="tag", how="semi").with_columns(others=pl.len().over("tag") - 1)
+    each = each.filter(pl.col("others") > 0)
+    each = each.with_columns(pl.Series("kept", np.maximum(chances, LEAST)[_kinds(each["tag"], catalogue)]))
+    chance = pl.col("kept") / pl.col("others") / pl.col("kept").sum().over("item").clip(lower_bound=1)
+    new = each.filter(pl.col("item") >= first).select("tag", chance.alias("chance"), new="item")
+    known = each.join(pl.DataFrame({"item": seen.astype(np.uint32), "events": events[seen]}), on="item")
+    known = known.filter(pl.struct(-pl.col("events"), "item").rank("ordinal").over("tag") <= KIN)
+    pairs = new.join(known.select("tag", "item", "events"), on="tag")
+    pairs = pairs.group_by("new", "item", "events").agg(pl.col("chance").sum())
+    pairs = pairs.sort("new", -pl.col("chance"), -pl.col("events"), "item")
+    pairs = pairs.filter(pl.int_range(pl.len()).over("new") < KIN)
+    offsets = np.searchsorted(pairs["new"].to_numpy(), np.arange(first, len(catalogue) + 1))
+    return Rows(offsets, pairs["item"].to_numpy().astype(np.int32), pairs["chance"].to_numpy().astype(np.float32))
+
+
+def _each(tags: pl.Series | None) -> pl.DataFrame:
+    """Which `item` has which `tag`, each pair once."""
+    return pl.DataFrame({"tag": tags}).with_row_index("item").explode("tag").drop_nulls().unique()
+
+
+def _kinds(tags: pl.Series, catalogue: Catalogue) -> Int64[np.ndarray, "tags"]:
+    """Where in `Catalogue.kinds` stands what tags are."""
+    return kinds_of(tags).cast(pl.Enum(catalogue.kinds)).to_physical().cast(pl.Int64).to_numpy()
 
 
 class Content(Ranking):

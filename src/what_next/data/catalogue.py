@@ -1,7 +1,7 @@
 """The items: ids, titles, and attributes with the scaling under which distances are taken."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -90,7 +90,9 @@ class Catalogue:
     @cached_property
     def kinds(self) -> list[str]:
         """What the words of the items are, such as `artist`."""
-        return [] if self.tags is None else kinds_of(self.tags.explode().drop_nulls()).unique().sort().to_list()
+        return (
+            [] if self.tags is None else kinds_of(self.tags.explode().drop_nulls().unique()).unique().sort().to_list()
+        )
 
     @cached_property
     def constant(self) -> list[str]:
@@ -177,3 +179,16 @@ class Catalogue:
 def kinds_of(tags: pl.Series) -> pl.Series:
     """What words are: `artist` of "artist: Queen"."""
     return tags.str.split(": ").list.first()
+
+
+def tags_of(words: Mapping[str, Sequence[str]]) -> list[str]:
+    """Words by what they are, as `Catalogue.tags` has them."""
+    return list(dict.fromkeys(f"{kind}: {word}" for kind, several in words.items() for word in several))
+
+
+def by_kind(tags: Iterable[str]) -> dict[str, list[str]]:
+    """The other way."""
+    found: dict[str, list[str]] = {}
+    for kind, _, word in (tag.partition(": ") for tag in tags):
+        found.setdefault(kind, []).append(word)
+    return found

@@ -1,7 +1,7 @@
 """New items in a running service: a recommender with a longer catalogue, without training."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,13 +11,17 @@ from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from what_next.agent import Agent
+from what_next.baselines.counts import Rows
+from what_next.baselines.tags import akin
 from what_next.data import Catalogue
+from what_next.data.catalogue import tags_of
 from what_next.data.importing.ids import CANONICAL_INTEGER
 from what_next.data.space import Space
 from what_next.errors import CatalogueError, some
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
 from what_next.models.items import ItemVectors
+from what_next.models.linear import mean_of
 from what_next.policy import LearnedPolicy
 from what_next.state import State
 
@@ -32,6 +36,11 @@ UNTOLD = (
     "on, once events name it"
 )
 """What people are told of a new item where items have no attributes."""
+UNSHARED = (
+    "are those of no item that the model was trained with, and the catalogue has no attributes by which a new item "
+    "could be recommended; give one that such an item has, or wait for the next training, once events name it"
+)
+"""What they are told of its tags, where some items have any."""
 
 
 @dataclass(frozen=True)
@@ -41,35 +50,40 @@ class NewItem:
     Attributes:
         item_id: as in the item table; `title`: what people call it.
         attributes: all that the catalogue has, by name, in their own units.
+        tags: words that other items may share, by what they are; of kinds that the catalogue lacks they count for
+            nothing. None: those that it had.
     """
 
     item_id: str
     title: str
     attributes: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, Sequence[str]] | None = None
 
 
 def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     """A recommender with further items at the end of its catalogue, which may be recommended at once.
 
     Positions of old items stay, and so do sessions: those of the one go on with the other. An id that is known gets the
-    new title and attributes; the last of an id counts. The recommender itself is as it was, and may go on answering;
-    the two share no memory that either changes.
+    new title, attributes and tags; the last of an id counts. The recommender itself is as it was, and may go on
+    answering; the two share no memory that either changes.
 
     Where items are known by their attributes, a new one is as good as any other. Where their vectors are learned and
     nothing else, a new one's is the mean of those of its 10 nearest items (of a training event, where that is known) by
     standardised attributes: a guess, which holds until the next training. Beside attributes, what is learned of a new
-    item is nothing.
+    item is nothing. Without any, a new one's vector is the mean of those of the items that share its tags, each as
+    likely as these foretell; so is what the counts of the log say of it (`LinearTerm.place`), with attributes or not.
 
     Raises:
         CatalogueError: an item lacks an attribute, has one that the catalogue does not know or one that is no number;
-            or a new one has none to be told by.
+            or a new one has neither attributes nor tags to be told by.
     """
     if not items:
         return recommender
     latest = list({item.item_id: item for item in items}.values())
-    check(recommender.catalogue, latest)
-    catalogue = extended_catalogue(recommender.catalogue, latest)
     old = recommender.state
+    for _, problem in _problems(recommender.policy.agent.space, latest):
+        raise CatalogueError(problem)
+    catalogue = extended_catalogue(recommender.catalogue, latest)
     state = State(replace(old.dataset, catalogue=catalogue), old.setup, _space(old.space, catalogue))
     agent = _agent(recommender.policy.agent, catalogue)
     if agent.setup.algorithm.by_attributes:
@@ -77,37 +91,48 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     return Recommender(LearnedPolicy(agent, state, recommender.policy.search))
 
 
-def check(catalogue: Catalogue, items: Sequence[NewItem]) -> None:
-    """Raises a `CatalogueError` where an item cannot be put into the catalogue."""
-    known = set(catalogue.names)
-    places = catalogue.index([item.item_id for item in items])
-    for item, place in zip(items, places.tolist(), strict=True):
-        if unknown := sorted(set(item.attributes) - known):
-            raise CatalogueError(
-                f"item {item.item_id!r} has attributes that the catalogue does not know: {some(unknown)}; it has "
-                f"{some(catalogue.names) or 'none'}"
-            )
-        if missing := [name for name in catalogue.names if name not in item.attributes]:
-            raise CatalogueError(f"item {item.item_id!r} lacks attributes: {some(missing)}; give all of them")
-        if wrong := [name for name, value in item.attributes.items() if not abs(value) <= LARGEST]:
-            raise CatalogueError(f"item {item.item_id!r}: {some(wrong)} is not a finite number")
-        if place < 0 and not known:
-            raise CatalogueError(f"item {item.item_id!r} {UNTOLD}")
-
-
-def misfits(catalogue: Catalogue, items: Sequence[NewItem]) -> frozenset[str]:
+def misfits(space: Space, items: Sequence[NewItem]) -> frozenset[str]:
     """The ids of those items that cannot be put into the catalogue."""
-    try:
-        check(catalogue, items)
-    except CatalogueError:
-        if len(items) == 1:
-            return frozenset((items[0].item_id,))
-        return frozenset().union(*(misfits(catalogue, [one]) for one in items))
-    return frozenset()
+    return frozenset(name for name, _ in _problems(space, items))
+
+
+def told(space: Space, items: Sequence[NewItem] = ()) -> frozenset[str]:
+    """The tags of the items that have a training event, where that is known; also those that `items` give them now."""
+    tags = space.catalogue.tags
+    if tags is None:
+        return frozenset()
+    kinds, seen = set(space.catalogue.kinds), set(space.catalogue.ids.gather(space.seen).cast(pl.String))
+    new = [words for item in items if item.item_id in seen for words in _tags(item, kinds) or ()]
+    return frozenset([*tags.gather(space.seen).explode().drop_nulls().unique(), *new])
+
+
+def _problems(space: Space, items: Sequence[NewItem]) -> Iterator[tuple[str, str]]:
+    """The items that cannot be put into the catalogue, and why."""
+    catalogue = space.catalogue
+    places, known = catalogue.index([item.item_id for item in items]), set(catalogue.names)
+    tags = told(space, items) if not known and places.min(initial=0) < 0 else frozenset()
+    for item, place in zip(items, places.tolist(), strict=True):
+        name = f"item {item.item_id!r}"
+        if unknown := sorted(set(item.attributes) - known):
+            what, has = "attributes that the catalogue does not know", some(catalogue.names) or "none"
+            yield item.item_id, f"{name} has {what}: {some(unknown)}; it has {has}"
+        elif missing := [name for name in catalogue.names if name not in item.attributes]:
+            yield item.item_id, f"{name} lacks attributes: {some(missing)}; give all of them"
+        elif wrong := [name for name, value in item.attributes.items() if not abs(value) <= LARGEST]:
+            yield item.item_id, f"{name}: {some(wrong)} is not a finite number"
+        elif place < 0 and not known and tags.isdisjoint(_tags(item) or ()):
+            yield item.item_id, f"{name}: its tags {UNSHARED}" if tags else f"{name} {UNTOLD}"
+
+
+def _tags(item: NewItem, kinds: Container[str] | None = None) -> list[str] | None:
+    """As the catalogue has them, of some kinds, or all."""
+    if item.tags is None:
+        return None
+    return tags_of({kind: words for kind, words in item.tags.items() if kinds is None or kind in kinds})
 
 
 def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalogue:
-    """The catalogue with items of different ids replaced, or added at its end, under the same scaling; tags stay."""
+    """The catalogue with items of different ids replaced, or added at its end, under the same scaling."""
     texts = pl.Series(catalogue.ids.name, [item.item_id for item in items], dtype=pl.String)
     ids, titles = catalogue.ids, pl.Series(catalogue.titles.name, [item.title for item in items], dtype=pl.String)
     if ids.dtype != pl.String and texts.str.contains(CANONICAL_INTEGER).all():
@@ -122,7 +147,11 @@ def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalo
     rows[places] = old + np.arange(len(items))
     tags = catalogue.tags
     if tags is not None:
-        tags = tags.extend_constant(None, len(rows) - old)
+        given = pl.Series(tags.name, [_tags(item, catalogue.kinds) for item in items], tags.dtype)
+        stay = np.array([item.tags is None for item in items]) & (places < old)
+        kept = rows.copy()
+        kept[places[stay]] = places[stay]
+        tags = pl.concat([tags, given]).gather(kept)
     return replace(
         catalogue,
         ids=pl.concat([ids, texts]).gather(rows),
@@ -143,22 +172,35 @@ def _space(space: Space, catalogue: Catalogue) -> Space:
 def _agent(agent: Agent, catalogue: Catalogue) -> Agent:
     """A copy for inference, whose encoder knows all items."""
     new = Agent(agent.setup, _space(agent.space, catalogue))
-    known: dict[int, object] = {
-        id(net.items): _vectors(net.items, catalogue, agent.space.seen)
-        for net in agent.nets.values()
-        if isinstance(net, Encoder)
-    }
+    known: dict[int, object] = {}
+    for net in (net for net in agent.nets.values() if isinstance(net, Encoder)):
+        kin = _kin(net, catalogue, agent.space.seen)
+        known[id(net.items)] = _vectors(net.items, catalogue, agent.space.seen, kin)
+        if net.ridge is not None:
+            known[id(net.ridge)] = ridge = copy.deepcopy(net.ridge)
+            ridge.grow(len(catalogue))
+            if kin is not None:
+                ridge.place(kin.offsets, kin.columns, kin.values)
     new.nets = {name: copy.deepcopy(net, known) for name, net in agent.nets.items()}
     for net in new.nets.values():
         if isinstance(net, Encoder) and net.followed is not None:
             net.followed = torch.cat([net.followed, net.followed.new_ones(len(catalogue) - len(net.followed))])
-        if isinstance(net, Encoder) and net.ridge is not None:
-            net.ridge.grow(len(catalogue))
     new.histories, new.steps = agent.histories, agent.steps
     return new.eval()
 
 
-def _vectors(old: ItemVectors, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"]) -> ItemVectors:
+def _kin(net: Encoder, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"]) -> Rows | None:
+    """For each new item those that share its tags, and what these foretell; None where there are none."""
+    if catalogue.tags is None or net.items.count == len(catalogue):
+        return None
+    ridge, kinds = net.ridge, len(catalogue.kinds)
+    events = np.zeros(net.items.count) if ridge is None else ridge.popularity.double().cpu().numpy()
+    chances = np.ones(kinds) if ridge is None or len(ridge.kept) != kinds else ridge.kept.double().cpu().numpy()
+    found = akin(catalogue, seen, net.items.count, chances, events)
+    return found if len(found.values) else None
+
+
+def _vectors(old: ItemVectors, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"], kin: Rows | None) -> ItemVectors:
     """The vectors of the items, the new ones at the end."""
     count, vectors = len(catalogue), catalogue.vectors
     new = copy.deepcopy(old)
@@ -168,8 +210,10 @@ def _vectors(old: ItemVectors, catalogue: Catalogue, seen: Int32[np.ndarray, "se
     if old.learned is not None:
         rows = old.learned.detach()
         added = rows.new_zeros(count - old.count, old.dim)
-        if old.attributes is None:
+        if old.attributes is None and catalogue.names:
             added = _guessed(rows, vectors, seen)
+        elif old.attributes is None and kin is not None:
+            added = mean_of(rows, kin.offsets, kin.columns, kin.values)
         new.learned = nn.Parameter(torch.cat([rows, added]), requires_grad=old.learned.requires_grad)
     if old.trained is not None:
         new.trained = torch.cat([old.trained, old.trained.new_zeros(count - old.count, 1)])

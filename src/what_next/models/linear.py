@@ -4,6 +4,7 @@ item was there before.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+
+from what_next.data.batches import ranges
 
 RANKS = (64, 512, 1024)
 """Directions of the linear model: at least, and where validation finds more to be worth their columns."""
@@ -36,7 +39,7 @@ SUCCESSORS = (16, 128)
 ALL_SUCCESSORS = 2**20
 """Entries of their table, where there are more than the fewest; and items up to which there is one."""
 
-TABLES = ("next_items", "next_shares")
+TABLES = ("next_items", "next_shares", "next_totals")
 """Of items, with as many columns as count."""
 NUMBERS = {
     "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "replay": 0.0, "repeat": 0.0,
@@ -101,6 +104,8 @@ class LinearTerm(nn.Module):
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
     nothing is added.
 
+    Of an item that comes once the log is counted, the items that share tags with it tell (`place`).
+
     Attributes:
         rank: how many directions there are.
         directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
@@ -108,7 +113,10 @@ class LinearTerm(nn.Module):
             may count the less, the longer they are past.
         weight, decay, zero_diagonal, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         next_items, next_shares: [items kept], for each item those that came next most often, -1 for none, and how often
-            each did, by one more than how often anything did; no column without `transition`.
+            each did, by one more than how often anything did; no column without `transition`. `next_totals`: [items 1],
+            how often that was.
+        steps: how many steps of the log what tags foretell counts as there; `kept`: [kinds], how often a tag of each
+            kind is kept. No entry where items have no tags.
         transition: what these shares count after the last item; after an earlier one `transition_decay` of what they do
             after the next.
         repeat: what the shares of items in the history count, where an event counts `repeat_decay` of the one after it.
@@ -132,6 +140,9 @@ class LinearTerm(nn.Module):
     transition_decay: Tensor
     next_items: Tensor
     next_shares: Tensor
+    next_totals: Tensor
+    steps: Tensor
+    kept: Tensor
     temperature: Tensor
 
     def __init__(self, count: int) -> None:
@@ -144,6 +155,8 @@ class LinearTerm(nn.Module):
         for name in TABLES:
             self.register_buffer(name, torch.zeros(count, 0))
         self.next_items = self.next_items.int()
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("kept", torch.zeros(0))
         self.choose()
 
     @property
@@ -205,6 +218,12 @@ class LinearTerm(nn.Module):
         items[cells], shares[cells] = followers[chosen], counts[chosen] / (totals[before[kept]] + 1)
         self.next_items = torch.from_numpy(items).to(self.directions.device)
         self.next_shares = torch.from_numpy(shares).to(self.directions.device)
+        self.next_totals = torch.from_numpy(totals[:, None]).to(self.next_shares)
+
+    def learn_tags(self, steps: float, kept: Float64[np.ndarray, "kinds"]) -> None:
+        """Take how many steps what tags foretell counted as in the transitions, and how often a tag is kept."""
+        self.steps.fill_(steps)
+        self.kept = torch.from_numpy(kept).to(self.directions)
 
     def forget(self) -> None:
         """Keep nothing of the transitions, where they do not count."""
@@ -220,6 +239,62 @@ class LinearTerm(nn.Module):
         for name in TABLES:
             nothing = -1 if name == "next_items" else 0
             setattr(self, name, functional.pad(getattr(self, name), (0, 0, 0, more), value=nothing))
+
+    @torch.no_grad()
+    def place(
+        self,
+        offsets: Int64[np.ndarray, "new_plus_1"],
+        kin: Int32[np.ndarray, "pairs"],
+        chances: Float32[np.ndarray, "pairs"],
+    ) -> None:
+        """Say of the last items, of which nothing is known, what their kin tell: those of the first of them lie from
+        `offsets[0]` to `offsets[1]`, with the chance that each comes next of it as far as tags tell.
+
+        Its direction is the mean of theirs. They come next of it, and it of them, as they would by tags alone; it comes
+        next of other items as often as they do on average.
+        """
+        first = len(self.directions) - len(offsets) + 1
+        self.directions[first:] = mean_of(self.directions, offsets, kin, chances)
+        if not self.next_items.shape[1] or not self.steps:
+            return
+        items, shares = self.next_items.cpu().numpy(), self.next_shares.cpu().numpy()
+        told, most = float(self.steps) * chances, items.shape[1]
+        for new, (start, stop) in enumerate(pairwise(offsets.tolist()), first):
+            end = min(stop, start + most)  # the likely ones come first
+            self.next_totals[new] = total = float(told[start:end].sum())
+            items[new, : end - start], shares[new, : end - start] = kin[start:end], told[start:end] / (total + 1)
+        self._let_follow(first, offsets, kin, told, (items, shares))
+        self.next_items, self.next_shares = torch.from_numpy(items), torch.from_numpy(shares)
+        self.to(self.directions.device)
+
+    def _let_follow(
+        self,
+        first: int,
+        offsets: Int64[np.ndarray, "new_plus_1"],
+        kin: Int32[np.ndarray, "pairs"],
+        told: Float32[np.ndarray, "pairs"],
+        table: tuple[Int32[np.ndarray, "items kept"], Float32[np.ndarray, "items kept"]],
+    ) -> None:
+        """Put the items from `first` on into the rows of others, in the place of what came next least often."""
+        items, shares = table
+        totals = self.next_totals[:, 0].cpu().numpy()
+        before, places = np.nonzero(np.isin(items, kin))
+        order = np.argsort(items[before, places], kind="stable")
+        before, places = before[order], places[order]
+        starts, values = np.searchsorted(items[before, places], np.arange(len(items) + 1)), shares[before, places]
+        for new, (start, stop) in enumerate(pairwise(offsets.tolist()), first):
+            own, weights = kin[start:stop], told[start:stop]
+            counts = starts[own + 1] - starts[own]
+            entries = ranges(starts[own], counts)
+            average = np.bincount(before[entries], np.repeat(weights, counts) * values[entries], len(items))
+            average /= max(float(weights.sum()), np.finfo(np.float32).tiny)
+            average[own] = np.maximum(average[own], weights / (np.maximum(totals[own], weights) + 1))
+            average[new] = 0
+            rows = np.flatnonzero(average)
+            least = shares[rows].argmin(1)
+            better = average[rows] > shares[rows, least]
+            cells = rows[better], least[better]
+            items[cells], shares[cells] = new, average[rows[better]]
 
     def extended(
         self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch rank"]
@@ -309,8 +384,9 @@ class LinearTerm(nn.Module):
             saved, own = state_dict[prefix + name], getattr(self, name)
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
         self.gains = self.gains.new_zeros(self.directions.shape[1])
+        self.kept = self.kept.new_zeros(len(state_dict.setdefault(prefix + "kept", self.kept[:0])))
         state_dict.setdefault(prefix + "penalty", torch.ones_like(self.penalty))
-        for name in ("popularity", *LATER):
+        for name in ("popularity", "steps", *LATER):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
@@ -318,6 +394,22 @@ class LinearTerm(nn.Module):
 def _shares(amounts: Float[Tensor, "batch some"]) -> Float[Tensor, "batch some"]:
     """Of the sum of each row; 0 where that is."""
     return amounts / amounts.sum(1, keepdim=True).clamp(min=torch.finfo(amounts.dtype).tiny)
+
+
+def mean_of(
+    vectors: Float[Tensor, "items dim"],
+    offsets: Int64[np.ndarray, "new_plus_1"],
+    kin: Int32[np.ndarray, "pairs"],
+    chances: Float32[np.ndarray, "pairs"],
+) -> Float[Tensor, "new dim"]:
+    """Means of vectors by their chances: those of the first from `offsets[0]` to `offsets[1]`, and so on; 0 of none."""
+    rows, count = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), len(offsets) - 1
+    weights = chances / np.bincount(rows, chances, count)[rows]
+    places, bags, shares = (torch.from_numpy(one).to(vectors.device) for one in (kin, offsets[:-1], weights))
+    found: Tensor = functional.embedding_bag(
+        places.long(), vectors, bags, mode="sum", per_sample_weights=shares.to(vectors)
+    )
+    return found
 
 
 def last_of(

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from what_next.data import Catalogue, Dataset
 from what_next.data.batches import by_length, width_of
+from what_next.data.catalogue import by_kind
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.rule import Rule
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
@@ -261,9 +262,10 @@ def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:
     """The policy with the items that were added while the service ran, as the service would add them."""
     count = int(footer_of(log).get(ADDED, "0"))
     table = Catalogue.from_table(pl.read_parquet(beside(log, "items"), glob=False).tail(count))
+    tags = [None] * len(table) if table.tags is None else table.tags.to_list()
     new = [
-        NewItem(str(name), title, dict(zip(table.names, values, strict=True)))
-        for name, title, values in zip(table.ids, table.titles, table.attributes.tolist(), strict=True)
+        NewItem(str(name), title, dict(zip(table.names, values, strict=True)), by_kind(words or ()))
+        for name, title, values, words in zip(table.ids, table.titles, table.attributes.tolist(), tags, strict=True)
     ]
-    odd = misfits(policy.agent.space.catalogue, new)
+    odd = misfits(policy.agent.space, new)
     return extend(Recommender(policy), [one for one in new if one.item_id not in odd]).policy

@@ -22,6 +22,8 @@ LONGEST, FARTHEST = 2**31 * 1.0, 2**63 * 1.0
 """No number about a situation, and no attribute, which may be a time in nanoseconds, is larger."""
 ATTRIBUTES = 1000
 """Most attributes of an item: a catalogue has one for each of many words."""
+TAGS = 100
+"""Most kinds of tags of an item, and words of each."""
 END = 7_258_118_400_000_000
 """The year 2200, in microseconds: times are below it."""
 COARSE = 100_000_000_000_000
@@ -117,6 +119,14 @@ Numbers = Annotated[dict[Word, Number], Field(max_length=64, json_schema_extra=_
 """Numbers by name."""
 Attributes = Annotated[dict[Id, Value], Field(max_length=ATTRIBUTES, json_schema_extra=_by_name)]
 """Attributes by name."""
+Words = Annotated[
+    list[Id],
+    Field(min_length=1, max_length=TAGS),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=Id | list[Id]),
+]
+"""One of them, or several."""
+Tags = Annotated[dict[Id, Words], Field(max_length=TAGS, json_schema_extra=_by_name)]
+"""Words by what they are."""
 Ids = Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)]
 """Items that a question permits, or does not."""
 
@@ -217,6 +227,7 @@ QUESTION = {"user_id": "u1", "k": 10}
 EVENT = {"event_id": "web-7f3a91", "user_id": "u1", "item_id": "i1", "timestamp": "2026-11-25T10:00:00Z"}
 FEEDBACK = {"feedback_id": "web-7f3a92", "recommendation_id": "0199a1b2c3d4", "item_id": "i1", "reward": 1.0}
 SONG = {"item_id": "i1001", "title": "So What", "attributes": {"energy": 0.3, "tempo": 136.0}}
+TAGGED = {"item_id": "i1003", "title": "Blue Train", "tags": {"artist": "John Coltrane", "genre": ["jazz", "bop"]}}
 
 
 class Question(Body):
@@ -336,16 +347,21 @@ class Feedbacks(Batch):
 class Item(Body):
     """A new item, or what is now true of one that the catalogue holds, of the training or added."""
 
-    examples = {"song": SONG}
+    examples = {"song": SONG, "tagged": TAGGED}
 
     item_id: NameInPaths
     title: Text
-    attributes: Attributes = Field(description="a number for each attribute of the catalogue")
+    attributes: Attributes = Field(default={}, description="a number for each attribute of the catalogue")
+    tags: Tags | None = Field(
+        default=None,
+        description="words that other items may share, by kinds that the catalogue has; null: those that it had",
+    )
 
     @property
     def row(self) -> ItemRow:
         """As the store takes it."""
-        return ItemRow(self.item_id, self.title, self.attributes)
+        tags = self.tags and {kind: [word.strip() for word in words] for kind, words in self.tags.items()}
+        return ItemRow(self.item_id, self.title, self.attributes, tags)
 
 
 class Items(Batch):

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -16,8 +16,9 @@ from typing import Any, get_args
 import torch
 from cachetools import TTLCache
 
+from what_next.data.catalogue import tags_of
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
-from what_next.inference.extend import LARGEST, UNTOLD
+from what_next.inference.extend import LARGEST, UNSHARED, UNTOLD
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
@@ -278,9 +279,9 @@ class Engine:
         self.models.grow()
         self.models.withdrawals.look()
 
-    def check_item(self, item_id: str, attributes: Mapping[str, float], place: str = "") -> None:
+    def check_item(self, item: records.ItemRow, place: str = "") -> None:
         """Raises a `Refused` where an item cannot be put into the catalogue; `place`: before its fields' names."""
-        served, names = self.served, self.served.catalogue.names
+        served, names, attributes = self.served, self.served.catalogue.names, item.attributes
         wrong = {
             "missing": [name for name in names if name not in attributes],
             "not known": [name for name in attributes if name not in names],
@@ -291,8 +292,11 @@ class Engine:
         problems = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
         if problems:
             raise Refused(f"{place}attributes", f"{'; '.join(problems)}; an item has {some(names) or 'none'}")
-        if not names and item_id not in served.places:
-            raise Refused(f"{place}item_id", UNTOLD)
+        tags, kinds = item.tags or {}, served.catalogue.kinds
+        if unknown := [repr(kind) for kind in tags if kind not in kinds]:
+            raise Refused(f"{place}tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}")
+        if not names and item.item_id not in served.places and served.told.isdisjoint(tags_of(tags)):
+            raise Refused(f"{place}tags" if kinds else f"{place}item_id", UNSHARED if kinds else UNTOLD)
 
     def held(self, item_ids: Sequence[str]) -> int:
         """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""

@@ -204,6 +204,7 @@ class Live:
             "left_out": len(served.left_out),
             "withdrawn": len(self.current.withdrawn[1]),
             "attributes": list(served.catalogue.names),
+            "tags": served.catalogue.kinds,
             "metrics": manifest.metrics,
             "search": settings.search,
             "critic": served.policy.agent.setup.model_critic_path is not None,

@@ -142,11 +142,12 @@ async def search_items(call: Call, query: Query = "", limit: Limit = 20) -> dict
 async def add_item(call: Call, item: Item) -> dict[str, Any]:
     """Add an item, or change one.
 
-    An id that the catalogue holds, of the training or added later, gets the new title and attributes, and counts as
-    replaced. An item needs a number for each attribute of the catalogue, and no others. It can be recommended as soon
-    as this is answered; another process on the same store takes it up within seconds, and so does this one if the store
-    goes away just then. Where the catalogue has no attributes, a new item is refused: a model that is trained on events
-    with it will know it.
+    An id that the catalogue holds, of the training or added later, gets the new title, attributes and tags (without
+    `tags` it keeps its own), and counts as replaced. An item needs a number for each attribute of the catalogue, and no
+    others; its tags are of kinds that the catalogue has. It can be recommended as soon as this is answered; another
+    process on the same store takes it up within seconds, and so does this one if the store goes away just then. Where
+    the catalogue has no attributes, a new item is refused that has no tag of an item of the training: a model that is
+    trained on events with it will know it.
     """
     return await _added(call.parts, [item])
 
@@ -166,7 +167,7 @@ async def _added(parts: Parts, items: list[Item], several: str = "") -> dict[str
 
     def check() -> None:
         for place, item in enumerate(items):
-            engine.check_item(item.item_id, item.attributes, f"{several}.{place}." if several else "")
+            engine.check_item(item.row, f"{several}.{place}." if several else "")
 
     await parts.run(check)
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
@@ -180,7 +181,7 @@ async def _added(parts: Parts, items: list[Item], several: str = "") -> dict[str
 
 @operation("GET", "/v1/items/{item_id}", replies.ItemReply)
 async def get_item(call: Call, item_id: ItemId) -> Mapping[str, Any]:
-    """Tell an item's title and attributes."""
+    """Tell an item's title, attributes and tags."""
     found = call.parts.model.served.item(item_id)
     if found is None:
         raise CatalogueError("no such item")

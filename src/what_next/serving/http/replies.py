@@ -114,6 +114,7 @@ class ItemReply(Reply):
     item_id: str
     title: str
     attributes: dict[str, float]
+    tags: dict[str, list[str]]
 
 
 class FoundItems(Reply):
@@ -227,6 +228,7 @@ class Model(Reply):
     left_out: int = Field(description="items that were added, and that it cannot take: they have other attributes")
     withdrawn: int = Field(description="items that it knows, and does not recommend")
     attributes: list[str]
+    tags: list[str] = Field(description="their kinds, such as artist")
     metrics: dict[str, Any] | None
     search: Literal["exact", "approximate"]
     critic: bool = Field(description="whether it tells what an item is worth")

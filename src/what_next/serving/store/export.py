@@ -14,6 +14,7 @@ import polars as pl
 from sqlalchemy import func, select
 
 from what_next.data import Catalogue
+from what_next.data.catalogue import tags_of
 from what_next.data.decisions.service_log import (
     ADDED,
     DECISION,
@@ -351,8 +352,12 @@ def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.Da
         kinds = {name: kind for name, kind in table.schema.items() if name in ("item_id", *names)}
         new = pl.DataFrame(rows, {"item_id": kinds["item_id"], "title": pl.String, **kinds}, orient="row", strict=False)
         gaps = sum(new[name].null_count() for name in names)
-        tags = table.select(pl.exclude("title", *names))  # the tags of those that were there before
-        new = new.join(tags, on="item_id", how="left", maintain_order="left").select(table.columns)
+        before = table.select(pl.exclude("title", *names))  # the tags of those that were there before
+        new = new.join(before, on="item_id", how="left", maintain_order="left").select(table.columns)
+        if catalogue.tags is not None:
+            tags = [None if one.tags is None else tags_of(one.tags) for one in added]
+            told = pl.Series(catalogue.tags.name, tags, catalogue.tags.dtype)
+            new = new.with_columns(pl.coalesce(told, told.name))
         table = pl.concat([table.filter(~pl.col("item_id").is_in(new["item_id"].implode())), new])
         if gaps:
             notes.append(f"{gaps:,} missing attributes of added items set to the median")

@@ -20,10 +20,11 @@ ADDED: dict[str, tuple[Table, ...]] = {
     "0002": (tables.withdrawals, tables.idempotency_keys, tables.erased_users, tables.erased_events),
     "0003": (tables.rules,),
     "0004": (),
+    "0005": (),
 }
 """All versions, oldest first, with the tables that each added to those of the first. So far each has only added tables
 and columns, which is what `_upgrade` does: 0002 for withdrawn items, answers that are given again, and who was erased;
-0003 for which items a request permitted; 0004 for how many clients have an answer."""
+0003 for which items a request permitted; 0004 for how many clients have an answer; 0005 for the tags of items."""
 REVISIONS = tuple(ADDED)
 MARKS = {"alembic_version": {"version_num"}, "meta": {"name", "value"}, "users": {"user_id", "last", "events"}}
 """Columns of the tables that a store has had since the first version, and another program hardly has."""

@@ -173,11 +173,15 @@ class FeedbackAdded:
 
 @dataclass(frozen=True)
 class ItemRow:
-    """An item that the catalogue did not hold, or not so; its attributes by name, in their own units."""
+    """An item that the catalogue did not hold, or not so; its attributes by name, in their own units, and its tags.
+
+    `tags` are words by what they are, {"artist": ["Queen"]}; None: those that it had.
+    """
 
     item_id: str
     title: str
     attributes: Mapping[str, float]
+    tags: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -326,12 +330,13 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """An item that was added; it gets a new, larger number whenever it is replaced."""
+    """An item that was added; it gets a new, larger number whenever it is replaced. Its tags are as in `ItemRow`."""
 
     number: int
     item_id: str
     title: str
     attributes: dict[str, float]
+    tags: dict[str, list[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

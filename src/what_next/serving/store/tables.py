@@ -127,6 +127,7 @@ items = Table(
     Column("item_id", Text, primary_key=True),
     Column("title", Text, nullable=False),
     Column("attributes", Json, nullable=False),
+    Column("tags", Json),  # NULL: never told
 )
 
 # Every change, so that a log tells what an answer could not show. The last one of an item counts.

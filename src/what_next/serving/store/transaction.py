@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Text, delete, func, select, type_coerce
 
 from what_next.serving.store import loading, records, scrubbing, tables
 from what_next.serving.store.answers import Answers
@@ -14,7 +14,7 @@ from what_next.serving.store.histories import Histories
 from what_next.serving.store.tables import dumps
 
 SOME_ITEMS = among(tables.items.c.item_id, "items")
-HELD = select(tables.items.c.item_id).where(SOME_ITEMS)
+HELD = select(tables.items.c.item_id, type_coerce(tables.items.c.tags, Text)).where(SOME_ITEMS)
 REPLACED = delete(tables.items).where(SOME_ITEMS)
 CHANGES = (
     select(tables.withdrawals.c.item_id, tables.withdrawals.c.withdrawn)
@@ -89,20 +89,23 @@ class Transaction:
         ]
 
     def add_items(self, writes: Sequence[records.AddItems]) -> list[records.ItemsAdded]:
-        """Items; each has a number above all that there were, so that whoever asks for what is new finds it."""
+        """Items; each has a number above all that there were, so that whoever asks for what is new finds it. One
+        without tags keeps those that it had."""
         lock(self.connection, tables.items)
         last = self._last(tables.items.c.number)
-        wanted = {row.item_id: row for write in writes for row in write.rows}
+        given = [row for write in writes for row in write.rows]
+        wanted = {row.item_id: row for row in given}
         chosen = {"items": sorted(wanted)}
-        seen = set(self.connection.scalars(HELD, chosen))
+        held = dict(map(tuple, self.connection.execute(HELD, chosen)))
         self.connection.execute(REPLACED, chosen)
+        tags = held | {row.item_id: dumps(dict(row.tags)) for row in given if row.tags is not None}
         rows = [
-            (number, row.item_id, row.title, dumps(dict(row.attributes)))
+            (number, row.item_id, row.title, dumps(dict(row.attributes)), tags.get(row.item_id))
             for number, row in enumerate(wanted.values(), last + 1)
         ]
         insert_all(self.connection, tables.items, rows)
         self._change(list(wanted), withdrawn=False)
-        results = []
+        results, seen = [], set(held)
         for write in writes:
             ids = {row.item_id for row in write.rows}
             results.append(records.ItemsAdded(len(ids), len(ids & seen)))
