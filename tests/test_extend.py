@@ -166,6 +166,26 @@ def test_without_attributes_only_titles_can_change(setup_of: SetupOf, tmp_path: 
         extend(old, [NewItem("x", "X")])
 
 
+def test_by_its_tags_a_new_item_is_the_mean_of_those_that_share_them(setup_of: SetupOf, tmp_path: Path) -> None:
+    log, items = listening()
+    tagged = items.select("item_id", "title", artist="item_id").with_columns(artist=pl.int_range(pl.len()) // 4)
+    dataset = Dataset.from_frame(log, tagged, tags=["artist"])
+    old = recommender(dataset, setup_of, tmp_path, algorithm="next_item", split="users")
+    assert old.catalogue.names == ()
+    new = extend(old, [NewItem("new", "New", tags={"artist": ["1"]}), NewItem("both", "", tags={"artist": ["2", "3"]})])
+    net = new.policy.agent.nets["encoder"]
+    vectors = old.policy.agent.nets["encoder"].items()
+    torch.testing.assert_close(net.items()[80:], torch.stack([vectors[4:8].mean(0), vectors[8:16].mean(0)]))
+    directions = net.ridge.directions
+    torch.testing.assert_close(directions[80:], torch.stack([directions[4:8].mean(0), directions[8:16].mean(0)]))
+    assert torch.equal(net.items()[:80], vectors)
+    for tags in (None, {}, {"artist": ["nobody"]}, {"mood": ["1"]}):
+        with pytest.raises(CatalogueError, match="item 'x': its tags are those of no item that the model was trained"):
+            extend(new, [NewItem("x", "X", tags=tags)])
+    moved = [NewItem("i3", "", tags={"artist": ["of its own"]}), NewItem("x", "", tags={"artist": ["of its own"]})]
+    assert len(extend(old, moved).catalogue) == 81
+
+
 def test_nothing_new_changes_nothing(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     old = recommender(dataset, setup_of, tmp_path)
     assert extend(old, []) is old

@@ -158,6 +158,35 @@ def test_which_items_came_next_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert linear.next_items[4].tolist() == [-1, -1]
 
 
+def test_what_a_new_item_comes_next_of_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Item 0 was followed by 1 twice and by 2 once, 2 by 1 once, 1 by none. Of item 3 tags tell 1 and 2, the former
+    thrice as likely; of item 4 nothing."""
+    monkeypatch.setattr("what_next.models.linear.SUCCESSORS", (3, 3))
+    linear = LinearTerm(3)
+    linear.learn(np.eye(3, dtype=np.float32), np.full(3, PENALTY, np.float32), np.ones(3, np.int64))
+    count_transitions(linear, np.array([[0, 0, 0, 2], [1, 1, 2, 1]], np.int32))
+    linear.learn_tags(10.0, np.array([0.8]))
+    linear.grow(5)
+    linear.place(np.array([0, 2, 2]), np.array([1, 2], np.int32), np.array([0.6, 0.2], np.float32))
+    assert linear.directions[3:].tolist() == [[0, 0.75, 0.25], [0, 0, 0]]
+    rows = [
+        dict(zip(*one, strict=True))
+        for one in zip(linear.next_items.tolist(), linear.next_shares.tolist(), strict=True)
+    ]
+    assert rows[3] == pytest.approx({1: 6 / 9, 2: 2 / 9, -1: 0})
+    assert rows[0] == pytest.approx({1: 2 / 4, 2: 1 / 4, 3: 0.75 * 2 / 4 + 0.25 / 4})  # as they do on average
+    assert rows[1] == pytest.approx({3: 6 / 7, -1: 0})  # as by tags alone
+    assert rows[2] == pytest.approx({1: 1 / 2, 3: 2 / 3, -1: 0})  # the larger of both: .75 / 2 on average
+    assert rows[4] == {-1: 0}
+    linear.grow(6)
+    linear.place(np.array([0, 1]), np.array([0], np.int32), np.array([0.01], np.float32))
+    assert linear.next_items[0].tolist() == [1, 2, 3]  # what came next more often stays
+    linear.learn_tags(0.0, np.array([0.8]))  # tags do not count there
+    linear.grow(7)
+    linear.place(np.array([0, 1]), np.array([1], np.int32), np.array([0.6], np.float32))
+    assert 6 not in linear.next_items.tolist()[1]
+
+
 @pytest.mark.parametrize(("transition", "kept"), [(0.0, 0), (1.0, 3)])
 def test_transitions_that_do_not_count_are_forgotten(transition: float, kept: int) -> None:
     linear = LinearTerm(3)
@@ -165,6 +194,10 @@ def test_transitions_that_do_not_count_are_forgotten(transition: float, kept: in
     linear.choose(bias=1.0, transition=transition)
     linear.forget()
     assert linear.next_items.shape[1] == linear.next_shares.shape[1] == kept
+    linear.learn_tags(10.0, np.array([0.8]))
+    linear.grow(4)
+    linear.place(np.array([0, 1]), np.array([1], np.int32), np.array([0.6], np.float32))
+    assert (3 in linear.next_items[1].tolist()) == bool(kept)
 
 
 def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:

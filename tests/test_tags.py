@@ -10,7 +10,7 @@ import pytest
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
 from what_next.baselines.counts import Rows
-from what_next.baselines.tags import PRIOR, Tagged
+from what_next.baselines.tags import PRIOR, Tagged, akin
 from what_next.data import Catalogue, Options, import_files
 from what_next.errors import DataError
 from what_next.experiments.next_items import evaluator_of, rules
@@ -66,6 +66,27 @@ def test_what_tags_foretell_is_added_to_what_was_counted() -> None:
 def test_no_tag_is_shared() -> None:
     tagged = Tagged.of(items(pl.Series("tags", [["a: x"], ["a: y"], None, [], None, None], dtype=pl.List(pl.String))))
     assert len(tagged.foretold(tagged.kept(steps((0, 1))), np.arange(6), 5).values) == 0
+
+
+def test_the_tags_of_a_new_item_foretell_what_they_would_in_training() -> None:
+    chances, events, seen = np.array([0.6, 0.9, 0.5]), np.array([3.0, 1, 0, 2, 9]), np.arange(5, dtype=np.int32)
+    for new in (["a: x", "b: u"], ["a: y"], ["c: alone", "a: z"], ["a: z"]):
+        catalogue = items(pl.concat([TAGS.head(5), pl.Series("tags", [new])]))
+        tagged, found = Tagged.of(catalogue), akin(catalogue, seen, 5, chances, events)
+        wanted = tagged.foretold(chances[tagged.kinds], np.append(events, 0).astype(np.int64), 5)
+        assert row(Rows(np.append([0] * 5, found.offsets), found.columns, found.values), 5) == pytest.approx(
+            row(wanted, 5)
+        )
+        assert (np.diff(found.values) <= 0).all()  # the likely ones first
+
+
+def test_only_items_that_training_saw_tell_of_a_new_one_each_of_which_stands_alone() -> None:
+    new = pl.Series("tags", [["a: x", "d: v"], ["a: x", "d: v"], ["d: v"], None])
+    catalogue, events = items(pl.concat([TAGS, new])), np.array([3.0, 1, 9, 2, 9, 0])
+    found = akin(catalogue, np.array([0, 1, 3], np.int32), 6, np.full(4, 0.4), events)
+    assert found.offsets.tolist() == [0, 2, 4, 4, 4]
+    assert found.columns.tolist() == [0, 1, 0, 1]
+    assert found.values == pytest.approx(np.full(4, 0.2))
 
 
 LOG = "user,item,artist,album,country,mood,label_id,maker_id\n"
@@ -249,6 +270,11 @@ def test_a_catalogue_keeps_tags_and_they_count_in_its_hash() -> None:
     longer = extended_catalogue(one, [NewItem("2", "B", {"year": 9.0}), NewItem("4", "d", {"year": 4.0})])
     assert longer.tags is not None
     assert longer.tags.to_list() == [["a: x", "b: y"], ["a: x"], None, None]
+    told = {"a": ["y", "z", "y"], "mood": ["m"]}  # of which the last is no kind of theirs
+    longer = extended_catalogue(one, [NewItem(name, "", {"year": 9.0}, told) for name in ("2", "4")])
+    assert longer.tags is not None
+    assert longer.tags.to_list() == [["a: x", "b: y"], ["a: y", "a: z"], None, ["a: y", "a: z"]]
+    assert Catalogue.from_table(longer.to_table()).hash() == longer.hash()
 
 
 def test_songs_of_the_same_artist_are_found_that_nobody_had_before(tmp_path: Path) -> None:

@@ -239,6 +239,24 @@ def test_items_of_the_store_go_before_the_catalogue(served: Store) -> None:
     assert "1 missing attributes of added items set to the median" in tables.notes
 
 
+def test_tags_of_the_stores_items_go_before_those_of_the_catalogue(served: Store) -> None:
+    table = catalogue().to_table().with_columns(pl.Series("tags", [["artist: Queen"]] * len(ITEMS)))
+    rows = (
+        ItemRow("i1", "", {"tempo": 1.0}),
+        ItemRow("i2", "", {"tempo": 1.0}, {}),
+        ItemRow("i3", "", {"tempo": 1.0}, {"artist": ["Abba"]}),
+        ItemRow("x", "", {"tempo": 1.0}, {"artist": ["Abba", "Queen"], "genre": ["pop"]}),
+        ItemRow("y", "", {"tempo": 1.0}),
+    )
+    served.commit([AddItems(rows)])
+    for first in (Catalogue.from_table(table), Catalogue.from_table(table.drop("tempo"))):
+        items = exported(served, first).items
+        found = dict(zip(items["item_id"], items["tags"].to_list(), strict=True))
+        assert (found["i1"], found["i2"], found["i3"]) == (["artist: Queen"], [], ["artist: Abba"])
+        assert (found["x"], found["y"]) == (["artist: Abba", "artist: Queen", "genre: pop"], None)
+    assert "tags" not in exported(served, catalogue()).items.columns
+
+
 def test_events_are_histories_by_user_and_time(served: Store) -> None:
     served.commit([AddEvents((EventRow("e3", "anna", "i3", "skip", time=1), EventRow("e4", "anna", "gone", time=2)))])
     found = exported(served, catalogue())

@@ -114,18 +114,18 @@ def akin(
     chances: Float64[np.ndarray, "kinds"],
     events: Float64[np.ndarray, "items"],
 ) -> Rows:
-    """What the tags of each item from `first` on foretell, as `Tagged.foretold`, by how often a tag of each kind is
-    kept; of items that were `seen` in training, those of each tag with the most `events`, or what grows with these."""
+    """What the tags of each item from `first` on foretell, as `Tagged.foretold` would if it alone had come, by how
+    often a tag of each kind is kept; of items `seen` in training, those of each tag with the most `events`."""
     each = _each(catalogue.tags)
-    tags = each.filter(pl.col("item") >= first).select("tag").unique()
-    each = each.join(tags, on="tag", how="semi").with_columns(others=pl.len().over("tag") - 1)
-    each = each.filter(pl.col("others") > 0)
-    each = each.with_columns(pl.Series("kept", np.maximum(chances, LEAST)[_kinds(each["tag"], catalogue)]))
-    chance = pl.col("kept") / pl.col("others") / pl.col("kept").sum().over("item").clip(lower_bound=1)
-    new = each.filter(pl.col("item") >= first).select("tag", chance.alias("chance"), new="item")
-    known = each.join(pl.DataFrame({"item": seen.astype(np.uint32), "events": events[seen]}), on="item")
+    new = each.filter(pl.col("item") >= first).select("tag", new="item")
+    known = each.join(new.select("tag").unique(), on="tag", how="semi")
+    known = known.join(pl.DataFrame({"item": seen.astype(np.uint32), "events": events[seen]}), on="item")
+    new = new.join(known.group_by("tag").len("others"), on="tag")
+    kept = pl.Series(np.maximum(chances, LEAST)[_kinds(new["tag"], catalogue)])
+    new = new.with_columns(chance=kept / new["others"], whole=kept)
     known = known.filter(pl.struct(-pl.col("events"), "item").rank("ordinal").over("tag") <= KIN)
-    pairs = new.join(known.select("tag", "item", "events"), on="tag")
+    pairs = new.with_columns(pl.col("chance") / pl.col("whole").sum().over("new").clip(lower_bound=1))
+    pairs = pairs.join(known, on="tag")
     pairs = pairs.group_by("new", "item", "events").agg(pl.col("chance").sum())
     pairs = pairs.sort("new", -pl.col("chance"), -pl.col("events"), "item")
     pairs = pairs.filter(pl.int_range(pl.len()).over("new") < KIN)

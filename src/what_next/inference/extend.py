@@ -173,7 +173,9 @@ def _agent(agent: Agent, catalogue: Catalogue) -> Agent:
     """A copy for inference, whose encoder knows all items."""
     new = Agent(agent.setup, _space(agent.space, catalogue))
     known: dict[int, object] = {}
-    for net in (net for net in agent.nets.values() if isinstance(net, Encoder)):
+    for net in agent.nets.values():
+        if not isinstance(net, Encoder):
+            continue
         kin = _kin(net, catalogue, agent.space.seen)
         known[id(net.items)] = _vectors(net.items, catalogue, agent.space.seen, kin)
         if net.ridge is not None:

@@ -286,8 +286,8 @@ class LinearTerm(nn.Module):
             own, weights = kin[start:stop], told[start:stop]
             counts = starts[own + 1] - starts[own]
             entries = ranges(starts[own], counts)
-            average = np.bincount(before[entries], np.repeat(weights, counts) * values[entries], len(items))
-            average /= max(float(weights.sum()), np.finfo(np.float32).tiny)
+            amounts = np.repeat(weights / weights.sum(), counts) * values[entries]
+            average = np.bincount(before[entries], amounts, len(items)).astype(np.float32)
             average[own] = np.maximum(average[own], weights / (np.maximum(totals[own], weights) + 1))
             average[new] = 0
             rows = np.flatnonzero(average)

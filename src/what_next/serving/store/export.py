@@ -356,8 +356,8 @@ def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.Da
         new = new.join(before, on="item_id", how="left", maintain_order="left").select(table.columns)
         if catalogue.tags is not None:
             tags = [None if one.tags is None else tags_of(one.tags) for one in added]
-            told = pl.Series(catalogue.tags.name, tags, catalogue.tags.dtype)
-            new = new.with_columns(pl.coalesce(told, told.name))
+            given = pl.Series(catalogue.tags.name, tags, catalogue.tags.dtype)
+            new = new.with_columns(pl.coalesce(given, given.name))
         table = pl.concat([table.filter(~pl.col("item_id").is_in(new["item_id"].implode())), new])
         if gaps:
             notes.append(f"{gaps:,} missing attributes of added items set to the median")
