@@ -34,7 +34,7 @@ from what_next.cli.service import restore as command
 from what_next.data.files import sha256
 from what_next.serving.backup import SUMS, back_up, check, restore
 from what_next.serving.engine.versions import _digest, keep, versions_folder
-from what_next.serving.store import AddEvents, EventRow, Store, WithdrawItem
+from what_next.serving.store import AddEvents, AddItems, EventRow, ItemRow, Store, WithdrawItem
 
 
 def read(folder: Path) -> Setup:
@@ -488,7 +488,9 @@ class TestPostgreSQL:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        filled(postgres_server.url(database()), "kept")
+        filled(url := postgres_server.url(database()), "kept")
+        with contextlib.closing(Store.open(url)) as store:
+            store.commit([AddItems((ItemRow("new", "New", {}, {"artist": ["Queen"]}),))])
         backup = backed_up(tmp_path)
         url = postgres_server.url(database())
         filled(url, "other")
@@ -502,6 +504,8 @@ class TestPostgreSQL:
         assert held(url) == ["other"]
         restore(read(tmp_path), backup, replace=True)
         assert held(url) == ["kept"]
+        with contextlib.closing(Store.open(url)) as store:
+            assert [item.tags for item in store.items_after(0)] == [{"artist": ["Queen"]}]
         monkeypatch.setenv("PG_BIN", str(tmp_path))
         with pytest.raises(StoreError, match=r"pg_dump: cannot be run .* name their folder by PG_BIN"):
             backed_up(tmp_path)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import polars as pl
@@ -101,9 +102,9 @@ def told(space: Space, items: Sequence[NewItem] = ()) -> frozenset[str]:
     tags = space.catalogue.tags
     if tags is None:
         return frozenset()
-    kinds, seen = set(space.catalogue.kinds), set(space.catalogue.ids.gather(space.seen).cast(pl.String))
-    new = [words for item in items if item.item_id in seen for words in _tags(item, kinds) or ()]
-    return frozenset([*tags.gather(space.seen).explode().drop_nulls().unique(), *new])
+    own = np.isin(space.catalogue.index([item.item_id for item in items]), space.seen)
+    new = [_tags(item, space.catalogue.kinds) or () for item, here in zip(items, own, strict=True) if here]
+    return frozenset(chain(tags.gather(space.seen).explode().drop_nulls().unique(), *new))
 
 
 def _problems(space: Space, items: Sequence[NewItem]) -> Iterator[tuple[str, str]]:
