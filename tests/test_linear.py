@@ -651,6 +651,21 @@ def test_one_successor_of_each_of_many_items_is_known(tmp_path: Path, monkeypatc
     assert validation.next_items(policy, state.dataset, state.split, state.histories, seed=0)["ndcg@10"] > 0.75
 
 
+def test_small_sets_in_no_order_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 buyers of three of the four things of one of 250 sets, in no order: columns mix them up, and what came right
+    after a thing misses most of what it goes with."""
+    monkeypatch.setattr("what_next.models.linear.RANKS", (8, 8, 8))
+    rng = np.random.default_rng(0)
+    buys = [(user, int(thing)) for user in range(1000) for thing in 4 * (user % 250) + rng.permutation(4)[:3]]
+    made = setup(tmp_path, "split=users")
+    log = pl.DataFrame(buys, schema=["user_id", "item_id"], orient="row")
+    state = State(wn.Dataset.from_frame(log, None, name="sets"), made)
+    Environment(wn.Agent(made, state.space), state, made).run_sim()
+    assert read_models(made.model_agent_path).tensors["encoder.ridge.transition_decay"] > 0
+    policy = LearnedPolicy.load(made, state.dataset)
+    assert validation.next_items(policy, state.dataset, state.split, state.histories, seed=0)["ndcg@10"] > 0.65
+
+
 def test_who_plays_a_list_again_is_told_what_comes_next(tmp_path: Path) -> None:
     """Each of 150 users has a list of four items of his own, and plays it in its order, from some place on."""
     rng, rows = np.random.default_rng(0), list[tuple[int, int, int]]()

@@ -532,7 +532,8 @@ class Environment:
             )
 
     def _transitions(self, events: Known, linear: LinearTerm) -> dict[str, Callable[[], None]]:
-        """Ways to give the linear term what came next in the log as it is now: alone, and as tags foretell it, too."""
+        """Ways to give the linear term what came next in the log as it is now: alone, as tags foretell it, too, and
+        what stood near it in any order."""
         catalogue, most = self.state.dataset.catalogue, successors_of(events.catalogue)
         kept = (tagged := Tagged.of(catalogue)).kept(events.followers)
 
@@ -545,9 +546,18 @@ class Environment:
             linear.learn_transitions(rows.offsets, rows.columns, rows.values)
             linear.learn_tags(steps, tagged.of_kinds(kept, len(catalogue.kinds)))
 
+        def learn_companions() -> None:
+            rows, largest = events.companions, np.zeros(events.catalogue, np.float32)
+            np.maximum.at(largest, rows.rows, rows.values)
+            linear.learn_transitions(rows.offsets, rows.columns, rows.values, float(largest[largest > 0].mean()))
+            linear.learn_tags(0.0, np.zeros(0))
+
         several = (0.0, *EVENTS) if catalogue.tags is not None else (0.0,)
         words = {steps: f"what tags foretell, as {steps:g} steps" if steps else "" for steps in several if most}
-        return {told: partial(learn, steps) for steps, told in words.items()}
+        ways: dict[str, Callable[[], None]] = {told: partial(learn, steps) for steps, told in words.items()}
+        if most and events.companions.values.any():
+            ways["what goes together in any order"] = learn_companions
+        return ways
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

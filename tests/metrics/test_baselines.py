@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent
-from what_next.baselines.counts import TIE, Known, parts
+from what_next.baselines import counts
+from what_next.baselines.counts import TIE, Known, Rows, likelihood_ratios, parts
 from what_next.baselines.tags import PRIOR
 from what_next.data import Dataset
 from what_next.data.batches import ranges
@@ -109,6 +110,69 @@ class TestPopularRecent:
     def test_everybody_is_told_the_same(self) -> None:
         found = scores(PopularRecent.fit(random_log(), random_log().lengths), [A], [B, C], [])
         assert (found == found[0]).all()
+
+
+def together(pairs: dict[tuple[int, int], int], items: int) -> Rows:
+    """Counts that are as often one way as the other."""
+    both = [pair for pair, times in pairs.items() for pair in [pair, pair[::-1]] * times]
+    return Rows.counted(*np.array(both, np.int32).T, items)
+
+
+def dense(rows: Rows) -> np.ndarray:
+    found = np.zeros((len(rows.offsets) - 1,) * 2)
+    found[rows.rows, rows.columns] = rows.values
+    return found
+
+
+class TestCompanions:
+    @pytest.mark.parametrize(
+        ("pairs", "ratio"),
+        [
+            ({(A, B): 1}, 2.772589),
+            ({(A, B): 10}, 27.72589),
+            ({(A, B): 5, (A, C): 1995, (C, D): 49_000}, 39.33052),
+            ({(A, B): 1000, (A, C): 1000, (B, C): 1000, (C, D): 48_500}, 5734.343),
+            ({(A, B): 1000, (A, C): 1000, (B, C): 1000, (C, D): 48_000}, 5714.932),
+        ],
+    )
+    def test_the_likelihood_ratio_is_that_of_published_tables(
+        self, pairs: dict[tuple[int, int], int], ratio: float
+    ) -> None:
+        """The tables are (1, 0, 0, 1), (10, 0, 0, 10), (5, 1995, 0, 100000) and (1000, 1000, 1000, 100000 or 99000) of tests of
+        Mahout's `LogLikelihood`."""
+        found = dense(likelihood_ratios(together(pairs, 4)))
+        assert found[A, B] == found[B, A] == pytest.approx(ratio, rel=1e-6)
+
+    def test_what_is_together_no_more_often_than_by_chance_is_nothing(self) -> None:
+        found = dense(likelihood_ratios(together({(A, B): 1, (A, C): 9, (B, D): 9, (C, D): 1}, 4)))
+        assert found[A, B] == found[C, D] == 0
+        assert found[A, C] == found[B, D] > 0
+
+    def test_items_of_a_history_go_together_in_any_order(self) -> None:
+        data = log(5, [A, B, A], [C, B], [D])  # A is none of its own companions
+        expected = likelihood_ratios(together({(A, B): 2, (B, C): 1}, 5))
+        assert dense(Known.of(data, data.lengths).companions) == pytest.approx(dense(expected))
+
+    def test_they_stand_as_near_as_memory_allows_or_are_those_of_some_users(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = log(5, [A, B, C, D, E], [E, D, C, B, A])
+        monkeypatch.setattr(counts, "NEAR", 1)
+        for most, pairs in ((13, [(A, B), (B, C), (C, D), (D, E)]), (14, [(A, B), (A, C), (B, C), (B, D)])):
+            monkeypatch.setattr(counts, "STANDING", most)
+            found = Known.of(data, data.lengths)
+            assert bool(found.companions.columns.max() == E) is True
+            here = dense(replace(found.companions, values=np.ones(len(found.companions.columns), np.float32)))
+            assert all(here[pair] == 1 for pair in pairs)
+            assert here[A, C] == (most == 14)
+        monkeypatch.setattr(counts, "STANDING", 9)  # of ten events, so that one user in two is counted
+        some = Known.of(log(5, [A, B, A, B, A], [C, D, C, D, C]), data.lengths).companions
+        assert dense(some)[A, B] > 0
+        assert dense(some)[C, D] == 0
+
+    def test_a_log_of_single_events_has_none(self) -> None:
+        data = log(3, [A], [B])
+        assert not len(Known.of(data, data.lengths).companions.values)
 
 
 class TestPopularPersonal:

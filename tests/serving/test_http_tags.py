@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     linear = trained(Setup.read(folder / "setup.txt"))
     assert linear.transition
-    assert linear.steps
+    assert linear.tag_steps
     return folder
 
 

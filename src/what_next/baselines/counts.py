@@ -20,6 +20,8 @@ MOST = 2**25
 """Events that are counted, about, at most."""
 KEPT = 2**24
 """Pairs of items that are kept once counted, at most: 340 MB."""
+NEAR, STANDING = 4, 2**22
+"""Events within which items stand near each other, at least; and pairs of those that do, at most: about 1.3 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,21 @@ class Known:
         return Rows.counted(*self.transitions, self.catalogue)
 
     @cached_property
+    def companions(self) -> "Rows":
+        """How sure it is that two items go together in histories, in any order (`likelihood_ratios`): counted within
+        as many events of each other as `STANDING` pairs allow; where that is fewer than `NEAR`, of some users alone."""
+        some = 1 + NEAR * len(self.items) // STANDING
+        after = np.where(self.users % some, 0, self.after)
+        first, second, lag = [self.items[:0]], [self.items[:0]], 1
+        places, room = np.flatnonzero(after), STANDING
+        while len(places) and (room := room - len(places)) >= 0:
+            one, other = self.items[places], self.items[places + lag]
+            first, second, lag = [*first, one[one != other]], [*second, other[one != other]], lag + 1
+            places = places[after[places] >= lag]
+        pairs = np.concatenate([*first, *second]), np.concatenate([*second, *first])
+        return likelihood_ratios(Rows.counted(*pairs, self.catalogue))
+
+    @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
         """Who had what: users and items of the distinct pairs, by user, then item."""
         pairs = np.sort(self.users.astype(np.int64) * self.catalogue + self.items)
@@ -110,6 +127,7 @@ class Known:
         return list(_together(self))
 
 
+Array = Float64[np.ndarray, "n"]
 Together = tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]
 
 
@@ -176,6 +194,33 @@ class Rows:
             cells = np.repeat(rows[part] * catalogue, counts[part]) + self.columns[stored]
             np.add.at(total.reshape(-1), cells, np.repeat(weights[part], counts[part]) * self.values[stored])
         return total
+
+
+def likelihood_ratios(counts: Rows) -> Rows:
+    """The log-likelihood ratio of each pair's count against that of items which know nothing of each other; 0 where it
+    is no larger than by chance (Dunning 1993, "Accurate Methods for the Statistics of Surprise and Coincidence",
+    section 5; Mahout's similarity of items).
+
+    A ratio of counts takes two rare items that met once for the surest pair there is; this takes what is seen often.
+
+    Args:
+        counts: as often one way as the other, and none of an item with itself.
+    """
+    both, rows, columns = counts.values.astype(np.float64), counts.rows, counts.columns
+    alone = np.bincount(rows, both, len(counts.offsets) - 1).astype(np.float64)
+    first, second, total = alone[rows], alone[columns], alone.sum()
+
+    def part(cell: Array, row: Array, column: Array) -> Array:
+        return cell * np.log(np.maximum(cell, 1) * total / (row * column))
+
+    found = (
+        part(both, first, second)
+        + part(first - both, first, total - second)
+        + part(second - both, total - first, second)
+        + part(total - first - second + both, total - first, total - second)
+    )
+    surer = both * total > first * second
+    return replace(counts, values=np.where(surer, 2 * found, 0).astype(np.float32))
 
 
 def together(known: Known) -> Iterable[Together]:

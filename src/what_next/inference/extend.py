@@ -198,7 +198,7 @@ def _kin(net: Encoder, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"]) ->
         return None
     ridge, kinds = net.ridge, len(catalogue.kinds)
     events = np.zeros(net.items.count) if ridge is None else ridge.popularity.double().cpu().numpy()
-    chances = np.ones(kinds) if ridge is None or len(ridge.kept) != kinds else ridge.kept.double().cpu().numpy()
+    chances = np.ones(kinds) if ridge is None or len(ridge.tags_kept) != kinds else ridge.tags_kept.double().cpu().numpy()
     found = akin(catalogue, seen, net.items.count, chances, events)
     return found if len(found.values) else None
 

@@ -96,7 +96,8 @@ class LinearTerm(nn.Module):
 
     An inner product of affordable size does not keep tens of thousands of items apart. So a few items of each history
     have something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`,
-    since a rare item may have one successor; those that it holds, as in `baselines.PopularPersonal`, since many people
+    since a rare item may have one successor, or stood near them in any order, as in `baselines.ItemKnn`, since tens of
+    thousands of small sets take as many directions; those that it holds, as in `baselines.PopularPersonal`, since many people
     come back to a few items of their own, which may be rare or new; and those that came next in this very history when
     its last item was there before, since who plays a list anew, or buys by a routine, has told what comes next (as
     induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
@@ -113,10 +114,11 @@ class LinearTerm(nn.Module):
             may count the less, the longer they are past.
         weight, decay, zero_diagonal, bias: as above; `penalty`: times `PENALTY`, which is what counts.
         next_items, next_shares: [items kept], for each item those that came next most often, -1 for none, and how often
-            each did, by one more than how often anything did; no column without `transition`. `next_totals`: [items 1],
-            how often that was.
-        steps: how many steps of the log what tags foretell counts as there; `kept`: [kinds], how often a tag of each
-            kind is kept. No entry where items have no tags.
+            each did, by one more than how often anything did; or those that go with it the most surely in any order,
+            and how surely (`baselines.counts.likelihood_ratios`). No column without `transition`. `next_totals`:
+            [items 1], how often anything came next.
+        tag_steps: how many steps of the log what tags foretell counts as there; `tags_kept`: [kinds], how often a tag of
+            each kind is kept. No entry where items have no tags.
         transition: what these shares count after the last item; after an earlier one `transition_decay` of what they do
             after the next.
         repeat: what the shares of items in the history count, where an event counts `repeat_decay` of the one after it.
@@ -141,8 +143,8 @@ class LinearTerm(nn.Module):
     next_items: Tensor
     next_shares: Tensor
     next_totals: Tensor
-    steps: Tensor
-    kept: Tensor
+    tag_steps: Tensor
+    tags_kept: Tensor
     temperature: Tensor
 
     def __init__(self, count: int) -> None:
@@ -155,8 +157,8 @@ class LinearTerm(nn.Module):
         for name in TABLES:
             self.register_buffer(name, torch.zeros(count, 0))
         self.next_items = self.next_items.int()
-        self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("kept", torch.zeros(0))
+        self.register_buffer("tag_steps", torch.zeros(()))
+        self.register_buffer("tags_kept", torch.zeros(0))
         self.choose()
 
     @property
@@ -202,10 +204,12 @@ class LinearTerm(nn.Module):
         offsets: Int64[np.ndarray, "items_plus_1"],
         followers: Int32[np.ndarray, "pairs"],
         counts: Float32[np.ndarray, "pairs"],
+        whole: float | None = None,
     ) -> None:
         """Take which items came right after each one in a log, and how often: the most frequent ones alone.
 
-        Those of item `i` lie from `offsets[i]` to `offsets[i + 1]`.
+        Those of item `i` lie from `offsets[i]` to `offsets[i + 1]`. Their shares are of `whole`, or of one more than all
+        counts of the item.
         """
         count, most = len(self.directions), successors_of(len(self.directions))
         before = np.repeat(np.arange(count), np.diff(offsets))
@@ -215,15 +219,15 @@ class LinearTerm(nn.Module):
         kept = places < most
         cells, chosen = (before[kept], places[kept]), order[kept]
         items, shares = np.full((count, most), -1, np.int32), np.zeros((count, most), np.float32)
-        items[cells], shares[cells] = followers[chosen], counts[chosen] / (totals[before[kept]] + 1)
+        items[cells], shares[cells] = followers[chosen], counts[chosen] / (whole or totals[before[kept]] + 1)
         self.next_items = torch.from_numpy(items).to(self.directions.device)
         self.next_shares = torch.from_numpy(shares).to(self.directions.device)
         self.next_totals = torch.from_numpy(totals[:, None]).to(self.next_shares)
 
     def learn_tags(self, steps: float, kept: Float64[np.ndarray, "kinds"]) -> None:
         """Take how many steps what tags foretell counted as in the transitions, and how often a tag is kept."""
-        self.steps.fill_(steps)
-        self.kept = torch.from_numpy(kept).to(self.directions)
+        self.tag_steps.fill_(steps)
+        self.tags_kept = torch.from_numpy(kept).to(self.directions)
 
     def forget(self) -> None:
         """Keep nothing of the transitions, where they do not count."""
@@ -255,10 +259,10 @@ class LinearTerm(nn.Module):
         """
         first = len(self.directions) - len(offsets) + 1
         self.directions[first:] = mean_of(self.directions, offsets, kin, chances)
-        if not self.next_items.shape[1] or not self.steps:
+        if not self.next_items.shape[1] or not self.tag_steps:
             return
         items, shares = self.next_items.cpu().numpy(), self.next_shares.cpu().numpy()
-        told, most = float(self.steps) * chances, items.shape[1]
+        told, most = float(self.tag_steps) * chances, items.shape[1]
         for new, (start, stop) in enumerate(pairwise(offsets.tolist()), first):
             end = min(stop, start + most)  # the likely ones come first
             self.next_totals[new] = total = float(told[start:end].sum())
@@ -384,9 +388,9 @@ class LinearTerm(nn.Module):
             saved, own = state_dict[prefix + name], getattr(self, name)
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
         self.gains = self.gains.new_zeros(self.directions.shape[1])
-        self.kept = self.kept.new_zeros(len(state_dict.setdefault(prefix + "kept", self.kept[:0])))
+        self.tags_kept = self.tags_kept.new_zeros(len(state_dict.setdefault(prefix + "tags_kept", self.tags_kept[:0])))
         state_dict.setdefault(prefix + "penalty", torch.ones_like(self.penalty))
-        for name in ("popularity", "steps", *LATER):
+        for name in ("popularity", "tag_steps", *LATER):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from time import monotonic
 
 import numpy as np
@@ -32,8 +33,7 @@ by heart what validation users have, and scores it high by itself; later histori
 TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Of which items came next after the last ones."""
 TRANSITION_DECAYS = (0.0, 0.4, 0.8, 0.95)
-"""Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another.
-The last one, with which more of a history is looked up, is tried where the one before is the best."""
+"""Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another."""
 WORTH = 1.02
 """More directions must make so much of the measure: they are as many more columns."""
 GAIN = 1 / 6
@@ -216,18 +216,10 @@ def _clear(trial: Trial) -> None:
 def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]:
     """Choose how much counts which items came next, and in which table: the words for it; keep nothing where none
     does."""
-    linear, first, words = trial.linear, trial.copy(), ""
+    linear, first, words, name = trial.linear, trial.copy(), "", ""
     for name, learn in (tables or {"": lambda: None}).items():
         learn()
-        best, *_, before, slowest = first, *TRANSITION_DECAYS
-        for decay in TRANSITION_DECAYS if linear.next_items.shape[1] else ():
-            if decay == slowest and best.numbers.get("transition_decay") != before:
-                break
-            one = first.copy()
-            one.numbers["transition_decay"] = decay
-            one.improve("transition", TRANSITIONS)
-            best = max(best, one, key=lambda one: one.best)
-        if best.best > trial.best:
+        if linear.next_items.shape[1] and (best := _decayed(first)).best > trial.best:
             trial.take(best)
             words = name
     if words != name:  # the last one that it was given
@@ -235,6 +227,23 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]
     linear.choose(**trial.numbers)
     linear.forget()
     return [words] if words else []
+
+
+def _decayed(first: Trial) -> Trial:
+    """What came next at its best decay: slower ones are tried as long as they are better, else faster ones."""
+
+    @cache
+    def at(place: int) -> Trial:
+        one = first.copy()
+        one.numbers["transition_decay"] = TRANSITION_DECAYS[place]
+        one.improve("transition", TRANSITIONS)
+        return one
+
+    here = 1
+    for way in (1, -1):
+        while 0 <= here + way < len(TRANSITION_DECAYS) and at(here + way).best > at(here).best:
+            here += way
+    return at(here)
 
 
 def _repeat(trial: Trial) -> None:
