@@ -652,8 +652,8 @@ def test_one_successor_of_each_of_many_items_is_known(tmp_path: Path, monkeypatc
 
 
 def test_small_sets_in_no_order_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,000 buyers of three of the four things of one of 250 sets, in no order: columns mix them up, and what came right
-    after a thing misses most of what it goes with."""
+    """1,000 buyers of three of the four things of one of 250 sets, in no order: columns mix them up, and what came
+    right after a thing misses most of what it goes with."""
     monkeypatch.setattr("what_next.models.linear.RANKS", (8, 8, 8))
     rng = np.random.default_rng(0)
     buys = [(user, int(thing)) for user in range(1000) for thing in 4 * (user % 250) + rng.permutation(4)[:3]]

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent
-from what_next.baselines import counts
+from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent, counts
 from what_next.baselines.counts import TIE, Known, Rows, likelihood_ratios, parts
 from what_next.baselines.tags import PRIOR
 from what_next.data import Dataset
@@ -138,8 +137,8 @@ class TestCompanions:
     def test_the_likelihood_ratio_is_that_of_published_tables(
         self, pairs: dict[tuple[int, int], int], ratio: float
     ) -> None:
-        """The tables are (1, 0, 0, 1), (10, 0, 0, 10), (5, 1995, 0, 100000) and (1000, 1000, 1000, 100000 or 99000) of tests of
-        Mahout's `LogLikelihood`."""
+        """The tables are (1, 0, 0, 1), (10, 0, 0, 10), (5, 1995, 0, 100000) and (1000, 1000, 1000, 100000 or 99000) of
+        the tests of Mahout's `LogLikelihood`."""
         found = dense(likelihood_ratios(together(pairs, 4)))
         assert found[A, B] == found[B, A] == pytest.approx(ratio, rel=1e-6)
 

@@ -196,9 +196,10 @@ def _kin(net: Encoder, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"]) ->
     """For each new item those that share its tags, and what these foretell; None where there are none."""
     if catalogue.tags is None or net.items.count == len(catalogue):
         return None
-    ridge, kinds = net.ridge, len(catalogue.kinds)
-    events = np.zeros(net.items.count) if ridge is None else ridge.popularity.double().cpu().numpy()
-    chances = np.ones(kinds) if ridge is None or len(ridge.tags_kept) != kinds else ridge.tags_kept.double().cpu().numpy()
+    ridge, events, chances = net.ridge, np.zeros(net.items.count), np.ones(len(catalogue.kinds))
+    if ridge is not None:
+        events, known = (one.double().cpu().numpy() for one in (ridge.popularity, ridge.tags_kept))
+        chances = known if len(known) == len(chances) else chances
     found = akin(catalogue, seen, net.items.count, chances, events)
     return found if len(found.values) else None
 

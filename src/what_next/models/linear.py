@@ -96,10 +96,10 @@ class LinearTerm(nn.Module):
 
     An inner product of affordable size does not keep tens of thousands of items apart. So a few items of each history
     have something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`,
-    since a rare item may have one successor, or stood near them in any order, as in `baselines.ItemKnn`, since tens of
-    thousands of small sets take as many directions; those that it holds, as in `baselines.PopularPersonal`, since many people
-    come back to a few items of their own, which may be rare or new; and those that came next in this very history when
-    its last item was there before, since who plays a list anew, or buys by a routine, has told what comes next (as
+    since a rare item may have one successor, or that stood near them in any order, as in `baselines.ItemKnn`, since
+    thousands of small sets take as many directions; those that it holds, as in `baselines.PopularPersonal`, since many
+    people come back to a few items of their own, which may be rare or new; and those that came next in this very history
+    when its last item was there before, since who plays a list anew, or buys by a routine, has told what comes next (as
     induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
@@ -117,8 +117,8 @@ class LinearTerm(nn.Module):
             each did, by one more than how often anything did; or those that go with it the most surely in any order,
             and how surely (`baselines.counts.likelihood_ratios`). No column without `transition`. `next_totals`:
             [items 1], how often anything came next.
-        tag_steps: how many steps of the log what tags foretell counts as there; `tags_kept`: [kinds], how often a tag of
-            each kind is kept. No entry where items have no tags.
+        tag_steps: how many steps of the log what tags foretell counts as there; `tags_kept`: [kinds], how often a tag
+            of each kind is kept. No entry where items have no tags.
         transition: what these shares count after the last item; after an earlier one `transition_decay` of what they do
             after the next.
         repeat: what the shares of items in the history count, where an event counts `repeat_decay` of the one after it.
@@ -208,8 +208,8 @@ class LinearTerm(nn.Module):
     ) -> None:
         """Take which items came right after each one in a log, and how often: the most frequent ones alone.
 
-        Those of item `i` lie from `offsets[i]` to `offsets[i + 1]`. Their shares are of `whole`, or of one more than all
-        counts of the item.
+        Those of item `i` lie from `offsets[i]` to `offsets[i + 1]`. Their shares are of `whole`, or else of one more
+        than all counts of the item.
         """
         count, most = len(self.directions), successors_of(len(self.directions))
         before = np.repeat(np.arange(count), np.diff(offsets))
