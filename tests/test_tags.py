@@ -142,7 +142,7 @@ def test_the_items_that_several_users_had_tell_what_describes_the_item(tmp_path:
 
 
 def test_a_number_that_is_the_same_for_all_events_of_a_user_is_no_attribute_of_what_was_had_once() -> None:
-    """Users had two items of their own each. Of 5 ages: 5 users would differ 4 times, were it the items'; 7 5.4 times."""
+    """Users had two items of their own each. Of 5 ages: 5 users would differ 4 times, were it the items'; 7, 5.4."""
     for users, expected in ((5, ("age", "price")), (7, ("price",))):
         rows = [(f"u{n}", f"i{n}{k}", 20 + n % 5, 9 * n + k) for n in range(users) for k in range(2)]
         log = pl.DataFrame(rows, ["user", "item", "age", "price"], orient="row")
