@@ -108,7 +108,8 @@ class Loop:
         self._mind_the_store()
         self._mind_the_erased()
         current, deployed, new = self.journal.current(), self.store.deployments(), self._new()
-        if current is None or (current.step == "watch" and deployed[-1].version == current.facts["version"]):
+        latest = deployed[-1].version if deployed else None
+        if current is None or (current.step == "watch" and latest in (None, current.facts["version"])):
             why = self._due()
             if why is None:
                 return current is not None and self._do(current)
@@ -116,8 +117,8 @@ class Loop:
                 self.store.put_second(None)
                 self.journal.go_on(current, {}, "the watch ends with the next round", None, "promoted")
             return self._begin(why)
-        if deployed and new:
-            self._measure(deployed[-1].version)
+        if latest is not None and new:
+            self._measure(latest)
         return self._do(current)
 
     # Rounds
