@@ -1,8 +1,10 @@
 """`what-next simulate`: an agent in a world, beside the references; one clear message for what is wrong."""
 
 import json
+import signal
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -92,6 +94,32 @@ def test_training_goes_on_with_new_users(
     assert json.loads(capsys.readouterr().out)["histories"] == 560
     assert run(monkeypatch, "train", setup, "world.window=4", "--resume") == 2
     assert "was trained with world.window=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("step", "again"), [(2, "train {} --resume"), (80, "simulate {} train=no")])
+def test_an_interrupt_in_training_saves_and_plays_nothing(
+    step: int, again: str, setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last step is the 80th, of 5 slates: the model is whole, and can be played."""
+    learn, taken = wn.Agent.propagate, list[int]()
+
+    def propagate(*given: Any) -> Any:
+        taken.append(1)
+        if len(taken) == step:
+            signal.raise_signal(signal.SIGINT)
+        return learn(*given)
+
+    monkeypatch.setattr(wn.Agent, "propagate", propagate)
+    page = setup.with_name("page.html")
+    assert run(monkeypatch, "simulate", setup, "--json", "--report", page) == 130
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["policies"], found["training"]["steps"], found["stopped"]) == ({}, 5 * step, step < 80)
+    assert told.err.endswith(
+        f"training was interrupted; the model is saved; go on with `what-next {again}`\n".format(setup)
+    )
+    assert setup.with_name("agent.safetensors").exists()
+    assert not page.exists()
 
 
 def test_what_comes_next_names_the_setup_and_what_was_set_beside_it(

@@ -162,6 +162,15 @@ def test_the_items_that_several_users_had_tell_what_describes_the_item(tmp_path:
         assert Dataset.from_frame(log).catalogue.kinds == expected
 
 
+def test_a_number_that_is_the_same_for_all_events_of_a_user_is_no_attribute_of_what_was_had_once() -> None:
+    """Users had two items of their own each. Of 5 ages: 5 users would differ 4 times, were it the items'; 7, 5.4."""
+    for users, expected in ((5, ("age", "price")), (7, ("price",))):
+        rows = [(f"u{n}", f"i{n}{k}", 20 + n % 5, 9 * n + k) for n in range(users) for k in range(2)]
+        log = pl.DataFrame(rows, ["user", "item", "age", "price"], orient="row")
+        assert Dataset.from_frame(log).catalogue.names == expected
+    assert Dataset.from_frame(log, attributes=["age"]).catalogue.names == ("age",)
+
+
 def test_ids_with_gaps_as_pandas_has_them_are_tags(log: Path) -> None:
     maker = [None if n == 5 else float(n % 3) for n in range(9)]
     items = pl.DataFrame({"item": [f"s{n}" for n in range(9)], "maker_id": maker, "price": [n + 0.5 for n in range(9)]})

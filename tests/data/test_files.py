@@ -259,6 +259,23 @@ def test_encodings_of_packed_text(tmp_path: Path, encoding: str) -> None:
     assert any("is not UTF-8" in note for note in tables.notes) == (encoding == "latin-1")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-8-sig"])
+@pytest.mark.parametrize("rating", ["3.5", "NaN"])
+def test_encodings_of_an_array_of_json(file, encoding: str, rating: str) -> None:
+    rows = [f'{{"user": {n // 2}, "item": "{item}", "rating": {rating}}}' for n, item in enumerate("aéb")]
+    tables = import_files([file("a.json", f"[{', '.join(rows)}]", encoding)], options=Options(time="", reward=""))
+    assert pairs(tables) == [(0, "a"), (0, "é"), (1, "b")]
+    assert any("is not UTF-8" in note for note in tables.notes) == (encoding == "latin-1")
+
+
+@pytest.mark.parametrize("end", [b'\xff"}]', b"", b'", "rating": NaN', b'\xff", "rating": NaN}]'])
+def test_a_damaged_array_of_json_is_not_read_as_if_it_were_whole(file, end: bytes) -> None:
+    text, log = '[{"user": 1, "item": "é"}, {"user": 2, "item": "ü"}, {"user": 3, "item": "', file("a.json", "")
+    log.write_bytes(text.encode() + end)
+    with pytest.raises(DataError, match="check that it is whole"):
+        import_files([log])
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_the_mark_of_lost_letters_is_a_letter_where_the_text_holds_it(file, encoding: str) -> None:
     lines = '{"user": 1, "item": "a", "time": 7}\n{"user": 3, "item": "\ufffd", "time": 8}\noops\n'

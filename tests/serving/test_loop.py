@@ -609,17 +609,18 @@ def test_what_turns_out_worse_is_rolled_back(path: Path, tmp_path: Path, monkeyp
     assert bare.journal.numbers()["learned_until"] == bare.store.deployments()[0].time
 
 
+def interrupted(store: Store) -> int:
+    raise KeyboardInterrupt
+
+
 def test_a_loop_that_is_killed_as_it_rolls_back_tells_so_all_the_same(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill(store: Store) -> int:
-        raise KeyboardInterrupt
-
     bare = Bare(path, tmp_path, "watch", watch_since=0, watch_began=0)
     bare.deploy("new", "promoted")
     monkeypatch.setattr(bare.loop, "_due", lambda: None)
     with monkeypatch.context() as killed:
-        killed.setattr(evidence, "last_answer", kill)  # it is asked between the deployment and the journal
+        killed.setattr(evidence, "last_answer", interrupted)  # it is asked between the deployment and the journal
         with pytest.raises(KeyboardInterrupt):
             bare.look(monkeypatch, -0.3, -0.1)
     assert bare.now == ("watch", None, "old")
@@ -627,6 +628,63 @@ def test_a_loop_that_is_killed_as_it_rolls_back_tells_so_all_the_same(
     assert bare.now == (None, "rolled back", "old")
     assert "rolled back from new to old" in bare.journal.lines(1)[0].told
     assert bare.journal.numbers()["learned_until"] == bare.store.deployments()[0].time
+
+
+@pytest.mark.parametrize("due", [None, "as every day"])
+def test_a_loop_that_was_killed_as_it_rolled_back_tells_so_before_the_next_round(
+    due: str | None, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = Bare(path, tmp_path, "watch", watch_since=0, watch_began=0)
+    bare.deploy("new", "promoted")
+    bare.store.commit([Deploy("old", "rolled back", {"round": 1, "why": "-"})])
+    monkeypatch.setattr(bare.loop, "_due", lambda: due)
+    bare.look(monkeypatch, -0.3, 0.1)
+    assert bare.now == (None, "rolled back", "old")
+
+
+def test_what_was_rolled_back_by_hand_is_not_promoted_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop was killed after the deployment, before its journal noted it."""
+    bare = Bare(path, tmp_path, "promote")
+    with monkeypatch.context() as killed:
+        killed.setattr(evidence, "last_answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bare.loop.look()
+    assert bare.now == ("promote", None, "new")
+    bare.deploy("old", "rolled back")
+    bare.look(monkeypatch, -0.3, 0.1)
+    assert bare.now == (None, "promoted", "old")
+    assert bare.journal.lines(1)[0].told == "new was promoted, and old was deployed since"
+
+
+def test_a_watch_that_is_given_up_says_who_goes_on(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Bare(path, tmp_path, "watch", tries=2)
+    bare.deploy("new", "promoted")
+    monkeypatch.setattr(bare.loop, "_due", lambda: None)
+    monkeypatch.setattr(evidence, "between", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bare.loop.look()
+    assert "given up after 3 tries, new goes on" in bare.journal.lines(1)[0].told
+
+
+def test_a_round_that_has_begun_is_the_last_one_whenever_the_loop_is_killed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next one began at once, in the place of the watch."""
+    shop.walk()
+    shop.loop.run()
+    shop.clock.pass_by()
+    begin = Journal.begin
+
+    def killed(*given: Any) -> None:
+        begin(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "begin", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shop.loop.look()
+    assert shop.journal.numbers()["began"] == shop.clock() == shop.journal.rounds(1)[0].began
 
 
 def test_what_is_not_worse_stays(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

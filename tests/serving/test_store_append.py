@@ -14,6 +14,7 @@ from what_next.data.decisions.rule import Rule
 from what_next.data.decisions.service_log import EVENT
 from what_next.data.files import beside, footer_of
 from what_next.errors import DataError, SaveError
+from what_next.serving.loop import evidence
 from what_next.serving.store import (
     AddEvents,
     AddFeedback,
@@ -22,10 +23,12 @@ from what_next.serving.store import (
     CountDeliveries,
     EraseUser,
     EventRow,
+    EventsAdded,
     FeedbackRow,
     ItemRow,
     Store,
     WithdrawItem,
+    now,
 )
 from what_next.serving.store import export as appending
 from what_next.serving.store.export import UNTIL, appended, exported, forget_erased
@@ -134,6 +137,25 @@ def test_who_was_erased_goes_from_a_file_that_was_exported_before(store: Store, 
     pl.DataFrame({"user_id": ["u1"]}).write_parquet(path)
     with pytest.raises(DataError, match="earlier version"):
         forget_erased(store, path)
+
+
+def test_so_does_who_was_erased_when_the_clock_had_gone_back(store: Store, tmp_path: Path) -> None:
+    path, first = tmp_path / "log.parquet", evidence.last_erasure(store)
+    Traffic(store).flow(100)
+    go_on(store, path)
+    hour = 3600 * 10**6
+    store.clock = lambda: now() - hour
+    store.commit([EraseUser("u1")])
+    second = evidence.last_erasure(store)
+    store.commit([EraseUser("u2")])
+    assert first < second < evidence.last_erasure(store)  # by which the loop notices each
+    assert forget_erased(store, path)
+    assert not set(pl.read_parquet(path)["user_id"]) & {"u1", "u2"}
+    store.clock = lambda: now() + 365 * 24 * hour
+    store.commit([EraseUser("u3")])
+    store.clock = now  # a year is no such error: what comes with a time is not from before then
+    store.commit([EraseUser("u4")])
+    assert store.commit([AddEvents((EventRow("new", "u4", "i1", time=now() + 1),))]) == [EventsAdded(1, 0)]
 
 
 def test_late_feedback_and_late_events_change_what_was_exported(store: Store, tmp_path: Path) -> None:

@@ -216,7 +216,10 @@ def simulate(
     report: ReportFile = None,
     as_json: Json = False,
 ) -> int:
-    """Train an agent in a world, or load it as the setup says; play it beside the world's references."""
+    """Train an agent in a world, or load it as the setup says; play it beside the world's references.
+
+    Ctrl-C in training saves, and nothing is played.
+    """
     from what_next.experiments.simulation import simulate as play
     from what_next.reporting import check as check_report
     from what_next.reporting import write_simulation
@@ -233,10 +236,11 @@ def simulate(
     try:
         answer(found.as_json(), as_json, found)
     finally:  # as in `_then_page`
-        if report is not None:
+        if report is not None and found.episodes:
             write_simulation(found, report)
-    if found.report is not None and found.report.stopped:
-        again = command("train", setup, words, "--resume")
+    if found.report is not None and (found.report.stopped or found.report.interrupted):
+        stopped = found.report.stopped
+        again = command("train", setup, words, "--resume") if stopped else command("simulate", setup, words, "train=no")
         note(f"what-next: training was interrupted; the model is saved; go on with `{again}`")
         return INTERRUPTED
     return 0

@@ -106,8 +106,14 @@ class Simulation:
 
     def __rich__(self) -> RenderableType:
         """A table for people."""
-        count = len(next(iter(self.episodes.values())).returns)
         seen = "and sees what is hidden of the users" if self.ideal else "and sees what the world shows"
+        told = f"{self.agent} was there already, {seen}"
+        if self.report is not None:
+            steps, wall = f"{self.slates:,} slates", f"{self.report.seconds:.0f} s"
+            told = f"{self.agent} learned from {steps} in {wall} ({self.seconds:.0f} s of processors), {seen}"
+        if not self.episodes:
+            return Text(told)
+        count = len(next(iter(self.episodes.values())).returns)
         title, lines = f"{self.world}: returns of {count:,} episodes", Table()
         for name in ("policy", "return", "95 % interval", "steps"):
             lines.add_column(name, justify="left" if name == "policy" else "right")
@@ -115,10 +121,6 @@ class Simulation:
             interval = f"{one.mean - one.margin:.1f} to {one.mean + one.margin:.1f}"
             shown = Text(name, style="bold" if name.startswith(self.agent) else "")
             lines.add_row(shown, f"{one.mean:.1f}", interval, f"{one.lengths.mean():.1f}")
-        told = f"{self.agent} was there already, {seen}"
-        if self.report is not None:
-            steps, wall = f"{self.slates:,} slates", f"{self.report.seconds:.0f} s"
-            told = f"{self.agent} learned from {steps} in {wall} ({self.seconds:.0f} s of processors), {seen}"
         return Group(Text(title), lines, Text(told))
 
 
@@ -165,7 +167,8 @@ def simulate(
 ) -> Simulation:
     """Train the setup's agent in a world, or load it where the setup does not train; then play it and the references.
 
-    All policies are played for users that are drawn from one seed, which training does not use.
+    All policies are played for users that are drawn from one seed, which training does not use. None is where training
+    was interrupted, which saves it.
 
     Args:
         env: as in `play`; None: the world that the setup names, or else that of its model.
@@ -192,6 +195,8 @@ def simulate(
     if policy.agent.setup.algorithm.draws_points or policy.sampler != Greedy():
         agents[f"{name}, drawn"] = kind(policy, world, draws=True)
     players = agents | dict(world.references())
+    if report is not None and report.interrupted:
+        players.clear()  # whoever interrupts does not want to wait for them
     episodes, done = {}, stages.begin("playing", len(players))
     for one, player in players.items():
         rng = np.random.default_rng([setup.seed, setup.world.episodes])

@@ -281,26 +281,29 @@ def varying(log: pl.LazyFrame, numbers: Sequence[str], texts: Sequence[str] = ()
     return {name: item for name, item in first.row(0, named=True).items() if item is not None}
 
 
-def describing_items(log: pl.LazyFrame, texts: Collection[str]) -> list[str]:
-    """Those columns of texts that do not vary on any item, where that is no chance; see `DIFFERING`.
+def describing(
+    log: pl.LazyFrame, columns: Collection[str], owner: str = "item_id", other: str = "user_id"
+) -> list[str]:
+    """Those columns that do not vary on any item (on any user), where that is no chance; see `DIFFERING`.
 
-    Only items tell that which several users had with a text. Where there are few, the column may as well be of a user
+    Only items tell that which several users had with a value. Where there are few, the column may as well be of a user
     who changed it, or of a session: then it says who had the item, which is not to be known.
 
     Args:
         log: has the columns `user_id` and `item_id`, too.
-        texts: columns that `varying` did not find.
+        columns: those of texts or numbers that are the same in all rows of each `owner`.
+        owner: whom they may describe; `other`: of whom several tell that.
     """
-    user = pl.col("user_id").hash()
-    log = log.with_columns(pl.when(pl.col(name).is_not_null()).then(user).alias(f"{name}\0user") for name in texts)
-    users = {name: pl.col(f"{name}\0user") for name in texts}
-    several = [(user.min() != user.max()).alias(f"{name}\0several") for name, user in users.items()]
-    items = log.group_by("item_id").agg(*(pl.col(name).max() for name in texts), *several)
-    found = items.collect(engine="streaming")
+    one = pl.col(other).hash()
+    log = log.with_columns(pl.when(pl.col(name).is_not_null()).then(one).alias(f"{name}\0one") for name in columns)
+    others = {name: pl.col(f"{name}\0one") for name in columns}
+    several = [(one.min() != one.max()).alias(f"{name}\0several") for name, one in others.items()]
+    owners = log.group_by(owner).agg(*(pl.col(name).max() for name in columns), *several)
+    found = owners.collect(engine="streaming")
     telling = []
-    for name in texts:
-        counts = found.filter(pl.col(f"{name}\0several")).group_by(name).len("\0items")["\0items"].to_numpy()
-        alike = (counts.astype(np.float64) ** 2).sum() / max(counts.sum(), 1)  # two words by chance, that is
+    for name in columns:
+        counts = found.filter(pl.col(f"{name}\0several")).group_by(name).len("\0owners")["\0owners"].to_numpy()
+        alike = (counts.astype(np.float64) ** 2).sum() / max(counts.sum(), 1)  # two values by chance, that is
         if counts.sum() - alike >= DIFFERING:
             telling.append(name)
     return telling

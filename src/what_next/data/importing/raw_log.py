@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from what_next.data.importing.attributes import describing_items, named_tags, of_words, varying, word_text
+from what_next.data.importing.attributes import describing, named_tags, of_words, varying, word_text
 from what_next.data.importing.columns import ROW_LABELS, aliased, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source
@@ -153,9 +153,14 @@ class RawLog:
         self._refuse(moving, named, words)
         # What is the same for all events of a user describes the user, not the item.
         still = _moving(log, [name for name in free if name not in moving], ["user_id"])
-        words += describing_items(log, still) if still else []
+        words += describing(log, still) if still else []
         plain = {n: number for n, number in plain.items() if n not in (*self.times, *self.ids)}
-        attributes = named if wanted is not None else ([] if has_table else _telling(kept, plain, moving))
+        attributes = named
+        if wanted is None and not has_table:
+            telling = _telling(kept, plain, moving)
+            same = set(telling).difference(_moving(log, telling, ["user_id"]))
+            owned = describing(log, same, "user_id", "item_id") if same else []
+            attributes = [name for name in telling if name not in owned]
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
         left = [name for name in others if name not in (*attributes, *words, *context, *self.times, *self.ids)]
         return attributes, words, context, notes + _left_out(left, still)

@@ -12,7 +12,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -201,14 +201,8 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
     if not re.match(OBJECTS, text):
         raise DataError(f"{path}: is JSON, but neither lines with an object each nor one array of objects; write it so")
     if text.lstrip().startswith("["):
-        content = content_of(path)
-        try:
-            found = pl.read_json(content, infer_schema_length=None)
-        except pl.exceptions.ComputeError:
-            if not re.search(rb"NaN|Infinity", content):
-                raise
-            found = pl.read_json(_strict(decoded(content)).encode(), infer_schema_length=None)
-        return Source(_flat(found.lazy()), path)
+        found, foreign = _array(content_of(path))
+        return Source(_flat(found.lazy()), path, notes=(f"{path}: {NOT_UTF_8}",) if foreign else ())
     try:
         if spill is not None:
             return Source(_spilled(_flat(pl.scan_ndjson(_plain(path, spill), infer_schema_length=None)), spill), path)
@@ -226,6 +220,21 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
         raise DataError(f"{path}: most of its lines are no JSON objects; write one object on each line, or an array")
     frame = _flat(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).lazy())
     return Source(frame, path, notes=(f"{path}: {NOT_UTF_8}",) if foreign else ())
+
+
+def _array(content: bytes) -> tuple[pl.DataFrame, bool]:
+    """One array of objects, in any encoding that other files may have; and whether that is none of Unicode."""
+    try:
+        return pl.read_json(content, infer_schema_length=None), False
+    except pl.exceptions.ComputeError:
+        encoding = encoding_of(content.replace(b'"', b"\n"))  # told by strings, since all may be one line
+        text = content.decode(encoding, errors="replace" if encoding == WINDOWS else "strict")
+        strange = re.search("NaN|Infinity", text)
+        if encoding == "utf-8-sig" and not strange:
+            raise
+        with suppress(ValueError, RecursionError):  # it is broken, as Polars says
+            text = _strict(text) if strange else text
+    return pl.read_json(text.encode(), infer_schema_length=None), encoding == WINDOWS
 
 
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:

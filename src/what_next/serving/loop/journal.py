@@ -127,11 +127,13 @@ class Journal:
     # Writing
 
     def begin(self, facts: Mapping[str, Any], step: str, told: str) -> None:
-        """A new round, whose first step comes next."""
+        """A new round, whose first step comes next: from now on the next one is waited for, and no drift is known."""
         with self.backend.begin() as connection:
-            made = connection.execute(insert(rounds).values(began=self.clock(), step=step, facts=dict(facts)))
+            now = self.clock()
+            made = connection.execute(insert(rounds).values(began=now, step=step, facts=dict(facts)))
             assert made.inserted_primary_key is not None
             self._tell(connection, made.inserted_primary_key[0], "begin", told)
+            self._keep(connection, {"began": now, "drift": 0.0})
 
     def note(
         self, current: LoopRound, facts: Mapping[str, Any], told: str | None = None, **changed: str | None
@@ -177,9 +179,12 @@ class Journal:
     def measure(self, **values: float | int) -> None:
         """Keep some numbers, in the place of those of the same names."""
         with self.backend.begin() as connection:
-            rows = [{"name": name, "value": value} for name, value in values.items()]
-            new = insert(gauges)
-            connection.execute(new.on_conflict_do_update(["name"], set_={"value": new.excluded.value}), rows)
+            self._keep(connection, values)
+
+    def _keep(self, connection: Connection, values: Mapping[str, float | int]) -> None:
+        rows = [{"name": name, "value": value} for name, value in values.items()]
+        new = insert(gauges)
+        connection.execute(new.on_conflict_do_update(["name"], set_={"value": new.excluded.value}), rows)
 
     def _tell(self, connection: Connection, number: int | None, step: str, told: str) -> None:
         connection.execute(insert(lines).values(time=self.clock(), round=number, step=step, told=told))

@@ -108,7 +108,8 @@ class Loop:
         self._mind_the_store()
         self._mind_the_erased()
         current, deployed, new = self.journal.current(), self.store.deployments(), self._new()
-        if current is None or current.step == "watch":
+        latest = deployed[-1].version if deployed else None
+        if current is None or (current.step == "watch" and latest in (None, current.facts["version"])):
             why = self._due()
             if why is None:
                 return current is not None and self._do(current)
@@ -116,8 +117,8 @@ class Loop:
                 self.store.put_second(None)
                 self.journal.go_on(current, {}, "the watch ends with the next round", None, "promoted")
             return self._begin(why)
-        if deployed and new:
-            self._measure(deployed[-1].version)
+        if latest is not None and new:
+            self._measure(latest)
         return self._do(current)
 
     # Rounds
@@ -168,7 +169,6 @@ class Loop:
         fresh = bool(loop.fresh) and number % loop.fresh == 0
         facts = {"current": current, "fresh": fresh, "why": why}
         self.journal.begin(facts, "export", f"begins: {why}; {new:,} events and feedback are new; {current} answers")
-        self.journal.measure(began=self.journal.clock(), drift=0.0)
         return True
 
     def _do(self, current: LoopRound) -> bool:
@@ -198,7 +198,8 @@ class Loop:
             self.journal.note(current, {"tries": tries}, f"failed, and is tried again: {told}")
             return
         self.store.put_second(None)
-        told = f"given up after {tries} tries, {current.facts['current']} goes on: {told}"
+        goes_on = current.facts["version" if current.step == "watch" else "current"]
+        told = f"given up after {tries} tries, {goes_on} goes on: {told}"
         self.journal.go_on(current, {}, told, None, "failed")
 
     def _overtaken(self, current: LoopRound) -> Done | None:
@@ -305,6 +306,10 @@ class Loop:
 
     def _promote(self, current: LoopRound) -> Done:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
+        ever = self.store.deployments()
+        ours = any(one.version == version and one.note.get("round") == current.number for one in ever)
+        if ours and ever[-1].version != version:  # of a loop that was killed, and somebody rolled it back since
+            return Done(f"{version} was promoted, and {ever[-1].version} was deployed since", outcome="promoted")
         why = current.facts.get("live") or current.facts["judged"]["why"]
         note = {"from": deployed, "why": why, "round": current.number}
         self._deploy(version, "promoted", note, current.facts["exported_at"])

@@ -5,6 +5,7 @@ An answer is one row here, with lists of its items. It becomes a row for each of
 once, those would take several times the memory.
 """
 
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from what_next.data.decisions.service_log import (
 )
 from what_next.data.files import FORMATS, beside, footer_of, write_together
 from what_next.data.importing.ids import as_ids
-from what_next.errors import DataError
+from what_next.errors import DataError, StoreError
 from what_next.serving.store import tables
 from what_next.serving.store.backend import after_each, among
-from what_next.serving.store.histories import EVENTS, NOTE, SALT, USERS, digest_of
+from what_next.serving.store.histories import EVENTS, NOTE, SALT, USERS, digest_of, moment
 from what_next.serving.store.records import Withdrawal
 from what_next.serving.store.rewards import NAMING, PAGE, Progress, frame, pages, rewards_of, slices, users
 from what_next.serving.store.store import Store
@@ -88,7 +89,7 @@ class Until:
 
     Attributes:
         answers, feedback: the last number of each; `slate`: id of that answer.
-        time: by the store's clock, when the reading began.
+        time: by the store's clock, when the reading began: later than of all erasures before (`moment`).
     """
 
     answers: int
@@ -99,9 +100,11 @@ class Until:
     @classmethod
     def of(cls, store: Store) -> "Until":
         """How far it can be read now."""
-        last = store.fetch(LAST)
+        last, time = store.fetch(LAST), store.clock()
         number, slate = tuple(last[0]) if last else (0, None)
-        return cls(number, slate, store.fetch(LAST_FEEDBACK)[0][0] or 0, store.clock())
+        with suppress(StoreError), store.backend.begin() as connection:  # a full disk can be read
+            time = moment(connection, time)
+        return cls(number, slate, store.fetch(LAST_FEEDBACK)[0][0] or 0, time)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,15 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from what_next.errors import StoreError
 from what_next.serving.store import tables
 from what_next.serving.store.backend import among, execute_all, insert_all, waits
-from what_next.serving.store.records import AddEvents, Conflict, EventRow, EventsAdded
+from what_next.serving.store.records import AHEAD, AddEvents, Conflict, EventRow, EventsAdded
 from what_next.serving.store.tables import dumps
 
 ATTEMPTS = 20
 """How often users' rows are made and locked, where other processes erase them in between."""
 SALT = "salt"
 """What the hashes of who was erased are keyed with, in `meta`; there is none before the first erasure."""
+MOMENT = "moment"
+"""When the last erasure or export was, in `meta`."""
 Content = tuple[int, str, str, float | None, Any, str | None, int | None]
 """What the client sent of an event: its user's key, item, kind, reward, context, answer and time."""
 
@@ -53,6 +55,17 @@ def put_note(connection: Connection, name: str, value: str, replace: bool = True
     insert_all(connection, tables.meta, [(name, value)], once=True)
     if replace:
         connection.execute(update(tables.meta).where(META.name == name).values(value=value))
+
+
+def moment(connection: Connection, now: int) -> int:
+    """The time of an erasure or of an export: later than of those before, though the clock has gone back.
+
+    Where it has gone back by more than `AHEAD`, the clock was wrong before; its time is taken as it is.
+    """
+    last = note(connection, MOMENT)
+    found = now if last is None or int(last) > now + AHEAD else max(now, int(last) + 1)
+    put_note(connection, MOMENT, str(found))
+    return found
 
 
 @dataclass(slots=True)
@@ -171,10 +184,10 @@ class Histories:
         """Note when a user was erased, and which events came without a time, or with one that was still ahead."""
         put_note(self.connection, SALT, secrets.token_hex(16), replace=False)
         salt, erased = note(self.connection, SALT) or "", tables.erased_users
-        digest = digest_of(salt, user_id)
-        insert_all(self.connection, erased, [(digest, self.now)], once=True)
-        older = (erased.c.digest == digest) & (erased.c.time < self.now)
-        self.connection.execute(update(erased).where(older).values(time=self.now))
+        digest, now = digest_of(salt, user_id), moment(self.connection, self.now)
+        insert_all(self.connection, erased, [(digest, now)], once=True)
+        older = (erased.c.digest == digest) & (erased.c.time < now)
+        self.connection.execute(update(erased).where(older).values(time=now))
         insert_all(self.connection, tables.erased_events, [(digest_of(salt, one),) for one in event_ids], once=True)
 
     def erasures(self, user_ids: Iterable[str]) -> dict[str, int]:
