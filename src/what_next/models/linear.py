@@ -98,9 +98,9 @@ class LinearTerm(nn.Module):
     have something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`,
     since a rare item may have one successor, or that stood near them in any order, as in `baselines.ItemKnn`, since
     thousands of small sets take as many directions; those that it holds, as in `baselines.PopularPersonal`, since many
-    people come back to a few items of their own, which may be rare or new; and those that came next in this very history
-    when its last item was there before, since who plays a list anew, or buys by a routine, has told what comes next (as
-    induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
+    people come back to a few items of their own, which may be rare or new; and those that came next in this very
+    history when its last item was there before, since who plays a list anew, or buys by a routine, has told what comes
+    next (as induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
     nothing is added.
