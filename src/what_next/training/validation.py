@@ -21,7 +21,7 @@ FEW = 2000
 """Those of whom every item's chance is computed, or the whole history read, at most."""
 EVENTS = 2**21
 """Events of their histories, at most (or one user's)."""
-SCORES = 2**27
+SCORES = 2**26
 """Of items for users in each of many measurements, at most, where that leaves `FEW` users or more."""
 
 
