@@ -211,7 +211,7 @@ def likelihood_ratios(counts: Rows) -> Rows:
     first, second, total = alone[rows], alone[columns], alone.sum()
 
     def part(cell: Array, row: Array, column: Array) -> Array:
-        return cell * np.log(np.maximum(cell, 1) * total / (row * column))
+        return np.asarray(cell * np.log(np.maximum(cell, 1) * total / (row * column)))
 
     found = (
         part(both, first, second)
