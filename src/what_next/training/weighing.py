@@ -98,9 +98,9 @@ def weigh(
             highlight=False,
         )
     _count(trial)
+    chosen = _follow(trial, transitions or {})
     if learn:
         _widen(trial, learn)
-    chosen = _follow(trial, transitions or {})
     if repeats:
         _repeat(trial)
     chosen += _favour(trial, recent or {})
@@ -200,6 +200,8 @@ def _widen(trial: Trial, learn: Callable[[int], None]) -> None:
             linear.directions, linear.gains = fewer
             return
         trial.take(wider)
+        if "transition" in trial.numbers:
+            trial.adjust("transition", TRANSITIONS)
 
 
 def _clear(trial: Trial) -> None:
