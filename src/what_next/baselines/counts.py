@@ -109,7 +109,8 @@ class Known:
             places = places[after[places] >= lag]
         pairs = np.concatenate(found, 1)
         pairs = pairs[:, pairs[0] != pairs[1]]
-        return likelihood_ratios(Rows.counted(*np.hstack([pairs, pairs[::-1]]), self.catalogue))
+        first, second = np.hstack([pairs, pairs[::-1]])
+        return likelihood_ratios(Rows.counted(first, second, self.catalogue))
 
     @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
@@ -212,7 +213,7 @@ def likelihood_ratios(counts: Rows) -> Rows:
     first, second, total = alone[rows], alone[columns], alone.sum()
 
     def part(cell: Array, row: Array, column: Array) -> Array:
-        return cell * np.log(np.maximum(cell, 1) * total / (row * column))
+        return np.asarray(cell * np.log(np.maximum(cell, 1) * total / (row * column)))
 
     found = (
         part(both, first, second)

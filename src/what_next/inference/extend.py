@@ -1,7 +1,7 @@
 """New items in a running service: a recommender with a longer catalogue, without training."""
 
 import copy
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -122,15 +122,13 @@ def _problems(space: Space, items: Sequence[NewItem]) -> Iterator[tuple[str, str
             yield item.item_id, f"{name} lacks attributes: {some(missing)}; give all of them"
         elif wrong := [name for name, value in item.attributes.items() if not abs(value) <= LARGEST]:
             yield item.item_id, f"{name}: {some(wrong)} is not a finite number"
-        elif place < 0 and not known and tags.isdisjoint(_tags(item) or ()):
+        elif place < 0 and not known and tags.isdisjoint(_tags(item, catalogue.kinds) or ()):
             yield item.item_id, f"{name}: its tags {UNSHARED}" if tags else f"{name} {UNTOLD}"
 
 
-def _tags(item: NewItem, kinds: Container[str] | None = None) -> list[str] | None:
-    """As the catalogue has them, of some kinds, or all."""
-    if item.tags is None:
-        return None
-    return tags_of({kind: words for kind, words in item.tags.items() if kinds is None or kind in kinds})
+def _tags(item: NewItem, kinds: Sequence[str]) -> list[str] | None:
+    """Those of some kinds, as the catalogue has them; None where none are given."""
+    return None if item.tags is None else tags_of({kind: item.tags[kind] for kind in kinds if kind in item.tags})
 
 
 def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalogue:
