@@ -111,8 +111,8 @@ def neighbours(
     chances: Float64[np.ndarray, "kinds"],
     events: Float64[np.ndarray, "items"],
 ) -> Rows:
-    """The items that share tags with each new one, and the chance that each comes next after it: what
-    `Tagged.foretold` would say if the training had known this new item, too, and no other.
+    """The items that share tags with each new one, and the chance that each comes next after it, the likely ones first:
+    what `Tagged.foretold` would say if the training had known this new item, too, and no other.
 
     Args:
         seen: the items that may be neighbours: those of the training.
