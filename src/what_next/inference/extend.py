@@ -72,8 +72,8 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     nothing else, a new one's is the mean of those of its 10 nearest items (of a training event, where that is known) by
     standardised attributes; where there are none, of those that share its tags, the more the likelier such a tag is
     kept and the fewer share it. Counts of the log take from these what comes next (`LinearTerm.place`), with attributes
-    or without. Both are guesses, which hold until the next training; they are made anew where an item that came later
-    is changed. Beside attributes, what is learned of a new item is nothing.
+    or without. Both are guesses, which hold until the next training; where an item without a training event is changed,
+    they are made anew. Beside attributes, what is learned of a new item is nothing.
 
     Raises:
         CatalogueError: an item lacks an attribute, has one that the catalogue does not know or one that is no number;

@@ -305,7 +305,7 @@ class LinearTerm(nn.Module):
             counts = starts[own + 1] - starts[own]
             entries = ranges(starts[own], counts)
             amounts = np.repeat(weights / weights.sum(), counts) * values[entries]
-            average = np.bincount(before[entries], amounts, len(items)).astype(np.float32)
+            average = np.bincount(before[entries], amounts, len(items)).astype(np.float32)  # of what neighbours have
             average[own] = np.maximum(average[own], weights / (np.maximum(totals[own], weights) + 1))
             average[place] = 0
             rows = np.flatnonzero(average)
