@@ -184,6 +184,17 @@ def test_by_its_tags_a_new_item_is_the_mean_of_those_that_share_them(setup_of: S
             extend(new, [NewItem("x", "X", tags=tags)])
     moved = [NewItem("i3", "", tags={"artist": ["of its own"]}), NewItem("x", "", tags={"artist": ["of its own"]})]
     assert len(extend(old, moved).catalogue) == 81
+    other = extend(new, [NewItem("new", "New", tags={"artist": ["5"]})])
+    for found, before in (
+        (other.policy.agent.nets["encoder"].items(), vectors),
+        (other.policy.agent.nets["encoder"].ridge.directions, directions),
+    ):
+        torch.testing.assert_close(found[80], before[20:24].mean(0))
+        assert torch.equal(found[:80], before[:80])
+    assert torch.equal(net.items()[80], vectors[4:8].mean(0))  # the former recommender stays as it was
+    unlike = [NewItem("p", "", tags={"artist": ["nobody", "1"]}), NewItem("q", "", tags={"artist": ["nobody", "2"]})]
+    both = extend(old, unlike).policy.agent.nets["encoder"].items()[80:]
+    torch.testing.assert_close(both, torch.stack([vectors[4:8].mean(0), vectors[8:12].mean(0)]))
 
 
 def test_nothing_new_changes_nothing(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:

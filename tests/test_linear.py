@@ -28,8 +28,8 @@ from what_next.types import Proposal
 
 GROUPS, EACH = 12, 6
 NEWER = (
-    "bias", "kept", "next_items", "next_shares", "next_totals", "penalty", "popularity",
-    "steps", "repeat", "repeat_decay", "replay", "transition", "transition_decay", "zero_diagonal",
+    "bias", "next_items", "next_shares", "next_totals", "penalty", "popularity", "repeat", "repeat_decay", "replay",
+    "tag_steps", "tags_kept", "transition", "transition_decay", "zero_diagonal",
 )  # fmt: skip
 """What the first of such models did not have."""
 
@@ -165,9 +165,9 @@ def test_what_a_new_item_comes_next_of_by_hand(monkeypatch: pytest.MonkeyPatch) 
     linear = LinearTerm(3)
     linear.learn(np.eye(3, dtype=np.float32), np.full(3, PENALTY, np.float32), np.ones(3, np.int64))
     count_transitions(linear, np.array([[0, 0, 0, 2], [1, 1, 2, 1]], np.int32))
-    linear.learn_tags(10.0, np.array([0.8]))
+    linear.tag_steps.fill_(10.0)
     linear.grow(5)
-    linear.place(np.array([0, 2, 2]), np.array([1, 2], np.int32), np.array([0.6, 0.2], np.float32))
+    linear.place(np.arange(3, 5), np.array([0, 2, 2]), np.array([1, 2], np.int32), np.array([0.6, 0.2], np.float32))
     assert linear.directions[3:].tolist() == [[0, 0.75, 0.25], [0, 0, 0]]
     rows = [
         dict(zip(*one, strict=True))
@@ -179,11 +179,18 @@ def test_what_a_new_item_comes_next_of_by_hand(monkeypatch: pytest.MonkeyPatch) 
     assert rows[2] == pytest.approx({1: 1 / 2, 3: 2 / 3, -1: 0})  # the larger of both: .75 / 2 on average
     assert rows[4] == {-1: 0}
     linear.grow(6)
-    linear.place(np.array([0, 1]), np.array([0], np.int32), np.array([0.01], np.float32))
+    linear.place(np.array([5]), np.array([0, 1]), np.array([0], np.int32), np.array([0.01], np.float32))
     assert linear.next_items[0].tolist() == [1, 2, 3]  # what came next more often stays
-    linear.learn_tags(0.0, np.array([0.8]))  # tags do not count there
+    linear.place(np.array([3]), np.array([0, 1]), np.array([2], np.int32), np.array([0.2], np.float32))  # it is another
+    assert linear.directions[3].tolist() == [0, 0, 1]
+    assert linear.next_items.tolist()[3] == [2, -1, -1]
+    assert [3 in row for row in linear.next_items.tolist()] == [True, False, True, False, False, False]
+    linear.place(np.array([3]), np.array([0, 0]), np.zeros(0, np.int32), np.zeros(0, np.float32))  # nothing tells of it
+    assert not linear.directions[3].any()
+    assert 3 not in linear.next_items
+    linear.tag_steps.fill_(0.0)  # tags do not count there
     linear.grow(7)
-    linear.place(np.array([0, 1]), np.array([1], np.int32), np.array([0.6], np.float32))
+    linear.place(np.array([6]), np.array([0, 1]), np.array([1], np.int32), np.array([0.6], np.float32))
     assert 6 not in linear.next_items.tolist()[1]
 
 
@@ -194,9 +201,9 @@ def test_transitions_that_do_not_count_are_forgotten(transition: float, kept: in
     linear.choose(bias=1.0, transition=transition)
     linear.forget()
     assert linear.next_items.shape[1] == linear.next_shares.shape[1] == kept
-    linear.learn_tags(10.0, np.array([0.8]))
+    linear.tag_steps.fill_(10.0)
     linear.grow(4)
-    linear.place(np.array([0, 1]), np.array([1], np.int32), np.array([0.6], np.float32))
+    linear.place(np.array([3]), np.array([0, 1]), np.array([1], np.int32), np.array([0.6], np.float32))
     assert (3 in linear.next_items[1].tolist()) == bool(kept)
 
 

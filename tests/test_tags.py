@@ -10,7 +10,7 @@ import pytest
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
 from what_next.baselines.counts import Rows
-from what_next.baselines.tags import PRIOR, Tagged, akin
+from what_next.baselines.tags import PRIOR, Tagged, neighbours
 from what_next.data import Catalogue, Options, import_files
 from what_next.errors import DataError
 from what_next.experiments.next_items import evaluator_of, rules
@@ -72,7 +72,7 @@ def test_the_tags_of_a_new_item_foretell_what_they_would_in_training() -> None:
     chances, events, seen = np.array([0.6, 0.9, 0.5]), np.array([3.0, 1, 0, 2, 9]), np.arange(5, dtype=np.int32)
     for new in (["a: x", "b: u"], ["a: y"], ["c: alone", "a: z"], ["a: z"]):
         catalogue = items(pl.concat([TAGS.head(5), pl.Series("tags", [new])]))
-        tagged, found = Tagged.of(catalogue), akin(catalogue, seen, 5, chances, events)
+        tagged, found = Tagged.of(catalogue), neighbours(catalogue, seen, np.array([5]), chances, events)
         wanted = tagged.foretold(chances[tagged.kinds], np.append(events, 0).astype(np.int64), 5)
         assert row(Rows(np.append([0] * 5, found.offsets), found.columns, found.values), 5) == pytest.approx(
             row(wanted, 5)
@@ -83,7 +83,7 @@ def test_the_tags_of_a_new_item_foretell_what_they_would_in_training() -> None:
 def test_only_items_that_training_saw_tell_of_a_new_one_each_of_which_stands_alone() -> None:
     new = pl.Series("tags", [["a: x", "d: v"], ["a: x", "d: v"], ["d: v"], None])
     catalogue, events = items(pl.concat([TAGS, new])), np.array([3.0, 1, 9, 2, 9, 0])
-    found = akin(catalogue, np.array([0, 1, 3], np.int32), 6, np.full(4, 0.4), events)
+    found = neighbours(catalogue, np.array([0, 1, 3], np.int32), np.arange(6, 10), np.full(4, 0.4), events)
     assert found.offsets.tolist() == [0, 2, 4, 4, 4]
     assert found.columns.tolist() == [0, 1, 0, 1]
     assert found.values == pytest.approx(np.full(4, 0.2))

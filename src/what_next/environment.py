@@ -532,10 +532,14 @@ class Environment:
             )
 
     def _transitions(self, events: Known, linear: LinearTerm) -> dict[str, Callable[[], None]]:
-        """Ways to give the linear term what came next in the log as it is now: alone, as tags foretell it, too, and
-        what stood near it in any order."""
+        """Ways to give the linear term what came next in the log as it is now, by words for each: alone, or with what
+        tags foretell; or what goes together in any order. None where there are too many items."""
         catalogue, most = self.state.dataset.catalogue, successors_of(events.catalogue)
-        kept = (tagged := Tagged.of(catalogue)).kept(events.followers)
+        if not most:
+            return {}
+        tagged = Tagged.of(catalogue)
+        kept = tagged.kept(events.followers)
+        linear.learn_tags(tagged.of_kinds(kept, len(catalogue.kinds)))
 
         @cache
         def foretold() -> Rows:
@@ -543,20 +547,19 @@ class Environment:
 
         def learn(steps: float) -> None:
             rows = events.followers.plus(foretold(), steps) if steps else events.followers
-            linear.learn_transitions(rows.offsets, rows.columns, rows.values)
-            linear.learn_tags(steps, tagged.of_kinds(kept, len(catalogue.kinds)))
+            linear.learn_transitions(rows.offsets, rows.columns, rows.values, tag_steps=steps)
 
-        def learn_companions() -> None:
-            rows, largest = events.companions, np.zeros(events.catalogue, np.float32)
+        def learn_associations() -> None:
+            rows, largest = events.associations, np.zeros(events.catalogue, np.float32)
             np.maximum.at(largest, rows.rows, rows.values)
-            linear.learn_transitions(rows.offsets, rows.columns, rows.values, float(largest[largest > 0].mean()))
-            linear.learn_tags(0.0, np.zeros(0))
+            whole = float(largest[largest > 0].mean())  # so that the surest of an item is about 1, as a share may be
+            linear.learn_transitions(rows.offsets, rows.columns, rows.values, whole=whole)
 
-        several = (0.0, *EVENTS) if catalogue.tags is not None else (0.0,)
-        words = {steps: f"what tags foretell, as {steps:g} steps" if steps else "" for steps in several if most}
-        ways: dict[str, Callable[[], None]] = {told: partial(learn, steps) for steps, told in words.items()}
-        if most and events.companions.values.any():
-            ways["what goes together in any order"] = learn_companions
+        ways: dict[str, Callable[[], None]] = {"": partial(learn, 0.0)}
+        for steps in EVENTS if catalogue.tags is not None else ():
+            ways[f"what tags foretell, as {steps:g} steps"] = partial(learn, steps)
+        if events.associations.values.any():
+            ways["what goes together in any order"] = learn_associations
         return ways
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:

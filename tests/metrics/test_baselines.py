@@ -123,7 +123,7 @@ def dense(rows: Rows) -> np.ndarray:
     return found
 
 
-class TestCompanions:
+class TestAssociations:
     @pytest.mark.parametrize(
         ("pairs", "ratio"),
         [
@@ -148,30 +148,30 @@ class TestCompanions:
         assert found[A, C] == found[B, D] > 0
 
     def test_items_of_a_history_go_together_in_any_order(self) -> None:
-        data = log(5, [A, B, A], [C, B], [D])  # A is none of its own companions
+        data = log(5, [A, B, A], [C, B], [D])  # A does not go with itself
         expected = likelihood_ratios(together({(A, B): 2, (B, C): 1}, 5))
-        assert dense(Known.of(data, data.lengths).companions) == pytest.approx(dense(expected))
+        assert dense(Known.of(data, data.lengths).associations) == pytest.approx(dense(expected))
 
     def test_they_stand_as_near_as_memory_allows_or_are_those_of_some_users(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = log(5, [A, B, C, D, E], [E, D, C, B, A])
-        monkeypatch.setattr(counts, "NEAR", 1)
+        monkeypatch.setattr(counts, "WINDOW", 1)
         for most, pairs in ((13, [(A, B), (B, C), (C, D), (D, E)]), (14, [(A, B), (A, C), (B, C), (B, D)])):
-            monkeypatch.setattr(counts, "STANDING", most)
+            monkeypatch.setattr(counts, "COOCCURRENCES", most)
             found = Known.of(data, data.lengths)
-            assert bool(found.companions.columns.max() == E) is True
-            here = dense(replace(found.companions, values=np.ones(len(found.companions.columns), np.float32)))
+            assert bool(found.associations.columns.max() == E) is True
+            here = dense(replace(found.associations, values=np.ones(len(found.associations.columns), np.float32)))
             assert all(here[pair] == 1 for pair in pairs)
             assert here[A, C] == (most == 14)
-        monkeypatch.setattr(counts, "STANDING", 9)  # of ten events, so that one user in two is counted
-        some = Known.of(log(5, [A, B, A, B, A], [C, D, C, D, C]), data.lengths).companions
+        monkeypatch.setattr(counts, "COOCCURRENCES", 9)  # of ten events, so that one user in two is counted
+        some = Known.of(log(5, [A, B, A, B, A], [C, D, C, D, C]), data.lengths).associations
         assert dense(some)[A, B] > 0
         assert dense(some)[C, D] == 0
 
     def test_a_log_of_single_events_has_none(self) -> None:
         data = log(3, [A], [B])
-        assert not len(Known.of(data, data.lengths).companions.values)
+        assert not len(Known.of(data, data.lengths).associations.values)
 
 
 class TestPopularPersonal:

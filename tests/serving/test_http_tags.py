@@ -123,6 +123,21 @@ def test_an_item_that_is_put_again_keeps_its_tags_or_gets_others(one: Service, s
             assert found["new"]["title"] == "Newer"
 
 
+def test_a_new_item_that_gets_other_tags_answers_as_after_a_restart(one: Service, setup: Setup) -> None:
+    one.post("/v1/items", NEW)
+    one.recommend(user_id="u3")  # of artist 3, and of whom there is a session now
+    one.post("/v1/items", {**NEW, "tags": {"artist": "Artist 7"}})
+    assert "new" not in shown(one, "3-1", "3-2", k=200)[:100]
+    assert "new" in shown(one, "7-1", "7-2")[:7]
+    assert set(shown(one, "new", k=5)) <= {f"7-{song}" for song in range(EACH)}
+    for tags in ({}, {"artist": "Nobody"}):
+        assert refusal(one, tags=tags)[0] == "tags"
+    with process(setup) as other:
+        assert other.get("/v1/model")["left_out"] == 0
+        for history in (("3-1", "3-2"), ("7-1", "7-2"), ("new",)):
+            assert shown(other, *history) == shown(one, *history)
+
+
 @pytest.mark.parametrize(
     ("tags", "field", "reason"),
     [

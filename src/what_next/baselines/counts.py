@@ -20,8 +20,8 @@ MOST = 2**25
 """Events that are counted, about, at most."""
 KEPT = 2**24
 """Pairs of items that are kept once counted, at most: 340 MB."""
-NEAR, STANDING = 4, 2**22
-"""Events within which items stand near each other, at least; and pairs of those that do, at most: about 1.3 GB."""
+WINDOW, COOCCURRENCES = 4, 2**22
+"""Events within which items are counted as together, at least; and pairs that are counted, at most: about 1.3 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +96,21 @@ class Known:
         return Rows.counted(*self.transitions, self.catalogue)
 
     @cached_property
-    def companions(self) -> "Rows":
-        """How sure it is that two items go together in histories, in any order (`likelihood_ratios`): counted within
-        as many events of each other as `STANDING` pairs allow; where that is fewer than `NEAR`, of some users alone."""
-        some = 1 + NEAR * len(self.items) // STANDING
+    def associations(self) -> "Rows":
+        """How surely two items go together in histories, in any order (`likelihood_ratios`): counted in the largest
+        window that makes at most `COOCCURRENCES` pairs; where that is below `WINDOW`, in histories of some users alone.
+        """
+        some = 1 + WINDOW * len(self.items) // COOCCURRENCES
         after = np.where(self.users % some, 0, self.after)
-        first, second, lag = [self.items[:0]], [self.items[:0]], 1
-        places, room = np.flatnonzero(after), STANDING
+        found, places, room, lag = [np.zeros((2, 0), np.int32)], np.flatnonzero(after), COOCCURRENCES, 1
         while len(places) and (room := room - len(places)) >= 0:
-            one, other = self.items[places], self.items[places + lag]
-            first, second, lag = [*first, one[one != other]], [*second, other[one != other]], lag + 1
+            found.append(np.stack([self.items[places], self.items[places + lag]]))
+            lag += 1
             places = places[after[places] >= lag]
-        pairs = np.concatenate([*first, *second]), np.concatenate([*second, *first])
-        return likelihood_ratios(Rows.counted(*pairs, self.catalogue))
+        pairs = np.concatenate(found, 1)
+        pairs = pairs[:, pairs[0] != pairs[1]]
+        first, second = np.hstack([pairs, pairs[::-1]])
+        return likelihood_ratios(Rows.counted(first, second, self.catalogue))
 
     @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
@@ -197,8 +199,8 @@ class Rows:
 
 
 def likelihood_ratios(counts: Rows) -> Rows:
-    """The log-likelihood ratio of each pair's count against that of items which know nothing of each other; 0 where it
-    is no larger than by chance (Dunning 1993, "Accurate Methods for the Statistics of Surprise and Coincidence",
+    """The log-likelihood ratio of each pair's count against that of independent items; 0 where the count is no larger
+    than by chance (Dunning 1993, "Accurate Methods for the Statistics of Surprise and Coincidence",
     section 5; Mahout's similarity of items).
 
     A ratio of counts takes two rare items that met once for the surest pair there is; this takes what is seen often.

@@ -20,8 +20,8 @@ PRIOR = 10.0
 """Steps of the log that the kind of a tag counts as, where the steps from items with that very tag are few."""
 EVENTS = (10.0, 1000.0)
 """Steps of the log from each item that what its tags tell may count as: many have it alone decide."""
-KIN, LEAST = 128, 1e-6
-"""Items that tell of a new one with the same tags, at most; and how often a tag is kept, at least."""
+NEIGHBOURS, LEAST = 128, 1e-6
+"""Items with the same tags by which a new one is known, at most; and how often a tag is kept, at least."""
 STEPS = 2**20
 """Pairs of one item and the next that are looked at, at most."""
 WORK = 2**22
@@ -44,13 +44,10 @@ class Tagged:
     @classmethod
     def of(cls, catalogue: Catalogue) -> "Tagged":
         """Of all items."""
-        tags = catalogue.tags
-        if tags is None:
-            tags = pl.repeat(None, len(catalogue), dtype=pl.List(pl.String), eager=True)
-        several = _each(tags).filter(pl.len().over("tag") > 1).sort("item", "tag")
+        several = _each(catalogue).filter(pl.len().over("tag") > 1).sort("item", "tag")
         codes = several["tag"].rank("dense").cast(pl.Int64).to_numpy() - 1
         kinds = _kinds(several["tag"].unique().sort(), catalogue)
-        return cls(np.searchsorted(several["item"].to_numpy(), np.arange(len(tags) + 1)), codes, kinds)
+        return cls(np.searchsorted(several["item"].to_numpy(), np.arange(len(catalogue) + 1)), codes, kinds)
 
     @cached_property
     def items(self) -> Int64[np.ndarray, "pairs"]:
@@ -107,35 +104,43 @@ class Tagged:
         return Rows(offsets, (pairs % count).astype(np.int32), (sums / whole[first]).astype(np.float32))
 
 
-def akin(
+def neighbours(
     catalogue: Catalogue,
     seen: Int32[np.ndarray, "seen"],
-    first: int,
+    new: Int64[np.ndarray, "new"],
     chances: Float64[np.ndarray, "kinds"],
     events: Float64[np.ndarray, "items"],
 ) -> Rows:
-    """What the tags of each item from `first` on foretell, as `Tagged.foretold` would if it alone had come, by how
-    often a tag of each kind is kept; of items `seen` in training, those of each tag with the most `events`."""
-    each = _each(catalogue.tags)
-    new = each.filter(pl.col("item") >= first).select("tag", new="item")
-    known = each.join(new.select("tag").unique(), on="tag", how="semi")
+    """The items that share tags with each new one, and the chance that each comes next after it, the likely ones first:
+    what `Tagged.foretold` would say if the training had known this new item, too, and no other.
+
+    Args:
+        seen: the items that may be neighbours: those of the training.
+        new: positions of the new items, ascending, none of them `seen`; the result has a row for each.
+        chances: how often a tag of each of `Catalogue.kinds` is kept.
+        events: by which the items of each tag are chosen, where more than `NEIGHBOURS` have it.
+    """
+    each = _each(catalogue)
+    own = each.filter(pl.col("item").is_in(new)).select("tag", new="item")
+    known = each.join(own.select("tag").unique(), on="tag", how="semi")
     known = known.join(pl.DataFrame({"item": seen.astype(np.uint32), "events": events[seen]}), on="item")
-    new = new.join(known.group_by("tag").len("others"), on="tag")
-    kept = pl.Series(np.maximum(chances, LEAST)[_kinds(new["tag"], catalogue)])
-    new = new.with_columns(chance=kept / new["others"], whole=kept)
-    known = known.filter(pl.struct(-pl.col("events"), "item").rank("ordinal").over("tag") <= KIN)
-    pairs = new.with_columns(pl.col("chance") / pl.col("whole").sum().over("new").clip(lower_bound=1))
-    pairs = pairs.join(known, on="tag")
-    pairs = pairs.group_by("new", "item", "events").agg(pl.col("chance").sum())
+    own = own.join(known.group_by("tag").len("others"), on="tag")
+    own = own.with_columns(chance=np.maximum(chances, LEAST)[_kinds(own["tag"], catalogue)])
+    whole = pl.col("chance").sum().over("new").clip(lower_bound=1)
+    own = own.with_columns(pl.col("chance") / pl.col("others") / whole)
+    known = known.filter(pl.struct(-pl.col("events"), "item").rank("ordinal").over("tag") <= NEIGHBOURS)
+    pairs = own.join(known, on="tag").group_by("new", "item", "events").agg(pl.col("chance").sum())
     pairs = pairs.sort("new", -pl.col("chance"), -pl.col("events"), "item")
-    pairs = pairs.filter(pl.int_range(pl.len()).over("new") < KIN)
-    offsets = np.searchsorted(pairs["new"].to_numpy(), np.arange(first, len(catalogue) + 1))
+    pairs = pairs.filter(pl.int_range(pl.len()).over("new") < NEIGHBOURS)
+    offsets = np.append(np.searchsorted(pairs["new"].to_numpy(), new), len(pairs))
     return Rows(offsets, pairs["item"].to_numpy().astype(np.int32), pairs["chance"].to_numpy().astype(np.float32))
 
 
-def _each(tags: pl.Series | None) -> pl.DataFrame:
+def _each(catalogue: Catalogue) -> pl.DataFrame:
     """Which `item` has which `tag`, each pair once."""
-    return pl.DataFrame({"tag": tags}).with_row_index("item").explode("tag").drop_nulls().unique()
+    tags = catalogue.tags
+    table = pl.DataFrame({"tag": [] if tags is None else tags}, {"tag": pl.List(pl.String)})
+    return table.with_row_index("item").explode("tag").drop_nulls().unique()
 
 
 def _kinds(tags: pl.Series, catalogue: Catalogue) -> Int64[np.ndarray, "tags"]:

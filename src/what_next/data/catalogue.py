@@ -90,9 +90,9 @@ class Catalogue:
     @cached_property
     def kinds(self) -> list[str]:
         """What the words of the items are, such as `artist`."""
-        return (
-            [] if self.tags is None else kinds_of(self.tags.explode().drop_nulls().unique()).unique().sort().to_list()
-        )
+        if self.tags is None:
+            return []
+        return kinds_of(self.tags.explode().drop_nulls().unique()).unique().sort().to_list()
 
     @cached_property
     def constant(self) -> list[str]:
@@ -186,9 +186,9 @@ def tags_of(words: Mapping[str, Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(f"{kind}: {word}" for kind, several in words.items() for word in several))
 
 
-def by_kind(tags: Iterable[str]) -> dict[str, list[str]]:
-    """The other way."""
+def by_kind(tags: Iterable[str] | None) -> dict[str, list[str]]:
+    """The words of tags by what they are: the reverse of `tags_of`."""
     found: dict[str, list[str]] = {}
-    for kind, _, word in (tag.partition(": ") for tag in tags):
+    for kind, _, word in (tag.partition(": ") for tag in (() if tags is None else tags)):
         found.setdefault(kind, []).append(word)
     return found

@@ -1,19 +1,19 @@
 """New items in a running service: a recommender with a longer catalogue, without training."""
 
 import copy
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor, nn
 
 from what_next.agent import Agent
 from what_next.baselines.counts import Rows
-from what_next.baselines.tags import akin
+from what_next.baselines.tags import neighbours
 from what_next.data import Catalogue
 from what_next.data.catalogue import tags_of
 from what_next.data.importing.ids import CANONICAL_INTEGER
@@ -70,9 +70,10 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
 
     Where items are known by their attributes, a new one is as good as any other. Where their vectors are learned and
     nothing else, a new one's is the mean of those of its 10 nearest items (of a training event, where that is known) by
-    standardised attributes: a guess, which holds until the next training. Beside attributes, what is learned of a new
-    item is nothing. Without any, a new one's vector is the mean of those of the items that share its tags, each as
-    likely as these foretell; so is what the counts of the log say of it (`LinearTerm.place`), with attributes or not.
+    standardised attributes; where there are none, of those that share its tags, the more the likelier such a tag is
+    kept and the fewer share it. Counts of the log take from these what comes next (`LinearTerm.place`), with attributes
+    or without. Both are guesses, which hold until the next training; where an item without a training event is changed,
+    they are made anew. Beside attributes, what is learned of a new item is nothing.
 
     Raises:
         CatalogueError: an item lacks an attribute, has one that the catalogue does not know or one that is no number;
@@ -80,13 +81,13 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     """
     if not items:
         return recommender
-    latest = list({item.item_id: item for item in items}.values())
-    old = recommender.state
-    for _, problem in _problems(recommender.policy.agent.space, latest):
+    latest, old = {item.item_id: item for item in items}, recommender.state
+    for _, problem in _problems(recommender.policy.agent.space, list(latest.values())):
         raise CatalogueError(problem)
-    catalogue = extended_catalogue(recommender.catalogue, latest)
+    catalogue = extended_catalogue(recommender.catalogue, list(latest.values()))
     state = State(replace(old.dataset, catalogue=catalogue), old.setup, _space(old.space, catalogue))
-    agent = _agent(recommender.policy.agent, catalogue)
+    new = np.setdiff1d(catalogue.index(list(latest)), recommender.policy.agent.space.seen).astype(np.int64)
+    agent = _agent(recommender.policy.agent, catalogue, new)
     if agent.setup.algorithm.by_attributes:
         _ = state.box  # built here, so that no request waits for it
     return Recommender(LearnedPolicy(agent, state, recommender.policy.search))
@@ -97,7 +98,7 @@ def misfits(space: Space, items: Sequence[NewItem]) -> frozenset[str]:
     return frozenset(name for name, _ in _problems(space, items))
 
 
-def told(space: Space, items: Sequence[NewItem] = ()) -> frozenset[str]:
+def known_tags(space: Space, items: Sequence[NewItem] = ()) -> frozenset[str]:
     """The tags of the items that have a training event, where that is known; also those that `items` give them now."""
     tags = space.catalogue.tags
     if tags is None:
@@ -111,7 +112,7 @@ def _problems(space: Space, items: Sequence[NewItem]) -> Iterator[tuple[str, str
     """The items that cannot be put into the catalogue, and why."""
     catalogue = space.catalogue
     places, known = catalogue.index([item.item_id for item in items]), set(catalogue.names)
-    tags = told(space, items) if not known and places.min(initial=0) < 0 else frozenset()
+    tags = known_tags(space, items) if not known and places.min(initial=0) < 0 else frozenset()
     for item, place in zip(items, places.tolist(), strict=True):
         name = f"item {item.item_id!r}"
         if unknown := sorted(set(item.attributes) - known):
@@ -121,15 +122,13 @@ def _problems(space: Space, items: Sequence[NewItem]) -> Iterator[tuple[str, str
             yield item.item_id, f"{name} lacks attributes: {some(missing)}; give all of them"
         elif wrong := [name for name, value in item.attributes.items() if not abs(value) <= LARGEST]:
             yield item.item_id, f"{name}: {some(wrong)} is not a finite number"
-        elif place < 0 and not known and tags.isdisjoint(_tags(item) or ()):
+        elif place < 0 and not known and tags.isdisjoint(_tags(item, catalogue.kinds) or ()):
             yield item.item_id, f"{name}: its tags {UNSHARED}" if tags else f"{name} {UNTOLD}"
 
 
-def _tags(item: NewItem, kinds: Container[str] | None = None) -> list[str] | None:
-    """As the catalogue has them, of some kinds, or all."""
-    if item.tags is None:
-        return None
-    return tags_of({kind: words for kind, words in item.tags.items() if kinds is None or kind in kinds})
+def _tags(item: NewItem, kinds: Sequence[str]) -> list[str] | None:
+    """Those of some kinds, as the catalogue has them; None where none are given."""
+    return None if item.tags is None else tags_of({kind: item.tags[kind] for kind in kinds if kind in item.tags})
 
 
 def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalogue:
@@ -170,67 +169,75 @@ def _space(space: Space, catalogue: Catalogue) -> Space:
     return replace(space, catalogue=catalogue, counts=counts)
 
 
-def _agent(agent: Agent, catalogue: Catalogue) -> Agent:
-    """A copy for inference, whose encoder knows all items."""
-    new = Agent(agent.setup, _space(agent.space, catalogue))
+def _agent(agent: Agent, catalogue: Catalogue, new: Int64[np.ndarray, "new"]) -> Agent:
+    """A copy for inference, whose encoder knows all items; what it says of some is made `new`."""
+    extended = Agent(agent.setup, _space(agent.space, catalogue))
     known: dict[int, object] = {}
     for net in agent.nets.values():
         if not isinstance(net, Encoder):
             continue
-        kin = _kin(net, catalogue, agent.space.seen)
-        known[id(net.items)] = _vectors(net.items, catalogue, agent.space.seen, kin)
+        near = _neighbours(net, catalogue, agent.space.seen, new)
+        known[id(net.items)] = _vectors(net.items, catalogue, agent.space.seen, new, near)
         if net.ridge is not None:
             known[id(net.ridge)] = ridge = copy.deepcopy(net.ridge)
             ridge.grow(len(catalogue))
-            if kin is not None:
-                ridge.place(kin.offsets, kin.columns, kin.values)
-    new.nets = {name: copy.deepcopy(net, known) for name, net in agent.nets.items()}
-    for net in new.nets.values():
+            if near is not None:
+                ridge.place(new, near.offsets, near.columns, near.values)
+    extended.nets = {name: copy.deepcopy(net, known) for name, net in agent.nets.items()}
+    for net in extended.nets.values():
         if isinstance(net, Encoder) and net.followed is not None:
             net.followed = torch.cat([net.followed, net.followed.new_ones(len(catalogue) - len(net.followed))])
-    new.histories, new.steps = agent.histories, agent.steps
-    return new.eval()
+    extended.histories, extended.steps = agent.histories, agent.steps
+    return extended.eval()
 
 
-def _kin(net: Encoder, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"]) -> Rows | None:
-    """For each new item those that share its tags, and what these foretell; None where there are none."""
-    if catalogue.tags is None or net.items.count == len(catalogue):
+def _neighbours(
+    net: Encoder, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"], new: Int64[np.ndarray, "new"]
+) -> Rows | None:
+    """For each new item those that share its tags, and what these foretell; None where no item has any."""
+    if catalogue.tags is None:
         return None
     ridge, events, chances = net.ridge, np.zeros(net.items.count), np.ones(len(catalogue.kinds))
     if ridge is not None:
-        events, known = (one.double().cpu().numpy() for one in (ridge.popularity, ridge.tags_kept))
-        chances = known if len(known) == len(chances) else chances
-    found = akin(catalogue, seen, net.items.count, chances, events)
-    return found if len(found.values) else None
+        events, kept = (one.double().cpu().numpy() for one in (ridge.popularity, ridge.tags_kept))
+        chances = kept if len(kept) == len(chances) else chances
+    return neighbours(catalogue, seen, new, chances, events)
 
 
-def _vectors(old: ItemVectors, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"], kin: Rows | None) -> ItemVectors:
-    """The vectors of the items, the new ones at the end."""
-    count, vectors = len(catalogue), catalogue.vectors
-    new = copy.deepcopy(old)
-    new.count = count
+def _vectors(
+    old: ItemVectors,
+    catalogue: Catalogue,
+    seen: Int32[np.ndarray, "seen"],
+    new: Int64[np.ndarray, "new"],
+    near: Rows | None,
+) -> ItemVectors:
+    """The vectors of the items, those that are added at the end."""
+    extended, added = copy.deepcopy(old), len(catalogue) - old.count
+    extended.count = len(catalogue)
     if old.attributes is not None:
-        new.attributes = torch.from_numpy(vectors).to(old.attributes.device)
+        extended.attributes = torch.from_numpy(catalogue.vectors).to(old.attributes.device)
     if old.learned is not None:
         rows = old.learned.detach()
-        added = rows.new_zeros(count - old.count, old.dim)
+        learned = torch.cat([rows, rows.new_zeros(added, old.dim)])
         if old.attributes is None and catalogue.names:
-            added = _guessed(rows, vectors, seen)
-        elif old.attributes is None and kin is not None:
-            added = mean_of(rows, kin.offsets, kin.columns, kin.values)
-        new.learned = nn.Parameter(torch.cat([rows, added]), requires_grad=old.learned.requires_grad)
+            learned[new] = _guessed(rows, catalogue.vectors, seen, new)
+        elif old.attributes is None and near is not None:
+            learned[new] = mean_of(rows, near.offsets, near.columns, near.values)
+        extended.learned = nn.Parameter(learned, requires_grad=old.learned.requires_grad)
     if old.trained is not None:
-        new.trained = torch.cat([old.trained, old.trained.new_zeros(count - old.count, 1)])
-    return new
+        extended.trained = torch.cat([old.trained, old.trained.new_zeros(added, 1)])
+    return extended
 
 
 def _guessed(
-    rows: Float[Tensor, "old dim"], vectors: Float32[np.ndarray, "items attributes"], seen: Int32[np.ndarray, "seen"]
-) -> Float[Tensor, "added dim"]:
+    rows: Float[Tensor, "old dim"],
+    vectors: Float32[np.ndarray, "items attributes"],
+    seen: Int32[np.ndarray, "seen"],
+    new: Int64[np.ndarray, "new"],
+) -> Float[Tensor, "new dim"]:
     """For each new item the mean of its neighbours' learned vectors."""
-    near, new = torch.from_numpy(vectors[seen]), torch.from_numpy(vectors[len(rows) :])
-    found = [rows[:0]]
-    for part in torch.split(new, max(1, CHUNK // max(1, len(near)))):
+    near, found = torch.from_numpy(vectors[seen]), [rows[:0]]
+    for part in torch.split(torch.from_numpy(vectors[new]), max(1, CHUNK // max(1, len(near)))):
         nearest = torch.cdist(part, near).topk(min(NEIGHBOURS, len(near)), largest=False).indices
         found.append(rows[torch.from_numpy(seen).to(rows.device)[nearest.to(rows.device)].long()].mean(1))
     return torch.cat(found)

@@ -4,7 +4,6 @@ item was there before.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,7 +104,7 @@ class LinearTerm(nn.Module):
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
     nothing is added.
 
-    Of an item that comes once the log is counted, the items that share tags with it tell (`place`).
+    What is not known of an item that comes later is taken from the items that share tags with it (`place`).
 
     Attributes:
         rank: how many directions there are.
@@ -117,8 +116,9 @@ class LinearTerm(nn.Module):
             each did, by one more than how often anything did; or those that go with it the most surely in any order,
             and how surely (`baselines.counts.likelihood_ratios`). No column without `transition`. `next_totals`:
             [items 1], how often anything came next.
-        tag_steps: how many steps of the log what tags foretell counts as there; `tags_kept`: [kinds], how often a tag
-            of each kind is kept. No entry where items have no tags.
+        tag_steps: how many steps of the log what tags foretell counts as there; 0: it does not count.
+        tags_kept: [kinds], how often a tag of each of `Catalogue.kinds` is kept from one item to the next. No entry
+            where that is not known.
         transition: what these shares count after the last item; after an earlier one `transition_decay` of what they do
             after the next.
         repeat: what the shares of items in the history count, where an event counts `repeat_decay` of the one after it.
@@ -204,12 +204,16 @@ class LinearTerm(nn.Module):
         offsets: Int64[np.ndarray, "items_plus_1"],
         followers: Int32[np.ndarray, "pairs"],
         counts: Float32[np.ndarray, "pairs"],
+        *,
         whole: float | None = None,
+        tag_steps: float = 0.0,
     ) -> None:
         """Take which items came right after each one in a log, and how often: the most frequent ones alone.
 
-        Those of item `i` lie from `offsets[i]` to `offsets[i + 1]`. Their shares are of `whole`, or else of one more
-        than all counts of the item.
+        Args:
+            offsets: those of item `i` lie from `offsets[i]` to `offsets[i + 1]`.
+            whole: what the counts are shares of; None: of one more than all counts of the item.
+            tag_steps: how many steps of the log what tags foretell counts as among them.
         """
         count, most = len(self.directions), successors_of(len(self.directions))
         before = np.repeat(np.arange(count), np.diff(offsets))
@@ -223,10 +227,10 @@ class LinearTerm(nn.Module):
         self.next_items = torch.from_numpy(items).to(self.directions.device)
         self.next_shares = torch.from_numpy(shares).to(self.directions.device)
         self.next_totals = torch.from_numpy(totals[:, None]).to(self.next_shares)
+        self.tag_steps.fill_(tag_steps)
 
-    def learn_tags(self, steps: float, kept: Float64[np.ndarray, "kinds"]) -> None:
-        """Take how many steps what tags foretell counted as in the transitions, and how often a tag is kept."""
-        self.tag_steps.fill_(steps)
+    def learn_tags(self, kept: Float64[np.ndarray, "kinds"]) -> None:
+        """Take how often a tag of each kind is kept from one item to the next."""
         self.tags_kept = torch.from_numpy(kept).to(self.directions)
 
     def forget(self) -> None:
@@ -247,58 +251,68 @@ class LinearTerm(nn.Module):
     @torch.no_grad()
     def place(
         self,
+        new: Int64[np.ndarray, "new"],
         offsets: Int64[np.ndarray, "new_plus_1"],
-        kin: Int32[np.ndarray, "pairs"],
+        neighbours: Int32[np.ndarray, "pairs"],
         chances: Float32[np.ndarray, "pairs"],
     ) -> None:
-        """Say of the last items, of which nothing is known, what their kin tell: those of the first of them lie from
-        `offsets[0]` to `offsets[1]`, with the chance that each comes next of it as far as tags tell.
+        """Take what the neighbours of new items tell of them, in the place of all that was known of the new ones.
 
-        Its direction is the mean of theirs. They come next of it, and it of them, as they would by tags alone; it comes
-        next of other items as often as they do on average.
+        The direction of a new item is the mean of its neighbours'. They come next after it, and it after them, as often
+        as its tags foretell; it comes next after any other item as often as its neighbours do on average.
+
+        Args:
+            new: positions of the new items.
+            offsets: the neighbours of the first lie from `offsets[0]` to `offsets[1]`, the likely ones first.
+            neighbours: items that are not new.
+            chances: that each of them comes next after the new item, as its tags foretell it.
         """
-        first = len(self.directions) - len(offsets) + 1
-        self.directions[first:] = mean_of(self.directions, offsets, kin, chances)
+        self.directions[new] = mean_of(self.directions, offsets, neighbours, chances)
         if not self.next_items.shape[1] or not self.tag_steps:
             return
         items, shares = self.next_items.cpu().numpy(), self.next_shares.cpu().numpy()
-        told, most = float(self.tag_steps) * chances, items.shape[1]
-        for new, (start, stop) in enumerate(pairwise(offsets.tolist()), first):
-            end = min(stop, start + most)  # the likely ones come first
-            self.next_totals[new] = total = float(told[start:end].sum())
-            items[new, : end - start], shares[new, : end - start] = kin[start:end], told[start:end] / (total + 1)
-        self._let_follow(first, offsets, kin, told, (items, shares))
-        self.next_items, self.next_shares = torch.from_numpy(items), torch.from_numpy(shares)
-        self.to(self.directions.device)
+        before = np.isin(items, new)
+        items[before], shares[before] = -1, 0
+        items[new], shares[new], self.next_totals[new] = -1, 0, 0
+        steps, most = float(self.tag_steps) * chances, items.shape[1]
+        for place, start, stop in zip(new.tolist(), offsets[:-1], offsets[1:], strict=True):
+            kept = slice(start, min(stop, start + most))
+            self.next_totals[place] = total = float(steps[kept].sum())
+            count = len(steps[kept])
+            items[place, :count], shares[place, :count] = neighbours[kept], steps[kept] / (total + 1)
+        self._let_follow(new, offsets, neighbours, steps, (items, shares))
+        self.next_items = torch.from_numpy(items).to(self.directions.device)
+        self.next_shares = torch.from_numpy(shares).to(self.directions.device)
 
     def _let_follow(
         self,
-        first: int,
+        new: Int64[np.ndarray, "new"],
         offsets: Int64[np.ndarray, "new_plus_1"],
-        kin: Int32[np.ndarray, "pairs"],
-        told: Float32[np.ndarray, "pairs"],
+        neighbours: Int32[np.ndarray, "pairs"],
+        steps: Float32[np.ndarray, "pairs"],
         table: tuple[Int32[np.ndarray, "items kept"], Float32[np.ndarray, "items kept"]],
     ) -> None:
-        """Put the items from `first` on into the rows of others, in the place of what came next least often."""
+        """Put new items into the rows of others, in the place of what came next least often; `steps` of the log are
+        what the chance of each neighbour counts as."""
         items, shares = table
         totals = self.next_totals[:, 0].cpu().numpy()
-        before, places = np.nonzero(np.isin(items, kin))
-        order = np.argsort(items[before, places], kind="stable")
-        before, places = before[order], places[order]
-        starts, values = np.searchsorted(items[before, places], np.arange(len(items) + 1)), shares[before, places]
-        for new, (start, stop) in enumerate(pairwise(offsets.tolist()), first):
-            own, weights = kin[start:stop], told[start:stop]
+        before, columns = np.nonzero(np.isin(items, neighbours))
+        order = np.argsort(items[before, columns], kind="stable")
+        before, columns = before[order], columns[order]
+        starts, values = np.searchsorted(items[before, columns], np.arange(len(items) + 1)), shares[before, columns]
+        for place, start, stop in zip(new.tolist(), offsets[:-1], offsets[1:], strict=True):
+            own, weights = neighbours[start:stop], steps[start:stop]
             counts = starts[own + 1] - starts[own]
             entries = ranges(starts[own], counts)
             amounts = np.repeat(weights / weights.sum(), counts) * values[entries]
-            average = np.bincount(before[entries], amounts, len(items)).astype(np.float32)
+            average = np.bincount(before[entries], amounts, len(items)).astype(np.float32)  # of what neighbours have
             average[own] = np.maximum(average[own], weights / (np.maximum(totals[own], weights) + 1))
-            average[new] = 0
+            average[place] = 0
             rows = np.flatnonzero(average)
             least = shares[rows].argmin(1)
             better = average[rows] > shares[rows, least]
             cells = rows[better], least[better]
-            items[cells], shares[cells] = new, average[rows[better]]
+            items[cells], shares[cells] = place, average[rows[better]]
 
     def extended(
         self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch rank"]
@@ -402,16 +416,18 @@ def _shares(amounts: Float[Tensor, "batch some"]) -> Float[Tensor, "batch some"]
 
 def mean_of(
     vectors: Float[Tensor, "items dim"],
-    offsets: Int64[np.ndarray, "new_plus_1"],
-    kin: Int32[np.ndarray, "pairs"],
-    chances: Float32[np.ndarray, "pairs"],
-) -> Float[Tensor, "new dim"]:
-    """Means of vectors by their chances: those of the first from `offsets[0]` to `offsets[1]`, and so on; 0 of none."""
-    rows, count = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), len(offsets) - 1
-    weights = chances / np.bincount(rows, chances, count)[rows]
-    places, bags, shares = (torch.from_numpy(one).to(vectors.device) for one in (kin, offsets[:-1], weights))
+    offsets: Int64[np.ndarray, "rows_plus_1"],
+    items: Int32[np.ndarray, "pairs"],
+    weights: Float32[np.ndarray, "pairs"],
+) -> Float[Tensor, "rows dim"]:
+    """Weighted means of the vectors of some items: in the first row those from `offsets[0]` to `offsets[1]`, and so on;
+    0 where there are none."""
+    counts = np.diff(offsets)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    shares = weights / np.bincount(rows, weights, len(counts))[rows]
+    places, bags, each = (torch.from_numpy(one).to(vectors.device) for one in (items, offsets[:-1], shares))
     found: Tensor = functional.embedding_bag(
-        places.long(), vectors, bags, mode="sum", per_sample_weights=shares.to(vectors)
+        places.long(), vectors, bags, mode="sum", per_sample_weights=each.to(vectors)
     )
     return found
 

@@ -264,7 +264,7 @@ def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:
     table = Catalogue.from_table(pl.read_parquet(beside(log, "items"), glob=False).tail(count))
     tags = [None] * len(table) if table.tags is None else table.tags.to_list()
     new = [
-        NewItem(str(name), title, dict(zip(table.names, values, strict=True)), by_kind(words or ()))
+        NewItem(str(name), title, dict(zip(table.names, values, strict=True)), by_kind(words))
         for name, title, values, words in zip(table.ids, table.titles, table.attributes.tolist(), tags, strict=True)
     ]
     odd = misfits(policy.agent.space, new)

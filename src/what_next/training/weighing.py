@@ -217,8 +217,8 @@ def _clear(trial: Trial) -> None:
 
 
 def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]:
-    """Choose how much counts which items came next, and in which table: the words for it; keep nothing where none
-    does."""
+    """Choose the table of which items came next, and how much it counts; returns the words for it. Where none counts,
+    none is kept."""
     linear, first, words, name = trial.linear, trial.copy(), "", ""
     for name, learn in (tables or {"": lambda: None}).items():
         learn()
@@ -233,7 +233,8 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]
 
 
 def _decayed(first: Trial) -> Trial:
-    """What came next at its best decay: slower ones are tried as long as they are better, else faster ones."""
+    """What came next with its best decay and weight: slower decays are tried as long as they are better, else faster
+    ones."""
 
     @cache
     def at(place: int) -> Trial:

@@ -284,15 +284,16 @@ def varying(log: pl.LazyFrame, numbers: Sequence[str], texts: Sequence[str] = ()
 def describing(
     log: pl.LazyFrame, columns: Collection[str], owner: str = "item_id", other: str = "user_id"
 ) -> list[str]:
-    """Those columns that do not vary on any item (on any user), where that is no chance; see `DIFFERING`.
+    """Those columns that describe the item (or the user): that none of them varies there is no chance (`DIFFERING`).
 
     Only items tell that which several users had with a value. Where there are few, the column may as well be of a user
-    who changed it, or of a session: then it says who had the item, which is not to be known.
+    who changed it, or of a session: then it says who had the item, which is not to be known. Of users likewise.
 
     Args:
         log: has the columns `user_id` and `item_id`, too.
         columns: those of texts or numbers that are the same in all rows of each `owner`.
-        owner: whom they may describe; `other`: of whom several tell that.
+        owner: whom they may describe: `item_id` or `user_id`.
+        other: the other one of the two; owners count that have rows with several of these.
     """
     one = pl.col(other).hash()
     log = log.with_columns(pl.when(pl.col(name).is_not_null()).then(one).alias(f"{name}\0one") for name in columns)

@@ -159,8 +159,8 @@ class RawLog:
         if wanted is None and not has_table:
             telling = _telling(kept, plain, moving)
             same = set(telling).difference(_moving(log, telling, ["user_id"]))
-            owned = describing(log, same, "user_id", "item_id") if same else []
-            attributes = [name for name in telling if name not in owned]
+            of_users = describing(log, same, "user_id", "item_id") if same else []
+            attributes = [name for name in telling if name not in of_users]
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
         left = [name for name in others if name not in (*attributes, *words, *context, *self.times, *self.ids)]
         return attributes, words, context, notes + _left_out(left, still)

@@ -295,7 +295,9 @@ class Engine:
         tags, kinds = item.tags or {}, served.catalogue.kinds
         if unknown := [repr(kind) for kind in tags if kind not in kinds]:
             raise Refused(f"{place}tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}")
-        if not names and item.item_id not in served.places and served.told.isdisjoint(tags_of(tags)):
+        there = served.places.get(item.item_id)
+        by_tags = there is None or (there >= served.own and item.tags is not None)  # a restart asks for its tags again
+        if not names and by_tags and served.known_tags.isdisjoint(tags_of(tags)):
             raise Refused(f"{place}tags" if kinds else f"{place}item_id", UNSHARED if kinds else UNTOLD)
 
     def held(self, item_ids: Sequence[str]) -> int:

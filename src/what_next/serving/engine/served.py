@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32
 from what_next.data import Catalogue
 from what_next.data.catalogue import by_kind
 from what_next.errors import CatalogueError, ModelError, NotFinite, some
-from what_next.inference.extend import NewItem, extend, misfits, told
+from what_next.inference.extend import NewItem, extend, known_tags, misfits
 from what_next.inference.recommender import Recommender
 from what_next.inference.session import Event, Session, Sessions
 from what_next.models.encoders import Encoder
@@ -31,7 +31,6 @@ from what_next.types import Request
 
 logger = logging.getLogger("what_next.serving")
 
-UNKNOWN = "it knows no new ones but by tags of items that it was trained with"
 WINDOW = 20
 """Latest events whose spread is count."""
 
@@ -74,7 +73,8 @@ class Served:
         odd = misfits(self.policy.agent.space, new)
         if odd:  # of a store that served other models, too; why is not for the log, since it names an item
             names = some(self.catalogue.names)
-            why = f"its attributes are others ({names})" if names else f"without attributes, {UNKNOWN}"
+            untold = "without attributes, it knows no new ones but by tags of items that it was trained with"
+            why = f"its attributes are others ({names})" if names else untold
             logger.warning("version %s cannot recommend %d items that were added: %s", self.version, len(odd), why)
         new = [one for one in new if one.item_id not in odd]
         left_out = (self.left_out | odd).difference(one.item_id for one in new)
@@ -131,10 +131,9 @@ class Served:
         return [self._item(place) for place in first[:limit]]
 
     def _item(self, place: int) -> ItemRow:
-        tags = () if self.catalogue.tags is None else self.catalogue.tags[place]
-        return ItemRow(
-            self.ids[place], self.titles[place], self.attributes(place), by_kind(() if tags is None else tags)
-        )
+        tags = self.catalogue.tags
+        words = by_kind(None if tags is None else tags[place])
+        return ItemRow(self.ids[place], self.titles[place], self.attributes(place), words)
 
     def attributes(self, place: int) -> dict[str, float]:
         """The attributes of an item, in their own units."""
@@ -142,9 +141,9 @@ class Served:
         return {name: round(value, 6) for name, value in values}
 
     @cached_property
-    def told(self) -> frozenset[str]:
-        """Tags by which new items are known."""
-        return told(self.policy.agent.space)
+    def known_tags(self) -> frozenset[str]:
+        """Tags of its own items, by which new ones are known."""
+        return known_tags(self.policy.agent.space)
 
     @cached_property
     def units(self) -> Float32[np.ndarray, "items dim"]:

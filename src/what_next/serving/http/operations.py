@@ -146,8 +146,8 @@ async def add_item(call: Call, item: Item) -> dict[str, Any]:
     `tags` it keeps its own), and counts as replaced. An item needs a number for each attribute of the catalogue, and no
     others; its tags are of kinds that the catalogue has. It can be recommended as soon as this is answered; another
     process on the same store takes it up within seconds, and so does this one if the store goes away just then. Where
-    the catalogue has no attributes, a new item is refused that has no tag of an item of the training: a model that is
-    trained on events with it will know it.
+    the catalogue has no attributes, a new item that shares no tag with an item of the training is refused: a model that
+    is trained on events with it will know it.
     """
     return await _added(call.parts, [item])
 
