@@ -19,7 +19,7 @@ from what_next.experiments.models import is_trained
 from what_next.inference.extend import NewItem, extend
 from what_next.inference.recommender import Recommender
 from what_next.inference.session import Event, Sessions
-from what_next.models.linear import PENALTY, LinearTerm, ranks_of
+from what_next.models.linear import PENALTY, RECALLED, LinearTerm, ranks_of
 from what_next.sources import LogSource
 from what_next.training import validation
 from what_next.training.artefacts import read_manifest, read_models
@@ -222,10 +222,13 @@ def test_only_the_latest_events_are_looked_through(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("numbers", "count"),
-    [({}, 0), ({"transition": 2.0}, 1), ({"transition_decay": 0.4}, 10), ({"transition_decay": 0.95}, 64)],
+    [({}, 0), ({"transition": 2.0}, 1), ({"transition_decay": 0.4}, 10), ({"transition_decay": 1.0}, 40)],
 )
-def test_no_more_is_looked_through_than_counts(numbers: dict[str, float], count: int) -> None:
+def test_no_more_is_looked_through_than_counts(
+    numbers: dict[str, float], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is added is what a look through seventy events finds, where more of them cannot count."""
+    monkeypatch.setattr("what_next.models.linear.MANY", 40 * 5)
     linear, walk = LinearTerm(5), np.random.default_rng(0).integers(0, 5, 99, np.int32)
     count_transitions(linear, np.stack([walk[:-1], walk[1:]]))
     linear.choose(**({"transition": 2.0} | numbers if numbers else {}))
@@ -251,7 +254,7 @@ def test_transitions_that_were_saved_by_their_earlier_name_count() -> None:
     saved = linear.state_dict()
     saved |= {"step": saved.pop("transition"), "step_decay": saved.pop("transition_decay")}
     later.load_state_dict(saved)
-    assert later.last == linear.last == 64
+    assert later.last == linear.last == RECALLED
     recent = torch.tensor([[1, 0]])
     for found, wanted in zip(later.boosts(recent), linear.boosts(recent), strict=True):
         np.testing.assert_allclose(found, wanted)
@@ -576,14 +579,14 @@ def test_what_tags_foretell_counts_where_that_is_better(better: str, kept: int, 
     assert ("tags" in capsys.readouterr().err) == (better == "tags")
 
 
-@pytest.mark.parametrize(("best", "chosen"), [(0.8, 0.95), (0.4, 0.4)])
+@pytest.mark.parametrize(("best", "chosen"), [(0.8, 1.0), (0.4, 0.4)])
 def test_more_of_a_history_is_looked_up_where_much_of_it_counts(best: float, chosen: float) -> None:
     linear = term()
     count_transitions(linear, np.array([[0, 1, 2], [1, 2, 0]], np.int32))
 
     def score() -> float:
         decay = round(float(linear.transition_decay), 2)
-        return 1.0 if linear.transition != 16 else {best: 2.0, 0.95: 3.0}.get(decay, 1.0)
+        return 1.0 if linear.transition != 16 else {best: 2.0, 1.0: 3.0}.get(decay, 1.0)
 
     assert weigh(linear, "ndcg@10", score, lambda: 0.0)
     assert float(linear.transition_decay) == pytest.approx(chosen)

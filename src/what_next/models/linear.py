@@ -30,9 +30,9 @@ REPEAT_DECAY = 0.9
 """What an event counts of the one after it in what a history holds, before validation chooses another."""
 TRANSITION_DECAY = 0.0
 """What an event counts of the one after it in what came next, item by item, before validation chooses another."""
-LAST, SLOW, MANY = 10, 0.9, 64
-"""Last events after which it is looked up, as in `baselines.Markov`; and where an event counts `SLOW` of the one after
-it or more."""
+LAST, SLOW, MANY = 10, 0.9, 2**13
+"""Last events after which it is looked up, as in `baselines.Markov`; where an event counts `SLOW` of the one after it
+or more, as many as have so many successors in all, and `RECALLED` at most."""
 SUCCESSORS = (16, 128)
 """Of each item that are kept, at least and at most: those that came next most often."""
 ALL_SUCCESSORS = 2**20
@@ -180,7 +180,7 @@ class LinearTerm(nn.Module):
 
     def _set_last(self, decay: float) -> None:
         """Set `last`: a number, since no tensor decides the shapes of an exported graph."""
-        self.last = LAST if decay < SLOW else MANY
+        self.last = LAST if decay < SLOW else min(MANY // max(self.next_items.shape[1], 1), RECALLED)
 
     def learn(
         self,
@@ -395,12 +395,12 @@ class LinearTerm(nn.Module):
         for name, now in RENAMED.items():
             if prefix + name in state_dict:
                 state_dict[prefix + now] = state_dict.pop(prefix + name)
-        self._set_last(float(state_dict.get(prefix + "transition_decay", 0.0)))
         for name in TABLES:
             state_dict.setdefault(prefix + name, getattr(self, name)[:, :0])
         for name in ("directions", *TABLES):
             saved, own = state_dict[prefix + name], getattr(self, name)
             setattr(self, name, own.new_zeros(len(own), saved.shape[1]))
+        self._set_last(float(state_dict.get(prefix + "transition_decay", 0.0)))
         self.gains = self.gains.new_zeros(self.directions.shape[1])
         self.tags_kept = self.tags_kept.new_zeros(len(state_dict.setdefault(prefix + "tags_kept", self.tags_kept[:0])))
         state_dict.setdefault(prefix + "penalty", torch.ones_like(self.penalty))

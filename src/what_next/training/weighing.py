@@ -32,7 +32,7 @@ LARGER = 0.995
 by heart what validation users have, and scores it high by itself; later histories it never saw."""
 TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Of which items came next after the last ones."""
-TRANSITION_DECAYS = (0.0, 0.4, 0.8, 0.95)
+TRANSITION_DECAYS = (0.0, 0.4, 0.8, 1.0)
 """Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another."""
 WORTH = 1.02
 """More directions must make so much of the measure: they are as many more columns."""
@@ -145,7 +145,7 @@ class Trial:
         self.linear.choose(**self.numbers | changes)
         return self.measure()
 
-    def improve(self, name: str, values: Sequence[float]) -> None:
+    def improve(self, name: str, values: Sequence[float], patience: int = PATIENCE) -> None:
         """Choose the best value of a number, where one is better than what there is.
 
         Each takes a pass over the validation users, so that it ends where larger values only get worse.
@@ -156,7 +156,7 @@ class Trial:
             worse = worse + 1 if found < self.best else 0
             if found > self.best:
                 self.best, self.numbers[name] = found, value
-            if worse == PATIENCE:
+            if worse == patience:
                 break
 
     def enlarge(self, name: str, values: Sequence[float], least: float) -> None:
@@ -240,7 +240,7 @@ def _decayed(first: Trial) -> Trial:
     def at(place: int) -> Trial:
         one = first.copy()
         one.numbers["transition_decay"] = TRANSITION_DECAYS[place]
-        one.improve("transition", TRANSITIONS)
+        one.improve("transition", TRANSITIONS, len(TRANSITIONS))  # alone it may be better than beside the network
         return one
 
     here = 1
