@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State
+from what_next.experiments.next_items import evaluator_of
 from what_next.experiments.tuning import _Watched
 from what_next.sources import source_of
 from what_next.training.artefacts import read_manifest
@@ -110,6 +111,22 @@ def test_where_a_skip_earns_as_much_as_a_play_that_is_said(
     said = " ".join(source_of(State(words, setup)).chosen[1])
     alike = "events of all kinds (play, skip) earn the same; `reward.logged.play` and `reward.logged.skip` say what"
     assert (alike in said) is told
+
+
+def test_what_words_of_the_log_earn_is_judged_as_the_setup_says(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    """Else nobody would see what an algorithm learns that is told that a skip is worth nothing."""
+    codes = np.arange(dataset.events, dtype=np.int32) % 2
+    words = replace(dataset, rewards=None, event_words=("play", "skip"), event_codes=codes)
+    for reward, earned in (({"logged": {"skip": -1.0, "play": 2.0}}, np.array([2.0, -1.0])), ({}, None)):
+        setup = setup_of(tmp_path, algorithm={"name": "next_item"}, reward=reward, window=None, split="leave_last_out")
+        targets = evaluator_of(State(words, setup), "test").targets
+        if earned is None:
+            assert targets.rewards is None
+        else:
+            places = words.offsets[targets.users] + targets.before
+            np.testing.assert_array_equal(targets.rewards, earned[codes[places]])
 
 
 def test_an_alarm_after_the_model_that_is_kept_says_so(
