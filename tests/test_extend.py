@@ -197,6 +197,25 @@ def test_by_its_tags_a_new_item_is_the_mean_of_those_that_share_them(setup_of: S
     torch.testing.assert_close(both, torch.stack([vectors[4:8].mean(0), vectors[8:12].mean(0)]))
 
 
+def test_tags_tell_more_of_a_new_item_than_attributes_which_count_where_it_shares_none(
+    setup_of: SetupOf, tmp_path: Path
+) -> None:
+    """A price alone would say what it is like: a coffee beside candles of its price, whatever its brand."""
+    log, items = listening()
+    artists = items.with_columns(artist=(pl.int_range(pl.len()) // 4).cast(pl.String))
+    dataset = Dataset.from_frame(log, artists, tags=["artist"])
+    old = recommender(dataset, setup_of, tmp_path, algorithm="next_item", split="users", inputs={"items": "learned"})
+    assert old.catalogue.names
+    vectors = old.policy.agent.nets["encoder"].items()
+    plain = like(old, 40, "plain")
+    tagged = NewItem("tagged", "", plain.attributes, {"artist": ["1"]})
+    other = NewItem("other", "", plain.attributes, {"artist": ["nobody"]})
+    found = extend(old, [tagged, other, plain]).policy.agent.nets["encoder"].items()[80:]
+    torch.testing.assert_close(found[0], vectors[4:8].mean(0))
+    torch.testing.assert_close(found[1], found[2])
+    assert not torch.allclose(found[0], found[2])
+
+
 def test_nothing_new_changes_nothing(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     old = recommender(dataset, setup_of, tmp_path)
     assert extend(old, []) is old

@@ -73,16 +73,36 @@ def test_with_attributes_it_writes_the_founding_algorithm(tmp_path: Path) -> Non
     assert (setup.algorithm.name, setup.epochs) == ("whatnext", 20_000)  # of few users, fewer than of many
 
 
-def test_with_attributes_it_says_that_next_item_must_repeat(tmp_path: Path) -> None:
+def test_with_attributes_it_says_how_to_get_next_item_which_must_repeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The founding algorithm takes no item of its window again, so for it the setting stays as it is."""
-    log = tmp_path / "plays.csv"
-    log.write_text("user,item,time,tempo\n" + "".join(f"u{n % 3},i{n % 7},{n},{n % 7}\n" for n in range(45)))
-    told = run("init", log, "--to", tmp_path / "setup.txt")
-    assert "set next_item, and evaluation.seen to yes, as 53% of the events are repeats" in " ".join(told.split())
-    assert not Setup.read(tmp_path / "setup.txt").evaluation.seen
-    assert "had before: next_item needs yes" in " ".join(
-        (tmp_path / "setup.txt").read_text().replace("\n# ", " ").split()
+    monkeypatch.chdir(tmp_path)
+    Path("plays.csv").write_text(
+        "user,item,time,tempo\n" + "".join(f"u{n % 3},i{n % 7},{n},{n % 7}\n" for n in range(45))
     )
+    told = " ".join(run("init", "plays.csv").split())
+    assert "whatnext, which learns how widely items spread; to learn what comes next" in told
+    assert not Setup.read("setup.txt").evaluation.seen
+    assert "had before: next_item needs yes" in " ".join(Path("setup.txt").read_text().replace("\n# ", " ").split())
+    command = "what-next init plays.csv --algorithm next_item --to next_item.txt"
+    assert command in told
+    assert "evaluation.seen yes, as 53% of the events are repeats" in " ".join(run(*command.split()[1:]).split())
+    written = Setup.read("next_item.txt")
+    assert (written.algorithm.name, written.passes, written.evaluation.seen) == ("next_item", 60, True)
+
+
+def test_the_algorithm_that_is_asked_for_is_written_with_its_own_defaults(plain: Path, tmp_path: Path) -> None:
+    """An `epochs` of the founding algorithm would go before the passes of another: two of 20,000 sessions."""
+    told = run("init", plain, "--to", tmp_path / "setup.txt", "--algorithm", "sqn")
+    assert "written; algorithm sqn;" in " ".join(told.split())
+    setup = Setup.read(tmp_path / "setup.txt")
+    assert (setup.algorithm.name, setup.passes) == ("sqn", 60)
+    with pytest.raises(SetupError, match=r"--algorithm 'sqm': allowed are .*next_item"):
+        run("init", plain, "--to", tmp_path / "other.txt", "--algorithm", "sqm")
+    with pytest.raises(DataError, match="has no item attributes, which whatnext needs"):
+        run("init", plain, "--to", tmp_path / "other.txt", "--algorithm", "whatnext")
+    assert not (tmp_path / "other.txt").exists()
 
 
 def test_the_founding_algorithm_on_such_data_names_the_setting(plain: Path) -> None:

@@ -520,7 +520,11 @@ def test_where_it_takes_long_it_is_said_and_always_what_came_of_it(
     assert capsys.readouterr().err == "counts of the log make nothing better: the network stands alone\n"
     monkeypatch.setattr("what_next.training.weighing.LONG", -1.0)
     weigh(term(), "ndcg@10", lambda: 0.1, lambda: 0.0)
-    assert "some 70 passes over the validation users\n" in capsys.readouterr().err
+    assert "some 70 passes over the validation users, about 0 s\n" in capsys.readouterr().err
+    clock = iter([0.0, 3.0])
+    monkeypatch.setattr("what_next.training.weighing.monotonic", lambda: next(clock))
+    weigh(term(), "ndcg@10", lambda: 0.1, lambda: 0.0)
+    assert "some 70 passes over the validation users, about 4 min\n" in capsys.readouterr().err
 
 
 def test_what_a_history_tells_of_itself_is_tried_where_items_may_come_again() -> None:

@@ -1,5 +1,6 @@
 """What the best model is chosen by: accuracy, or what the log says that it would have earned."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,9 @@ import polars as pl
 import pytest
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State
+from what_next.experiments.next_items import evaluator_of
 from what_next.experiments.tuning import _Watched
+from what_next.sources import source_of
 from what_next.training.artefacts import read_manifest
 from what_next.training.weighing import _times
 from what_next.types import Greedy, Permitted, Request
@@ -93,6 +96,37 @@ def test_a_model_from_the_warm_up_is_not_the_one_that_is_kept(
     Told(Agent(setup, state.space), state, setup).run_sim()
     assert read_manifest(setup.model_agent_path).histories == kept
     assert "monitor dcg@10: sac_rec learns from rewards" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reward", "told"),
+    [("sqn", {}, True), ("next_item", {}, False), ("sqn", {"logged": {"skip": 0.0, "play": 1.0}}, False)],
+)
+def test_where_a_skip_earns_as_much_as_a_play_that_is_said(
+    algorithm: str, reward: dict[str, object], told: bool, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    codes = np.arange(dataset.events, dtype=np.int32) % 2
+    words = replace(dataset, rewards=None, event_words=("play", "skip"), event_codes=codes)
+    setup = setup_of(tmp_path, algorithm={"name": algorithm}, reward=reward, window=None, max_length=40)
+    said = " ".join(source_of(State(words, setup)).chosen[1])
+    alike = "events of all kinds (play, skip) earn the same; `reward.logged.play` and `reward.logged.skip` say what"
+    assert (alike in said) is told
+
+
+def test_what_words_of_the_log_earn_is_judged_as_the_setup_says(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    """Else nobody would see what an algorithm learns that is told that a skip is worth nothing."""
+    codes = np.arange(dataset.events, dtype=np.int32) % 2
+    words = replace(dataset, rewards=None, event_words=("play", "skip"), event_codes=codes)
+    for reward, earned in (({"logged": {"skip": -1.0, "play": 2.0}}, np.array([2.0, -1.0])), ({}, None)):
+        setup = setup_of(tmp_path, algorithm={"name": "next_item"}, reward=reward, window=None, split="leave_last_out")
+        targets = evaluator_of(State(words, setup), "test").targets
+        if earned is None:
+            assert targets.rewards is None
+        else:
+            places = words.offsets[targets.users] + targets.before
+            np.testing.assert_array_equal(targets.rewards, earned[codes[places]])
 
 
 def test_an_alarm_after_the_model_that_is_kept_says_so(

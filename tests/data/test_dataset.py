@@ -210,6 +210,20 @@ def test_a_split_by_time_knows_nothing_of_the_future() -> None:
         split_time(Dataset.from_frame(pl.DataFrame({"user": [1, 2], "item": [1, 2]})))
 
 
+def test_sessions_are_split_by_time_though_none_is_on_both_sides_of_the_cut() -> None:
+    """Of a news site, say: each lasts for minutes."""
+    sessions = pl.DataFrame({"user": [n // 2 for n in range(20)], "item": [*range(20)], "time": [*range(20)]})
+    split = split_time(Dataset.from_frame(sessions), 0.8)
+    assert (split.validation.tolist(), split.test.tolist()) == ([6, 7], [8, 9])
+    assert split.cold("test").all()
+    single = Dataset.from_frame(sessions.with_columns(user=pl.col("item")))
+    with pytest.raises(DataError, match=r"nothing came next; set an earlier `split.date` or a smaller"):
+        split_time(single, 0.8)
+    early = Dataset.from_frame(sessions.with_columns(time=pl.lit(1)))
+    with pytest.raises(DataError, match=r"nothing can be learned; set a later `split.date` or a larger"):
+        split_time(early, 0.8)
+
+
 def test_who_has_too_few_events_to_leave_one_out_is_told_the_setting() -> None:
     with pytest.raises(DataError, match=r"no user has three events.* split by users \(`split, users`\)"):
         split_leave_last_out(Dataset.from_frame(pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 1, 2]})))

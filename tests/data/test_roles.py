@@ -225,3 +225,14 @@ class TestOrder:
     def test_of_people_is_not(self, file) -> None:
         assert not import_files([self.log(file, swapped=1)], options=Options(time="")).warnings
         assert not import_files([self.log(file, times=True, swapped=1)]).warnings
+
+
+def test_a_log_of_news_is_recognised_with_its_headlines(file) -> None:
+    log = file("clicks.csv", "time,session,article\n" + rows("{time},{user},{item}"))
+    articles = file(
+        "articles.csv", "article,headline,section\n" + "".join(f"i{n},Part {n},s{n % 2}\n" for n in range(8))
+    )
+    tables = import_files([log], articles)
+    assert tables.columns == {"user": "session", "item": "article", "time": "time"}
+    assert tables.items is not None
+    assert tables.items.filter(pl.col("item_id") == "i3")["title"].to_list() == ["Part 3"]

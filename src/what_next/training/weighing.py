@@ -92,9 +92,10 @@ def weigh(
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
     passes = MANY + MORE * max(0, len(transitions or ()) - 1)
-    if passes * (monotonic() - start) > LONG:
+    if (seconds := passes * (monotonic() - start)) > LONG:
         console.print(
-            f"weighing counts of the log beside the network: some {passes} passes over the validation users",
+            f"weighing counts of the log beside the network: some {passes} passes over the validation users, about "
+            f"{f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}",
             highlight=False,
         )
     _count(trial)

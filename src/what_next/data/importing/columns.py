@@ -15,7 +15,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "item": (
         "item_id", "item", "iid", "movie_id", "film_id", "track_id", "song_id", "artist_id", "video_id", "product_id",
         "article_id", "news_id", "book_id", "game_id", "business_id", "parent_asin", "asin", "sku", "movie", "track",
-        "song", "artist", "product",
+        "song", "artist", "product", "article",
     ),
     "time": (
         "timestamp", "time", "datetime", "ts", "event_time", "unix_time", "unix_timestamp", "unix_review_time", "date",
@@ -28,7 +28,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     ),
     "titles": (
         "title", "name", "item_title", "item_name", "movie_title", "film_title", "track_name", "song_name",
-        "song_title", "artist_name", "product_name", "product_title", "titles",
+        "song_title", "artist_name", "product_name", "product_title", "titles", "headline",
     ),
 }  # fmt: skip
 """Names that are recognised, first match first; case, spaces, dots, dashes and underscores do not count."""
