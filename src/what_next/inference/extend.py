@@ -71,12 +71,12 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     Where items are known by their attributes, a new one is as good as any other. Where their vectors are learned and
     nothing else, a new one's is the mean of those of the items that share its tags, the more the likelier such a tag is
     kept and the fewer share it; of one that shares none, of its 10 nearest items (of a training event, where that is
-    known) by standardised attributes. (Of 200 items of a shop with prices as if they were new, the cosine with the vector
-    that had been learned was .42 by brand and category, .25 by price; of 200 articles of news .59 by tags, .37 by the 200
-    most frequent keywords as attributes, and less by a mean of both.) Counts of the log take what comes next from those
-    that share its tags (`LinearTerm.place`), with attributes or without. Both are guesses, which hold until the next
-    training; where an item without a training event is changed, they are made anew. Beside attributes, what is learned
-    of a new item is nothing.
+    known) by standardised attributes. (Of 200 items of a shop with prices as if they were new, the cosine with the
+    vector that had been learned was .42 by brand and category, .25 by price; of 200 articles of news .59 by tags, .37
+    by the 200 most frequent keywords as attributes, and less by a mean of both.) Counts of the log take what comes next
+    from those that share its tags (`LinearTerm.place`), with attributes or without. Both are guesses, which hold until
+    the next training; where an item without a training event is changed, they are made anew. Beside attributes, what is
+    learned of a new item is nothing.
 
     Raises:
         CatalogueError: an item lacks an attribute, has one that the catalogue does not know or one that is no number;
