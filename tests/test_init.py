@@ -30,13 +30,12 @@ def plain(tmp_path: Path) -> Path:
     return log
 
 
-def test_without_attributes_it_writes_an_algorithm_that_needs_none_and_says_why(plain: Path, tmp_path: Path) -> None:
+def test_it_writes_what_learns_what_comes_next(plain: Path, tmp_path: Path) -> None:
     setup = tmp_path / "setup.txt"
-    told = run("init", plain, "--to", setup)
-    assert "algorithm next_item, as plays.csv has no item attributes" in " ".join(told.split())
-    above, line = setup.read_text().split("\nalgorithm, next_item\n")[0], "algorithm, next_item"
-    assert "plays.csv has no item attributes, which whatnext needs" in " ".join(above.replace("# ", "").split())
-    assert setup.read_text().count(line) == 1
+    assert "setup.txt written; algorithm next_item; evaluation.seen yes" in " ".join(
+        run("init", plain, "--to", setup).split()
+    )
+    assert setup.read_text().count("\nalgorithm, next_item\n") == 1
     State.from_setup(Setup.read(setup))
     assert f"next: what-next recommend {setup} epochs=16 --user ID, and what-next evaluate {setup} epochs=16" in run(
         "run", setup, "epochs=16"
@@ -64,32 +63,23 @@ def test_the_defaults_that_it_shows_are_those_of_the_algorithm_that_it_writes(pl
     assert Setup.from_text(re.sub(r"(?m)^#(?! )", "", text), tmp_path) == setup
 
 
-def test_with_attributes_it_writes_the_founding_algorithm(tmp_path: Path) -> None:
-    log = tmp_path / "plays.csv"
-    log.write_text("user,item,time,tempo\n" + "".join(f"{u},{i},{t},{a}\n" for u, i, t, a in EVENTS))
-    told = run("init", log, "--to", tmp_path / "setup.txt")
-    assert "algorithm whatnext, which learns how widely items spread" in " ".join(told.split())
-    setup = Setup.read(tmp_path / "setup.txt")
-    assert (setup.algorithm.name, setup.epochs) == ("whatnext", 20_000)  # of few users, fewer than of many
-
-
-def test_with_attributes_it_says_how_to_get_next_item_which_must_repeat(
+def test_attributes_are_no_reason_for_the_founding_algorithm_which_is_there_for_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The founding algorithm takes no item of its window again, so for it the setting stays as it is."""
+    """A price alone made it the default once. It takes no item of its window again, so its setting stays as it is."""
     monkeypatch.chdir(tmp_path)
-    Path("plays.csv").write_text(
-        "user,item,time,tempo\n" + "".join(f"u{n % 3},i{n % 7},{n},{n % 7}\n" for n in range(45))
-    )
+    rows = (f"u{n % 3},i{n % 7},{n},{n % 7}\n" for n in range(45))
+    Path("plays.csv").write_text("user,item,time,tempo\n" + "".join(rows))
     told = " ".join(run("init", "plays.csv").split())
-    assert "whatnext, which learns how widely items spread; to learn what comes next" in told
-    assert not Setup.read("setup.txt").evaluation.seen
-    assert "had before: next_item needs yes" in " ".join(Path("setup.txt").read_text().replace("\n# ", " ").split())
-    command = "what-next init plays.csv --algorithm next_item --to next_item.txt"
-    assert command in told
-    assert "evaluation.seen yes, as 53% of the events are repeats" in " ".join(run(*command.split()[1:]).split())
-    written = Setup.read("next_item.txt")
+    assert "algorithm next_item; evaluation.seen yes, as 53% of the events are repeats" in told
+    written = Setup.read("setup.txt")
     assert (written.algorithm.name, written.passes, written.evaluation.seen) == ("next_item", 60, True)
+    assert "algorithm whatnext, which learns how widely items spread" in " ".join(
+        run("init", "plays.csv", "--to", "spread.txt", "--algorithm", "whatnext").split()
+    )
+    setup = Setup.read("spread.txt")
+    assert (setup.algorithm.name, setup.epochs) == ("whatnext", 20_000)  # of few users, fewer than of many
+    assert not setup.evaluation.seen
 
 
 def test_the_algorithm_that_is_asked_for_is_written_with_its_own_defaults(plain: Path, tmp_path: Path) -> None:

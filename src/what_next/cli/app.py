@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -115,10 +114,7 @@ def init(
         Path, typer.Argument(metavar="DATA", help="An imported data set, or any file that can be imported.")
     ],
     to: Annotated[Path, typer.Option(help="The setup file to write.")] = Path("setup.txt"),
-    algorithm: Annotated[
-        str | None,
-        typer.Option(help="What learns, such as next_item; by default whatnext where items have attributes."),
-    ] = None,
+    algorithm: Annotated[str, typer.Option(help="What learns; `list algorithms` says which there are.")] = "next_item",
     as_json: Json = False,
 ) -> None:
     """Write a commented setup.txt for one's own data."""
@@ -128,33 +124,29 @@ def init(
 
     if to.exists():
         raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
-    if algorithm is not None and algorithm not in ALGORITHMS:
+    if algorithm not in ALGORITHMS:
         raise SetupError(f"--algorithm {algorithm!r}: allowed are {', '.join(ALGORITHMS)}")
     dataset = Dataset.read(log)
     if algorithm == "whatnext" and not dataset.catalogue.names:
         raise DataError(f"{log.name} has no item attributes, which whatnext needs; --algorithm next_item needs none")
     relative = os.path.relpath(os.path.realpath(log), Path(os.path.realpath(to)).parent)
-    text, told = _setup_of(dataset, log, relative, algorithm)
+    text, told = _setup_of(dataset, relative, algorithm)
     write_files({to: text.encode()})
     answer({"setup": str(to)}, as_json, f"{to} written; {told}; next: what-next run {to}")
 
 
-def _setup_of(dataset: "Dataset", log: Path, relative: str, algorithm: str | None) -> tuple[str, str]:
+def _setup_of(dataset: "Dataset", relative: str, algorithm: str) -> tuple[str, str]:
     """The text of a setup, and what is told of its algorithm."""
     from what_next.settings import template
 
-    share, seen = f"{dataset.repeats:.0%} of the events are", dataset.repeats > REPEATED
-    why = {"evaluation.seen": f"{share} of an item that the user had before: next_item needs yes"} if seen else {}
-    if algorithm == "whatnext" or (algorithm is None and dataset.catalogue.names):
-        why["epochs"] = "algorithms that count passes take these before them: put a # here for one"
-        told = "algorithm whatnext, which learns how widely items spread; to learn what comes next: what-next init "
-        told += f"{shlex.quote(str(log))} --algorithm next_item --to next_item.txt"
+    if algorithm == "whatnext":
+        why = {"epochs": "algorithms that count passes take these before them: put a # here for one"}
+        told = "algorithm whatnext, which learns how widely items spread, not what comes next"
         return template(relative, why=why, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000), told
-    reason = "" if algorithm else f"{log.name} has no item attributes"
-    why |= {"algorithm": f"{reason}, which whatnext needs"} if reason else {}
-    told = f"algorithm {algorithm or 'next_item'}" + (f", as {reason}" if reason else "")
-    told += f"; evaluation.seen yes, as {share} repeats" if seen else ""
-    return template(relative, algorithm or "next_item", why, seen=seen), told
+    share, seen = f"{dataset.repeats:.0%} of the events are", dataset.repeats > REPEATED
+    why = {"evaluation.seen": f"{share} of an item that the user had before"} if seen else {}
+    told = f"algorithm {algorithm}" + (f"; evaluation.seen yes, as {share} repeats" if seen else "")
+    return template(relative, algorithm, why, seen=seen), told
 
 
 @app.command("list", cls=_Command)
