@@ -35,7 +35,7 @@ def served(
         folder: an empty one, of the test's own.
         algorithm: any that a setup may name.
         context: whether an encoder reads the numbers of events.
-        repeat: what the items of a history have beside their scores (`LinearTerm.repeat`).
+        repeat: what the items of a history have beside their scores (`LinearTerm.repeat`), and no other item.
         server: settings of the service, as in `server.deadline`; the other settings of the run stay.
     """
     source = _trained(algorithm, context, repeat)
@@ -86,10 +86,11 @@ def _trained(algorithm: str, context: bool, repeat: float) -> Path:
     state = State.from_setup(setup)
     agent = Agent(setup, state.space)
     Environment(agent, state, setup).train_agent()
-    if repeat:
-        linear = agent.nets["encoder"].ridge
-        assert isinstance(linear, LinearTerm)
+    linear = getattr(agent.nets.get("encoder"), "ridge", None)
+    if isinstance(linear, LinearTerm) and (repeat or linear.transition):
         linear.repeat.fill_(repeat)
+        linear.transition.fill_(0.0)
+        linear.forget()
         checkpoint.save(agent, np.random.default_rng(0), "0" * 32)
     return folder
 
