@@ -54,7 +54,7 @@ PATIENCE = 3
 """So many values in a row that are worse than the best, and larger ones are not tried."""
 TEMPERATURES = (
     0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 80.0, 120.0, 180.0, 270.0, 400.0,
-    600.0, 900.0, 1350.0,
+    600.0, 900.0, 1350.0, 2000.0, 3000.0,
 )  # fmt: skip
 
 
