@@ -596,6 +596,23 @@ def test_more_of_a_history_is_looked_up_where_much_of_it_counts(best: float, cho
     assert float(linear.transition_decay) == pytest.approx(chosen)
 
 
+def test_beside_more_directions_what_came_next_is_weighed_anew() -> None:
+    linear, few = LinearTerm(2**17), 64
+
+    def learn(rank: int) -> None:
+        linear.learn(np.ones((2**17, rank), np.float32), np.ones(rank, np.float32), np.ones(2**17, np.int64))
+
+    learn(few)
+    ways = {"": lambda: count_transitions(linear, np.array([[0], [1]], np.int32))}
+
+    def score() -> float:
+        at_best, heavy = {few: (1.0, 64), 512: (2.0, 4)}[linear.rank]
+        return at_best + 0.1 * bool(linear.weight) + 0.2 * float(linear.transition == heavy)
+
+    assert weigh(linear, "ndcg@10", score, lambda: 0.0, learn=learn, transitions=ways)
+    assert (linear.rank, float(linear.transition)) == (512, 4)
+
+
 @pytest.mark.parametrize(("gain", "kept"), [(1.01, False), (1.03, True)])
 def test_more_directions_must_be_worth_their_columns(gain: float, kept: bool) -> None:
     linear, few = LinearTerm(2**17), 64

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from rich.text import Text
 
 from what_next.agent import Agent
 from what_next.algorithms.base import Networks
-from what_next.baselines.counts import Known, Rows
-from what_next.baselines.tags import EVENTS, Tagged
+from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
 from what_next.errors import DataError, Plain, SaveError, SetupError, counted
@@ -24,7 +22,7 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
 from what_next.models.ensemble import join, joinable
-from what_next.models.linear import LinearTerm, ranks_of, successors_of
+from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import LogSource, Mixture, Source, source_in, source_of, state_in, world_of
@@ -41,7 +39,7 @@ from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker, draws
-from what_next.training.weighing import recent_of, weigh
+from what_next.training.weighing import recent_of, transitions_of, weigh
 from what_next.types import Batch
 from what_next.worlds import World
 
@@ -526,41 +524,10 @@ class Environment:
                 heeded(lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks)),
                 recent_of(events),
                 heeded(learn),
-                self._transitions(events, linear),
+                transitions_of(events, state.dataset.catalogue, linear),
                 repeats=seen,
                 quiet=self.quiet,
             )
-
-    def _transitions(self, events: Known, linear: LinearTerm) -> dict[str, Callable[[], None]]:
-        """Ways to give the linear term what came next in the log as it is now, by words for each: alone, or with what
-        tags foretell; or what goes together in any order. None where there are too many items."""
-        catalogue, most = self.state.dataset.catalogue, successors_of(events.catalogue)
-        if not most:
-            return {}
-        tagged = Tagged.of(catalogue)
-        kept = tagged.kept(events.followers)
-        linear.learn_tags(tagged.of_kinds(kept, len(catalogue.kinds)))
-
-        @cache
-        def foretold() -> Rows:
-            return tagged.foretold(kept, events.counts, most)
-
-        def learn(steps: float) -> None:
-            rows = events.followers.plus(foretold(), steps) if steps else events.followers
-            linear.learn_transitions(rows.offsets, rows.columns, rows.values, tag_steps=steps)
-
-        def learn_associations() -> None:
-            rows, largest = events.associations, np.zeros(events.catalogue, np.float32)
-            np.maximum.at(largest, rows.rows, rows.values)
-            whole = float(largest[largest > 0].mean())  # so that the surest of an item is about 1, as a share may be
-            linear.learn_transitions(rows.offsets, rows.columns, rows.values, whole=whole)
-
-        ways: dict[str, Callable[[], None]] = {"": partial(learn, 0.0)}
-        for steps in EVENTS if catalogue.tags is not None else ():
-            ways[f"what tags foretell, as {steps:g} steps"] = partial(learn, steps)
-        if events.associations.values.any():
-            ways["what goes together in any order"] = learn_associations
-        return ways
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

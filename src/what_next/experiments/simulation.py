@@ -194,9 +194,8 @@ def simulate(
     agents: dict[str, Reference] = {name: kind(policy, world)}
     if policy.agent.setup.algorithm.draws_points or policy.sampler != Greedy():
         agents[f"{name}, drawn"] = kind(policy, world, draws=True)
-    players = agents | dict(world.references())
-    if report is not None and report.interrupted:
-        players.clear()  # whoever interrupts does not want to wait for them
+    interrupted = report is not None and report.interrupted  # whoever interrupts does not want to wait for them
+    players = {} if interrupted else agents | dict(world.references())
     episodes, done = {}, stages.begin("playing", len(players))
     for one, player in players.items():
         rng = np.random.default_rng([setup.seed, setup.world.episodes])

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from time import monotonic
 
 import numpy as np
 from jaxtyping import Float64
 
-from what_next.baselines.counts import Known
+from what_next.baselines.counts import Known, Rows
+from what_next.baselines.tags import EVENTS, Tagged
+from what_next.data import Catalogue
 from what_next.data.space import DAY
 from what_next.errors import line_console
-from what_next.models.linear import RANKS, LinearTerm, ranks_of
+from what_next.models.linear import RANKS, LinearTerm, ranks_of, successors_of
 
 Measure = Callable[[], float]
 Counts = Float64[np.ndarray, "items"]
@@ -269,6 +271,38 @@ def _calibrate(trial: Trial, surprise: Measure) -> None:
     likely.improve("temperature", TEMPERATURES)
     trial.numbers = likely.numbers
     trial.linear.choose(**trial.numbers)
+
+
+def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> dict[str, Callable[[], None]]:
+    """Ways to give the linear term what came next in the log as it is now, by words for each: alone, or with what tags
+    foretell; or what goes together in any order. None where there are too many items."""
+    most = successors_of(events.catalogue)
+    if not most:
+        return {}
+    tagged = Tagged.of(catalogue)
+    kept = tagged.kept(events.followers)
+    linear.learn_tags(tagged.of_kinds(kept, len(catalogue.kinds)))
+
+    @cache
+    def foretold() -> Rows:
+        return tagged.foretold(kept, events.counts, most)
+
+    def learn(steps: float) -> None:
+        rows = events.followers.plus(foretold(), steps) if steps else events.followers
+        linear.learn_transitions(rows.offsets, rows.columns, rows.values, tag_steps=steps)
+
+    def learn_associations() -> None:
+        rows, largest = events.associations, np.zeros(events.catalogue, np.float32)
+        np.maximum.at(largest, rows.rows, rows.values)
+        whole = float(largest[largest > 0].mean())  # so that the surest of an item is about 1, as a share may be
+        linear.learn_transitions(rows.offsets, rows.columns, rows.values, whole=whole)
+
+    ways: dict[str, Callable[[], None]] = {"": partial(learn, 0.0)}
+    for steps in EVENTS if catalogue.tags is not None else ():
+        ways[f"what tags foretell, as {steps:g} steps"] = partial(learn, steps)
+    if events.associations.values.any():
+        ways["what goes together in any order"] = learn_associations
+    return ways
 
 
 def recent_of(events: Known) -> dict[str, Counts]:
