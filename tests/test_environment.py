@@ -333,6 +333,16 @@ class TestTraining:
         report = environment_of(small, setup_of(tmp_path, epochs=32)).run_sim()
         json.dumps(report.as_json(), allow_nan=False)
 
+    def test_rewards_that_are_all_alike_are_left_out_of_its_report(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        log, items = listening()
+        bare = Dataset.from_frame(log.select("user_id", "item_id"), items)
+        same, differ = (
+            environment_of(data, setup_of(tmp_path / name, epochs=64, algorithm="next_item")).run_sim()
+            for data, name in ((bare, "bare"), (Dataset.from_frame(log, items), "rewards"))
+        )
+        assert "last tenth" not in str(same.__rich__())
+        assert "last tenth of training: reward +" in str(differ.__rich__())
+
 
 def interrupt_after(histories: int) -> Callable[..., Any]:
     """Ctrl-C while the step is under way that reaches so many histories."""

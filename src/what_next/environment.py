@@ -112,7 +112,8 @@ class Report:
             reward, fallback = (
                 sum(getattr(step, name) for step in last) / len(last) for name in ("reward", "fallback")
             )
-            lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
+            if len({step.reward for step in self.steps}) > 1:  # else all is worth the same: it says nothing
+                lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
             lines.append(f"on {people(self.valid)}, by events that training never saw: {measured}")
