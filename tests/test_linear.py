@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,12 +20,13 @@ from what_next.experiments.models import is_trained
 from what_next.inference.extend import NewItem, extend
 from what_next.inference.recommender import Recommender
 from what_next.inference.session import Event, Sessions
+from what_next.models import linear as linear_module
 from what_next.models.linear import PENALTY, RECALLED, LinearTerm, ranks_of
 from what_next.sources import LogSource
 from what_next.training import validation
 from what_next.training.artefacts import read_manifest, read_models
 from what_next.training.weighing import recent_of, weigh
-from what_next.types import Proposal
+from what_next.types import Permitted, Product, Proposal, Request
 
 GROUPS, EACH = 12, 6
 NEWER = (
@@ -388,6 +390,40 @@ def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup
         next(encoder.parameters()).mul_(2)  # from here on they may change again
     environment.validate()
     assert sum(read) == 3 * judged
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_short_list_has_the_best_items_of_all(trained: Setup, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever changes between two calls, and whether or not all items are looked at again."""
+    state, looked = State.open(trained), list[int]()
+    policy = LearnedPolicy.load(trained, state.dataset)
+    linear = policy.agent.nets["encoder"].ridge
+    assert isinstance(linear, LinearTerm)
+    monkeypatch.setattr(linear_module, "SUCCESSORS", (1, 1))
+    count_transitions(linear, np.random.default_rng(0).integers(GROUPS * EACH, size=(2, 300), dtype=np.int32))
+    monkeypatch.setattr(validation, "NARROW", 1)
+    short = validation.Shortlist(policy)
+    targets = validation.some_targets(state.dataset, state.split, 0, 100)
+    history = state.histories(targets.users, np.zeros_like(targets.before), targets.before)
+    original = policy.act
+
+    def act(states: Proposal, request: Request, rng: Any = None) -> Product:
+        looked.append(len(request.permitted.sets))
+        return original(states, request, rng)
+
+    monkeypatch.setattr(policy, "act", act)
+    for weight, transition, remembered in ((1.0, 0.5, False), (1.0, 4.0, True), (8.0, 4.0, False), (1.0, 0.5, True)):
+        linear.choose(weight=weight, transition=transition, bias=1.0)
+        states = policy.states(history)
+        request = Request(3, permitted=Permitted.of(without=None if seen else history.items))
+        states = policy.states(history)
+        whole, looked[:] = original(states, request), list[int]()
+        found = short.act(states, request)
+        assert found.items.tolist() == whole.items.tolist()
+        assert looked == ([len(targets)] if remembered else [0, len(targets)])
+    linear.favour(np.arange(GROUPS * EACH))  # the points are the same, but not the vectors
+    whole = original(states := policy.states(history), request)
+    assert short.act(states, request).items.tolist() == whole.items.tolist()
 
 
 @pytest.mark.medium

@@ -40,7 +40,7 @@ from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker, draws
 from what_next.training.weighing import recent_of, transitions_of, weigh
-from what_next.types import Batch
+from what_next.types import Batch, Policy, Proposal
 from what_next.worlds import World
 
 
@@ -475,10 +475,11 @@ class Environment:
             found: dict[str, float] = self.ranks.first(self._validated())
         return found
 
-    def _validated(self, most: int = validation.MOST) -> dict[str, float]:
+    def _validated(self, most: int = validation.MOST, policy: Policy[Proposal] | None = None) -> dict[str, float]:
         agent, state, ranks = self.agent, self.state, self.ranks
         was_training = any(net.training for net in agent.nets.values())
-        judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
+        policy = policy or LearnedPolicy(agent.eval(), state)
+        judged = policy, state.dataset, state.split, state.histories
         if self.state.monitored == "spread":
             found = validation.spread(*judged, space=state.space, setup=self.setup)
         else:
@@ -512,7 +513,8 @@ class Environment:
         if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
             learn(few)
         linear.favour(events.counts)
-        judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
+        policy = validation.Shortlist(LearnedPolicy(agent.eval(), state))
+        judged = policy, state.dataset, state.split, state.histories
         seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
         users = len(validation.some_targets(state.dataset, state.split, seed, most))
         assert isinstance(agent.learner, EncoderLearner)
@@ -521,7 +523,7 @@ class Environment:
             return weigh(
                 linear,
                 f"{state.monitored} of {counted(users, 'validation user')}",
-                heeded(lambda: self.ranks.first(self._validated(most)).get(state.monitored, 0.0)),
+                heeded(lambda: self.ranks.first(self._validated(most, policy)).get(state.monitored, 0.0)),
                 heeded(lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks)),
                 recent_of(events),
                 heeded(learn),

@@ -1,9 +1,13 @@
 """How good a policy is on the validation users, whose targets training never saw."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
-from jaxtyping import Float32, Int
+import torch
+from jaxtyping import Float32, Float64, Int, Int32
+from torch import Tensor
 
 from what_next.data import Dataset, Split
 from what_next.data.space import Space
@@ -11,7 +15,17 @@ from what_next.metrics.next_items import Histories, Targets, rank
 from what_next.metrics.windows import Sampling, draw_windows
 from what_next.settings import Setup
 from what_next.training.distributed import ALONE, Ranks
-from what_next.types import History, Permitted, Policy, Request, Softmax
+from what_next.types import (
+    History,
+    Permitted,
+    Policy,
+    Proposal,
+    Random,
+    Request,
+    Sampler,
+    Slate,
+    Softmax,
+)
 
 MOST = 10_000
 """Validation users that are measured during training, at most: always the same ones."""
@@ -19,6 +33,10 @@ ROWS = 64
 """Of them at a time."""
 FEW = 2000
 """Those of whom every item's chance is computed, or the whole history read, at most."""
+FEWEST = 500
+"""Of whom every item's chance is computed, however many items there are."""
+NARROW = 8
+"""A list is short that holds at most one in so many items."""
 EVENTS = 2**21
 """Events of their histories, at most (or one user's)."""
 SCORES = 2**26
@@ -61,6 +79,63 @@ def next_items(
     return {"ndcg@10": float(ndcg.mean()), "hr@10": float(hr.mean()), **gain, "users": float(len(targets))}
 
 
+class Shortlist(Policy[Proposal]):
+    """A policy that is asked for the best items of the same histories again and again, while little of it changes.
+
+    What some items have beside the inner product is never below 0 (`models.LinearTerm.boosts`). So the best ones are
+    among those that have it, and those that would be the best without it. The latter are remembered as long as points
+    and vectors are the same; only the two are looked at. Slates are those of the policy, made of fewer scores. It is
+    for greedy requests of one length.
+
+    Attributes:
+        policy: what was given.
+        vectors: of the items, in the last call.
+        best: with them, the best items without boosts, by a hash of the points and of what may not be chosen.
+    """
+
+    def __init__(self, policy: Policy[Proposal]) -> None:
+        self.policy, self.best = policy, dict[bytes, Int32[np.ndarray, "batch slots"]]()
+        self.vectors: Tensor | None = None
+
+    @property
+    def sampler(self) -> Sampler:
+        """That of the policy."""
+        return self.policy.sampler
+
+    def states(self, history: History) -> Proposal:
+        """Those of the policy."""
+        return self.policy.states(history)
+
+    def propensities(
+        self, states: Proposal, request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Float64[np.ndarray, "batch slots"]:
+        """Those of the policy."""
+        return self.policy.propensities(states, request, slates)
+
+    def act(self, states: Proposal, request: Request, rng: Random = None) -> Slate:
+        """The best items of each state."""
+        ranked, permitted = states.ranked, request.permitted
+        if ranked is None or ranked.boosts is None or ranked.rescored:
+            return self.policy.act(states, request, rng)
+        boosted, count = ranked.boosts.items, len(ranked.vectors)
+        if NARROW * (request.width + boosted.shape[1]) > count:
+            return self.policy.act(states, request, rng)
+        if self.vectors is not ranked.vectors:
+            if self.vectors is None or not torch.equal(self.vectors, ranked.vectors):
+                self.best = {}
+            self.vectors = ranked.vectors
+        without = np.zeros(0) if permitted.without is None else permitted.without
+        key = sha256(states.points.tobytes() + without.tobytes()).digest()
+        if key not in self.best:
+            alone = replace(states, ranked=replace(ranked, boosts=None))
+            self.best[key] = self.policy.act(alone, request).items
+        short = np.concatenate([self.best[key], boosted], 1)
+        masks = np.zeros((len(short), count), np.bool_)
+        rows, columns = np.nonzero(short >= 0)
+        masks[rows, short[rows, columns]] = True
+        return self.policy.act(states, replace(request, permitted=Permitted.of(masks, permitted.without)), rng)
+
+
 def some_targets(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:
     """The targets of the validation users; of so many at most, always the same ones."""
     targets = Targets.of(dataset, split, "validation")
@@ -94,7 +169,8 @@ def surprise(
     Targets that may not be recommended, since they stand in the history, are left out; infinite where all are. A chance
     that is too small for a number counts as the smallest: scores that are too sure are the worse for it.
     """
-    targets, found = some_targets(dataset, split, seed, FEW), list[np.ndarray]()
+    most = min(FEW, max(FEWEST, SCORES // len(dataset.catalogue)))
+    targets, found = some_targets(dataset, split, seed, most), list[np.ndarray]()
     rows = ranks.share(len(targets))
     for some, history in _parts(targets, rows, histories):
         request = Request(1, Softmax(), Permitted.of(without=None if seen else history.items))
