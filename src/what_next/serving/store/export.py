@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import polars as pl
-from sqlalchemy import Column, func, select
+from sqlalchemy import Column, select
 
 from what_next.data import Catalogue
 from what_next.data.catalogue import tags_of
