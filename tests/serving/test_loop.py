@@ -603,9 +603,7 @@ def test_the_highest_number_of_an_answer_outlives_it(store: Store) -> None:
     assert (evidence.highest_number(store), evidence.last_answer(store)) == (3, 0)
 
 
-def test_a_watch_ends_where_the_store_is_a_new_one(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_watch_ends_where_the_store_is_a_new_one(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = Bare(path, tmp_path, "watch", watch_since=0, watch_began=0)
     bare.loop.store = Store.open(tmp_path / "new.sqlite")
     bare.look(monkeypatch, -0.2, 0.3)
