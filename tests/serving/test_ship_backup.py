@@ -153,6 +153,40 @@ def test_models_that_are_links_are_restored_as_files(tmp_path: Path) -> None:
         assert not path.is_symlink()
 
 
+def empty_version(folder: Path, size: int) -> str:
+    """A version whose files are zeros, named as it must be."""
+    (place := folder / "being-made").mkdir(parents=True)
+    for name in ("agent.safetensors", "agent.catalogue.parquet"):
+        with (place / name).open("wb") as file:
+            file.truncate(size)
+    files = {name: place / name for name in ("agent.safetensors", "agent.catalogue.parquet")}
+    name = f"zeros-1-{_digest(files)[:8]}"
+    place.rename(folder / name)
+    return name
+
+
+def test_models_that_are_mostly_zeros_are_restored(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+    served(source, import_data=False)
+    filled(source / "agent.store.sqlite", "before")
+    version = empty_version(source / "versions", 2**26)
+    kept = back_up(source / "setup.txt", read(source), tmp_path / "backups")
+    shutil.copy(kept / "setup.txt", target)
+    restore(read(target), kept)
+    assert (target / "versions" / version / "agent.safetensors").stat().st_size == 2**26
+
+
+def test_a_back_up_that_could_not_be_restored_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served(tmp_path, import_data=False)
+    filled(tmp_path / "agent.store.sqlite", "before")
+    monkeypatch.setattr(backup_module, "MOST", 2)
+    with pytest.raises(StoreError, match=r"versions: holds more than .* 2 files, so it could not be restored; no back"):
+        back_up(tmp_path / "setup.txt", read(tmp_path), tmp_path / "backups")
+    assert not [*(tmp_path / "backups").iterdir()]
+
+
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_back_up_holds_the_version_that_its_store_names_though_old_ones_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

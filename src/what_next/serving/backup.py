@@ -343,17 +343,36 @@ class _Bounded(gzip.GzipFile):
 
 
 def pack(setup: Setup, to: Path) -> list[str]:
-    """The deployed versions, and the files of the setup's agent; returns what is wrong with those left out."""
+    """The deployed versions, and the files of the setup's agent; returns what is wrong with those left out.
+
+    Raises:
+        StoreError: what was written is none that `unpack` takes.
+    """
+    size, damaged = _packed(setup, to, level=9)
+    if size > max(SMALL, RATIO * to.stat().st_size):  # tables of nothing but 0, which restoring would not take
+        _, damaged = _packed(setup, to, level=0)
+    try:
+        with _Bounded(to) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
+            list(_members(packed, to, versions_folder(setup)))
+    except StoreError as error:
+        reason = str(error).removesuffix(f"; {AGAIN}")
+        raise StoreError(f"{reason}, so it could not be restored; no back-up was made; remove old versions") from None
+    return damaged
+
+
+def _packed(setup: Setup, to: Path, level: int) -> tuple[int, list[str]]:
+    """How many bytes went into the archive; and what is wrong with versions left out."""
     agent, versions, damaged = setup.model_agent_path, versions_folder(setup), []
-    with tarfile.open(to, "w:gz", dereference=True) as models:  # a link is kept as what it leads to
+    # A link is kept as what it leads to.
+    with tarfile.open(to, "w:gz", dereference=True, compresslevel=level) as models:
         for place in sorted(versions.iterdir()) if versions.is_dir() else ():
             if not place.is_dir() or not NAME.fullmatch(place.name):  # such as what is being written there
                 continue
             with ExitStack() as stack:  # what is open can be read, though the loop removes it meanwhile
-                files = [stack.enter_context(file.open("rb")) for name in FILES if (file := place / name).is_file()]
                 try:
+                    files = [stack.enter_context(file.open("rb")) for name in FILES if (file := place / name).is_file()]
                     intact(place, place.name)
-                except ModelError as error:
+                except (ModelError, FileNotFoundError) as error:
                     damaged += [f"{error}."] if place.exists() else []
                     continue
                 for file in files:
@@ -362,7 +381,7 @@ def pack(setup: Setup, to: Path) -> list[str]:
         for own in (agent, catalogue_path(agent), critic_beside(agent), card_path(agent)) if agent.is_file() else ():
             if own is not None and own.is_file():
                 models.add(own, f"{OWN}/{own.name}")
-    return damaged
+        return sum(one.size for one in models.getmembers()), damaged
 
 
 def unpack(setup: Setup, models: Path) -> list[str]:
@@ -388,7 +407,7 @@ def unpack(setup: Setup, models: Path) -> list[str]:
         asides = {VERSIONS: versions, OWN: own}
         try:
             with _Bounded(models) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
-                for member in list(_members(packed, models)):  # all are looked at before one is written
+                for member in list(_members(packed, models, models)):  # all are looked at before one is written
                     name = member.name.partition("/")[0]
                     with _full_at(targets[name]):
                         packed.extract(member, asides[name], filter="data")
@@ -410,16 +429,19 @@ def unpack(setup: Setup, models: Path) -> list[str]:
     return damaged
 
 
-def _members(packed: tarfile.TarFile, models: Path) -> Iterator[tarfile.TarInfo]:
-    """The files, as long as they are what a back-up holds: plain ones, of known names, and not too many bytes."""
+def _members(packed: tarfile.TarFile, models: Path, told: Path) -> Iterator[tarfile.TarInfo]:
+    """The files, as long as they are what a back-up holds: plain ones, of known names, and not too many bytes.
+
+    `models` is the archive, `told` what messages name.
+    """
     room, size = max(SMALL, RATIO * models.stat().st_size), 0
     for count, one in enumerate(packed):
         size += one.size
         plain = one.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and FILE.fullmatch(one.name)
         if not plain and not (one.isdir() and FOLDER.fullmatch(one.name)):
-            raise StoreError(f"{models}: holds {one.name[:100]!r}, which no back-up holds; {AGAIN}")
+            raise StoreError(f"{told}: holds {one.name[:100]!r}, which no back-up holds; {AGAIN}")
         if count >= MOST or size > room:
-            raise StoreError(f"{models}: holds more than {room:,} bytes or {MOST:,} files; {AGAIN}")
+            raise StoreError(f"{told}: holds more than {room:,} bytes or {MOST:,} files; {AGAIN}")
         if plain:
             yield one
 
