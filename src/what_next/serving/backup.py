@@ -370,7 +370,8 @@ def _packed(setup: Setup, to: Path, level: int) -> tuple[int, list[str]]:
                 continue
             with ExitStack() as stack:  # what is open can be read, though the loop removes it meanwhile
                 try:
-                    files = [stack.enter_context(file.open("rb")) for name in FILES if (file := place / name).is_file()]
+                    there = [path for name in FILES if (path := place / name).is_file()]
+                    files = [stack.enter_context(path.open("rb")) for path in there]
                     intact(place, place.name)
                 except (ModelError, FileNotFoundError) as error:
                     damaged += [f"{error}."] if place.exists() else []
