@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from what_next.data import Catalogue, Options, import_files
 from what_next.errors import DataError
 from what_next.experiments.next_items import evaluator_of, rules
 from what_next.inference.extend import NewItem, extended_catalogue
+from what_next.models import linear
 
 TAGS = pl.Series("tags", [["a: x"], ["a: x", "b: u"], ["a: x"], ["a: y", "b: u"], ["a: y", "c: alone"], None])
 
@@ -87,6 +89,26 @@ def test_only_items_that_training_saw_tell_of_a_new_one_each_of_which_stands_alo
     assert found.offsets.tolist() == [0, 2, 4, 4, 4]
     assert found.columns.tolist() == [0, 1, 0, 1]
     assert found.values == pytest.approx(np.full(4, 0.2))
+
+
+@pytest.mark.parametrize("cells", [1, 2**22])
+def test_new_items_come_next_after_others_as_often_as_their_neighbours_do_on_average(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "CELLS", cells)  # one new item at a time, and all together
+    rng, count, kept = np.random.default_rng(0), 40, 6
+    after = np.array([rng.choice(count, kept, replace=False) for _ in range(count)], np.int32)
+    shares = rng.random((count, kept)).astype(np.float32)
+    after[3, 2:], shares[3, 2:] = -1, 0
+    offsets, near = np.array([0, 3, 3, 5]), np.array([4, 7, 9, 7, 11], np.int32)
+    weights = np.array([3, 2, 1, 1, 1], np.float32)
+    wanted = np.zeros((3, count))
+    for new, (start, stop) in enumerate(pairwise(offsets.tolist())):
+        for neighbour, weight in zip(near[start:stop], weights[start:stop], strict=True):
+            wanted[new] += (shares * (after == neighbour)).sum(1) * weight / weights[start:stop].sum()
+    found = np.concatenate(list(linear._averages(after, shares, offsets, near, weights)))
+    assert found.dtype == np.float32
+    assert found == pytest.approx(wanted)
 
 
 LOG = "user,item,artist,album,country,mood,label_id,maker_id\n"

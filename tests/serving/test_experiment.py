@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import pytest
 
 from what_next.errors import ModelError, SetupError
 from what_next.serving.engine.experiment import Watch
 from what_next.serving.engine.live import check_models
 from what_next.serving.engine.versions import keep, versions_folder
-from what_next.serving.store import AddFeedback, AddImpression, FeedbackRow, Second, Store
+from what_next.serving.store import AddFeedback, AddImpression, FeedbackRow, Second, Store, rewards
 from what_next.serving.store.export import exported
 from what_next.serving.store.rewards import earned
 
@@ -184,6 +185,32 @@ def test_what_the_store_holds_of_an_experiment(store: Store) -> None:
     assert (users.tolist(), popular.tolist(), found.tolist()) == ([0, 1, 0], [False, True, False], [1.5, 2.0, 0.0])
     assert since == 1
     assert earned(store, "trained_popular", "popular", 0.5)[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("first", [0.5, 0.1])
+def test_the_texts_of_some_answers_alone_are_held_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, first: float
+) -> None:
+    shares = [0.5] * 3 + [first] + [0.5] * 20
+    arms = ["popular" if one % 2 else "trained" for one in range(24)]
+    store.commit([answer(f"r{one:02d}", f"p{one % 8}", arms[one], share=share) for one, share in enumerate(shares)])
+    store.commit([AddFeedback((FeedbackRow(f"f{one}", f"r{one:02d}", "a", float(one)),)) for one in range(24)])
+    monkeypatch.setattr(rewards, "PAGE", 2)
+    whole, sizes = rewards.rewards_of, list[int]()
+
+    def watched(store: Store, rows: pl.DataFrame, *more: Any) -> Any:
+        sizes.append(len(rows))
+        return whole(store, rows, *more)
+
+    monkeypatch.setattr(rewards, "rewards_of", watched)
+    monkeypatch.setattr(rewards, "AT_ONCE", 5, raising=False)
+    users, popular, found, since = earned(store, "trained:popular", "popular", 0.5)
+    begin = 0 if first == 0.5 else 4
+    assert max(sizes) < 8
+    assert found.tolist() == list(range(begin, 24))
+    assert popular.tolist() == [one == "popular" for one in arms[begin:]]
+    assert users.tolist() == [one % 8 for one in range(24 - begin)]
+    assert since == 1
 
 
 def test_answers_count_from_the_last_one_of_another_share_on(store: Store) -> None:

@@ -246,10 +246,20 @@ def test_two_machines_on_one_postgresql_are_one_too_many(
         journal.close()
 
 
-def test_a_second_model_of_the_setup_is_refused(shop: Shop, path: Path) -> None:
-    setup = Setup.read(path, ["train=no", "server.candidate=agent.safetensors"])
-    with pytest.raises(SetupError, match=r"server\.candidate is set"):
-        Loop(setup, shop.service.store, shop.journal)
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("server.candidate=agent.safetensors", r"server\.candidate is set"),
+        ("server.experiment=trained:old-32-0123abcd", r"server\.experiment names the version old-32-0123abcd"),
+    ],
+)
+def test_a_second_model_of_the_setup_is_refused(shop: Shop, path: Path, word: str, told: str) -> None:
+    with pytest.raises(SetupError, match=told):
+        Loop(Setup.read(path, ["train=no", word]), shop.service.store, shop.journal)
+
+
+def test_an_experiment_without_a_model_of_its_own_goes_with_the_loop(shop: Shop, path: Path) -> None:
+    Loop(Setup.read(path, ["train=no", "server.experiment=trained:popular"]), shop.service.store, shop.journal)
 
 
 def test_an_alarm_without_river_is_refused_at_once(shop: Shop, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -591,6 +601,16 @@ def test_the_highest_number_of_an_answer_outlives_it(store: Store) -> None:
     answered(store, 3)
     store.commit([EraseUser("anna")])
     assert (evidence.highest_number(store), evidence.last_answer(store)) == (3, 0)
+
+
+def test_a_watch_ends_where_the_store_is_a_new_one(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Bare(path, tmp_path, "watch", watch_since=0, watch_began=0)
+    bare.loop.store = Store.open(tmp_path / "new.sqlite")
+    bare.look(monkeypatch, -0.2, 0.3)
+    assert bare.now[:2] == (None, "promoted")
+    assert "the watch ends: nothing is deployed in this store" in bare.journal.lines(1)[0].told
+    bare.look(monkeypatch, -0.2, 0.3)
+    assert bare.journal.lines(1)[0].told.startswith("waits for a first answer")
 
 
 def test_what_turns_out_worse_is_rolled_back(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

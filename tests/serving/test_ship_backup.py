@@ -31,10 +31,11 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from what_next.cli.app import main
 from what_next.cli.service import restore as command
-from what_next.data.files import sha256
+from what_next.data.files import ASIDE, sha256
+from what_next.serving import backup as backup_module
 from what_next.serving.backup import SUMS, back_up, check, restore
-from what_next.serving.engine.versions import _digest, keep, versions_folder
-from what_next.serving.store import AddEvents, AddItems, EventRow, ItemRow, Store, WithdrawItem
+from what_next.serving.engine.versions import _digest, keep, prune, versions_folder
+from what_next.serving.store import AddEvents, AddItems, Deploy, EventRow, ItemRow, Store, WithdrawItem
 
 
 def read(folder: Path) -> Setup:
@@ -129,6 +130,103 @@ def test_two_back_ups_of_one_second_are_both_there(backup: Path, monkeypatch: py
     assert back_up(source / "setup.txt", read(source), backup.parent) == backup.with_name("20200102T030405Z")
     for one in (backup, backup.with_name("20200102T030405Z")):
         check(one)
+
+
+def test_models_that_are_links_are_restored_as_files(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+    served(source, import_data=False)
+    filled(source / "agent.store.sqlite", "before")
+    version = keep(versions_folder(read(source)), source / "agent.safetensors")
+    place = source / "versions" / version / "agent.safetensors"
+    (source / "agent.safetensors").rename(source / "agent-of-may.safetensors")
+    (source / "agent.safetensors").symlink_to("agent-of-may.safetensors")
+    place.unlink()
+    place.hardlink_to(source / "agent-of-may.safetensors")
+    kept = back_up(source / "setup.txt", read(source), tmp_path / "backups")
+    shutil.copy(kept / "setup.txt", target)
+    restore(read(target), kept)
+    content = (source / "agent-of-may.safetensors").read_bytes()
+    for path in (target / "agent.safetensors", target / "versions" / version / "agent.safetensors"):
+        assert path.read_bytes() == content
+        assert not path.is_symlink()
+
+
+def empty_version(folder: Path, size: int) -> str:
+    """A version whose files are zeros, named as it must be."""
+    (place := folder / "being-made").mkdir(parents=True)
+    for name in ("agent.safetensors", "agent.catalogue.parquet"):
+        with (place / name).open("wb") as file:
+            file.truncate(size)
+    files = {name: place / name for name in ("agent.safetensors", "agent.catalogue.parquet")}
+    name = f"zeros-1-{_digest(files)[:8]}"
+    place.rename(folder / name)
+    return name
+
+
+def test_models_that_are_mostly_zeros_are_restored(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+    served(source, import_data=False)
+    filled(source / "agent.store.sqlite", "before")
+    version = empty_version(source / "versions", 2**26)
+    kept = back_up(source / "setup.txt", read(source), tmp_path / "backups")
+    shutil.copy(kept / "setup.txt", target)
+    restore(read(target), kept)
+    assert (target / "versions" / version / "agent.safetensors").stat().st_size == 2**26
+
+
+def test_a_back_up_that_could_not_be_restored_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served(tmp_path, import_data=False)
+    filled(tmp_path / "agent.store.sqlite", "before")
+    monkeypatch.setattr(backup_module, "MOST", 2)
+    with pytest.raises(StoreError, match=r"versions: holds more than .* 2 files, so it could not be restored; no back"):
+        back_up(tmp_path / "setup.txt", read(tmp_path), tmp_path / "backups")
+    assert not [*(tmp_path / "backups").iterdir()]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_back_up_holds_the_version_that_its_store_names_though_old_ones_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    served(tmp_path, import_data=False)
+    setup, store = read(tmp_path), Store.open(tmp_path / "agent.store.sqlite")
+    versions = versions_folder(setup)
+    first = keep(versions, setup.model_agent_path)
+    second = f"other-1-{first.rpartition('-')[2]}"
+    shutil.copytree(versions / first, versions / second)
+    store.commit([Deploy(first, "first", {})])
+    whole, done = backup_module.pack if when == "before" else backup_module.intact, list[str]()
+
+    def promoted(*words: Any) -> Any:
+        """Another version is deployed, and the first one removed, once the store is kept."""
+        if not done:
+            done.append(second)
+            store.commit([Deploy(second, "promoted", {})])
+            assert prune(versions, [first, second], [second]) == 1
+        return whole(*words)
+
+    monkeypatch.setattr(backup_module, "pack" if when == "before" else "intact", promoted)
+    kept = back_up(tmp_path / "setup.txt", setup, tmp_path / "backups")
+    store.close()
+    with tarfile.open(kept / "models.tar.gz") as models:
+        names = {name.split("/")[1] for name in models.getnames() if name.startswith("versions/")}
+    with contextlib.closing(Store.open(kept / "store.sqlite")) as found:
+        answers = found.deployments()[-1].version
+    assert (names, answers) == ({second}, second)
+
+
+def test_a_version_that_is_removed_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served(tmp_path, import_data=False)
+    version = keep(tmp_path / "versions", tmp_path / "agent.safetensors")
+    monkeypatch.setattr(shutil, "rmtree", lambda place, **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):  # killed in the midst of it
+        prune(tmp_path / "versions", [version], [])
+    assert [one.name.endswith(ASIDE) for one in (tmp_path / "versions").iterdir()] == [True]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """An export that goes on from an earlier one comes to what a whole one comes to, and reads what is new alone."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,46 @@ def test_where_it_cannot_go_on_all_is_read_and_that_is_said(store: Store, tmp_pa
     rows.select("item_id").write_parquet(path)
     with pytest.raises(DataError, match="is no exported log of a service, so nothing can be appended"):
         appended(store, CATALOGUE, path)
+
+
+LATER = {
+    "an event": AddEvents((EventRow("lost", "anna", "i2", time=2),)),
+    "feedback": AddFeedback((FeedbackRow("lost", "r1", "i2", 3.0),)),
+}
+
+
+@pytest.mark.parametrize("since", [LATER[name] for name in LATER], ids=[*LATER])
+@pytest.mark.parametrize("grown", [False, True], ids=["at once", "after it has grown again"])
+def test_what_a_restored_store_lost_goes_from_the_log_though_no_answer_was_lost(
+    place: str, tmp_path: Path, since: AddEvents | AddFeedback, grown: bool
+) -> None:
+    path, first = tmp_path / "log.parquet", AddImpression("r1", "anna", 10, "v", "trained", ("i1", "i2"), (0.5, 0.5))
+    with closing(Store.open(place, clock=lambda: 50)) as store:
+        store.commit([AddEvents((EventRow("e1", "anna", "i1", time=1),)), first])
+        store.clock = lambda: 60
+        store.commit([since])
+        appended(store, CATALOGUE, path).write(path)
+    with closing(Store.open(tmp_path / "earlier.sqlite", clock=lambda: 50)) as restored:
+        restored.commit([AddEvents((EventRow("e1", "anna", "i1", time=1),)), first])
+        restored.clock = lambda: 70
+        if grown:
+            restored.commit([AddEvents((EventRow("new", "anna", "i3", time=3),))])
+            restored.commit([AddFeedback((FeedbackRow("new", "r1", "i1", 1.0),))])
+        assert "goes further than the store" in appended(restored, CATALOGUE, path).notes[0]
+        go_on(restored, path)
+
+
+def test_an_export_that_did_not_keep_its_last_feedback_is_gone_on_from(store: Store, tmp_path: Path) -> None:
+    path, traffic = tmp_path / "log.parquet", Traffic(store)
+    traffic.flow(30)
+    exported(store, CATALOGUE).write(path)
+    footer = {name: text for name, text in footer_of(path).items() if name != "ARROW:schema"}
+    until = json.loads(footer[UNTIL])
+    assert until.pop("feedback_id")
+    pl.read_parquet(path).write_parquet(path, metadata=footer | {UNTIL: json.dumps(until)})
+    traffic.flow(30)
+    assert not [one for one in appended(store, CATALOGUE, path).notes if "all was read" in one]
+    go_on(store, path)
 
 
 def test_what_is_broken_off_leaves_the_export_as_it_was(

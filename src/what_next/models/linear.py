@@ -3,6 +3,7 @@ after its last items; and how popular each item is. In the history: what it hold
 item was there before.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,6 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
-
-from what_next.data.batches import ranges
 
 RANKS = (64, 512, 1024)
 """Directions of the linear model: at least, and where validation finds more to be worth their columns."""
@@ -35,6 +34,8 @@ LAST, SLOW, MANY = 10, 0.9, 2**13
 or more, as many as have so many successors in all, and `RECALLED` at most."""
 SUCCESSORS = (16, 128)
 """Of each item that are kept, at least and at most: those that came next most often."""
+CELLS = 2**22
+"""Of the table of what new items come next after, at a time: 50 MB."""
 ALL_SUCCESSORS = 2**20
 """Entries of their table, where there are more than the fewest; and items up to which there is one."""
 
@@ -295,24 +296,19 @@ class LinearTerm(nn.Module):
         """Put new items into the rows of others, in the place of what came next least often; `steps` of the log are
         what the chance of each neighbour counts as."""
         items, shares = table
-        totals = self.next_totals[:, 0].cpu().numpy()
-        before, columns = np.nonzero(np.isin(items, neighbours))
-        order = np.argsort(items[before, columns], kind="stable")
-        before, columns = before[order], columns[order]
-        starts, values = np.searchsorted(items[before, columns], np.arange(len(items) + 1)), shares[before, columns]
-        for place, start, stop in zip(new.tolist(), offsets[:-1], offsets[1:], strict=True):
-            own, weights = neighbours[start:stop], steps[start:stop]
-            counts = starts[own + 1] - starts[own]
-            entries = ranges(starts[own], counts)
-            amounts = np.repeat(weights / weights.sum(), counts) * values[entries]
-            average = np.bincount(before[entries], amounts, len(items)).astype(np.float32)  # of what neighbours have
-            average[own] = np.maximum(average[own], weights / (np.maximum(totals[own], weights) + 1))
-            average[place] = 0
-            rows = np.flatnonzero(average)
-            least = shares[rows].argmin(1)
-            better = average[rows] > shares[rows, least]
-            cells = rows[better], least[better]
-            items[cells], shares[cells] = place, average[rows[better]]
+        totals, start = self.next_totals[:, 0].cpu().numpy(), 0
+        least = shares.argmin(1)  # the column of each row that gives way next
+        lowest = shares[np.arange(len(shares)), least]
+        for some in _averages(items, shares, offsets, neighbours, steps):
+            for place, average in zip(new[start : start + len(some)].tolist(), some, strict=True):
+                own, weights = (one[offsets[start] : offsets[start + 1]] for one in (neighbours, steps))
+                start += 1
+                average[own] = np.maximum(average[own], weights / (np.maximum(totals[own], weights) + 1))
+                average[place] = 0
+                rows = np.flatnonzero(average > lowest)
+                items[rows, least[rows]], shares[rows, least[rows]] = place, average[rows]
+                least[rows] = shares[rows].argmin(1)
+                lowest[rows] = shares[rows, least[rows]]
 
     def extended(
         self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch rank"]
@@ -430,6 +426,33 @@ def mean_of(
         places.long(), vectors, bags, mode="sum", per_sample_weights=each.to(vectors)
     )
     return found
+
+
+def _averages(
+    items: Int32[np.ndarray, "items kept"],
+    shares: Float32[np.ndarray, "items kept"],
+    offsets: Int64[np.ndarray, "new_plus_1"],
+    neighbours: Int32[np.ndarray, "pairs"],
+    weights: Float32[np.ndarray, "pairs"],
+) -> Iterator[Float32[np.ndarray, "some items"]]:
+    """How often the neighbours of each new item come next after every item: their weighted mean, of some new items at a
+    time."""
+    known, columns = np.unique(neighbours, return_inverse=True)
+    at = np.full(len(items) + 1, -1)  # -1, which is no item, is the last
+    at[known] = np.arange(len(known))
+    cells = at[items]
+    rows, kept = np.nonzero(cells >= 0)
+    places = torch.from_numpy(np.stack([rows, cells[rows, kept]]))
+    values = torch.from_numpy(shares[rows, kept].astype(np.float64))
+    table = torch.sparse_coo_tensor(places, values, (len(items), len(known)), check_invariants=True).coalesce()
+    new = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    each = (weights / np.bincount(new, weights, len(offsets) - 1)[new]).astype(np.float64)
+    size = max(1, CELLS // len(items))
+    for start in range(0, len(offsets) - 1, size):
+        count = min(size, len(offsets) - 1 - start)
+        part, wide = slice(offsets[start], offsets[start + count]), torch.zeros(len(known), count, dtype=torch.float64)
+        wide[columns[part], new[part] - start] = torch.from_numpy(each[part])
+        yield torch.sparse.mm(table, wide).T.float().contiguous().numpy()
 
 
 def last_of(

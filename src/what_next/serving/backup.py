@@ -15,7 +15,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from errno import EDQUOT, EEXIST, EFBIG, ENOSPC, ENOTEMPTY
 from pathlib import Path
@@ -29,6 +29,7 @@ from what_next.serving.store import store_of
 from what_next.serving.store.backend import VARIABLE, Backend, connect, is_damaged
 from what_next.serving.store.migrations import MARKS, REVISIONS, drop_later, known_version, missing, version_of
 from what_next.serving.store.tables import metadata
+from what_next.serving.store.transaction import NEWEST
 from what_next.settings import Setup
 from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside
 from what_next.training.card import card_path
@@ -50,6 +51,8 @@ FILE = re.compile(rf"{OWN}/[^/.][^/]*|{VERSIONS}/{NAME.pattern}/({'|'.join(map(r
 """What an archive of models holds, and nothing else."""
 MOST, RATIO, SMALL = 10_000, 100, 2**26
 """Members of an archive, at most; and how many times its own size it may hold, where that is more than `SMALL`."""
+TRIES = 3
+"""How often store and models are kept, where another version is deployed each time meanwhile."""
 AT_ONCE = 2**20
 """Bytes that are read at once, at most: a header that says it is larger is no header."""
 AGAIN = "nothing was changed; take another back-up"
@@ -73,8 +76,7 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         aside.mkdir(mode=0o700)
-        _keep_store(setup, aside)
-        damaged = pack(setup, aside / MODELS)  # after the store: every version that it names is there by now
+        damaged = _keep(setup, aside)
         shutil.copyfile(file, aside / file.name)
         _seal(aside)
         whole = _named(aside, whole)
@@ -165,6 +167,30 @@ def _named(aside: Path, whole: Path) -> Path:
                 raise
         time.sleep(0.1)
         whole = whole.with_name(_now())
+
+
+def _keep(setup: Setup, folder: Path) -> list[str]:
+    """Store and models; returns what is wrong with versions that were left out.
+
+    The models come after the store: every version that it names is there by then. The loop removes old ones when it
+    deploys another, though, and with them perhaps the one that answered when the store was kept: then both are kept
+    once more.
+    """
+    for _ in range(TRIES):
+        answers = _answering(setup)
+        _keep_store(setup, folder)
+        damaged = pack(setup, folder / MODELS)
+        if _answering(setup) == answers:
+            break
+    return damaged
+
+
+def _answering(setup: Setup) -> str | None:
+    """The deployed version; None: there is none, or the store cannot be read, which keeping it tells better."""
+    with suppress(StoreError), closing(connect(store_of(setup))) as backend:
+        if not backend.sqlite or Path(backend.where).is_file():
+            return next((version for _, version in backend.fetch(NEWEST)), None)
+    return None
 
 
 def _keep_store(setup: Setup, folder: Path) -> None:
@@ -317,24 +343,46 @@ class _Bounded(gzip.GzipFile):
 
 
 def pack(setup: Setup, to: Path) -> list[str]:
-    """The deployed versions, and the files of the setup's agent; returns what is wrong with those left out."""
+    """The deployed versions, and the files of the setup's agent; returns what is wrong with those left out.
+
+    Raises:
+        StoreError: what was written is none that `unpack` takes.
+    """
+    size, damaged = _packed(setup, to, level=9)
+    if size > max(SMALL, RATIO * to.stat().st_size):  # tables of nothing but 0, which restoring would not take
+        _, damaged = _packed(setup, to, level=0)
+    try:
+        with _Bounded(to) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
+            list(_members(packed, to, versions_folder(setup)))
+    except StoreError as error:
+        reason = str(error).removesuffix(f"; {AGAIN}")
+        raise StoreError(f"{reason}, so it could not be restored; no back-up was made; remove old versions") from None
+    return damaged
+
+
+def _packed(setup: Setup, to: Path, level: int) -> tuple[int, list[str]]:
+    """How many bytes went into the archive; and what is wrong with versions left out."""
     agent, versions, damaged = setup.model_agent_path, versions_folder(setup), []
-    with tarfile.open(to, "w:gz") as models:
+    # A link is kept as what it leads to.
+    with tarfile.open(to, "w:gz", dereference=True, compresslevel=level) as models:
         for place in sorted(versions.iterdir()) if versions.is_dir() else ():
             if not place.is_dir() or not NAME.fullmatch(place.name):  # such as what is being written there
                 continue
-            try:
-                intact(place, place.name)
-            except ModelError as error:
-                damaged.append(f"{error}.")
-                continue
-            for file in (place / name for name in FILES):
-                if file.is_file():
-                    models.add(file, f"{VERSIONS}/{place.name}/{file.name}")
+            with ExitStack() as stack:  # what is open can be read, though the loop removes it meanwhile
+                try:
+                    there = [path for name in FILES if (path := place / name).is_file()]
+                    files = [stack.enter_context(path.open("rb")) for path in there]
+                    intact(place, place.name)
+                except (ModelError, FileNotFoundError) as error:
+                    damaged += [f"{error}."] if place.exists() else []
+                    continue
+                for file in files:
+                    name = f"{VERSIONS}/{place.name}/{Path(file.name).name}"
+                    models.addfile(models.gettarinfo(arcname=name, fileobj=file), file)
         for own in (agent, catalogue_path(agent), critic_beside(agent), card_path(agent)) if agent.is_file() else ():
             if own is not None and own.is_file():
                 models.add(own, f"{OWN}/{own.name}")
-    return damaged
+        return sum(one.size for one in models.getmembers()), damaged
 
 
 def unpack(setup: Setup, models: Path) -> list[str]:
@@ -360,7 +408,7 @@ def unpack(setup: Setup, models: Path) -> list[str]:
         asides = {VERSIONS: versions, OWN: own}
         try:
             with _Bounded(models) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
-                for member in list(_members(packed, models)):  # all are looked at before one is written
+                for member in list(_members(packed, models, models)):  # all are looked at before one is written
                     name = member.name.partition("/")[0]
                     with _full_at(targets[name]):
                         packed.extract(member, asides[name], filter="data")
@@ -382,16 +430,19 @@ def unpack(setup: Setup, models: Path) -> list[str]:
     return damaged
 
 
-def _members(packed: tarfile.TarFile, models: Path) -> Iterator[tarfile.TarInfo]:
-    """The files, as long as they are what a back-up holds: plain ones, of known names, and not too many bytes."""
+def _members(packed: tarfile.TarFile, models: Path, told: Path) -> Iterator[tarfile.TarInfo]:
+    """The files, as long as they are what a back-up holds: plain ones, of known names, and not too many bytes.
+
+    `models` is the archive, `told` what messages name.
+    """
     room, size = max(SMALL, RATIO * models.stat().st_size), 0
     for count, one in enumerate(packed):
         size += one.size
         plain = one.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and FILE.fullmatch(one.name)
         if not plain and not (one.isdir() and FOLDER.fullmatch(one.name)):
-            raise StoreError(f"{models}: holds {one.name[:100]!r}, which no back-up holds; {AGAIN}")
+            raise StoreError(f"{told}: holds {one.name[:100]!r}, which no back-up holds; {AGAIN}")
         if count >= MOST or size > room:
-            raise StoreError(f"{models}: holds more than {room:,} bytes or {MOST:,} files; {AGAIN}")
+            raise StoreError(f"{told}: holds more than {room:,} bytes or {MOST:,} files; {AGAIN}")
         if plain:
             yield one
 

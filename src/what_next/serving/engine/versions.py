@@ -5,6 +5,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from what_next.data.files import ASIDE, remove_stale, sha256, sync
@@ -150,11 +151,17 @@ def whole(folder: Path, version: str) -> Path:
 
 
 def prune(folder: Path, names: Iterable[str], kept: Collection[str]) -> int:
-    """Remove some versions from the folder of all, but for those that are to be kept; returns how many there were."""
+    """Remove some versions from the folder of all, but for those that are to be kept; returns how many there were.
+
+    Each goes whole: at no moment is there half of one.
+    """
     gone = [folder_of(folder, name) for name in set(names) - set(kept)]
     there = [place for place in gone if place.is_dir()]
     for place in there:
-        shutil.rmtree(place, ignore_errors=True)
+        aside = folder / f".{place.name}.{secrets.token_hex(4)}{ASIDE}"
+        with suppress(OSError):  # a later round tries again
+            place.rename(aside)
+            shutil.rmtree(aside)
     return len(there)
 
 

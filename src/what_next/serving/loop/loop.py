@@ -64,13 +64,15 @@ class Loop:
         """`journal`, whose clock holds for everything here; `make_sure`: what `alone` yields.
 
         Raises:
-            SetupError: the setup names a second model of its own, or an estimator that there is not.
+            SetupError: the setup names a second model of its own, also by an experiment; or an estimator that there is
+                not.
             MissingExtraError: it asks for an alarm at a drift, and river is not installed.
         """
+        tries = "the loop has the service try candidates of its own; leave it out"
         if setup.server.candidate is not None:
-            raise SetupError(
-                "server.candidate is set, and the loop has the service try candidates of its own; leave it out"
-            )
+            raise SetupError(f"server.candidate is set, and {tries}")
+        if setup.server.tried is not None:
+            raise SetupError(f"server.experiment names the version {setup.server.tried}, and {tries}, or stop the loop")
         if (estimator := setup.loop.estimator) is not None and estimator not in ESTIMATORS:
             raise SetupError(f"loop.estimator is {estimator!r}; allowed: {', '.join(ESTIMATORS)}, or none")
         if setup.loop.drift:
@@ -319,7 +321,9 @@ class Loop:
 
     def _watch(self, current: LoopRound) -> Done | None:
         version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
-        newest = self.store.deployments()[-1]
+        if not (ever := self.store.deployments()):
+            return Done("the watch ends: nothing is deployed in this store", outcome="promoted")
+        newest = ever[-1]
         if newest.version != version:
             if newest.note.get("round") == current.number:  # of a loop that was killed before it noted what it had done
                 return self._roll_back(version, newest.version, newest.note)

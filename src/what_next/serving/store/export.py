@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import polars as pl
-from sqlalchemy import func, select
+from sqlalchemy import Column, select
 
 from what_next.data import Catalogue
 from what_next.data.catalogue import tags_of
@@ -66,7 +66,9 @@ LAST = (
     select(tables.impressions.c.number, tables.impressions.c.recommendation_id)
     .order_by(tables.impressions.c.number.desc()).limit(1)
 )  # fmt: skip
-LAST_FEEDBACK = select(func.max(tables.feedback.c.number))
+LAST_FEEDBACK = (
+    select(tables.feedback.c.number, tables.feedback.c.feedback_id).order_by(tables.feedback.c.number.desc()).limit(1)
+)
 AGAIN = 10_000
 """So many of the last answers, and of the last feedback, are read again: where several processes write, a lower number
 may come to be there after a higher one."""
@@ -81,6 +83,7 @@ ERASED = select(tables.erased_users.c.digest)
 UNTIL = "what_next.until"
 """In the footer of an exported log: how far the store was read, as JSON of `Until`."""
 EARLIER = "was written by an earlier version"
+FURTHER = "goes further than the store, which was restored or is another"
 
 
 @dataclass(frozen=True)
@@ -90,21 +93,24 @@ class Until:
     Attributes:
         answers, feedback: the last number of each; `slate`: id of that answer.
         time: by the store's clock, when the reading began: later than of all erasures before (`moment`).
+        feedback_id: of that feedback; None: there is none, or the export before did not keep it.
     """
 
     answers: int
     slate: str | None
     feedback: int
     time: int
+    feedback_id: str | None = None
 
     @classmethod
     def of(cls, store: Store) -> "Until":
         """How far it can be read now."""
-        last, time = store.fetch(LAST), store.clock()
+        last, fed_back, time = store.fetch(LAST), store.fetch(LAST_FEEDBACK), store.clock()
         number, slate = tuple(last[0]) if last else (0, None)
+        feedback, feedback_id = tuple(fed_back[0]) if fed_back else (0, None)
         with suppress(StoreError), store.backend.begin() as connection:  # a full disk can be read
             time = moment(connection, time)
-        return cls(number, slate, store.fetch(LAST_FEEDBACK)[0][0] or 0, time)
+        return cls(number, slate, feedback, time, feedback_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,10 +387,12 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
         DataError: the file is not as it was exported, or is no exported log.
     """
     before, reason = _before(store, path)
+    until, kept = Until.of(store), [] if before is None else _kept(store, path, before)
+    if kept and not _holds(store, kept[0]):
+        before, reason = None, f"{path} {FURTHER}"
     if before is None:
         found = exported(store, catalogue, progress=progress)
         return found if reason is None else replace(found, notes=[f"all was read: {reason}", *found.notes])
-    until, kept = Until.of(store), _kept(store, path, before)
     # Answers first: whatever an answer knew is in the store by then.
     since = max(0, before.answers - AGAIN)
     again = frame(store, select(SHOWN.recommendation_id).where(SHOWN.number > since)).to_series()
@@ -424,11 +432,29 @@ def _before(store: Store, path: Path) -> tuple[Until | None, str | None]:
         raise DataError(f"{path}: is no exported log of a service, so nothing can be appended to it; name another file")
     if (before := _until(path)) is None:
         return None, f"{path} {EARLIER}"
-    since = select(SHOWN.number, SHOWN.recommendation_id).where(SHOWN.number >= before.answers)
-    found = store.fetch(since.order_by(SHOWN.number).limit(1))
-    if (before.answers and not found) or (found and found[0][0] == before.answers and found[0][1] != before.slate):
-        return None, f"{path} goes further than the store, which was restored or is another"
-    return before, None
+    answer = (SHOWN.number, SHOWN.recommendation_id, before.answers, before.slate)
+    feedback = (SENT.number, SENT.feedback_id, before.feedback, before.feedback_id)
+    if all(_reaches(store, *one) for one in (answer, feedback)):
+        return before, None
+    return None, f"{path} {FURTHER}"
+
+
+def _reaches(store: Store, number: Column[int], name: Column[str], last: int, known: str | None) -> bool:
+    """Whether a table holds the row that had the last number, or at least later ones: its user may have been erased."""
+    found = store.fetch(select(number, name).where(number >= last).order_by(number).limit(1))
+    if not found:
+        return not last
+    return bool(found[0][0] > last or known is None or found[0][1] == known)
+
+
+def _holds(store: Store, events: pl.DataFrame) -> bool:
+    """Whether a store holds the last event to arrive of an earlier export: else it was restored since, and has given
+    the numbers of what it lost to others. Events have no number over all users."""
+    if not len(events):
+        return True
+    user, number, arrived = events.sort("arrived").select("user_id", "number", "arrived").row(-1)
+    there = select(EVENTS.number).join(tables.users, USERS.key == EVENTS.user)
+    return bool(store.fetch(there.where(USERS.user_id == user, EVENTS.number == number, EVENTS.arrived == arrived)))
 
 
 def _until(path: Path) -> Until | None:

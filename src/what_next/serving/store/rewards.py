@@ -17,6 +17,8 @@ from what_next.serving.store.tables import Json, dumps
 
 PAGE = 20_000
 """Rows that are read at once: a read that held the database would keep it from putting its files in order."""
+AT_ONCE = 200_000
+"""Answers whose texts are held at once, about: 200 MB."""
 SLACK = 3600 * 10**6
 """Microseconds by which clocks of several processes may differ."""
 ITEM = ("number", "item_id")
@@ -160,9 +162,24 @@ def answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnElem
     Raises:
         StoreUnavailable: the store cannot be read now.
     """
+    return pl.concat(_answers(store, after, names, *where))
+
+
+def _answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnElement[bool]) -> Iterator[pl.DataFrame]:
+    """See `answers`: about `AT_ONCE` of them at a time, the oldest first, and one table at least."""
     wanted = ("number", "recommendation_id", "user_id", "items", "time", *names)
     shown = (ANSWERS.shown, ANSWERS.user_id.is_not(None), *where)
-    found = pl.concat(pages(store, tables.impressions, wanted, *shown, after=after))
+    held = list[pl.DataFrame]()
+    for page in pages(store, tables.impressions, wanted, *shown, after=after):
+        held.append(page)
+        if sum(map(len, held)) >= AT_ONCE:
+            yield _with_rewards(store, pl.concat(held))
+            held = []
+    yield _with_rewards(store, pl.concat(held) if held else page.clear())
+
+
+def _with_rewards(store: Store, found: pl.DataFrame) -> pl.DataFrame:
+    """Answers with the columns `slate`, in the place of the recommendation's id, and `reward`."""
     found = found.rename({"recommendation_id": "slate"})
     if not len(found):
         return found.with_columns(reward=pl.lit(0.0))
@@ -188,13 +205,22 @@ def earned(store: Store, experiment: str, arm: str, share: float) -> Earned:
     Answers by popular items in the model's place belong to the arm that they were given for.
     """
     like = as_type(ANSWERS.explore, Text).like(f'%"experiment":{dumps(experiment)}%')
-    found = answers(store, 0, ("explore",), like)
-    # An underscore in a name stands for any letter there.
-    found = found.filter(pl.col("explore").str.json_path_match("$.experiment") == experiment)
-    shares = found["explore"].str.json_path_match("$.share").cast(pl.Float64)
-    others = found["number"].filter(shares.ne_missing(share))
-    found = found.filter(pl.col("number") > (others.max() if len(others) else 0))
-    user = found["user_id"].rank("dense").cast(pl.Int64) - 1
-    ours = found["explore"].str.json_path_match("$.arm") == arm
-    since = int(found["time"].min()) if len(found) else None  # type: ignore[arg-type]
-    return user.to_numpy(), ours.to_numpy(), found["reward"].to_numpy(), since
+    kept, since = list[pl.DataFrame](), None
+    for found in _answers(store, 0, ("explore",), like):
+        told = [
+            pl.col("explore").str.json_path_match(f"$.{name}").alias(name) for name in ("experiment", "share", "arm")
+        ]
+        # An underscore in a name stands for any letter there.
+        found = found.with_columns(told).filter(pl.col("experiment") == experiment)
+        others = found["number"].filter(found["share"].cast(pl.Float64).ne_missing(share))
+        if len(others):
+            kept, since = [], None
+            found = found.filter(pl.col("number") > others.max())
+        if since is None and len(found):
+            since = int(found["time"].min())  # type: ignore[arg-type]
+        kept.append(
+            found.select(pl.col("user_id").hash(), pl.col("arm").eq_missing(arm), "reward")
+        )  # of millions, no texts
+    rows = pl.concat(kept)
+    _, first, user = np.unique(rows["user_id"].to_numpy(), return_index=True, return_inverse=True)
+    return first.argsort().argsort()[user], rows["arm"].to_numpy(), rows["reward"].to_numpy(), since
