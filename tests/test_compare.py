@@ -50,6 +50,16 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]
     return found
 
 
+def test_each_training_says_whose_it_is(made, capsys: pytest.CaptureFixture[str]) -> None:
+    setups = {"a": made("a"), "b": made("b")}
+    compare(setups, seeds=[3, 4], baselines=())
+    told = [line for line in capsys.readouterr().err.splitlines() if "(seed" in line]
+    paths = [setups[name].model_agent_path.parent / f"seed-{seed}" for name in "ab" for seed in (3, 4)]
+    assert told == [f"training {path}/agent.safetensors (seed {path.name[-1]})" for path in paths]
+    compare(setups, seeds=[3, 4], baselines=())
+    assert "(seed" not in capsys.readouterr().err  # they are there
+
+
 @pytest.mark.medium
 def test_a_setup_and_its_double_do_not_differ_for_any_user(made) -> None:
     result = compare({"a": made("a"), "b": made("b")}, seeds=[0, 1]).result

@@ -875,3 +875,31 @@ def test_the_chance_of_a_choice_is_the_same_drawn_and_judged(trained: Setup) -> 
     request = wn.types.Request(5, wn.types.Softmax(0.7))
     slate = policy.act(states, request, np.random.default_rng(0))
     np.testing.assert_allclose(policy.propensities(states, request, slate.items), slate.propensities, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "again", "told"),
+    [
+        (["evaluation.seen=yes"], 1.0, True),
+        (["evaluation.seen=yes"], 0.1, False),  # whatever it earned, hardly anybody comes back
+        (["evaluation.seen=yes", "inputs.rewards=yes"], 1.0, False),
+        ([], 1.0, False),  # it is not recommended again
+    ],
+)
+def test_where_what_an_event_earned_tells_whether_its_item_comes_again_that_is_said(
+    tmp_path: Path, words: list[str], again: float, told: bool
+) -> None:
+    """Exercises: one that failed comes again, one that was solved does not."""
+    rng, rows = np.random.default_rng(0), list[tuple[int, int, int, float]]()
+    for user in range(200):
+        for step in range(10):
+            item, solved = int(rng.integers(500)), float(rng.random() < 0.6)
+            if step and rows[-1][3] < 0 and rng.random() < again:
+                item = rows[-1][1]
+            rows.append((user, item, step, solved or -0.25))
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "reward"], orient="row")
+    dataset = wn.Dataset.from_frame(log, None, name="exercises")
+    _, reasons = LogSource(State(dataset, setup(tmp_path, *words))).chosen
+    found = [reason for reason in reasons if reason.startswith("inputs.rewards no")]
+    assert len(found) == told
+    assert all("came again in 100%, after the others in 0%" in reason for reason in found)

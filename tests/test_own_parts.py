@@ -230,6 +230,14 @@ class Worthless(Parity):
         return after, replace(feedback, rewards=np.where(after.age > 4, np.float32(np.nan), feedback.rewards))
 
 
+class Bare(Parity):
+    """Whose steps give the clicks alone."""
+
+    def step(self, state: Taste, slates: np.ndarray, rng: Draws) -> tuple[Taste, Feedback]:
+        after, feedback = super().step(state, slates, rng)
+        return after, feedback.clicks  # type: ignore[return-value]
+
+
 class Drawing(Parity):
     """Which draws for all users at once."""
 
@@ -266,6 +274,7 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
         (Remembering(), "after restart, `age` or `shown`"),
         (Nowhere(), "item_vectors has what is no finite number"),
         (Worthless(), "a reward is not a number"),
+        (Bare(), "a step gives a State, and Feedback with clicks of the shape of the slates"),
         (Foreign(), r"shows int64 of shape \(5, 2\), 10 of which are no items of the catalogue \[777 777 777\]"),
         (Single(), "a reference gives 1 slates for 5 users"),
         (Drawing(), r"rng.random draws for all users at once; draw by uniform, .* uniform\(rng, users, slots\)"),

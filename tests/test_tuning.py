@@ -340,6 +340,33 @@ class TestCommand:
             assert re.match(rf"trial {number} of 6: ndcg@10 -?[0-9.]+ with ", line)
         assert ["left" in line for line in lines[1:]] == [True] * 5 + [False]
 
+    def test_one_setting_alone_is_searched_where_that_is_said(self, file: str, scored, monkeypatch, capsys) -> None:
+        seen = scored(by_rate)
+        words = ("--search", "dropout=0.1,0.3", "--search", "learning_rate", "--search", "dim = 16, 32, 64")
+        assert self.run(monkeypatch, "tune", file, "--trials", "6", *words, "weight_decay=0.05") == 0
+        assert [line.partition("=")[0] for line in capsys.readouterr().out.split()] == [
+            "dropout", "learning_rate", "dim",
+        ]  # fmt: skip
+        assert {setup.weight_decay for setup in seen} == {0.05}
+        assert {setup.dim for setup in seen} <= {16, 32, 64, 128}
+        assert all(0.1 <= setup.dropout <= 0.5 for setup in seen)  # its own is 0.5
+        assert self.run(monkeypatch, "tune", file, "--trials", "6", "weight_decay=0.05") == 2
+        assert "holds trials with another search" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("search", "told"),
+        [
+            ("droput=0.1,0.2", "there is no setting 'droput'; the nearest is 'dropout'"),
+            ("dropout=0.1,7", "dropout is '7'; allowed: a number of at least 0 and below 1"),
+            ("dim", "--search dim: needs values, such as dim=LOW,HIGH; without values: learning_rate, dropout"),
+            ("split.test=0.1,0.2", "--search split.test: is not searched"),
+            ("window=3,9", "--search window: is none in the setup"),
+        ],
+    )
+    def test_what_cannot_be_searched_is_refused(self, file: str, search: str, told: str, monkeypatch, capsys) -> None:
+        assert self.run(monkeypatch, "tune", file, "--search", search) == 2
+        assert told in capsys.readouterr().err
+
     def test_an_interrupt_has_its_exit_code_and_says_where_the_study_is(
         self, file: str, scored, monkeypatch, capsys
     ) -> None:

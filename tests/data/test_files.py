@@ -1,6 +1,7 @@
 """Files of every kind are read, or named as what they are."""
 
 import bz2
+import codecs
 import gzip
 import io
 import json
@@ -82,7 +83,7 @@ def test_a_packed_file_that_was_cut_off_is_refused(tmp_path: Path, packing: str,
         (b"\xd0\xcf\x11\xe0rest", "an old Excel workbook"),
         (b"\n <!DOCTYPE html><html>", "an HTML page"),
         (b"\x00\x01\x02\x03", "is not a text file"),
-        (b'{"rows": [1, 2]}', "no column for the user; found 'rows'"),
+        (b'{"rows": [1, 2]}', "no column for the user, and none for the item; found 'rows'"),
         (b"[1, 2]", "neither lines with an object each nor one array of objects"),
         (b'{"user": 1}\nno\nno\nno\n', "most of its lines are no JSON objects"),
     ],
@@ -239,6 +240,14 @@ def test_names_and_ids_of_a_spreadsheet_on_windows_keep_their_letters(file) -> N
     log = file("a.csv", "Kunde;Größe;Preis €\r\nJörg;„M“;3,5\r\nZoë;L;4\r\n", "cp1252")
     tables = import_files([log], options=Options(user="Kunde", item="Größe", reward="Preis €", time=""))
     assert pairs(tables) == [("Jörg", "„M“"), ("Zoë", "L")]
+
+
+def test_a_mark_of_utf_8_before_text_in_windows_1252_is_no_part_of_the_first_name(file) -> None:
+    for text in ("Käufer;item\r\nJörg;M\r\nZoë;L\r\n", "Käufer,item\nJörg,M\nZoë,L\n"):
+        log = file("a.csv", "\ufeff" + text)
+        log.write_bytes(codecs.BOM_UTF8 + text.encode("cp1252"))
+        tables = import_files([log], options=Options(user="Käufer", time=""))
+        assert pairs(tables) == [("Jörg", "M"), ("Zoë", "L")]
 
 
 def test_objects_within_objects_are_columns_of_their_own(file) -> None:

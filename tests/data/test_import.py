@@ -286,6 +286,18 @@ def test_one_item_twice_with_different_values_is_refused(file) -> None:
         import_files([log], file("items.csv", "item,tempo\na,1\na,2\nb,3\n"))
 
 
+def test_a_column_of_few_words_that_may_be_the_kinds_of_events_is_named(file) -> None:
+    rows = [
+        f"u{n % 3},i{n % 4},2025-01-{n + 1:02},{'solved' if n % 5 else 'failed'},{'se' if n % 3 else 'no'},w{n}\n"
+        for n in range(24)
+    ]
+    log = file("a.csv", "user,item,time,outcome,land,remark\n" + "".join(rows))
+    (note,) = [note for note in import_files([log]).notes if "--event" in note]
+    assert note.startswith("column outcome may be the kinds of events: it holds 2 different words; if so, name it with")
+    for said in ("outcome", ""):
+        assert not any("--event" in note for note in import_files([log], options=Options(event=said)).notes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -294,11 +306,15 @@ def test_one_item_twice_with_different_values_is_refused(file) -> None:
         ("user,item\n1,a\n1,b\n", "belong to one user"),
         ("user,item\n1,a\n2,a\n", "belong to one item"),
         ("user,thing\n1,a\n2,b\n", "no column for the item; found 'user', 'thing'; name it with --item"),
+        (
+            "who,what\n1,a\n2,b\n",
+            "no column for the user, and none for the item; found 'who', 'what'; name them with --user and --item",
+        ),
         ("user,item\n1,a,7\n2,b,8\n3,c\n", r"2 of 3 rows cannot be used \(too many fields: 2\)"),
         ("\n \n", "empty but for white space"),
         (
             ",".join(f"c{n}" for n in range(50_000)) + "\n1\n",
-            "'c11' and 49,988 more; name it with --user",
+            "'c11' and 49,988 more; name them with --user and --item",
         ),
     ],
 )

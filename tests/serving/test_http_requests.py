@@ -147,6 +147,15 @@ def test_an_event_that_names_an_answer_which_does_not_fit_is_kept_named_and_coun
     assert counted() == before + 1
 
 
+def test_an_event_of_a_kind_of_ones_own_that_names_an_answer_needs_a_reward_to_be_feedback(one: Service) -> None:
+    answer = one.recommend(user_id="u4", k=1)
+    fits = {"item_id": ids(answer)[0], "recommendation_id": answer["recommendation_id"]}
+    assert one.play("w-1", "u4", event="apply", **fits)["unmatched"] == ["w-1"]
+    assert one.play("w-2", "u4", event="apply", reward=5.0, **fits)["unmatched"] == []
+    assert one.play("w-3", "u4", event="skip", **fits)["unmatched"] == []
+    assert one.play("w-4", "u4", event="apply", item_id=ids(answer)[0])["unmatched"] == []  # names no answer
+
+
 def test_an_event_changes_the_next_answer(one: Service) -> None:
     before = one.recommend(user_id="u3", k=1)
     one.play("e-change", "u3", ids(before)[0])

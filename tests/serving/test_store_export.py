@@ -183,6 +183,19 @@ def test_an_event_is_feedback_to_what_its_user_was_shown_and_to_nothing_else(ser
     assert found.events == 2 + len(rows)
 
 
+def test_events_whose_worth_nothing_tells_are_counted_in_a_note(served: Store) -> None:
+    rows = (
+        EventRow("x1", "anna", "i1", "apply", 60, recommendation_id="r1"),
+        EventRow("x2", "anna", "i2", "view", 61, recommendation_id="r1"),
+        EventRow("x3", "anna", "i2", "apply", 62, 5.0, recommendation_id="r1"),
+        EventRow("x4", "anna", "i3", "look", 63),
+    )
+    served.commit([AddEvents(rows)])
+    (note,) = [note for note in exported(served, catalogue()).notes if "reward" in note]
+    assert note.startswith("2 events that name an answer are no feedback: of kind apply, view, and without a reward")
+    assert rewards(served)["r1", "i2"] == 5.0
+
+
 def test_of_events_at_one_time_the_last_one_counts_whatever_the_clock_said(served: Store) -> None:
     for place, reward in enumerate((0.25, 0.5, 0.75)):
         served.clock = lambda place=place: 100 - place  # type: ignore[misc]

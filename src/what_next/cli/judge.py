@@ -1,6 +1,6 @@
 """`what-next evaluate | compare | simulate | tune`: agents judged by what training never saw."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,12 +24,13 @@ from what_next.cli.options import (
     weights_of,
 )
 from what_next.cli.output import answer, command, emit, note
-from what_next.errors import SetupError, counted
+from what_next.errors import SetupError, counted, some
 
 if TYPE_CHECKING:
     from what_next.experiments.next_items import Comparison
-    from what_next.experiments.tuning import Trial
+    from what_next.experiments.tuning import Trial, Value
     from what_next.settings import Setup
+    from what_next.state import State
 
 app = typer.Typer()
 
@@ -164,6 +165,14 @@ def tune(
             "default: a file beside the agent's.",
         ),
     ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY[=VALUES]",
+            help="Only this setting: learning_rate, where it is sought by itself; dropout=0.1,0.4, in a range; "
+            "dim=32,64,128, among values; may be given again.",
+        ),
+    ] = None,
     prune: Annotated[
         str | None, typer.Option(help="Give up trials that fall behind at validation: halving or hyperband.")
     ] = None,
@@ -194,7 +203,10 @@ def tune(
     metric = state.monitored
     note(f"{counted(trials, 'trial')} by {metric} on the validation users")
     place = study if study is None or is_shared(study) else Path(study)
-    found = tune_setup(settings, trials, state=state, seconds=seconds, study=place, prune=prune, tell=progress)
+    where = _sought(search, setup, overrides, state)
+    found = tune_setup(
+        settings, trials, state=state, seconds=seconds, study=place, search=where, prune=prune, tell=progress
+    )
     if as_json:
         emit(found.as_json())
     elif found.best:
@@ -203,6 +215,35 @@ def tune(
         note(f"what-next: interrupted; {found.study} keeps the trials, the same command goes on")
         return INTERRUPTED
     return 0
+
+
+def _sought(
+    search: list[str] | None, file: Path, overrides: list[str] | None, state: "State"
+) -> "dict[str, Sequence[Value]] | None":
+    """Where `--search` says that each setting is sought; its values are read, and refused, as the setup's are.
+
+    Raises:
+        SetupError: there is no such setting or value, none that can be searched, or no values where none are known.
+    """
+    from what_next.experiments.tuning import FREE, OWN, own_values, searched
+
+    if not search:
+        return None
+    known = searched(state.setup, state)
+    found: dict[str, Sequence[Value]] = {}
+    for word in search:
+        key, _, values = word.partition("=")
+        key = "".join(key.split()).lower()
+        texts = [value for value in values.split(",") if value.strip()]
+        if key in FREE or "." in key.removeprefix(OWN):
+            raise SetupError(f"--search {key}: is not searched; search a setting of one word, or algorithm.SETTING")
+        if not texts and key not in known:
+            raise SetupError(f"--search {key}: needs values, such as {key}=LOW,HIGH; without values: {some(known)}")
+        read = [own_values(setup_of(file, [*(overrides or []), f"{key}={text}"]), [key])[key] for text in texts]
+        if len(read) == 2 and own_values(state.setup, [key])[key] is None:
+            raise SetupError(f"--search {key}: is none in the setup, which lies in no range; set it there first")
+        found[key] = read or known[key]
+    return found
 
 
 @app.command()

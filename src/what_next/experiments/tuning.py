@@ -109,6 +109,7 @@ def tune(
     *,
     seconds: float = 60.0,
     study: Path | str | None = None,
+    search: Mapping[str, Sequence[Value]] | None = None,
     prune: str | None = None,
     state: State | None = None,
     tell: Callable[[Trial, Trial], None] = lambda trial, best: None,
@@ -123,6 +124,7 @@ def tune(
         trials: in all, those that the study holds already included.
         seconds: of training in each trial, at most; the learning rate falls over them.
         study: its file, or the URL of a database that several processes share; None: beside the agent's.
+        search: these settings alone, each in a range (a pair of numbers) or among other values; None: `search_space`.
         prune: how trials are given up that others were better than after as many validations: one of `PRUNERS`; None:
             none is.
         state: of the setup, where the data are in memory; None: they are read.
@@ -139,8 +141,9 @@ def tune(
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
     state = state or State.from_setup(setup)
     by = {"monitor": state.monitored} if state.monitored == "dcg@10" else {}  # which earlier versions had not
-    made_for = {**_fixed(setup), **by, "seconds": seconds, "split": state.split.hash}
-    place, stopped, space = shown(path), False, search_space(setup, state)
+    alone = {"search": {key: list(where) for key, where in search.items()}} if search else {}
+    made_for = {**_fixed(setup), **by, **alone, "seconds": seconds, "split": state.split.hash}
+    place, stopped, space = shown(path), False, search_space(setup, state, search)
     with opened(path, made_for, FREE) as kept:
         while len(judged := _judged(kept)) < trials and not stopped:
             if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
@@ -157,13 +160,28 @@ def tune(
         return Tuned(place, state.monitored, tuple(_judged(kept)), stopped)
 
 
-def search_space(setup: Setup, state: State | None = None) -> "dict[str, BaseDistribution]":
-    """`COMMON` and what the algorithm's `search` says; the setup's own values are always among it.
+def search_space(
+    setup: Setup, state: State | None = None, search: Mapping[str, Sequence[Value]] | None = None
+) -> "dict[str, BaseDistribution]":
+    """What is searched (`searched`), or `search` in its place; the setup's own values are always among it.
+
+    A range for a setting that is no number now (none, say) is left out.
+    """
+    found = searched(setup, state) if search is None else search
+    own = own_values(setup, found)
+    return {
+        key: distribution(where, own[key])
+        for key, where in found.items()
+        if not _is_range(where) or _is_number(own[key])
+    }
+
+
+def searched(setup: Setup, state: State | None = None) -> dict[str, Sequence[Value]]:
+    """`COMMON` and what the algorithm's `search` says.
 
     An algorithm's `search` (a class variable) maps names of its fields to a pair of numbers, which is a range, or to
-    other values to choose from. A name that is none of its fields is a setting of the setup (`discount`, say). A range
-    for a setting that is no number now (none, say) is left out, and so is `batch_targets` where the state's log is too
-    small for that to change a batch.
+    other values to choose from. A name that is none of its fields is a setting of the setup (`discount`, say).
+    `batch_targets` is left out where the state's log is too small for that to change a batch.
     """
     found = dict(COMMON)
     if setup.batch_size is None:
@@ -172,12 +190,7 @@ def search_space(setup: Setup, state: State | None = None) -> "dict[str, BaseDis
             found["batch_targets"] = TARGETS
     for name, where in type(setup.algorithm).search.items():
         found[OWN + name if name in type(setup.algorithm).model_fields else name] = where
-    own = own_values(setup, found)
-    return {
-        key: distribution(where, own[key])
-        for key, where in found.items()
-        if not _is_range(where) or _is_number(own[key])
-    }
+    return found
 
 
 def _bounded(setup: Setup, state: State) -> bool:

@@ -25,7 +25,10 @@ from what_next.training import validation
 from what_next.types import Batch, History
 
 MANY = 0.2
-"""Of the validation targets: where more are repeats, it is said that repeats are not judged."""
+"""Of the validation targets: where more are repeats, it is said that repeats are not judged. And by how much more often
+an item comes again after what earned little, or much, for that to be said."""
+FEW = 100
+"""Events of either kind that it takes to say how often the same item comes again."""
 LONG = 100_000
 """Histories after which the models are saved in any case."""
 CELLS = 2**20
@@ -209,6 +212,29 @@ class LogSource(Source):
                 f"({some(data.event_words)}) earn the same; {keys}{'' if len(data.event_words) == 2 else ' and so on'} "
                 "say what each is worth"
             )
+        if setup.evaluation.seen and not (setup.inputs.rewards or setup.inputs.context):
+            poor, rich = self._again()
+            if abs(poor - rich) > MANY:
+                yield (
+                    f"inputs.rewards no: after an event that earned less than the mean the same item came again in "
+                    f"{poor:.0%}, after the others in {rich:.0%}, and the encoder does not see which it was; "
+                    "`inputs.rewards, yes` lets it"
+                )
+
+    def _again(self) -> tuple[float, float]:
+        """How often the same item comes next, after events that earned less than the mean and after the others.
+
+        Of the first `CELLS` events of the log, as far as training knows them; 0 and 0 where there are fewer than `FEW`.
+        """
+        data = self.state.dataset
+        places = np.arange(min(data.events, CELLS) - 1)
+        users = np.searchsorted(data.offsets, places, side="right") - 1
+        places = places[places + 1 < data.offsets[users] + self.known[users]]
+        earned, same = self.state.logged[places], data.items[places] == data.items[places + 1]
+        poor = earned < earned.mean() if len(earned) else np.empty(0, np.bool_)
+        if min(poor.sum(), (~poor).sum()) < FEW:
+            return 0.0, 0.0
+        return float(same[poor].mean()), float(same[~poor].mean())
 
     def _of_histories(self) -> Iterator[str]:
         """Which events are learned from, how many at once, and whether what is judged can be named at all."""

@@ -32,7 +32,8 @@ def _steps_are_pure(world: World) -> None:
     before = state.rows(np.arange(USERS))
     slates = world.random_slates(state, np.random.default_rng(1))
     (one, first), (two, second) = (world.step(state, slates, np.random.default_rng(2)) for _ in range(2))
-    right = isinstance(one, State) and first.rewards.shape == first.terminated.shape == (USERS,)
+    right = isinstance(one, State) and isinstance(first, Feedback)
+    right = right and first.rewards.shape == first.terminated.shape == (USERS,)
     expect(
         right and first.terminated.dtype == np.bool_ and first.clicks.shape == slates.shape,
         world,

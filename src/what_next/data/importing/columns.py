@@ -81,13 +81,14 @@ def recognise(
         if column is not None:
             found[role] = column
     taken = {column: role for role, column in found.items()}
-    for role in required:
-        if role not in found:
-            named = _by_alias(columns, aliases[role], {})
-            lacking = role + (f" ({named!r} is the {taken[named]} already)" if named in taken else "")
-            raise DataError(
-                f"{where}: no column for the {lacking}; found {some(map(repr, columns))}; name it with --{role}{hint}"
-            )
+    lacking = {role: _by_alias(columns, aliases[role], {}) for role in required if role not in found}
+    if lacking:
+        roles = (f"the {r}" + (f" ({n!r} is the {taken[n]} already)" if n in taken else "") for r, n in lacking.items())
+        options = " and ".join(f"--{role}" for role in lacking)
+        raise DataError(
+            f"{where}: no column for {', and none for '.join(roles)}; found {some(map(repr, columns))}; name "
+            f"{'it' if len(lacking) == 1 else 'them'} with {options}{hint}"
+        )
     for role, column in found.items():
         twin = next((other for other in found if other != role and found[other] == column), None)
         if twin:

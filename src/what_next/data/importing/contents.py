@@ -1,6 +1,7 @@
 """What a file holds, by its first bytes and not by its name; and its bytes without their packing."""
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -120,7 +121,13 @@ def head(path: Path) -> bytes:
 
 def decoded(content: bytes) -> str:
     """Text in its encoding, with a mark where bytes are no letters of it."""
-    return content.decode(encoding_of(content), errors="replace")
+    encoding = encoding_of(content)
+    return from_windows(content) if encoding == WINDOWS else content.decode(encoding, errors="replace")
+
+
+def from_windows(content: bytes) -> str:
+    """Text in Windows-1252; a mark of UTF-8 that stands before it all the same is no part of the first name."""
+    return content.removeprefix(codecs.BOM_UTF8).decode(WINDOWS, errors="replace")
 
 
 def encoding_of(content: bytes) -> str:

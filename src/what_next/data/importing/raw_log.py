@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from what_next.data.importing.attributes import describing, named_tags, of_words, varying, word_text
-from what_next.data.importing.columns import ROW_LABELS, aliased, exact, numeric, recognise
+from what_next.data.importing.columns import ROW_LABELS, TEXT, aliased, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options
@@ -23,6 +23,8 @@ NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The value in a folder's name that stands for none."""
 MOST_WORDS = 200
 """How many kinds of events a log has, at most."""
+FEW_WORDS = 12
+"""Up to so many different words are likely kinds of events, such as solved and failed, by whatever name."""
 ID_NAME = r"(?:^|[\s_.-])(?:id|uid|iid|uuid|guid|asin|isbn|ean|upc|sku|user|item|code)$|[a-z]I[dD]$"
 """How the names of ids end."""
 EXACT_IN_FLOATS = 2**24
@@ -163,7 +165,21 @@ class RawLog:
             attributes = [name for name in telling if name not in of_users]
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
         left = [name for name in others if name not in (*attributes, *words, *context, *self.times, *self.ids)]
-        return attributes, words, context, notes + _left_out(left, still)
+        return attributes, words, context, notes + _left_out(left, still) + self._like_events(kept, left)
+
+    def _like_events(self, kept: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
+        """What to say of columns without a use that may be the kinds of events, where no column has that role."""
+        schema = kept.collect_schema()
+        texts = [name for name in columns if isinstance(schema[name], TEXT)]
+        if "event" in self.columns or self.options.event is not None or not texts:
+            return []
+        counts = kept.select(pl.col(texts).drop_nulls().n_unique()).collect(engine="streaming").row(0, named=True)
+        few = [name for name, count in counts.items() if 1 < count <= FEW_WORDS]
+        return [
+            f"column {name} may be the kinds of events: it holds {counts[name]} different words; if so, name it with "
+            "--event, and reward.logged.WORD in the setup says what each is worth"
+            for name in _moving(kept, few, (self.columns["user"], self.columns["item"]))
+        ]
 
     def _words(self, kept: pl.LazyFrame, others: list[str], numbers: Mapping[str, pl.Expr]) -> list[str]:
         """Those of the columns that hold words or ids, which items may share."""

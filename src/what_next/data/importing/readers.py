@@ -33,6 +33,7 @@ from what_next.data.importing.contents import (
     data_file,
     decoded,
     encoding_of,
+    from_windows,
     head,
     is_mostly_utf_8,
     magic,
@@ -213,7 +214,7 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
             raise
     content = content_of(path)
     encoding = encoding_of(content)
-    text, foreign = content.decode(encoding, errors="replace"), encoding == WINDOWS
+    text, foreign = decoded(content), encoding == WINDOWS
     damaged = not foreign and text != content.decode(encoding, errors="ignore")
     lines = [_object(line, damaged) for line in text.splitlines()]
     if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
@@ -228,7 +229,7 @@ def _array(content: bytes) -> tuple[pl.DataFrame, bool]:
         return pl.read_json(content, infer_schema_length=None), False
     except pl.exceptions.ComputeError:
         encoding = encoding_of(content.replace(b'"', b"\n"))  # told by strings, since all may be one line
-        text = content.decode(encoding, errors="replace" if encoding == WINDOWS else "strict")
+        text = from_windows(content) if encoding == WINDOWS else content.decode(encoding)
         strange = re.search("NaN|Infinity", text)
         if encoding == "utf-8-sig" and not strange:
             raise
@@ -446,7 +447,7 @@ def _delimited(
                 with open_unpacked(path) as file:
                     lossy = is_mostly_utf_8(file)
                 if not lossy:
-                    source, note = content_of(path).decode(WINDOWS, errors="replace").encode(), NOT_UTF_8
+                    source, note = from_windows(content_of(path)).encode(), NOT_UTF_8
             else:
                 raise
 

@@ -45,7 +45,8 @@ async def add_event(call: Call, event: Event) -> dict[str, Any]:
     Answered only when it is durable. What was not acknowledged may be sent again: an event that is there already
     changes nothing, and counts as a duplicate; another one under its id is refused. One from before the erasure of its
     user is not kept, and named in `erased`. An event whose `recommendation_id` is not known, did not show the item
-    or was for another user is kept, and named in `unmatched`: it is no feedback.
+    or was for another user is kept, and named in `unmatched`: it is no feedback. So is one with a
+    `recommendation_id`, a kind of your own and no `reward`.
     """
     call.user = event.user_id
     return await _keep(call.parts, [event])

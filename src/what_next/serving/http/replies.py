@@ -81,8 +81,8 @@ class EventsKept(Reply):
     duplicates: int = Field(ge=0, description="that were there before; they change nothing")
     unknown_items: list[str] = Field(description="items that the catalogue does not hold; their events are kept too")
     unmatched: list[str] = Field(
-        description="event_ids whose recommendation_id is not known, did not show the item, or was for another user; "
-        "these events are kept too, and are no feedback"
+        description="event_ids whose recommendation_id is not known, did not show the item, or was for another user, "
+        "or that have one, a kind of your own and no reward; these events are kept too, and are no feedback"
     )
     erased: list[str] = Field(description="event_ids from before their user was erased; these are not kept")
 

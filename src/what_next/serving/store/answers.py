@@ -167,7 +167,10 @@ class Answers:
         return row.feedback_id, shown.number, row.item_id, row.reward, time, self.now
 
     def unmatched(self, rows: Sequence[records.EventRow]) -> set[str]:
-        """Ids of events whose answer is not known, did not show the item, or was for another user by name."""
+        """Ids of events that are no feedback to the answer that they name.
+
+        It is not known, did not show the item, or was for another user by name; or nothing tells what they are worth.
+        """
         named = sorted({row.recommendation_id for row in rows if row.recommendation_id is not None})
         found = self.connection.execute(SHOWN, {"answers": named})
         shown = {name: (user, frozenset(items)) for name, _, user, items in found}
@@ -176,7 +179,7 @@ class Answers:
             row.event_id
             for row in rows
             for user, items in [shown.get(row.recommendation_id or "", nothing)]
-            if row.item_id not in items or user not in (None, row.user_id)
+            if row.item_id not in items or user not in (None, row.user_id) or row.worth is None
         }
 
     def erase(self, user_id: str) -> tuple[int, int]:

@@ -19,6 +19,10 @@ DeploymentKind = Literal["first", "promoted", "rolled back"]
 # Written
 
 
+EARNED = {"play": 1.0, "purchase": 1.0, "skip": 0.0}
+"""The reward of an event that has none, by its kind; of other kinds nobody knows it."""
+
+
 @dataclass(frozen=True)
 class EventRow:
     """Something that a person did with an item.
@@ -42,6 +46,11 @@ class EventRow:
     context: Mapping[str, float] | None = None
     recommendation_id: str | None = None
 
+    @property
+    def worth(self) -> float | None:
+        """As feedback: its reward, or that of its kind; None where neither tells."""
+        return EARNED.get(self.kind) if self.reward is None else self.reward
+
 
 @dataclass(frozen=True)
 class AddEvents:
@@ -60,7 +69,8 @@ class EventsAdded:
     Attributes:
         accepted, duplicates: how many are new, and how many were there before, the same.
         unmatched: ids of those that name an answer which is not known, did not show the item, or was for another user;
-            they are kept as events, and are no feedback.
+            and of those that name one and have neither a reward nor one by their kind (`EARNED`). They are kept as
+            events, and are no feedback.
         erased: ids of those from before their user was erased; they are not kept.
     """
 

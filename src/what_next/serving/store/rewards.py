@@ -9,9 +9,11 @@ from jaxtyping import Bool, Float64, Int64
 from sqlalchemy import BigInteger, Boolean, ColumnElement, Double, Select, Table, Text, bindparam, func, select, tuple_
 from sqlalchemy import type_coerce as as_type
 
+from what_next.errors import some
 from what_next.serving.store import tables
 from what_next.serving.store.backend import among
 from what_next.serving.store.histories import EVENTS, USERS
+from what_next.serving.store.records import EARNED
 from what_next.serving.store.store import Store
 from what_next.serving.store.tables import Json, dumps
 
@@ -25,8 +27,6 @@ ITEM = ("number", "item_id")
 NAMING = ("user_id", "number", "recommendation_id", "kind", "item_id", "reward", "time", "arrived")
 """Columns of an event that names an answer."""
 FEEDBACK = ("number", "item_id", "reward", "time", "arrived", "order")
-EARNED = {"play": 1.0, "purchase": 1.0, "skip": 0.0}
-"""The reward of an event that has none, by its kind."""
 DTYPES: dict[type[Any], Any] = {BigInteger: pl.Int64, Double: pl.Float64, Boolean: pl.Boolean}
 ANSWERS, SENT = tables.impressions.c, tables.feedback.c
 SENT_TO = select(
@@ -105,13 +105,14 @@ def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = N
         naming: all events that name one of these answers (`NAMING`); None: they are read.
     """
     answers = rows.select("number", "slate", "user_id").sort("number")
-    named, others = _named(naming_events(store, answers["slate"]) if naming is None else naming, answers)
+    naming = naming_events(store, answers["slate"]) if naming is None else naming
+    named, others = _named(naming, answers)
     shown = rows.select("number", "item_id").join(named, on="number", how="semi").explode("item_id")
     mine = named.join(shown, on=ITEM, how="semi")
     latest = _latest(pl.concat([_sent(store, answers), _latest(mine, "time", "order")]), "time", "arrived")
     others += len(named) - len(mine)
     notes = [f"{others:,} events are no feedback: the answer that they name did not show their item to their user"]
-    return latest.select(*ITEM, pl.col("reward").cast(pl.Float32)), notes if others else []
+    return latest.select(*ITEM, pl.col("reward").cast(pl.Float32)), [*(notes if others else []), *_worthless(naming)]
 
 
 def naming_events(store: Store, slates: pl.Series, since: int | None = None) -> pl.DataFrame:
@@ -129,6 +130,17 @@ def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
         some = frame(store, SENT_TO, answers=part["number"].to_list())
         found.append(_latest(some.join(part, on="number", how="semi"), "time", "order"))
     return pl.concat(found)
+
+
+def _worthless(naming: pl.DataFrame) -> list[str]:
+    """A note about the events that name an answer, and neither they nor their kinds say what they are worth."""
+    kinds = naming.filter(pl.col("reward").is_null() & ~pl.col("kind").is_in(list(EARNED)))["kind"]
+    if not len(kinds):
+        return []
+    return [
+        f"{len(kinds):,} events that name an answer are no feedback: of kind {some(kinds.unique().sort().to_list())}, "
+        "and without a reward; send a `reward` with them"
+    ]
 
 
 def _named(naming: pl.DataFrame, answers: pl.DataFrame) -> tuple[pl.DataFrame, int]:
