@@ -196,18 +196,8 @@ def _split(
         parts = np.array_split(np.arange(len(users)), int(counts.sum()) // CHUNK + 1)
         for column in range(3):
             for part in parts:
-                values = _targets(dataset, users[part].astype(np.int64), start[users[part]], counts[part])[column]
-                digest.update(values.astype("<i8").tobytes())
+                owners = np.repeat(users[part].astype(np.int64), counts[part])
+                places = ranges(start[users[part]], counts[part])
+                items = dataset.items[dataset.offsets[owners] + places]
+                digest.update((owners, places, items)[column].astype("<i8").tobytes())
     return Split(kind, known, until, validation, test, digest.hexdigest()[:16])
-
-
-def _targets(
-    dataset: Dataset,
-    users: Int64[np.ndarray, "some"],
-    start: Int64[np.ndarray, "some"],
-    counts: Int64[np.ndarray, "some"],
-) -> tuple[Int64[np.ndarray, "targets"], Int64[np.ndarray, "targets"], Int32[np.ndarray, "targets"]]:
-    """Of `counts` events of some users from `start` on: whose they are, where they stand, and their items."""
-    owners = np.repeat(users, counts)
-    position = ranges(start, counts)
-    return owners, position, dataset.items[dataset.offsets[owners] + position]

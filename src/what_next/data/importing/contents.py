@@ -142,16 +142,8 @@ def is_mostly_utf_8(file: io.BufferedIOBase) -> bool:
     for block in file:
         for line in block.split(b"\r"):
             if not line.isascii():
-                balance += 1 if _is_utf_8(line) else -1
+                balance += 1 if line.decode(errors="ignore").encode() == line else -1
     return balance >= 0
-
-
-def _is_utf_8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _lines(path: Path, most: int | None) -> bytes:
