@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from what_next.cli.options import Json, names_of, with_options
+from what_next.cli.options import Json, names_of, option, with_options
 from what_next.cli.output import answer, emit
 from what_next.errors import DataError, Plain, counted
 
@@ -67,69 +67,43 @@ def get_known(
 class ImportOptions:
     """The options that say which column is what, and what its values mean."""
 
-    user: Annotated[str | None, typer.Option(help="The column with the user.")] = None
-    item: Annotated[str | None, typer.Option(help="The column with the item.")] = None
-    time: Annotated[
-        str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
-    ] = None
-    time_format: Annotated[
-        str | None,
-        typer.Option(
-            help="What the times are, where it is not plain: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a "
-            "pattern such as '%d.%m.%Y %H:%M'."
-        ),
-    ] = None
-    reward: Annotated[str | None, typer.Option(help="The column with the reward, such as a rating.")] = None
-    event: Annotated[
-        str | None, typer.Option(help="The column with the kind of event, such as play, skip, purchase.")
-    ] = None
-    titles: Annotated[str | None, typer.Option(help="The column with titles, in the item table or the log.")] = None
-    attributes: Annotated[
-        str | None,
-        typer.Option(
-            help="Item attributes, separated by commas, in the item table or the log; '' for none. Text of words "
-            "(separated by | ; , or spaces) becomes a 0/1 attribute for each of its 200 most frequent words. Default: "
-            "every column with numbers but ids, and every token_seq column of a .item file."
-        ),
-    ] = None
-    tags: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of words that items share, such as an artist or a brand, in the item table or the log; '' "
-            "for none. Default: where a tenth of the items share a word with others, unless --attributes is said."
-        ),
-    ] = None
-    context: Annotated[
-        str | None,
-        typer.Option(help="Log columns that describe the event; '' for none. Default: numbers that vary per item."),
-    ] = None
-    fill: Annotated[
-        Literal["median"] | None, typer.Option(help="Replace missing attribute values; otherwise they are refused.")
-    ] = None
-    keep_duplicates: Annotated[
-        bool, typer.Option(help="Keep rows that are equal in every column; a log without times always keeps them.")
-    ] = False
-    session_gap: Annotated[
-        str | None, typer.Option(help="Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
-    ] = None
-    header: Annotated[
-        bool | None,
-        typer.Option(
-            help="Whether the first line of the logs holds the names of the columns. Without them the first column is "
-            "the user, the second the item, and the others are told by their values.",
-            show_default=False,
-        ),
-    ] = None
-    columns: Annotated[
-        str | None, typer.Option(help="The columns of logs without a header, in their order: user,item,time,rating.")
-    ] = None
-    missing: Annotated[
-        str | None,
-        typer.Option(
-            help="Words that stand for a missing user or item, separated by commas; '' for none. Default: those that "
-            "programs write, such as nan, NULL, N/A."
-        ),
-    ] = None
+    user: str | None = option("The column with the user.")
+    item: str | None = option("The column with the item.")
+    time: str | None = option("The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
+    time_format: str | None = option(
+        "What the times are, where it is not plain: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a pattern such "
+        "as '%d.%m.%Y %H:%M'."
+    )
+    reward: str | None = option("The column with the reward, such as a rating.")
+    event: str | None = option("The column with the kind of event, such as play, skip, purchase.")
+    titles: str | None = option("The column with titles, in the item table or the log.")
+    attributes: str | None = option(
+        "Item attributes, separated by commas, in the item table or the log; '' for none. Text of words (separated by "
+        "| ; , or spaces) becomes a 0/1 attribute for each of its 200 most frequent words. Default: every column with "
+        "numbers but ids, and every token_seq column of a .item file."
+    )
+    tags: str | None = option(
+        "Columns of words that items share, such as an artist or a brand, in the item table or the log; '' for none. "
+        "Default: where a tenth of the items share a word with others, unless --attributes is said."
+    )
+    context: str | None = option(
+        "Log columns that describe the event; '' for none. Default: numbers that vary per item."
+    )
+    fill: Literal["median"] | None = option("Replace missing attribute values; otherwise they are refused.")
+    keep_duplicates: bool = option(
+        "Keep rows that are equal in every column; a log without times always keeps them.", default=False
+    )
+    session_gap: str | None = option("Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
+    header: bool | None = option(
+        "Whether the first line of the logs holds the names of the columns. Without them the first column is the user, "
+        "the second the item, and the others are told by their values.",
+        show_default=False,
+    )
+    columns: str | None = option("The columns of logs without a header, in their order: user,item,time,rating.")
+    missing: str | None = option(
+        "Words that stand for a missing user or item, separated by commas; '' for none. Default: those that programs "
+        "write, such as nan, NULL, N/A."
+    )
 
     def table_options(self) -> "Options":
         """The same as an import reads them."""
