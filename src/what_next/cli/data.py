@@ -1,12 +1,13 @@
 """`what-next data get | import | describe | world`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from what_next.cli.options import Json, names_of, option, with_options
 from what_next.cli.output import answer, emit
@@ -165,18 +166,16 @@ def import_data(
             tables = import_files(paths, table, how)
             written = save(tables, to)
             dataset = Dataset.from_tables(tables, to.stem)
-    if as_json:
-        emit(_report(tables, written, dataset))
-    else:
-        _show(tables, written, dataset)
+    facts = _report(tables, written, dataset) if as_json else {}  # the hash of many items takes a while
+    answer(facts, as_json, *_lines(tables, written, dataset))
 
 
-def _show(tables: "Tables", written: list[Path], dataset: "Dataset") -> None:
+def _lines(tables: "Tables", written: list[Path], dataset: "Dataset") -> Iterator[str | Text]:
     """What was read and how, for people."""
-    _say(f"  {line}" for line in tables.told(dataset))
-    _say((f"warning: {warning}" for warning in tables.warnings), style="bold yellow")
-    _say(f"  {path} written" for path in written)
-    _say([f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}"])
+    yield from (f"  {line}" for line in tables.told(dataset))
+    yield from (Text(f"warning: {warning}", "bold yellow") for warning in tables.warnings)
+    yield from (f"  {path} written" for path in written)
+    yield f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}"
 
 
 @app.command("describe")
@@ -228,12 +227,6 @@ def _sentence(dataset: "Dataset") -> str:
     )
 
 
-def _say(lines: Iterable[str], style: str | None = None) -> None:
-    people = Plain(highlight=False, soft_wrap=True)
-    for line in lines:
-        people.print(line, style=style)
-
-
 @app.command("world")
 def fit_world(
     log: Annotated[
@@ -277,11 +270,8 @@ def fit_world(
     write_world(arrays, told, to)
     if calibration is not None:
         plot_calibration({**told, "given": "users and items"}, calibration, f"World fitted to {log.name}")
-    people = Plain(stderr=as_json)
-    people.print(_calibration_table(told))
-    people.print(f"{to}: written; {_fit_sentence(told)}", highlight=False, soft_wrap=True)
-    if as_json:
-        emit({"world": str(to), **{name: value for name, value in told.items() if name != "item_ids"}})
+    facts = {"world": str(to), **{name: value for name, value in told.items() if name != "item_ids"}}
+    answer(facts, as_json, _calibration_table(told), f"{to}: written; {_fit_sentence(told)}")
 
 
 def _calibration_table(told: dict[str, Any]) -> Table:
