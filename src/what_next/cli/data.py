@@ -32,11 +32,10 @@ def get_known(
     as_json: Json = False,
 ) -> None:
     """Get a known public data set; what is there already is reused."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     from what_next.data import Dataset
     from what_next.data.public.download import get, is_present
     from what_next.data.public.sets import PUBLIC_SETS, public_set
+    from what_next.reporting.bars import Bars
 
     people = Plain(stderr=as_json)
     if name is None:
@@ -48,16 +47,12 @@ def get_known(
     path, notes, fetched = to / f"{known.name}.parquet", list[str](), not is_present(known, to)
     people.print(_known_table([known]))
     if fetched:
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=people) as bars:
-            task = bars.add_task(known.name, total=None, visible=False)
-            path, notes = get(
-                known,
-                to,
-                archive,
-                lambda here, total: bars.update(task, completed=here, total=total or None, visible=True),
-                lambda text: bars.console.print(f"{known.name}: {text}", highlight=False, soft_wrap=True),
-            )
+
+        def say(text: str) -> None:
+            people.print(f"{known.name}: {text}", highlight=False, soft_wrap=True)
+
+        with Bars(console=people) as bars:
+            path, notes = get(known, to, archive, bars, say)
     dataset = Dataset.read(path)
     state = f"{path}: {'written' if fetched else 'already here'}; {_sentence(dataset)}"
     facts = {"data": str(path), "fetched": fetched, "notes": notes, **_size(dataset)}
