@@ -73,7 +73,6 @@ class Catalogue:
         return replace(self, center=center, scale=scale)
 
     def __len__(self) -> int:
-        """How many items there are."""
         return len(self.ids)
 
     @cached_property
