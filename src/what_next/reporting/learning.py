@@ -1,7 +1,7 @@
 """Learning curves, from the JSON lines that training leaves beside its models."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +116,12 @@ def smoothed(values: Float64[np.ndarray, "points"]) -> Float64[np.ndarray, "poin
     return np.asarray((running[high] - running[low]) / (high - low))
 
 
-def measured(setups: Iterable[Setup]) -> list[tuple[int, dict[str, float]]]:
+def measured(setups: Iterable[Setup]) -> Iterator[tuple[int, dict[str, float]]]:
     """For each seed, what its model says of the validation users at its save; nothing where it does not."""
-    found = []
     for setup in setups:
         try:
             valid = read_manifest(setup.model_agent_path, "agent").metrics.get("valid")
         except ModelError:
             continue
         if valid:
-            found.append((setup.seed, {name: value for name, value in valid.items() if name != "users"}))
-    return found
+            yield setup.seed, {name: value for name, value in valid.items() if name != "users"}
