@@ -160,7 +160,7 @@ def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], 
         items=len(log.items),
         positions=places_of(log) if slates else None,
         slates=log.slates,
-        contexts=log.contexts if log.contexts.shape[1] else None,
+        contexts=log.contexts,
         vectors=vectors,
         marginal=marginal,
     )
