@@ -17,6 +17,7 @@ from what_next.algorithms.base import Networks
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
+from what_next.data.stages import draws
 from what_next.errors import DataError, Plain, SaveError, SetupError, counted
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
@@ -38,7 +39,7 @@ from what_next.training.interrupts import Interrupts
 from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
-from what_next.training.tracking import Tracker, draws
+from what_next.training.tracking import Tracker
 from what_next.training.weighing import recent_of, transitions_of, weigh
 from what_next.types import Batch, Policy, Proposal
 from what_next.worlds import World

@@ -42,9 +42,10 @@ def test_columns_that_never_vary_or_repeat_others_give_no_axes():
 
 def test_without_contexts_the_features_are_the_constant_and_the_axes_of_the_vectors():
     vectors = np.random.default_rng(4).normal(size=(30, 2))
-    psi = Bilinear.of(None, vectors, 512)
-    assert psi(None, vectors) == pytest.approx(Axes.of(vectors)(vectors))
-    assert psi(None, vectors[:1]).shape == (1, 3)
+    nothing = np.empty((len(vectors), 0))
+    psi = Bilinear.of(nothing, vectors, 512)
+    assert psi(nothing, vectors) == pytest.approx(Axes.of(vectors)(vectors))
+    assert psi(nothing[:1], vectors[:1]).shape == (1, 3)
 
 
 def test_features_are_all_products_or_the_strongest_of_them_after_the_axes_themselves():

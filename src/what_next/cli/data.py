@@ -1,14 +1,15 @@
 """`what-next data get | import | describe | world`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from what_next.cli.options import Json, names_of, with_options
+from what_next.cli.options import Json, names_of, option, with_options
 from what_next.cli.output import answer, emit
 from what_next.errors import DataError, Plain, counted
 
@@ -31,11 +32,10 @@ def get_known(
     as_json: Json = False,
 ) -> None:
     """Get a known public data set; what is there already is reused."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     from what_next.data import Dataset
     from what_next.data.public.download import get, is_present
     from what_next.data.public.sets import PUBLIC_SETS, public_set
+    from what_next.reporting.bars import Bars
 
     people = Plain(stderr=as_json)
     if name is None:
@@ -47,16 +47,12 @@ def get_known(
     path, notes, fetched = to / f"{known.name}.parquet", list[str](), not is_present(known, to)
     people.print(_known_table([known]))
     if fetched:
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=people) as bars:
-            task = bars.add_task(known.name, total=None, visible=False)
-            path, notes = get(
-                known,
-                to,
-                archive,
-                lambda here, total: bars.update(task, completed=here, total=total or None, visible=True),
-                lambda text: bars.console.print(f"{known.name}: {text}", highlight=False, soft_wrap=True),
-            )
+
+        def say(text: str) -> None:
+            people.print(f"{known.name}: {text}", highlight=False, soft_wrap=True)
+
+        with Bars(console=people) as bars:
+            path, notes = get(known, to, archive, bars, say)
     dataset = Dataset.read(path)
     state = f"{path}: {'written' if fetched else 'already here'}; {_sentence(dataset)}"
     facts = {"data": str(path), "fetched": fetched, "notes": notes, **_size(dataset)}
@@ -67,69 +63,43 @@ def get_known(
 class ImportOptions:
     """The options that say which column is what, and what its values mean."""
 
-    user: Annotated[str | None, typer.Option(help="The column with the user.")] = None
-    item: Annotated[str | None, typer.Option(help="The column with the item.")] = None
-    time: Annotated[
-        str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
-    ] = None
-    time_format: Annotated[
-        str | None,
-        typer.Option(
-            help="What the times are, where it is not plain: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a "
-            "pattern such as '%d.%m.%Y %H:%M'."
-        ),
-    ] = None
-    reward: Annotated[str | None, typer.Option(help="The column with the reward, such as a rating.")] = None
-    event: Annotated[
-        str | None, typer.Option(help="The column with the kind of event, such as play, skip, purchase.")
-    ] = None
-    titles: Annotated[str | None, typer.Option(help="The column with titles, in the item table or the log.")] = None
-    attributes: Annotated[
-        str | None,
-        typer.Option(
-            help="Item attributes, separated by commas, in the item table or the log; '' for none. Text of words "
-            "(separated by | ; , or spaces) becomes a 0/1 attribute for each of its 200 most frequent words. Default: "
-            "every column with numbers but ids, and every token_seq column of a .item file."
-        ),
-    ] = None
-    tags: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of words that items share, such as an artist or a brand, in the item table or the log; '' "
-            "for none. Default: where a tenth of the items share a word with others, unless --attributes is said."
-        ),
-    ] = None
-    context: Annotated[
-        str | None,
-        typer.Option(help="Log columns that describe the event; '' for none. Default: numbers that vary per item."),
-    ] = None
-    fill: Annotated[
-        Literal["median"] | None, typer.Option(help="Replace missing attribute values; otherwise they are refused.")
-    ] = None
-    keep_duplicates: Annotated[
-        bool, typer.Option(help="Keep rows that are equal in every column; a log without times always keeps them.")
-    ] = False
-    session_gap: Annotated[
-        str | None, typer.Option(help="Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
-    ] = None
-    header: Annotated[
-        bool | None,
-        typer.Option(
-            help="Whether the first line of the logs holds the names of the columns. Without them the first column is "
-            "the user, the second the item, and the others are told by their values.",
-            show_default=False,
-        ),
-    ] = None
-    columns: Annotated[
-        str | None, typer.Option(help="The columns of logs without a header, in their order: user,item,time,rating.")
-    ] = None
-    missing: Annotated[
-        str | None,
-        typer.Option(
-            help="Words that stand for a missing user or item, separated by commas; '' for none. Default: those that "
-            "programs write, such as nan, NULL, N/A."
-        ),
-    ] = None
+    user: str | None = option("The column with the user.")
+    item: str | None = option("The column with the item.")
+    time: str | None = option("The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
+    time_format: str | None = option(
+        "What the times are, where it is not plain: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a pattern such "
+        "as '%d.%m.%Y %H:%M'."
+    )
+    reward: str | None = option("The column with the reward, such as a rating.")
+    event: str | None = option("The column with the kind of event, such as play, skip, purchase.")
+    titles: str | None = option("The column with titles, in the item table or the log.")
+    attributes: str | None = option(
+        "Item attributes, separated by commas, in the item table or the log; '' for none. Text of words (separated by "
+        "| ; , or spaces) becomes a 0/1 attribute for each of its 200 most frequent words. Default: every column with "
+        "numbers but ids, and every token_seq column of a .item file."
+    )
+    tags: str | None = option(
+        "Columns of words that items share, such as an artist or a brand, in the item table or the log; '' for none. "
+        "Default: where a tenth of the items share a word with others, unless --attributes is said."
+    )
+    context: str | None = option(
+        "Log columns that describe the event; '' for none. Default: numbers that vary per item."
+    )
+    fill: Literal["median"] | None = option("Replace missing attribute values; otherwise they are refused.")
+    keep_duplicates: bool = option(
+        "Keep rows that are equal in every column; a log without times always keeps them.", default=False
+    )
+    session_gap: str | None = option("Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
+    header: bool | None = option(
+        "Whether the first line of the logs holds the names of the columns. Without them the first column is the user, "
+        "the second the item, and the others are told by their values.",
+        show_default=False,
+    )
+    columns: str | None = option("The columns of logs without a header, in their order: user,item,time,rating.")
+    missing: str | None = option(
+        "Words that stand for a missing user or item, separated by commas; '' for none. Default: those that programs "
+        "write, such as nan, NULL, N/A."
+    )
 
     def table_options(self) -> "Options":
         """The same as an import reads them."""
@@ -191,18 +161,16 @@ def import_data(
             tables = import_files(paths, table, how)
             written = save(tables, to)
             dataset = Dataset.from_tables(tables, to.stem)
-    if as_json:
-        emit(_report(tables, written, dataset))
-    else:
-        _show(tables, written, dataset)
+    facts = _report(tables, written, dataset) if as_json else {}  # the hash of many items takes a while
+    answer(facts, as_json, *_lines(tables, written, dataset))
 
 
-def _show(tables: "Tables", written: list[Path], dataset: "Dataset") -> None:
+def _lines(tables: "Tables", written: list[Path], dataset: "Dataset") -> Iterator[str | Text]:
     """What was read and how, for people."""
-    _say(f"  {line}" for line in tables.told(dataset))
-    _say((f"warning: {warning}" for warning in tables.warnings), style="bold yellow")
-    _say(f"  {path} written" for path in written)
-    _say([f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}"])
+    yield from (f"  {line}" for line in tables.told(dataset))
+    yield from (Text(f"warning: {warning}", "bold yellow") for warning in tables.warnings)
+    yield from (f"  {path} written" for path in written)
+    yield f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}"
 
 
 @app.command("describe")
@@ -254,12 +222,6 @@ def _sentence(dataset: "Dataset") -> str:
     )
 
 
-def _say(lines: Iterable[str], style: str | None = None) -> None:
-    people = Plain(highlight=False, soft_wrap=True)
-    for line in lines:
-        people.print(line, style=style)
-
-
 @app.command("world")
 def fit_world(
     log: Annotated[
@@ -303,11 +265,8 @@ def fit_world(
     write_world(arrays, told, to)
     if calibration is not None:
         plot_calibration({**told, "given": "users and items"}, calibration, f"World fitted to {log.name}")
-    people = Plain(stderr=as_json)
-    people.print(_calibration_table(told))
-    people.print(f"{to}: written; {_fit_sentence(told)}", highlight=False, soft_wrap=True)
-    if as_json:
-        emit({"world": str(to), **{name: value for name, value in told.items() if name != "item_ids"}})
+    facts = {"world": str(to), **{name: value for name, value in told.items() if name != "item_ids"}}
+    answer(facts, as_json, _calibration_table(told), f"{to}: written; {_fit_sentence(told)}")
 
 
 def _calibration_table(told: dict[str, Any]) -> Table:

@@ -1,13 +1,24 @@
 """`what-next estimate` and `what-next gate`: policies judged by a log of decisions."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of, numbers_of, with_options
+from what_next.cli.options import (
+    Estimator,
+    Json,
+    Looks,
+    Margin,
+    Overrides,
+    Top,
+    names_of,
+    numbers_of,
+    option,
+    with_options,
+)
 from what_next.cli.output import answer
 from what_next.errors import SetupError
 
@@ -24,62 +35,40 @@ REFUSED = 3
 class LogOptions:
     """The options that say which log decides, and how it is read."""
 
-    log: Annotated[
-        Path,
-        typer.Option(
-            help="A log of decisions: CSV, TSV, Parquet, imported data, a service's exported log, Open Bandit's."
-        ),
-    ]
+    log: Path = option(
+        "A log of decisions: CSV, TSV, Parquet, imported data, a service's exported log, Open Bandit's.",
+        default=MISSING,
+    )
     overrides: Overrides = None
-    reward: Annotated[str | None, typer.Option(help="The column with the reward.")] = None
-    propensity: Annotated[
-        str | None, typer.Option(help="The column with the probability with which the logged item was chosen.")
-    ] = None
-    user: Annotated[
-        str | None, typer.Option(help="The column with the user; a user's rows in order are a trajectory.")
-    ] = None
-    item: Annotated[str | None, typer.Option(help="The column with the item.")] = None
-    time: Annotated[str | None, typer.Option(help="The column with the time.")] = None
-    position: Annotated[str | None, typer.Option(help="The column with the slot in a slate.")] = None
-    slate: Annotated[str | None, typer.Option(help="The column that tells which slate a row belongs to.")] = None
-    context: Annotated[
-        str | None,
-        typer.Option(help="Columns that were known before the decision, separated by commas: for reward models."),
-    ] = None
-    items: Annotated[
-        Path | None, typer.Option(help="A table with one row per item: all that could have been chosen.")
-    ] = None
-    behaviour: Annotated[
-        Literal["logged", "estimated"],
-        typer.Option(help="Whether propensities are the log's, or estimated from its own item frequencies."),
-    ] = "logged"
-    marginal: Annotated[
-        bool,
-        typer.Option(
-            "--marginal",
-            help="On slates, chances are of an item at its position, whatever stands above it; "
-            "without this, of an item given those above it.",
-        ),
-    ] = False
+    reward: str | None = option("The column with the reward.")
+    propensity: str | None = option("The column with the probability with which the logged item was chosen.")
+    user: str | None = option("The column with the user; a user's rows in order are a trajectory.")
+    item: str | None = option("The column with the item.")
+    time: str | None = option("The column with the time.")
+    position: str | None = option("The column with the slot in a slate.")
+    slate: str | None = option("The column that tells which slate a row belongs to.")
+    context: str | None = option("Columns that were known before the decision, separated by commas: for reward models.")
+    items: Path | None = option("A table with one row per item: all that could have been chosen.")
+    behaviour: Literal["logged", "estimated"] = option(
+        "Whether propensities are the log's, or estimated from its own item frequencies.", default="logged"
+    )
+    marginal: bool = option(
+        "On slates, chances are of an item at its position, whatever stands above it; without this, of an item given "
+        "those above it.",
+        "--marginal",
+        default=False,
+    )
     top: Top = None
-    seen: Annotated[
-        bool, typer.Option("--seen", help="A trained model may choose items of the user's history, too.")
-    ] = False
-    clusters: Annotated[
-        int | None, typer.Option(min=1, help="Clusters of item attributes for mips; default: the root of their number.")
-    ] = None
-    reward_range: Annotated[
-        str | None,
-        typer.Option(metavar="LOW,HIGH", help="What a reward can be at least and at most: for Bernstein intervals."),
-    ] = None
-    discount: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Discount of rewards along a user's rows: also estimates of whole trajectories."
-        ),
-    ] = None
-    level: Annotated[float, typer.Option(min=50, max=99.9, help="Level of the intervals, in percent.")] = 95.0
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for resamples, folds, halves and clusters.")] = 0
+    seen: bool = option("A trained model may choose items of the user's history, too.", "--seen", default=False)
+    clusters: int | None = option("Clusters of item attributes for mips; default: the root of their number.", min=1)
+    reward_range: str | None = option(
+        "What a reward can be at least and at most: for Bernstein intervals.", metavar="LOW,HIGH"
+    )
+    discount: float | None = option(
+        "Discount of rewards along a user's rows: also estimates of whole trajectories.", min=0, max=1
+    )
+    level: float = option("Level of the intervals, in percent.", default=95.0, min=50, max=99.9)
+    seed: int = option("Random seed for resamples, folds, halves and clusters.", default=0, min=0)
 
     def log_settings(self) -> "LogSettings":
         """The log as off-policy estimators read it; a `SetupError` where the range of rewards is none."""

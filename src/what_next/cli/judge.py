@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +18,13 @@ from what_next.cli.options import (
     SetupFile,
     baselines_of,
     ids_of,
+    option,
     part_of,
     seeds_of,
     setup_of,
     trained_setup,
     weights_of,
+    with_options,
 )
 from what_next.cli.output import answer, command, emit, note
 from what_next.errors import SetupError, counted, some
@@ -34,31 +37,43 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-SplitPart = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
-Baselines = Annotated[str | None, typer.Option(help='"popular,markov": these baselines alone; none: no baseline.')]
-Anew = Annotated[bool, typer.Option("--anew", help="Choose and judge baselines again, whatever is kept of them.")]
-Groups = Annotated[bool, typer.Option("--groups", help="Also by length of history, activity, popularity, cold or not.")]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="The HTML page to write.")]
 
 
+@dataclass(frozen=True)
+class JudgeOptions:
+    """The options that say on whom agents are judged, and beside whom; and what is shown of it."""
+
+    split: str = option("validation (to tune on) or test (to report).", default="test")
+    seeds: str | None = option(
+        '"0,1,2": judge the means over models trained from these seeds, where missing, beside the setup\'s.'
+    )
+    allowed: Allowed = None
+    blocked: Blocked = None
+    baselines: str | None = option('"popular,markov": these baselines alone; none: no baseline.')
+    groups: bool = option("Also by length of history, activity, popularity, cold or not.", "--groups", default=False)
+    report: ReportFile = None
+    anew: bool = option("Choose and judge baselines again, whatever is kept of them.", "--anew", default=False)
+
+    def mask(self, setup: "Setup") -> Any:
+        """The items that may be recommended; None for all."""
+        if self.allowed is None and self.blocked is None:
+            return None
+        from what_next.data import Dataset
+
+        catalogue = Dataset.read(setup.data).catalogue
+        return catalogue.mask(ids_of(self.allowed, catalogue), ids_of(self.blocked, catalogue) or [])
+
+
 @app.command()
+@with_options(JudgeOptions)
 def evaluate(
     setup: SetupFile,
+    options: JudgeOptions,
     overrides: Overrides = None,
-    split: SplitPart = "test",
-    seeds: Annotated[
-        str | None,
-        typer.Option(help='"0,1,2": judge the means over models trained from these seeds, beside the setup\'s.'),
-    ] = None,
     next_items: Annotated[
         bool, typer.Option("--next-items", help="Judge whatnext on next items, too, not by windows alone.")
     ] = False,
-    allowed: Allowed = None,
-    blocked: Blocked = None,
-    baselines: Baselines = None,
-    groups: Groups = False,
-    report: ReportFile = None,
-    anew: Anew = False,
     weights: Annotated[
         str | None,
         typer.Option(help='"0,0.5,2": with --report, train at these weights of the spread reward, for the trade-off.'),
@@ -73,24 +88,24 @@ def evaluate(
     from what_next.training.boards import add_results
     from what_next.training.boards import check as check_board
 
-    part, given = part_of(split), seeds_of(seeds)
+    part, given, report, groups = part_of(options.split), seeds_of(options.seeds), options.report, options.groups
     # With seeds, models are trained as the setup says; without, one is judged that is there.
     settings = (trained_setup if given is None else setup_of)(setup, overrides, "train=no")
     check_board(settings)
-    mask, steps = _mask_of(settings, allowed, blocked), weights_of(weights)
+    mask, steps = options.mask(settings), weights_of(weights)
     if steps and not report:
         raise SetupError("--weights: is shown on the page; name the page with --report FILE")
     if steps:
         check_weights(settings, steps)
     if report is not None:
         check_report(report)
-    windowed, others = by_windows(settings) and mask is None, baselines_of(baselines)
+    windowed, others = by_windows(settings) and mask is None, baselines_of(options.baselines)
     alone = windowed and not (next_items or report or groups)
-    if alone and baselines is not None:
+    if alone and options.baselines is not None:
         raise SetupError("--baselines: these are for next items; whatnext is judged by windows; add --next-items")
     with Bars(as_json) as stages:
         windows = evaluate_windows(settings, part, given, stages) if windowed else None
-        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages, anew)
+        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages, options.anew)
         curve = tradeoff(settings, steps, part, given, mask, stages) if steps else []
     result = None if comparison is None else comparison.result
     with _then_page(report, comparison, windows=windows, weighted=curve):
@@ -104,27 +119,16 @@ def evaluate(
 
 
 @app.command()
+@with_options(JudgeOptions)
 def compare(
     words: Annotated[
         list[str], typer.Argument(metavar="SETUP SETUP... [KEY=VALUE]...", help="Setup files, and settings for all.")
     ],
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            help='"0,1,2": the means over models trained from these seeds, where missing, beside the setups\'.'
-        ),
-    ] = None,
-    split: SplitPart = "test",
+    options: JudgeOptions,
     ablations: Annotated[
         bool,
         typer.Option("--ablations", help="Each setup also without its critic, and with rewards that tell nothing."),
     ] = False,
-    allowed: Allowed = None,
-    blocked: Blocked = None,
-    baselines: Baselines = None,
-    groups: Groups = False,
-    report: ReportFile = None,
-    anew: Anew = False,
     as_json: Json = False,
 ) -> None:
     """Judge several setups on the same users' next items, each beside the first; train what is missing."""
@@ -139,14 +143,14 @@ def compare(
     setups = {
         name: setup_of(Path(file), overrides, "train=no") for name, file in zip(_names(files), files, strict=True)
     }
-    if report is not None:
-        check_report(report)
-    mask = _mask_of(next(iter(setups.values())), allowed, blocked)
-    how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines), "anew": anew}
+    if options.report is not None:
+        check_report(options.report)
+    mask, others = options.mask(next(iter(setups.values()))), baselines_of(options.baselines)
+    how = {"ablations": ablations, "allowed": mask, "baselines": others, "anew": options.anew}
     with Bars(as_json) as stages:
-        comparison = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
-    with _then_page(report, comparison):
-        _show(comparison.result, as_json, groups)
+        comparison = compare_setups(setups, part_of(options.split), seeds_of(options.seeds), **how, stages=stages)
+    with _then_page(options.report, comparison):
+        _show(comparison.result, as_json, options.groups)
 
 
 @app.command()
@@ -285,16 +289,6 @@ def simulate(
         note(f"what-next: training was interrupted; the model is saved; go on with `{again}`")
         return INTERRUPTED
     return 0
-
-
-def _mask_of(setup: "Setup", allowed: Path | None, blocked: Path | None) -> Any:
-    """The items that may be recommended; None for all."""
-    if allowed is None and blocked is None:
-        return None
-    from what_next.data import Dataset
-
-    catalogue = Dataset.read(setup.data).catalogue
-    return catalogue.mask(ids_of(allowed, catalogue), ids_of(blocked, catalogue) or [])
 
 
 def _names(files: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import field, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -51,21 +52,28 @@ Looks = Annotated[
 ]
 
 
+def option(about: str, *names: str, default: Any = None, **how: Any) -> Any:
+    """A field of a data class that is an option of the commands which have it (`with_options`)."""
+    return field(default=default, metadata={"option": typer.Option(*names, help=about, **how)})
+
+
 def with_options(kind: type[Any]) -> Callable[[Callable[..., Code]], Callable[..., Code]]:
-    """For a command: each field of its parameter `options`, which is of this kind, is an option of its own."""
-    fields = inspect.signature(kind).parameters.values()
+    """For a command: each field of its parameter `options`, which is of this data class, is an option of its own."""
+    kinds = {one.name: Annotated[one.type, one.metadata["option"]] for one in fields(kind) if one.metadata}
+    parameters = inspect.signature(kind).parameters
+    options = [one.replace(annotation=kinds.get(name, one.annotation)) for name, one in parameters.items()]
 
     def made(command: Callable[..., Code]) -> Callable[..., Code]:
         @wraps(command)
         def run(**given: Any) -> Code:
-            chosen = kind(**{one.name: given.pop(one.name) for one in fields})
+            chosen = kind(**{name: given.pop(name) for name in parameters})
             return command(**given, options=chosen)
 
         own = inspect.signature(command).parameters.values()
-        named = [part for one in own for part in (fields if one.name == "options" else [one])]
-        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in named]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        named = [part for one in own for part in (options if one.name == "options" else [one])]
+        named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in named]
+        run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in named}
         return run
 
     return made

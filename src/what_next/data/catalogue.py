@@ -11,10 +11,8 @@ import polars as pl
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from what_next.data.importing.ids import as_text, several
-from what_next.errors import CatalogueError, DataError
+from what_next.errors import CatalogueError, DataError, some
 
-SHOWN = 12
-"""How many names are shown, at most."""
 BLOCK = 2**14
 """Ids that are hashed at a time: as Python's texts, ten million take 1.5 GB."""
 
@@ -43,9 +41,8 @@ class Catalogue:
     tags: pl.Series | None = None
 
     def __repr__(self) -> str:
-        names = [*self.names[:SHOWN], *(["..."] if len(self.names) > SHOWN else [])]
         tags = f"; tags: {', '.join(self.kinds)}" if self.kinds else ""
-        return f"Catalogue({len(self):,} items, {len(self.names)} attributes: {', '.join(names) or 'none'}{tags})"
+        return f"Catalogue({len(self):,} items, {len(self.names)} attributes: {some(self.names) or 'none'}{tags})"
 
     @classmethod
     def from_table(cls, table: pl.DataFrame) -> "Catalogue":
@@ -73,7 +70,6 @@ class Catalogue:
         return replace(self, center=center, scale=scale)
 
     def __len__(self) -> int:
-        """How many items there are."""
         return len(self.ids)
 
     @cached_property

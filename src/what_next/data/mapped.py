@@ -49,7 +49,8 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
             for name, values in columns(frame, items["item_id"], part.name):
                 if name not in opened:
                     opened[name] = files.enter_context((to / f"{name}.npy").open("wb"))
-                    _header(opened[name], values.dtype, (events, *values.shape[1:]))
+                    form = {"descr": values.dtype.str, "fortran_order": False, "shape": (events, *values.shape[1:])}
+                    np.lib.format.write_array_header_1_0(opened[name], form)
                 values.tofile(opened[name])
             runs = frame["user_id"].rle().struct.unnest()
             users.append(runs["value"])
@@ -149,8 +150,3 @@ def event_words(log: pl.DataFrame) -> list[str]:
     """The kinds of events, where the log has any."""
     kinds = log.schema.get("event")
     return kinds.categories.to_list() if isinstance(kinds, pl.Enum) else []
-
-
-def _header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    descr = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})

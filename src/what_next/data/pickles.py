@@ -1,8 +1,8 @@
 """The one place that unpickles: a pandas DataFrame, and nothing but what a DataFrame needs.
 
-A pickle is a program: it names callables and calls them. Here every name is looked up in one table of exact
-(module, name) pairs; a name that is not in the table stops the reading before it is even imported. Names that pandas
-1.x and 2.x wrote are in the table too, with where they live today.
+A pickle is a program: it names callables and calls them. Here every name is looked up in tables; a name that is in
+none of them stops the reading before it is even imported. Of pandas, public names are taken from where they are public
+today, wherever pandas 1.x and 2.x kept them; internal ones, and those of other libraries, from their one module alone.
 """
 
 import pickle
@@ -18,54 +18,37 @@ import polars as pl
 
 from what_next.errors import DataError, MissingExtraError, UnsafePickleError
 
-_PANDAS = "ArrowDtype BooleanDtype Categorical CategoricalDtype CategoricalIndex DataFrame DatetimeIndex \
-DatetimeTZDtype Float32Dtype Float64Dtype Index Int8Dtype Int16Dtype Int32Dtype Int64Dtype MultiIndex NA RangeIndex \
-StringDtype TimedeltaIndex UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype"
-_ARRAYS = "ArrowExtensionArray ArrowStringArray BooleanArray DatetimeArray FloatingArray IntegerArray \
-NumpyExtensionArray StringArray TimedeltaArray"
-_FLOATS_AND_INTEGERS = "Int8Dtype Int16Dtype Int32Dtype Int64Dtype UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype"
-
-# module as pickled -> (module today, names); `None` keeps the module.
-_MODULES: dict[str, list[tuple[str | None, str]]] = {
-    "builtins": [(None, "bytearray slice")],
-    "_codecs": [(None, "encode")],
-    "datetime": [(None, "date datetime timedelta timezone")],
-    "zoneinfo": [(None, "ZoneInfo")],
-    "numpy": [(None, "dtype ndarray")],
-    "numpy._core.multiarray": [(None, "_reconstruct scalar")],
-    "numpy._core.numeric": [(None, "_frombuffer")],
-    "numpy.core.multiarray": [("numpy._core.multiarray", "_reconstruct scalar")],
-    "numpy.core.numeric": [("numpy._core.numeric", "_frombuffer")],
-    "pandas": [(None, _PANDAS)],
-    "pandas.arrays": [(None, _ARRAYS)],
-    "pandas._libs.arrays": [(None, "__pyx_unpickle_NDArrayBacked")],
-    "pandas._libs.internals": [(None, "_unpickle_block")],
-    "pandas._libs.missing": [("pandas", "NA")],
-    "pandas._libs.tslibs.nattype": [(None, "_nat_unpickle")],
-    "pandas._libs.tslibs.timedeltas": [(None, "_timedelta_unpickle")],
-    "pandas._libs.tslibs.timestamps": [(None, "_unpickle_timestamp")],
-    "pandas.core.arrays.arrow.array": [("pandas.arrays", "ArrowExtensionArray")],
-    "pandas.core.arrays.arrow.dtype": [("pandas", "ArrowDtype")],
-    "pandas.core.arrays.boolean": [("pandas.arrays", "BooleanArray"), ("pandas", "BooleanDtype")],
-    "pandas.core.arrays.categorical": [("pandas", "Categorical")],
-    "pandas.core.arrays.datetimes": [("pandas.arrays", "DatetimeArray")],
-    "pandas.core.arrays.floating": [("pandas.arrays", "FloatingArray"), ("pandas", "Float32Dtype Float64Dtype")],
-    "pandas.core.arrays.numpy_": [("pandas.arrays", "NumpyExtensionArray")],
-    "pandas.core.arrays.integer": [("pandas.arrays", "IntegerArray"), ("pandas", _FLOATS_AND_INTEGERS)],
-    "pandas.core.arrays.string_": [("pandas.arrays", "StringArray"), ("pandas", "StringDtype")],
-    "pandas.core.arrays.string_arrow": [("pandas.arrays", "ArrowStringArray")],
-    "pandas.core.arrays.timedeltas": [("pandas.arrays", "TimedeltaArray")],
-    "pandas.core.dtypes.dtypes": [("pandas", "ArrowDtype CategoricalDtype DatetimeTZDtype")],
-    "pandas.core.frame": [("pandas", "DataFrame")],
-    "pandas.core.indexes.base": [("pandas", "Index"), (None, "_new_Index")],
-    "pandas.core.indexes.category": [("pandas", "CategoricalIndex")],
-    "pandas.core.indexes.datetimes": [("pandas", "DatetimeIndex"), (None, "_new_DatetimeIndex")],
-    "pandas.core.indexes.multi": [("pandas", "MultiIndex")],
-    "pandas.core.indexes.range": [("pandas", "RangeIndex")],
-    "pandas.core.indexes.timedeltas": [("pandas", "TimedeltaIndex")],
-    "pandas.core.internals.managers": [(None, "BlockManager")],
-    "pyarrow.lib": [(None, "chunked_array py_buffer type_for_alias")],
+_PUBLIC = {
+    "pandas": "ArrowDtype BooleanDtype Categorical CategoricalDtype CategoricalIndex DataFrame DatetimeIndex "
+    "DatetimeTZDtype Float32Dtype Float64Dtype Index Int8Dtype Int16Dtype Int32Dtype Int64Dtype MultiIndex NA "
+    "RangeIndex StringDtype TimedeltaIndex UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype",
+    "pandas.arrays": "ArrowExtensionArray ArrowStringArray BooleanArray DatetimeArray FloatingArray IntegerArray "
+    "NumpyExtensionArray StringArray TimedeltaArray",
 }
+"""Public names of pandas: each is imported from here, whichever of pandas' modules it was pickled under."""
+_RENAMED = {
+    "PandasArray": "NumpyExtensionArray", "Int64Index": "Index", "UInt64Index": "Index", "Float64Index": "Index",
+}  # fmt: skip
+"""What some of them were called in pandas 1."""
+_INTERNAL = {
+    "builtins": "bytearray slice",
+    "_codecs": "encode",
+    "datetime": "date datetime timedelta timezone",
+    "zoneinfo": "ZoneInfo",
+    "numpy": "dtype ndarray",
+    "numpy._core.multiarray": "_reconstruct scalar",
+    "numpy._core.numeric": "_frombuffer",
+    "pandas._libs.arrays": "__pyx_unpickle_NDArrayBacked",
+    "pandas._libs.internals": "_unpickle_block",
+    "pandas._libs.tslibs.nattype": "_nat_unpickle",
+    "pandas._libs.tslibs.timedeltas": "_timedelta_unpickle",
+    "pandas._libs.tslibs.timestamps": "_unpickle_timestamp",
+    "pandas.core.indexes.base": "_new_Index",
+    "pandas.core.indexes.datetimes": "_new_DatetimeIndex",
+    "pandas.core.internals.managers": "BlockManager",
+    "pyarrow.lib": "chunked_array py_buffer type_for_alias",
+}
+"""Names that are imported from the very module that they were pickled under."""
 
 
 def _zone(key: str, *_: object) -> tzinfo:
@@ -92,16 +75,10 @@ _OWN: dict[tuple[str, str], Callable[..., object]] = {
     ("pytz", "_p"): _zone,
     ("pyarrow.lib", "_restore_array"): _restore_array,
 }
-ADMITTED: dict[tuple[str, str], tuple[str, str]] = {
-    (module, name): (today or module, name)
-    for module, entries in _MODULES.items()
-    for today, names in entries
-    for name in names.split()
-} | {
-    ("pandas.core.arrays.numpy_", "PandasArray"): ("pandas.arrays", "NumpyExtensionArray"),
-    **{("pandas.core.indexes.numeric", f"{kind}Index"): ("pandas", "Index") for kind in ("Int64", "UInt64", "Float64")},
-}
-"""What a pickle may name, and where that is imported from."""
+ADMITTED = {name: home for home, names in _PUBLIC.items() for name in names.split()}
+"""The public names, and where each is imported from."""
+EXACT = {(module, name) for module, names in _INTERNAL.items() for name in names.split()}
+"""All other names that a pickle may ask for, each of its own module alone."""
 
 
 class _Refused(Exception):
@@ -119,10 +96,13 @@ class _FrameUnpickler(pickle._Unpickler):
         module = "builtins" if module == "__builtin__" else module
         if (module, name) in _OWN:
             return _OWN[module, name]
-        if (module, name) not in ADMITTED:
-            raise _Refused(f"{module}.{name}")
-        home, name = ADMITTED[module, name]
-        return getattr(import_module(home), name)
+        module = module.replace("numpy.core.", "numpy._core.")  # as numpy 1 called it
+        if (module, name) in EXACT:
+            return getattr(import_module(module), name)
+        public = _RENAMED.get(name, name)
+        if module.partition(".")[0] == "pandas" and public in ADMITTED:
+            return getattr(import_module(ADMITTED[public]), public)
+        raise _Refused(f"{module}.{name}")
 
     def load_build(self) -> None:
         """Set an object's state; never that of a class or a function, which would change pandas itself."""

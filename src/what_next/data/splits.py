@@ -111,16 +111,21 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
         DataError: there are no times, too many or no events come after the moment, nobody in the test has two events,
             or none comes before validation.
     """
-    if dataset.timestamps is None:
+    times, cut = dataset.timestamps, None if moment is None else _microseconds(moment)
+    if times is None:
         raise DataError(f"{dataset.name}: a split by time needs times; set `split, users` or `split, leave_last_out`")
-    if moment is not None:
-        quantile = _share_before(dataset.timestamps, moment, dataset.name)
-    elif not 0.5 < quantile < 1:
-        raise DataError(f"{dataset.name}: the split's quantile is {quantile:g}; it must lie between 0.5 and 1")
-    second = int(quantile * dataset.events + 1e-9)  # .7 of ten events are seven, whatever a float makes of it
-    first = _smallest(dataset.timestamps, max(0, 2 * second - dataset.events))
-    cut = _smallest(dataset.timestamps, second) if moment is None else _microseconds(moment)
-    known, until = (_before(dataset, dataset.timestamps, one) for one in (first, cut))
+    share = quantile if cut is None else _below(times, cut) / len(times)
+    if not 0.5 < share < 1:
+        told = f"the split's quantile is {quantile:g}; it must lie between 0.5 and 1"
+        if moment is not None:
+            told = (
+                f"{share:.0%} of the events come before {moment:%Y-%m-%d %H:%M}; the test must begin after more than "
+                "half of them, and before the last; take another date"
+            )
+        raise DataError(f"{dataset.name}: {told}")
+    second = int(share * dataset.events + 1e-9)  # .7 of ten events are seven, whatever a float makes of it
+    first = _smallest(times, max(0, 2 * second - dataset.events))
+    known, until = (_before(dataset, times, one) for one in (first, _smallest(times, second) if cut is None else cut))
     validated = np.flatnonzero(until > known).astype(np.int32)
     tested = np.flatnonzero(dataset.lengths > until).astype(np.int32)
     if not (dataset.lengths[tested] > 1).any():
@@ -142,17 +147,6 @@ def _microseconds(moment: datetime) -> int:
     return round(aware.timestamp() * 1e6)
 
 
-def _share_before(times: Int64[np.ndarray, "events"], moment: datetime, name: str) -> float:
-    """The share of events before a moment."""
-    share = _below(times, _microseconds(moment)) / len(times)
-    if not 0.5 < share < 1:
-        raise DataError(
-            f"{name}: {share:.0%} of the events come before {moment:%Y-%m-%d %H:%M}; the test must begin after more "
-            "than half of them, and before the last; take another date"
-        )
-    return share
-
-
 def _below(times: Int64[np.ndarray, "events"], cut: int) -> int:
     """How many times lie before `cut`."""
     return sum(int(np.count_nonzero(times[start : start + CHUNK] < cut)) for start in range(0, len(times), CHUNK))
@@ -160,9 +154,7 @@ def _below(times: Int64[np.ndarray, "events"], cut: int) -> int:
 
 def _smallest(times: Int64[np.ndarray, "events"], place: int) -> int:
     """`np.sort(times)[place]`, found by halves, since a log may be larger than memory."""
-    chunks = range(0, len(times), CHUNK)
-    low = min(int(times[start : start + CHUNK].min()) for start in chunks)
-    high = max(int(times[start : start + CHUNK].max()) for start in chunks)
+    low, high = int(times.min()), int(times.max())
     while low < high:  # the largest cut that has no more than `place` times before it
         middle = (low + high + 1) // 2
         low, high = (middle, high) if _below(times, middle) <= place else (low, middle - 1)
@@ -196,18 +188,8 @@ def _split(
         parts = np.array_split(np.arange(len(users)), int(counts.sum()) // CHUNK + 1)
         for column in range(3):
             for part in parts:
-                values = _targets(dataset, users[part].astype(np.int64), start[users[part]], counts[part])[column]
-                digest.update(values.astype("<i8").tobytes())
+                owners = np.repeat(users[part].astype(np.int64), counts[part])
+                places = ranges(start[users[part]], counts[part])
+                items = dataset.items[dataset.offsets[owners] + places]
+                digest.update((owners, places, items)[column].astype("<i8").tobytes())
     return Split(kind, known, until, validation, test, digest.hexdigest()[:16])
-
-
-def _targets(
-    dataset: Dataset,
-    users: Int64[np.ndarray, "some"],
-    start: Int64[np.ndarray, "some"],
-    counts: Int64[np.ndarray, "some"],
-) -> tuple[Int64[np.ndarray, "targets"], Int64[np.ndarray, "targets"], Int32[np.ndarray, "targets"]]:
-    """Of `counts` events of some users from `start` on: whose they are, where they stand, and their items."""
-    owners = np.repeat(users, counts)
-    position = ranges(start, counts)
-    return owners, position, dataset.items[dataset.offsets[owners] + position]

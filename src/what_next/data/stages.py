@@ -1,6 +1,9 @@
 """Long work, reported stage by stage to whoever shows it."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
+
+from rich.console import Console
 
 Done = Callable[[int], None]
 """Called with how many more parts of a stage are done."""
@@ -19,3 +22,8 @@ class Stages:
 
 
 SILENT = Stages()
+
+
+def draws(console: Console) -> bool:
+    """Whether a bar can be drawn there: in a terminal, or in a notebook with widgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)

@@ -1,6 +1,6 @@
 """How well next items are named: an agent beside chance, popularity, tuned baselines, and itself before it learned."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,20 +146,19 @@ def rules(
     return scores, settings, [*_in_vain(evaluator, state), *_all_hit(evaluator), *few, *shelf.told()]
 
 
-def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> list[str]:
+def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> Iterator[str]:
     """Which policies hit the targets of so few users that no resample tells how many more it could have been."""
     metric = f"hr@{evaluator.ks[0]}"
     hits = {name: len(np.unique(evaluator.owners[one.values[metric] > 0])) for name, one in scores.items()}
     few = ", ".join(f"{name} {count}" for name, count in hits.items() if count < HITS)
-    if not few:
-        return []
-    return [
-        f"users with a hit ({metric}): {few}; of fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] of "
-        "none), and so may be those of differences from such a policy; judge on more users"
-    ]
+    if few:
+        yield (
+            f"users with a hit ({metric}): {few}; of fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] "
+            "of none), and so may be those of differences from such a policy; judge on more users"
+        )
 
 
-def _in_vain(evaluator: Evaluator, state: State) -> list[str]:
+def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
     """That nothing learned of the log can name any target, and what to do about it, where it is so."""
     sets, counts = evaluator.targets.sets, state.space.counts
     assert counts is not None
@@ -167,26 +166,25 @@ def _in_vain(evaluator: Evaluator, state: State) -> list[str]:
     within = replace(evaluator.targets, relevant=np.where(known, sets, -1))
     held = 0 if evaluator.seen else within.held(state.dataset)
     if known.sum() > held:
-        return []
+        return
     ways = ["`evaluation.seen, yes`"] if held else []
     if (sets[~known] >= 0).any():
         later = ["a later moment (split.quantile or split.date)"] if state.split.kind == "time" else []
         ways += [*later, "items with attributes"]
-    return [
+    yield (
         "no target can be named by what learned from the log: each stands in its history, or has no training event; "
         f"this table compares nothing; take {listed(ways, 'or')}"
-    ]
+    )
 
 
-def _all_hit(evaluator: Evaluator) -> list[str]:
+def _all_hit(evaluator: Evaluator) -> Iterator[str]:
     """That slates hold all items, and so the target of every policy, where it is so."""
     items = evaluator.choices
-    if not (long := [f"hr@{k}" for k in evaluator.ks if k >= items]):
-        return []
-    return [
-        f"{listed(long)} cannot tell policies apart: {counted(items, 'item')} may be recommended, and such a slate "
-        f"holds them all; take `evaluation.k, {max(1, items // 2)}`"
-    ]
+    if long := [f"hr@{k}" for k in evaluator.ks if k >= items]:
+        yield (
+            f"{listed(long)} cannot tell policies apart: {counted(items, 'item')} may be recommended, and such a slate "
+            f"holds them all; take `evaluation.k, {max(1, items // 2)}`"
+        )
 
 
 def protocol(

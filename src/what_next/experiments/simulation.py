@@ -105,7 +105,6 @@ class Simulation:
         }
 
     def __rich__(self) -> RenderableType:
-        """A table for people."""
         seen = "and sees what is hidden of the users" if self.ideal else "and sees what the world shows"
         told = f"{self.agent} was there already, {seen}"
         if self.report is not None:

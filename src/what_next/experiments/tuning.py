@@ -69,7 +69,6 @@ class Trial:
     seconds: float
 
     def __str__(self) -> str:
-        """On one line."""
         shown = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in self.settings.values())
         settings = ", ".join(f"{key}={value}" for key, value in zip(self.settings, shown, strict=True))
         return f"{self.score:.4f} with {settings}"

@@ -104,9 +104,8 @@ def _contexts(log: DecisionLog) -> dict[str, Ids]:
         found["position"] = log.places
     found |= {one.name: _kinds(one) for one in context_columns(log.source, log.context_columns, log.order, {})}
     if len(told := list(found)[1:]) > 1:
-        found[" and ".join(told)] = np.unique([found[name] for name in told], axis=1, return_inverse=True)[1].reshape(
-            -1
-        )
+        together = np.unique([found[name] for name in told], axis=1, return_inverse=True)[1]
+        found[" and ".join(told)] = together.ravel()
     if log.user_ids is not None and log.slates is None:
         first = np.diff(log.units, prepend=-1) > 0
         found["the item before"] = np.where(first, -1, np.roll(log.actions, 1))

@@ -80,9 +80,9 @@ class Bilinear:
     right: Int64[np.ndarray, "features"]
 
     @classmethod
-    def of(cls, contexts: Table | None, vectors: Table, most: int) -> "Bilinear":
+    def of(cls, contexts: Table, vectors: Table, most: int) -> "Bilinear":
         """As many features as there are, or `most`, fitted to logged contexts and the logged items' vectors."""
-        context, vector = Axes.of(np.empty((len(vectors), 0)) if contexts is None else contexts), Axes.of(vectors)
+        context, vector = Axes.of(contexts), Axes.of(vectors)
         above = 1 / FLAT**2  # any axis times the constant comes before any product of two axes
         sides = [np.append(above, axes.variances) for axes in (context, vector)]
         strength = np.outer(*sides)
@@ -94,9 +94,8 @@ class Bilinear:
         """How many features there are."""
         return len(self.left)
 
-    def __call__(self, contexts: Table | None, vectors: Table) -> Table:
+    def __call__(self, contexts: Table, vectors: Table) -> Table:
         """The features of some rows; of an expected vector, the mean of the features over the items."""
-        contexts = np.empty((len(vectors), 0)) if contexts is None else contexts
         left, right = self.context(contexts).take(self.left, axis=1), self.vector(vectors).take(self.right, axis=1)
         return np.asarray(left * right)
 
@@ -107,19 +106,20 @@ class Features:
 
     Attributes:
         psi: what makes them.
-        contexts: what is known of each row before the action; None: nothing.
+        contexts: what is known of each row before the action.
         chosen: the vector of the logged action.
         expected: the mean vector of the target's actions.
     """
 
     psi: Bilinear
-    contexts: Table | None
+    contexts: Table
     chosen: Table
     expected: Table
 
     @classmethod
     def of(cls, contexts: Table | None, chosen: Table, expected: Table, most: int) -> "Features":
-        """At most so many for each row."""
+        """At most so many for each row; without contexts, nothing is known before the action."""
+        contexts = np.empty((len(chosen), 0)) if contexts is None else contexts
         return cls(Bilinear.of(contexts, chosen, most), contexts, chosen, expected)
 
     def blocks(self, rows: Some) -> list[Some]:
@@ -129,14 +129,11 @@ class Features:
 
     def logged(self, rows: Some) -> Float64[np.ndarray, "_ features"]:
         """psi of the logged action."""
-        return self._of(rows, self.chosen)
+        return self.psi(self.contexts[rows], self.chosen[rows])
 
     def aimed(self, rows: Some) -> Float64[np.ndarray, "_ features"]:
         """The mean of psi over the target's actions."""
-        return self._of(rows, self.expected)
-
-    def _of(self, rows: Some, vectors: Table) -> Float64[np.ndarray, "_ features"]:
-        return self.psi(None if self.contexts is None else self.contexts[rows], vectors[rows])
+        return self.psi(self.contexts[rows], self.expected[rows])
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from what_next.data.decisions.log import DecisionLog, Roles
 from what_next.data.decisions.reader import propensities_in, read_log
+from what_next.data.importing.ids import positions
 from what_next.data.stages import Done, no_progress
 from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.slates import places
@@ -103,8 +104,8 @@ class Frequencies(TargetPolicy):
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
         """See `TargetPolicy.on_log`."""
         other = read_log(self.path, self.roles, propensities=False)
-        known = {str(one): place for place, one in enumerate(log.items.ids)}
-        actions = np.array([known.get(str(one), -1) for one in other.items.ids], np.int64)[other.actions]
+        places = positions(other.items.ids.cast(pl.String), log.items.ids.cast(pl.String)).astype(np.int64)
+        actions = places[other.actions]
         shares, slots = _shares(other, actions, len(log.items)), np.zeros(len(log), np.int64)
         if len(shares) > 1 and log.places is not None:
             slots = np.where(log.places < len(shares) - 1, log.places + 1, 0)
@@ -159,7 +160,7 @@ def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], 
         items=len(log.items),
         positions=places_of(log) if slates else None,
         slates=log.slates,
-        contexts=log.contexts if log.contexts.shape[1] else None,
+        contexts=log.contexts,
         vectors=vectors,
         marginal=marginal,
     )

@@ -2,21 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from what_next.data.files import check_paths, write_files
 from what_next.errors import MissingExtraError
-from what_next.experiments.next_items import Comparison
-from what_next.experiments.simulation import Simulation
+
+if TYPE_CHECKING:  # whoever draws a bar has no need of PyTorch
+    from what_next.experiments.next_items import Comparison
+    from what_next.experiments.simulation import Simulation
 
 __all__ = ["check", "write_report", "write_simulation"]
 
 
 def write_report(
-    comparison: Comparison,
+    comparison: "Comparison",
     path: Path,
     *,
-    weighted: Sequence[tuple[float, Comparison]] = (),
+    weighted: "Sequence[tuple[float, Comparison]]" = (),
     windows: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page of a comparison: the same one gives the same bytes.
@@ -34,7 +36,7 @@ def write_report(
     write_files({path: _page()(comparison, weighted, windows).encode()})
 
 
-def write_simulation(simulation: Simulation, path: Path) -> None:
+def write_simulation(simulation: "Simulation", path: Path) -> None:
     """Write the page of an agent in a world.
 
     Raises:

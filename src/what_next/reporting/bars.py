@@ -5,9 +5,8 @@ from contextlib import AbstractContextManager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from what_next.data.stages import Done, Stages
+from what_next.data.stages import Done, Stages, draws
 from what_next.errors import Plain
-from what_next.training.tracking import draws
 
 
 class Bars(Stages, AbstractContextManager["Bars", None]):
@@ -28,7 +27,7 @@ class Bars(Stages, AbstractContextManager["Bars", None]):
         self._end()
 
     def begin(self, name: str, total: int) -> Done:
-        """See `Stages.begin`; the bar of the stage before goes."""
+        """See `Stages.begin`; the bar of the stage before goes. Of no parts, it is not known how many there are."""
         if self.silent:
             return super().begin(name, total)
         notebook = self.console.is_jupyter  # which keeps the place of every bar, so that one place serves all
@@ -45,7 +44,7 @@ class Bars(Stages, AbstractContextManager["Bars", None]):
         bars = self.bars
         for old in bars.task_ids:
             bars.remove_task(old)
-        task = bars.add_task(name, total=total)
+        task = bars.add_task(name, total=total or None)
 
         def done(more: int) -> None:
             bars.advance(task, more)

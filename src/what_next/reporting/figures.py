@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from what_next.metrics import METRICS
 from what_next.metrics.bootstrap import Interval
 from what_next.reporting.drawing import FONT, HEX, Box, Chart, Key, drawn, label, room, shortened
-from what_next.reporting.view import View, between, cleaned, number
+from what_next.reporting.view import View, cleaned, number, told
 
 ROW = 0.26
 """Inches of a row of a dot plot."""
@@ -50,7 +50,7 @@ def forest(view: View, metric: str) -> Chart:
             )  # fmt: skip
         rows_of(axes, [(name, view.colour(name) if name in view.shown else "soft") for name in names], view.lead)
 
-    words = "; ".join(f"{name} {number(one['mean'])} {between(one)}" for name, one in intervals.items())
+    words = "; ".join(f"{name} {told(one)}" for name, one in intervals.items())
     height, margins = ROW * len(names) + 0.4, (room([*names, "random"]), 0.56, 0.34, 0.06)
     svg = drawn(draw, f"forest-{_word(metric)}", f"{metric}: {words}", height=height, margins=margins)
     return Chart(svg, metric, described(metric))

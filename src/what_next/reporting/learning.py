@@ -1,10 +1,11 @@
 """Learning curves, from the JSON lines that training leaves beside its models."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -109,21 +110,16 @@ def binned(
 
 def smoothed(values: Float64[np.ndarray, "points"]) -> Float64[np.ndarray, "points"]:
     """The mean over the points around each, as far as there are any."""
-    reach = max(0, round(SMOOTH * len(values) / 2))
-    running = np.append(0.0, np.cumsum(values))
-    place = np.arange(len(values))
-    low, high = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(values))
-    return np.asarray((running[high] - running[low]) / (high - low))
+    points = 2 * round(SMOOTH * len(values) / 2) + 1
+    return pl.Series(values).rolling_mean(points, min_samples=1, center=True).to_numpy()
 
 
-def measured(setups: Iterable[Setup]) -> list[tuple[int, dict[str, float]]]:
+def measured(setups: Iterable[Setup]) -> Iterator[tuple[int, dict[str, float]]]:
     """For each seed, what its model says of the validation users at its save; nothing where it does not."""
-    found = []
     for setup in setups:
         try:
             valid = read_manifest(setup.model_agent_path, "agent").metrics.get("valid")
         except ModelError:
             continue
         if valid:
-            found.append((setup.seed, {name: value for name, value in valid.items() if name != "users"}))
-    return found
+            yield setup.seed, {name: value for name, value in valid.items() if name != "users"}

@@ -147,21 +147,17 @@ def _metrics(view: View) -> Section:
 
 def _tradeoff(view: View, weighted: Sequence[tuple[float, View]]) -> Section:
     across = view.metric("spread") or view.metric("diversity") or view.metric("coverage")
-    text: list[Markup | str] = []
-    charts: list[Chart] = []
-    if across is None:
-        text.append("Nothing but accuracy was measured.")
-    else:
-        text.append(
-            f"{view.main} against {across}: {figures.described(across)}. Lines are 95\N{NO-BREAK SPACE}% intervals."
-        )
-        charts.append(figures.scatter(view, across))
-        if weighted:
-            charts.append(figures.over_weights(view, weighted, across))
-        else:
-            text.append("Judged at one setting of the reward; with several weights of it the trade-off is a curve.")
     title = f"Accuracy against {'spread' if across and 'spread' in across else 'variety'}"
-    return Section("tradeoff", "Trade-off", title, text, charts)
+    head = "tradeoff", "Trade-off", title
+    if across is None:
+        return Section(*head, ["Nothing but accuracy was measured."])
+    text = [f"{view.main} against {across}: {figures.described(across)}. Lines are 95\N{NO-BREAK SPACE}% intervals."]
+    charts = [figures.scatter(view, across)]
+    if weighted:
+        charts.append(figures.over_weights(view, weighted, across))
+    else:
+        text.append("Judged at one setting of the reward; with several weights of it the trade-off is a curve.")
+    return Section(*head, text, charts)
 
 
 def _learning(view: View) -> Section:
@@ -170,11 +166,11 @@ def _learning(view: View) -> Section:
 
 
 def _calibration(view: View) -> Section:
-    text = [Markup("The items have no categories (attributes that are 0 or 1), so there are no shares to compare.")]
-    charts: list[Chart] = []
-    if attributes.categories(view):
-        text, charts = words.calibrated(view), [attributes.calibration(view)]
-    return Section("calibration", "Calibration", "True to taste", text, charts)
+    head = "calibration", "Calibration", "True to taste"
+    if not attributes.categories(view):
+        why = "The items have no categories (attributes that are 0 or 1), so there are no shares to compare."
+        return Section(*head, [why])
+    return Section(*head, words.calibrated(view), [attributes.calibration(view)])
 
 
 def _space(view: View, picked: Sequence[Pick]) -> Section:
@@ -205,11 +201,11 @@ def _groups(view: View) -> Section:
 
 
 def _worst(view: View) -> Section:
-    found, text = stories.worst(view), Markup("There was no other policy to fall behind.")
-    if view.rival is not None:
-        text = Markup("There is no user whom {rival} serves better than {lead}.")
-        if found:
-            text = Markup("Where {lead} falls furthest behind {rival} ({main}); of equals, the longer history first.")
-        names = {"lead": words.name(view, view.lead), "rival": words.name(view, view.rival)}
-        text = text.format(**names, main=view.main)
-    return Section("worst", "Worst users", "Whom it serves worst", [text], worst=found)
+    head = "worst", "Worst users", "Whom it serves worst"
+    if view.rival is None:
+        return Section(*head, ["There was no other policy to fall behind."])
+    found, text = stories.worst(view), Markup("There is no user whom {rival} serves better than {lead}.")
+    if found:
+        text = Markup("Where {lead} falls furthest behind {rival} ({main}); of equals, the longer history first.")
+    names = {"lead": words.name(view, view.lead), "rival": words.name(view, view.rival)}
+    return Section(*head, [text.format(**names, main=view.main)], worst=found)

@@ -1,6 +1,6 @@
 """The page of an agent in a world: its return, how it came there, one user, and what it does otherwise than greed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -176,15 +176,14 @@ def _otherwise(simulation: Simulation) -> list[Section]:
     svg = drawn(draw, "otherwise", f"agent minus greed: {words}", height=0.26 * len(most) + 0.4, margins=margins)
     note = "Means over all that was shown, in standard deviations of the catalogue: right of 0, the agent shows more."
     legend = (Key("one", "dot", f"{simulation.agent} minus {GREED}"),)
-    text = _told(simulation, (mine, theirs))
+    text = list(_told(simulation, (mine, theirs)))
     charts = [Chart(svg, "Items", note, legend)] if len(most) else []
     return [Section("otherwise", "Otherwise than greed", "What it does otherwise than greed", text, charts)]
 
 
-def _told(simulation: Simulation, both: Sequence[Watched]) -> list[str]:
+def _told(simulation: Simulation, both: Sequence[Watched]) -> Iterator[str]:
     """The same by a few numbers."""
     topics = getattr(simulation.played, "item_topics", None)
-    told = []
     for name, one in zip((simulation.agent, GREED), both, strict=True):
         slates = one.shown[one.going]
         clicks, reward = one.clicks[one.going].sum(1).mean(), one.rewards[one.going].mean()
@@ -192,5 +191,4 @@ def _told(simulation: Simulation, both: Sequence[Watched]) -> list[str]:
         if topics is not None:
             several = np.mean([len(set(slate)) for slate in topics[slates]])
             words += f", {several:.1f} topics among its {slates.shape[1]} items"
-        told.append(f"{words}; {len(np.unique(slates)):,} different items in all.")
-    return told
+        yield f"{words}; {len(np.unique(slates)):,} different items in all."

@@ -134,8 +134,6 @@ def _ending(view: View, row: int) -> str:
 
 def worst(view: View) -> list[Worse]:
     """The users whom the best of the others serves better than the best learned policy does, the worst first."""
-    if view.rival is None:
-        return []
     mine, theirs = _values(view), _values(view, view.rival)
     before = view.comparison.evaluator.targets.before
     order = np.lexsort((np.arange(len(mine)), -before, mine - theirs))

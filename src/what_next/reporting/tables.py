@@ -71,4 +71,4 @@ def _tables(
 
 
 def _cell(one: Interval | None) -> tuple[str, str]:
-    return ("", "") if one is None else (number(float(one["mean"])), between(one))
+    return ("", "") if one is None else (number(one["mean"]), between(one))

@@ -41,7 +41,6 @@ class Folded:
     sections: Sequence[Sequence[Sequence[str]]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        """The tables."""
         rows = [self.header, *(row for section in self.sections for row in section)]
         columns = zip(*rows, strict=True)
         widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]

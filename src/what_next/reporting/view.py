@@ -54,14 +54,9 @@ class View:
         """The metric that policies are put in order by."""
         return f"ndcg@{self.k}"
 
-    @cached_property
-    def metrics(self) -> list[str]:
-        """Every metric that a policy has, in the order in which they come up."""
-        return metrics_of(self.result)
-
     def metric(self, name: str) -> str | None:
         """The metric of a name without its cutoff, at the first cutoff; None where there is none."""
-        found = [metric for metric in self.metrics if metric.partition("@")[0] == name]
+        found = [metric for metric in metrics_of(self.result) if metric.partition("@")[0] == name]
         return f"{name}@{self.k}" if f"{name}@{self.k}" in found else next(iter(found), None)
 
     @cached_property
@@ -181,9 +176,14 @@ def percent(value: float) -> str:
 
 def between(interval: Interval, scale: int = 1, decimals: int | None = None) -> str:
     """An interval in brackets, with as many decimals as its mean has."""
-    decimals = _decimals(float(interval["mean"])) if decimals is None else decimals
-    low, high = (number_of(scale * float(interval[end]), decimals) for end in ("low", "high"))
+    decimals = _decimals(interval["mean"]) if decimals is None else decimals
+    low, high = (number_of(scale * interval[end], decimals) for end in ("low", "high"))
     return f"[{low},{SPACE}{high}]"
+
+
+def told(interval: Interval) -> str:
+    """A mean, and its interval."""
+    return f"{number(interval['mean'])} {between(interval)}"
 
 
 def _decimals(value: float) -> int:

@@ -10,7 +10,7 @@ from what_next.reporting.attributes import distances
 from what_next.reporting.figures import LOG, half, shares
 from what_next.reporting.learning import measured
 from what_next.reporting.terminal import only_training, settings_told
-from what_next.reporting.view import UNTRAINED, View, between, counted, number, number_of, percent, spelled
+from what_next.reporting.view import UNTRAINED, View, between, counted, number, number_of, percent, spelled, told
 from what_next.settings import listed
 
 KINDS = {
@@ -52,10 +52,10 @@ def headline(view: View) -> str:
     return f"{lead} and {rival}, the best of the baselines, cannot be told apart"
 
 
-def verdict(view: View) -> list[Markup]:
+def verdict(view: View) -> list[Markup | str]:
     """The verdict in plain words: how often the next item was named, by whom, and whether that is a difference."""
     lead, rival, hits = view.lead, view.rival, f"hr@{view.k}"
-    sentences: list[Markup] = []
+    sentences: list[Markup | str] = []
     what = "one of the items that came later" if view.result["targets"].get("kind") == "all" else "the next item"
     mine = view.policies[lead].get(hits)
     if mine is not None:
@@ -79,7 +79,7 @@ def _points(difference: Interval | None) -> str:
     """A difference of shares, and what it is worth."""
     if difference is None:
         return ""
-    points = number_of(100 * float(difference["mean"]), 1)
+    points = number_of(100 * difference["mean"], 1)
     return f"The difference is {points} points {between(difference, 100, 1)}, {_worth(difference)}."
 
 
@@ -90,23 +90,17 @@ def _worth(difference: Interval) -> str:
     return "more than chance explains" if sign(difference) > 0 else "worse by more than chance explains"
 
 
-def _ordered(view: View) -> Markup:
+def _ordered(view: View) -> str:
     """The same by the metric that counts the place, and what training brought."""
-    mine = view.policies[view.lead][view.main]
-    sentences = Markup("By {}, which counts the place too, it reaches {} {}").format(
-        _upper(view.main), number(float(mine["mean"])), between(mine)
-    )
+    mine, metric = view.policies[view.lead][view.main], _upper(view.main)
+    sentence = f"By {metric}, which counts the place too, it reaches {told(mine)}"
     if view.rival:
-        difference = view.difference(view.lead, view.rival, view.main)
-        theirs = view.policies[view.rival][view.main]
-        sentences += Markup(" against {}").format(number(float(theirs["mean"])))
-        if difference is not None:
-            mean = number(float(difference["mean"]))
-            sentences += Markup(": a difference of {} {}, {}").format(mean, between(difference), _worth(difference))
+        sentence += f" against {number(view.policies[view.rival][view.main]['mean'])}"
+        if difference := view.difference(view.lead, view.rival, view.main):
+            sentence += f": a difference of {told(difference)}, {_worth(difference)}"
     if UNTRAINED in view.policies:
-        before = view.policies[UNTRAINED][view.main]
-        sentences += Markup(". Before it was trained it reached {}").format(number(float(before["mean"])))
-    return sentences + "."
+        sentence += f". Before it was trained it reached {number(view.policies[UNTRAINED][view.main]['mean'])}"
+    return f"{sentence}."
 
 
 def _beside(view: View, other: str) -> Markup:
@@ -114,10 +108,10 @@ def _beside(view: View, other: str) -> Markup:
     difference = view.difference(other, view.lead, view.main)
     if difference is None:
         return Markup()
-    return Markup("{} differs from {} by {} {} in {}, {}.").format(
-        name(view, other), name(view, view.lead), number(float(difference["mean"])), between(difference),
-        _upper(view.main), _worth(difference),
-    )  # fmt: skip
+    both = name(view, other), name(view, view.lead)
+    return Markup("{} differs from {} by {} in {}, {}.").format(
+        *both, told(difference), _upper(view.main), _worth(difference)
+    )
 
 
 def by_windows(view: View, sentence: str) -> Markup:
@@ -232,7 +226,7 @@ def calibrated(view: View) -> list[Markup]:
     if metric is None:
         return []
     sentences = [
-        Markup("{} {} {}").format(name(view, policy), number(float(one["mean"])), between(one))
+        Markup("{} {}").format(name(view, policy), told(one))
         for policy in view.shown
         if (one := view.policies[policy].get(metric)) is not None
     ]

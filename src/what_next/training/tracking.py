@@ -4,14 +4,13 @@ import json
 import math
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from what_next.data.stages import draws
 from what_next.errors import Plain, SaveError, line_console
 from what_next.training.boards import Board
 from what_next.training.step import Step
@@ -89,11 +88,6 @@ class Tracker:
             what = f"histories ({histories / self.users:.1f} passes)" if self.users else "slates"
             self.lines.print(f"training {done:,} of {self.total:,} {what}: {shown}", highlight=False)
         self.done = histories
-
-
-def draws(console: Console) -> bool:
-    """Whether a bar can be drawn there: in a terminal, or in a notebook with widgets."""
-    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def _opened(log: Path, done: int) -> Any:

@@ -51,7 +51,6 @@ class Items:
     vectors: Float64[np.ndarray, "items width"] | None = None
 
     def __len__(self) -> int:
-        """How many items there are."""
         return len(self.ids)
 
 
@@ -109,7 +108,6 @@ class DecisionLog:
         return moments_of(self.units, self.slates, self.times)
 
     def __len__(self) -> int:
-        """How many decisions there are."""
         return len(self.actions)
 
     def of_rows(self, kept: Bool[np.ndarray, "rows"]) -> "DecisionLog":

@@ -176,11 +176,10 @@ def _slates(
     if places is None:
         return given
     if given is not None:
-        twice = _twice(given, places)
-        if twice is not None:
-            lines = " and ".join(str(row + source.first_line) for row in twice)
+        if len(twice := _twice(given, places)):
+            first, second = twice + source.first_line
             raise DataError(
-                f"{source.path}: lines {lines} stand at the same position of the same slate (columns "
+                f"{source.path}: lines {first} and {second} stand at the same position of the same slate (columns "
                 f"{columns['position']!r} and {columns['slate']!r}); give each row of a slate its own, or name other "
                 "columns with --position and --slate"
             )
@@ -189,15 +188,14 @@ def _slates(
         return None
     moments = np.unique(times, return_inverse=True)[1]
     numbers, slates = np.unique(users * (int(moments.max()) + 1) + moments, return_inverse=True)
-    return None if len(numbers) == len(users) or _twice(slates, places) is not None else slates
+    return None if len(numbers) == len(users) or len(_twice(slates, places)) else slates
 
 
-def _twice(slates: Rows, places: Rows) -> list[int] | None:
-    """The first two rows in the same slot of the same slate; None where there are none."""
+def _twice(slates: Rows, places: Rows) -> Int64[np.ndarray, "two_or_none"]:
+    """The first two rows in the same slot of the same slate, where there are any."""
     keys = slates * (int(places.max()) + 1) + places
     kinds, counts = np.unique(keys, return_counts=True)
-    repeated = kinds[counts > 1]
-    return [int(row) for row in np.flatnonzero(keys == repeated[0])[:2]] if len(repeated) else None
+    return np.flatnonzero(np.isin(keys, kinds[counts > 1][:1]))[:2]
 
 
 def _distinct(source: Source, column: str, role: str) -> tuple[pl.Series, Rows]:

@@ -9,7 +9,7 @@ import polars as pl
 
 from what_next.data.importing.columns import TEXT, exact, numeric
 from what_next.data.importing.ids import EXACT, MISSING
-from what_next.errors import DataError, some
+from what_next.errors import DataError, counted, some
 
 WORD_LIMIT = 200
 """Most distinct words of a text column that are turned into 0/1 attributes: those that the most items have."""
@@ -63,8 +63,12 @@ def item_table(
     others = [name for name in raw.columns if name not in ("item_id", titles)]
     found = numeric(raw.lazy(), others)
     numbers = raw.lazy().select(number.alias(name) for name, number in found.items()).collect()
-    named = attributes and [exact(raw.columns, name, "--attributes", where) for name in attributes]
-    chosen, notes = _recognised(raw, others, numbers, tags) if named is None else _named(named, others, tags)
+    if attributes is None:
+        chosen, notes = _recognised(raw, others, numbers, tags)
+    else:
+        chosen = [exact(raw.columns, name, "--attributes", where) for name in attributes]
+        left = [name for name in others if name not in (*chosen, *tags)] if chosen else []
+        notes = [f"item columns left out, since --attributes names others: {some(left)}"] if left else []
     columns: list[pl.Series] = []
     for name in dict.fromkeys(chosen):
         taken = ["item_id", "title", *(one for one in others if one != name), *(one.name for one in columns)]
@@ -81,7 +85,7 @@ def item_table(
 
 def _recognised(
     raw: pl.DataFrame, others: Sequence[str], numbers: pl.DataFrame, tags: Sequence[str]
-) -> tuple[Sequence[str], list[str]]:
+) -> tuple[list[str], list[str]]:
     """The columns that are attributes where nobody named any, and what to say of those that are not."""
     words = [name for name in others if raw.schema[name] == WORDS]
     alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
@@ -93,12 +97,6 @@ def _recognised(
             "for each word where --attributes names it, and tags where many items share one, or --tags names it"
         )
     return [name for name in others if name in words or name in telling], notes
-
-
-def _named(named: Sequence[str], others: Sequence[str], tags: Sequence[str]) -> tuple[Sequence[str], list[str]]:
-    """The columns that were named for attributes, and what to say of the others."""
-    left = [name for name in others if name not in (*named, *tags)] if named else []
-    return named, [f"item columns left out, since --attributes names others: {some(left)}"] if left else []
 
 
 def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str] | None, where: str) -> list[str]:
@@ -193,7 +191,7 @@ def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) 
     if missing and fill == "median" and missing < len(column):
         median: Any = column.median()
         column = column.fill_null(median)
-        notes.append(f"attribute {name}: {missing} missing {'value' if missing == 1 else 'values'} set to {median:g}")
+        notes.append(f"attribute {name}: {counted(missing, 'missing value')} set to {median:g}")
     elif missing:
         raise DataError(
             f"{where}: item {ids.filter(column.is_null())[0]!r} has no number for attribute {name!r} ({missing} of "

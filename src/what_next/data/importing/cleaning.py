@@ -4,7 +4,7 @@ Columns are worked on one at a time, and ids become int32 numbers early, so that
 gigabytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -154,7 +154,7 @@ class Checked:
         if log.options.session_gap is not None:
             notes.append(f"each session is a user, such as {least[0]!r}")
         warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, most[-1])]
-        warnings += _of_future(self, bad, most[-1]) if self.times else []
+        warnings += _of_future(self, bad, most[-1]) if self.times else ()
         found = Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
         if FEW * len(rejected) >= log.rows:
             warnings.append(found.lost)
@@ -350,45 +350,43 @@ def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
     return bad
 
 
-def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> list[str]:
+def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]:
     """What to say of that which puts events in order; `last`: the last time, where there are any."""
     times, where = checked.times, checked.log.where
-    told = []
     if times and times.guessed and last.timestamp() < EARLIEST:
-        told.append(
+        yield (
             f"the times are small numbers: read as {times.kind} they end on {last:%Y-%m-%d}; if they only number the "
             "events, all is well; else say what they are with --time-format"
         )
     if _by_item(clean.head(MANY)):
         rows, finer = ("rows of one time", "finer times") if times else ("rows", "times")
-        told.append(
+        yield (
             f"{where}: a user's {rows} stand in the order of the item ids, so that what comes next is of the file's "
             "making, and so is most of what is learned and judged by it; shuffle the rows before the import, or name a "
             f"column with {finer} (data import --time)"
         )
     elif not times and checked.log.options.time is None:
-        told.append(
+        yield (
             f"{where}: no column holds times, so the order of the rows is taken as the order of events; name "
             "one that holds them, or numbers them, with data import --time, or say --time '' if there is none"
         )
-    return told
 
 
-def _of_future(checked: Checked, bad: pl.DataFrame, last: datetime) -> list[str]:
+def _of_future(checked: Checked, bad: pl.DataFrame, last: datetime) -> Iterator[str]:
     """What to say of rows that are to come; `last`: the last time."""
     tomorrow = datetime.now(UTC) + timedelta(days=1)  # clocks and zones differ
     if last <= tomorrow:
-        return []
+        return
     coming = checked.kept.filter(checked.values["timestamp"] > int(tomorrow.timestamp() * 10**6)).select(ROW)
     late = coming.collect(engine="streaming").join(bad, on=ROW, how="anti").sort(ROW)
     first = checked.log.rejected(late.head(MOST_NAMES).with_columns(reason=pl.lit("future")))
     files = [f" of {name}" for name in first["file"]] if "file" in first.columns else [""] * len(first)
     lines = some((f"line {line}{file}" for line, file in zip(first["line"], files, strict=True)), len(late))
-    return [
+    yield (
         f"{checked.log.where}: {counted(len(late), 'row')} more than a day in the future, up to {last:%Y-%m-%d %H:%M} "
         f"({lines}): what goes by recent events goes by them; correct or delete them and import again, or say what the "
         "times are with --time-format"
-    ]
+    )
 
 
 def _by_item(log: pl.LazyFrame) -> bool:
@@ -401,41 +399,39 @@ def _by_item(log: pl.LazyFrame) -> bool:
     return bool(2 * ties >= neighbours and others >= BY_CHANCE and 1000 * backwards <= others)
 
 
-def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
+def _no_ids(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
     """What to say of words that stand for a missing id."""
-    notes = []
     for role, reason in (("user", "no user"), ("item", "no item")):
         column = rejected.filter(reason=reason)[log.shown(log.columns[role])]
         if column.dtype == pl.String:
             words = column.filter(column.str.strip_chars() != "").value_counts(sort=True)
             counts = some(f"{word!r} in {counted(count, 'row')}" for word, count in words.iter_rows())
             if counts:
-                notes.append(f"no {role}: {counts}: rejected as words for no value; --missing names those")
-    return notes
+                yield f"no {role}: {counts}: rejected as words for no value; --missing names those"
 
 
-def _equal_rows(checked: Checked) -> list[str]:
+def _equal_rows(checked: Checked) -> Iterator[str]:
     """What to say of equal rows where no time tells repeats from copies, so that they are kept."""
     log = checked.log
     if "time" in log.columns or log.options.keep_duplicates:
-        return []
+        return
     row = pl.struct(checked.told).hash()
     count = int(checked.kept.head(MANY).select(row.len() - row.n_unique()).collect(engine="streaming").item())
-    among = f" of the first {MANY:,}" if log.rows > MANY else ""
-    told = f"{counted(count, 'row')}{among} equal to an earlier one in every column: kept, since the log has no times"
-    return [told] if count else []
+    if count:
+        among = f" of the first {MANY:,}" if log.rows > MANY else ""
+        rows = f"{counted(count, 'row')}{among}"
+        yield f"{rows} equal to an earlier one in every column: kept, since the log has no times"
 
 
-def _lost_files(log: RawLog, rejected: pl.DataFrame) -> list[str]:
+def _lost_files(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
     """What to say of files of which no row can be used."""
     if not log.several or not len(rejected):
-        return []
+        return
     rows = dict(log.raw.group_by(FILE).len().collect(engine="streaming").iter_rows())
-    found = [
-        (name, lost) for (name,), lost in rejected.group_by("file", maintain_order=True) if len(lost) == rows[name]
-    ]
-    names = some(f"{name} ({', '.join(by_reason(lost))})" for name, lost in found)
-    return [f"no row of {names} can be used; make it like the other files, and import them again"] if found else []
+    files = rejected.group_by("file", maintain_order=True)
+    found = [f"{name} ({', '.join(by_reason(lost))})" for (name,), lost in files if len(lost) == rows[name]]
+    if found:
+        yield f"no row of {some(found)} can be used; make it like the other files, and import them again"
 
 
 def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:

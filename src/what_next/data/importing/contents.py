@@ -23,6 +23,8 @@ GZIP, ZSTD, BZ2, XZ, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\
 PARQUET, ARROW = b"PAR1", b"ARROW1"
 ARROW_STREAM = b"\xff\xff\xff\xff"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+STREAMED = (GZIP, BZ2, XZ, ZIP)
+"""Packings that Python undoes piece by piece."""
 WINDOWS = "cp1252"
 
 FOREIGN = {
@@ -79,9 +81,9 @@ def magic(path: Path) -> bytes:
         return file.read(TAR + 5)
 
 
-def polars_unpacks(start: bytes) -> bool:
-    """Whether Polars reads a text file that starts so from its path: as it is, or with gzip or Zstandard."""
-    return not start.startswith((BZ2, XZ, ZIP, *UTF_16))
+def for_polars(path: Path) -> Path | bytes:
+    """A text file for Polars, which reads it from its path as it is, or with gzip or Zstandard; of others the bytes."""
+    return content_of(path) if magic(path).startswith((BZ2, XZ, ZIP, *UTF_16)) else path
 
 
 def unpacked(path: Path) -> io.BufferedIOBase:
@@ -147,16 +149,8 @@ def is_mostly_utf_8(file: io.BufferedIOBase) -> bool:
     for block in file:
         for line in block.split(b"\r"):
             if not line.isascii():
-                balance += 1 if _is_utf_8(line) else -1
+                balance += 1 if line.decode(errors="ignore").encode() == line else -1
     return balance >= 0
-
-
-def _is_utf_8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _lines(path: Path, most: int | None) -> bytes:

@@ -29,7 +29,7 @@ LOOKUP_TABLE_LIMIT = 1 << 28
 
 
 def as_ids(
-    frames: Iterable[tuple[pl.LazyFrame, str]], missing: Sequence[str] = MISSING, where: str = "the log"
+    pairs: Sequence[tuple[pl.LazyFrame, str]], missing: Sequence[str] = MISSING, where: str = "the log"
 ) -> list[pl.Expr]:
     """Expressions that read one kind of id (users, or items) from one or more columns.
 
@@ -37,14 +37,13 @@ def as_ids(
     a log and of its item table can be compared. Blank text, null, NaN and the words for no value become null.
 
     Args:
-        frames: each frame with the name of its id column.
+        pairs: each frame with the name of its id column.
         missing: words that are no id.
         where: the file, for messages.
 
     Raises:
         DataError: a column holds lists, or the like.
     """
-    pairs = list(frames)
     for frame, column in pairs:
         kind = frame.collect_schema()[column]
         if kind.is_nested() or kind == pl.Object or isinstance(kind, pl.BaseExtension):

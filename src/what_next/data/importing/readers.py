@@ -20,27 +20,8 @@ from typing import Any, Literal
 import polars as pl
 
 from what_next.data.files import steady
+from what_next.data.importing import contents
 from what_next.data.importing.columns import aliased, is_known_name
-from what_next.data.importing.contents import (
-    ARROW,
-    ARROW_STREAM,
-    GZIP,
-    PARQUET,
-    UTF_16,
-    WINDOWS,
-    ZSTD,
-    content_of,
-    data_file,
-    decoded,
-    encoding_of,
-    from_windows,
-    head,
-    is_mostly_utf_8,
-    magic,
-    polars_unpacks,
-    refuse_foreign,
-)
-from what_next.data.importing.contents import unpacked as open_unpacked
 from what_next.data.importing.times import LIKE_A_DATE
 from what_next.data.pickles import read_pickled_frame
 from what_next.errors import LONGEST_NAME, MOST_NAMES, DataError, disk_full, some
@@ -128,19 +109,19 @@ def open_source(
         UnsafePickleError: a pickle holds more than a DataFrame.
         MissingExtraError: a pickle, and pandas is not installed.
     """
-    start = magic(data_file(path))
+    start = contents.magic(contents.data_file(path))
     suffix = kind_of(path)
     with _explained(path):
         if suffix in PICKLE:
             return Source(read_pickled_frame(path).lazy(), path)
-        if start.startswith((PARQUET, ARROW)) or suffix in (".parquet", ".pq"):
-            scan: Callable[..., pl.LazyFrame] = pl.scan_ipc if start.startswith(ARROW) else pl.scan_parquet
+        if start.startswith((contents.PARQUET, contents.ARROW)) or suffix in (".parquet", ".pq"):
+            scan: Callable[..., pl.LazyFrame] = pl.scan_ipc if start.startswith(contents.ARROW) else pl.scan_parquet
             return Source(_flat(scan(path, glob=False)), path)
-        if start.startswith(ARROW_STREAM):
+        if start.startswith(contents.ARROW_STREAM):
             return Source(_flat(pl.read_ipc_stream(path).lazy()), path)
-        content = head(path)
-        refuse_foreign(path, content)
-        text = decoded(content)
+        content = contents.head(path)
+        contents.refuse_foreign(path, content)
+        text = contents.decoded(content)
         if not text.strip():
             raise DataError(f"{path}: the file is empty but for white space; expected a table with one row per event")
         if re.match(OBJECTS, text) or suffix in JSON:
@@ -187,7 +168,7 @@ def readable(*files: Path | None) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError:
         for path in filter(None, files):
-            if magic(path).startswith((PARQUET, ARROW)):
+            if contents.magic(path).startswith((contents.PARQUET, contents.ARROW)):
                 with _explained(path):
                     open_source(path).frame.select(pl.all().null_count()).collect(engine="streaming")
         raise  # all are whole: our own fault
@@ -202,19 +183,18 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
     if not re.match(OBJECTS, text):
         raise DataError(f"{path}: is JSON, but neither lines with an object each nor one array of objects; write it so")
     if text.lstrip().startswith("["):
-        found, foreign = _array(content_of(path))
+        found, foreign = _array(contents.content_of(path))
         return Source(_flat(found.lazy()), path, notes=(f"{path}: {NOT_UTF_8}",) if foreign else ())
     try:
         if spill is not None:
             return Source(_spilled(_flat(pl.scan_ndjson(_plain(path, spill), infer_schema_length=None)), spill), path)
-        source = path if polars_unpacks(magic(path)) else content_of(path)
-        return Source(_flat(pl.read_ndjson(source, infer_schema_length=None).lazy()), path)
+        return Source(_flat(pl.read_ndjson(contents.for_polars(path), infer_schema_length=None).lazy()), path)
     except pl.exceptions.ComputeError as error:
         if disk_full(error):
             raise
-    content = content_of(path)
-    encoding = encoding_of(content)
-    text, foreign = decoded(content), encoding == WINDOWS
+    content = contents.content_of(path)
+    encoding = contents.encoding_of(content)
+    text, foreign = contents.decoded(content), encoding == contents.WINDOWS
     damaged = not foreign and text != content.decode(encoding, errors="ignore")
     lines = [_object(line, damaged) for line in text.splitlines()]
     if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
@@ -228,14 +208,14 @@ def _array(content: bytes) -> tuple[pl.DataFrame, bool]:
     try:
         return pl.read_json(content, infer_schema_length=None), False
     except pl.exceptions.ComputeError:
-        encoding = encoding_of(content.replace(b'"', b"\n"))  # told by strings, since all may be one line
-        text = from_windows(content) if encoding == WINDOWS else content.decode(encoding)
+        encoding = contents.encoding_of(content.replace(b'"', b"\n"))  # told by strings, since all may be one line
+        text = contents.from_windows(content) if encoding == contents.WINDOWS else content.decode(encoding)
         strange = re.search("NaN|Infinity", text)
         if encoding == "utf-8-sig" and not strange:
             raise
         with suppress(ValueError, RecursionError):  # it is broken, as Polars says
             text = _strict(text) if strange else text
-    return pl.read_json(text.encode(), infer_schema_length=None), encoding == WINDOWS
+    return pl.read_json(text.encode(), infer_schema_length=None), encoding == contents.WINDOWS
 
 
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -258,9 +238,9 @@ def _spilled(frame: pl.LazyFrame, spill: Path, note: str = "") -> pl.LazyFrame:
 
 def _plain(path: Path, spill: Path) -> Path:
     """A file without its packing: itself, or one beside `spill`."""
-    if magic(path).startswith((ZSTD, *UTF_16)) or (polars_unpacks(start := magic(path)) and not start.startswith(GZIP)):
+    if not contents.magic(path).startswith(contents.STREAMED):
         return path
-    with open_unpacked(path) as packed, _unpacked(spill).open("wb") as file:
+    with contents.unpacked(path) as packed, _unpacked(spill).open("wb") as file:
         shutil.copyfileobj(packed, file, 1 << 20)
     return _unpacked(spill)
 
@@ -444,10 +424,10 @@ def _delimited(
             if ("more fields" in str(error) or "n_extra" in str(error)) and not wide:
                 wide = True
             elif "utf-8" in str(error) and not (lossy or note):
-                with open_unpacked(path) as file:
-                    lossy = is_mostly_utf_8(file)
+                with contents.unpacked(path) as file:
+                    lossy = contents.is_mostly_utf_8(file)
                 if not lossy:
-                    source, note = from_windows(content_of(path)).encode(), NOT_UTF_8
+                    source, note = contents.from_windows(contents.content_of(path)).encode(), NOT_UTF_8
             else:
                 raise
 
@@ -471,11 +451,11 @@ def _scanned(
 
 def _source(path: Path, spill: Path | None) -> Path | bytes:
     """A text file as Polars takes it: without its packing, and not in UTF-16."""
-    if head(path).startswith(UTF_16):
-        return content_of(path).decode("utf-16").encode()
+    if contents.head(path).startswith(contents.UTF_16):
+        return contents.content_of(path).decode("utf-16").encode()
     if spill is not None:
         return _plain(path, spill)
-    return path if polars_unpacks(magic(path)) else content_of(path)
+    return contents.for_polars(path)
 
 
 def _split_by_colons(

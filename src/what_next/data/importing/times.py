@@ -103,20 +103,18 @@ def check_form(form: str | None) -> None:
     """Raises a `DataError` where `--time-format` is none that is known, or tells no year."""
     if form is None or form in UNITS or form == "excel" or form in ORDERS:
         return
+    if "%" not in form:
+        raise DataError(f"--time-format {form!r}: expected {FORMS}")
     try:
-        if "%" in form:
-            read = pl.Series([datetime.now(UTC)]).dt.strftime(form).str.to_datetime(form, strict=False)[0]
-            if read is None or read.year > 1:
-                return
-            raise DataError(
-                f"--time-format {form!r}: tells no year, so that all would be of the year 1; name a column with dates "
-                "(--time), or write date and time into one"
-            )
+        read = pl.Series([datetime.now(UTC)]).dt.strftime(form).str.to_datetime(form, strict=False)[0]
     except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"--time-format {form!r}: is no pattern of dates ({reason}); expected {FORMS}") from error
+    if read is not None and read.year <= 1:
         raise DataError(
-            f"--time-format {form!r}: is no pattern of dates ({str(error).splitlines()[0]}); expected {FORMS}"
-        ) from error
-    raise DataError(f"--time-format {form!r}: expected {FORMS}")
+            f"--time-format {form!r}: tells no year, so that all would be of the year 1; name a column with dates "
+            "(--time), or write date and time into one"
+        )
 
 
 def like_times(frame: pl.LazyFrame, columns: list[str]) -> list[str]:

