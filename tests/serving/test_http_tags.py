@@ -13,7 +13,7 @@ from what_next.agent import Agent
 from what_next.data import Dataset, Options, import_files, save
 from what_next.environment import Environment
 from what_next.models.linear import LinearTerm
-from what_next.serving.store import AddItems, ItemRow
+from what_next.serving.store import AddItems, NewItem
 from what_next.serving.store.export import exported
 from what_next.settings import Setup
 from what_next.state import State
@@ -182,7 +182,7 @@ def test_a_catalogue_without_tags_takes_none(tmp_path: Path) -> None:
     with process(served(tmp_path)) as one:
         item = {**NEW, "attributes": one.get("/v1/items/i1")["attributes"]}
         assert refusal(one, **item) == ("tags", "'artist': not known; an item has none")
-        one.store.commit([AddItems((ItemRow("new", "New", item["attributes"], {"artist": ["Queen"]}),))])
+        one.store.commit([AddItems((NewItem("new", "New", item["attributes"], {"artist": ["Queen"]}),))])
         one.engine.grow()  # it came while a model was served that knew them
         assert one.get("/v1/items/new")["tags"] == {}
         assert one.get("/v1/model")["left_out"] == 0

@@ -34,7 +34,7 @@ from what_next.cli.service import restore as command
 from what_next.data.files import sha256
 from what_next.serving.backup import SUMS, back_up, check, restore
 from what_next.serving.engine.versions import _digest, keep, versions_folder
-from what_next.serving.store import AddEvents, AddItems, EventRow, ItemRow, Store, WithdrawItem
+from what_next.serving.store import AddEvents, AddItems, EventRow, NewItem, Store, WithdrawItem
 
 
 def read(folder: Path) -> Setup:
@@ -490,7 +490,7 @@ class TestPostgreSQL:
     ) -> None:
         filled(url := postgres_server.url(database()), "kept")
         with contextlib.closing(Store.open(url)) as store:
-            store.commit([AddItems((ItemRow("new", "New", {}, {"artist": ["Queen"]}),))])
+            store.commit([AddItems((NewItem("new", "New", {}, {"artist": ["Queen"]}),))])
         backup = backed_up(tmp_path)
         url = postgres_server.url(database())
         filled(url, "other")

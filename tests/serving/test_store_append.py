@@ -25,7 +25,7 @@ from what_next.serving.store import (
     EventRow,
     EventsAdded,
     FeedbackRow,
-    ItemRow,
+    NewItem,
     Store,
     WithdrawItem,
     now,
@@ -112,7 +112,7 @@ def test_it_comes_to_what_a_whole_export_comes_to(
         traffic.flow(40)
         log = go_on(store, path)
         assert len(log) > 20 * (turn + 1)
-    store.commit([AddItems((ItemRow("new", "New", {"tempo": 3.0}),)), WithdrawItem("i3")])
+    store.commit([AddItems((NewItem("new", "New", {"tempo": 3.0}),)), WithdrawItem("i3")])
     store.commit([EraseUser("u1")])
     traffic.flow(20)
     store.commit([AddEvents((EventRow("back", "u1", "i1"),))])  # who was erased comes back, as somebody new

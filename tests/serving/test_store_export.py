@@ -24,7 +24,7 @@ from what_next.serving.store import (
     EraseUser,
     EventRow,
     FeedbackRow,
-    ItemRow,
+    NewItem,
     Store,
     WithdrawItem,
     now,
@@ -118,7 +118,7 @@ def test_what_was_withdrawn_is_told_with_the_log_and_what_nobody_saw_is_no_decis
     served.commit([WithdrawItem("i7"), WithdrawItem("i6")])
     late = [shown("r3", "anna", ("i1",), 40, withdrawn=2), shown("r4", "anna", ("i1",), 41, withdrawn=2)]
     served.commit([*late, CountDeliveries(("r4",), -1)])
-    served.commit([AddItems((ItemRow("i6", "Song i6", {"tempo": 6.0}),))])
+    served.commit([AddItems((NewItem("i6", "Song i6", {"tempo": 6.0}),))])
     found = exported(served, catalogue())
     decisions = found.rows.collect().filter(~EVENT).select("slate", "withdrawn").unique("slate", maintain_order=True)
     assert dict(decisions.iter_rows()) == {"r1": 0, "r0": 0, "r2": 0, "r3": 2}
@@ -227,7 +227,7 @@ def test_words_for_nothing_are_ids_like_others(store: Store, tmp_path: Path) -> 
 
 def test_items_of_the_store_go_before_the_catalogue(served: Store) -> None:
     served.commit(
-        [AddItems((ItemRow("i1", "New", {"tempo": 9.0}), ItemRow("x", "X", {}))), shown("r9", "bert", ("x",), 9)]
+        [AddItems((NewItem("i1", "New", {"tempo": 9.0}), NewItem("x", "X", {}))), shown("r9", "bert", ("x",), 9)]
     )
     tables = exported(served, catalogue())
     assert tables.items["item_id"].to_list()[-2:] == ["i1", "x"]
@@ -242,11 +242,11 @@ def test_items_of_the_store_go_before_the_catalogue(served: Store) -> None:
 def test_tags_of_the_stores_items_go_before_those_of_the_catalogue(served: Store) -> None:
     table = catalogue().to_table().with_columns(pl.Series("tags", [["artist: Queen"]] * len(ITEMS)))
     rows = (
-        ItemRow("i1", "", {"tempo": 1.0}),
-        ItemRow("i2", "", {"tempo": 1.0}, {}),
-        ItemRow("i3", "", {"tempo": 1.0}, {"artist": ["Abba"]}),
-        ItemRow("x", "", {"tempo": 1.0}, {"artist": ["Abba", "Queen"], "genre": ["pop"]}),
-        ItemRow("y", "", {"tempo": 1.0}),
+        NewItem("i1", "", {"tempo": 1.0}),
+        NewItem("i2", "", {"tempo": 1.0}, {}),
+        NewItem("i3", "", {"tempo": 1.0}, {"artist": ["Abba"]}),
+        NewItem("x", "", {"tempo": 1.0}, {"artist": ["Abba", "Queen"], "genre": ["pop"]}),
+        NewItem("y", "", {"tempo": 1.0}),
     )
     served.commit([AddItems(rows)])
     for first in (Catalogue.from_table(table), Catalogue.from_table(table.drop("tempo"))):

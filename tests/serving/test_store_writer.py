@@ -184,12 +184,12 @@ def test_numbers_of_a_user_ascend_with_arrival_though_many_write_at_once(place: 
 
 PROGRAM = """
 import os, sys
-from what_next.serving.store import AddEvents, AddItems, Deploy, EventRow, ItemRow, Store
+from what_next.serving.store import AddEvents, AddItems, Deploy, EventRow, NewItem, Store
 turn = 0 if os.fork() else 1
 store = Store.open(sys.argv[1])
 for number in range(15):
     rows = tuple(EventRow(f"{number}-{user}", f"u{user}", "i1") for user in range(20))
-    steps = [AddEvents(rows), AddItems((ItemRow(f"{turn}-{number}", "", {}),)), Deploy(f"{turn}-{number}", "promoted")]
+    steps = [AddEvents(rows), AddItems((NewItem(f"{turn}-{number}", "", {}),)), Deploy(f"{turn}-{number}", "promoted")]
     os.write(1, f"{store.commit(steps)[0].accepted}\\n".encode())
 store.close()
 if turn == 0:

@@ -27,9 +27,9 @@ from what_next.serving.store import (
     EventsAdded,
     FeedbackAdded,
     FeedbackRow,
-    ItemRow,
     ItemsAdded,
     KeptResponse,
+    NewItem,
     NotShown,
     Store,
     StoredEvent,
@@ -235,31 +235,31 @@ def test_feedback_is_taken_once_and_refused_alone_where_it_fits_nothing(store: S
 
 
 def test_items_are_numbered_on_so_that_a_reader_misses_none(store: Store) -> None:
-    assert one(store, AddItems((ItemRow("a", "A", {"x": 1.0}), ItemRow("b", "B", {})))) == ItemsAdded(2, 0)
+    assert one(store, AddItems((NewItem("a", "A", {"x": 1.0}), NewItem("b", "B", {})))) == ItemsAdded(2, 0)
     assert [(item.number, item.item_id) for item in store.items_after(0)] == [(1, "a"), (2, "b")]
-    again = [AddItems((ItemRow("b", "B2", {"x": 2.0}),)), AddItems((ItemRow("b", "B3", {"x": 3.0}),))]
+    again = [AddItems((NewItem("b", "B2", {"x": 2.0}),)), AddItems((NewItem("b", "B3", {"x": 3.0}),))]
     assert store.commit(again) == [ItemsAdded(1, 1), ItemsAdded(1, 1)]
     (item,) = store.items_after(2)
     assert (item.number, item.item_id, item.title, item.attributes) == (3, "b", "B3", {"x": 3.0})
 
 
 def test_an_item_keeps_its_tags_until_others_are_told(store: Store) -> None:
-    tagged = [ItemRow("a", "A", {}, {"artist": ["Queen"]}), ItemRow("a", "B", {}), ItemRow("b", "", {})]
-    store.commit([AddItems(tuple(tagged)), AddItems((ItemRow("a", "C", {}),))])
+    tagged = [NewItem("a", "A", {}, {"artist": ["Queen"]}), NewItem("a", "B", {}), NewItem("b", "", {})]
+    store.commit([AddItems(tuple(tagged)), AddItems((NewItem("a", "C", {}),))])
     assert {item.item_id: (item.title, item.tags) for item in store.items_after(0)} == {
         "a": ("C", {"artist": ["Queen"]}),
         "b": ("", None),
     }
-    one(store, AddItems((ItemRow("a", "D", {}), ItemRow("b", "", {}, {"genre": ["rock", "pop"]}))))
+    one(store, AddItems((NewItem("a", "D", {}), NewItem("b", "", {}, {"genre": ["rock", "pop"]}))))
     assert [item.tags for item in store.items_after(0)] == [{"artist": ["Queen"]}, {"genre": ["rock", "pop"]}]
-    one(store, AddItems((ItemRow("a", "E", {}, {}),)))
+    one(store, AddItems((NewItem("a", "E", {}, {}),)))
     assert store.items_after(4)[0].tags == {}
 
 
 def test_an_item_is_withdrawn_until_it_is_put_again_and_every_change_is_kept(store: Store) -> None:
     assert store.commit([WithdrawItem("a"), WithdrawItem("b"), WithdrawItem("a")]) == [True, True, False]
     assert one(store, WithdrawItem("b")) is False
-    assert one(store, AddItems((ItemRow("b", "B", {}), ItemRow("c", "C", {})))) == ItemsAdded(2, 0)
+    assert one(store, AddItems((NewItem("b", "B", {}), NewItem("c", "C", {})))) == ItemsAdded(2, 0)
     assert one(store, WithdrawItem("b")) is True
     changes = [(1, "a", True), (2, "b", True), (3, "b", False), (4, "b", True)]
     assert store.withdrawals_after(0) == [Withdrawal(*change) for change in changes]
@@ -272,7 +272,7 @@ def test_an_answer_with_an_item_that_was_withdrawn_while_it_was_made_is_refused_
     late, known = store.commit([mine, theirs])
     assert (type(late), known) == (Withdrawn, None)
     assert [one.recommendation_id for one in impressions_of(store, "anna")] == ["r2"]
-    one(store, AddItems((ItemRow("i2", "", {}),)))
+    one(store, AddItems((NewItem("i2", "", {}),)))
     assert one(store, impression("r3", withdrawn=2)) is None
 
 

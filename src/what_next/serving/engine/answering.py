@@ -218,7 +218,7 @@ class Answering:
     def _job(self, active: Active, request: Question, role: str, entry: Entry | None) -> Job:
         """What a question starts from; `entry` is of its user, and unused where a history goes before it."""
         unseen = not self.seen if request.exclude_seen is None else request.exclude_seen
-        job = Job(request, role, unseen, active.withdrawn, active.masks.of(request))
+        job = Job(request, role, unseen, active.withdrawn, active.mask(request))
         if request.history is not None:
             job.seen = active.served.known(request.history)
             job.unknown = tuple(one for one in request.history if one not in active.served.places)

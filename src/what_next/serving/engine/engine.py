@@ -16,9 +16,8 @@ from typing import Any, get_args
 import torch
 from cachetools import TTLCache
 
-from what_next.data.catalogue import tags_of
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
-from what_next.inference.extend import LARGEST, UNSHARED, UNTOLD
+from what_next.inference.extend import NewItem, problems
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
@@ -279,26 +278,16 @@ class Engine:
         self.models.grow()
         self.models.withdrawals.look()
 
-    def check_item(self, item: records.ItemRow, place: str = "") -> None:
-        """Raises a `Refused` where an item cannot be put into the catalogue; `place`: before its fields' names."""
-        served, names, attributes = self.served, self.served.catalogue.names, item.attributes
-        wrong = {
-            "missing": [name for name in names if name not in attributes],
-            "not known": [name for name in attributes if name not in names],
-            "no finite number of single precision": [
-                name for name, value in attributes.items() if not abs(value) <= LARGEST
-            ],
-        }
-        problems = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
-        if problems:
-            raise Refused(f"{place}attributes", f"{'; '.join(problems)}; an item has {some(names) or 'none'}")
-        tags, kinds = item.tags or {}, served.catalogue.kinds
-        if unknown := [repr(kind) for kind in tags if kind not in kinds]:
-            raise Refused(f"{place}tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}")
-        there = served.places.get(item.item_id)
-        by_tags = there is None or (there >= served.own and item.tags is not None)  # a restart asks for its tags again
-        if not names and by_tags and served.known_tags.isdisjoint(tags_of(tags)):
-            raise Refused(f"{place}tags" if kinds else f"{place}item_id", UNSHARED if kinds else UNTOLD)
+    def check_items(self, items: Sequence[NewItem], several: str = "") -> None:
+        """Raises a `Refused` where an item cannot be put into the catalogue; `several`: the list that they stand in."""
+        served, kinds = self.served, self.served.catalogue.kinds
+        wrong = list(problems(served.policy.agent.space, items, served.own))
+        for place, item in enumerate(items):
+            if unknown := [repr(kind) for kind in item.tags or () if kind not in kinds]:
+                wrong.append((place, "tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}"))
+        if wrong:
+            place, field, reason = min(wrong)
+            raise Refused(f"{several}.{place}.{field}" if several else field, reason)
 
     def held(self, item_ids: Sequence[str]) -> int:
         """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""

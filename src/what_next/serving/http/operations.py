@@ -164,14 +164,10 @@ async def add_items(call: Call, batch: Items) -> dict[str, Any]:
 async def _added(parts: Parts, items: list[Item], several: str = "") -> dict[str, Any]:
     """Keep items, and have them recommended."""
     engine = parts.model
-
-    def check() -> None:
-        for place, item in enumerate(items):
-            engine.check_item(item.row, f"{several}.{place}." if several else "")
-
-    await parts.run(check)
+    rows = tuple([item.row for item in items])
+    await parts.run(engine.check_items, rows, several)
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
-    kept: records.ItemsAdded = await parts.written(records.AddItems(tuple([item.row for item in items])))
+    kept: records.ItemsAdded = await parts.written(records.AddItems(rows))
     try:
         await parts.run(engine.grow)
     except Exception as error:  # they are kept, and the engine looks for new items every second

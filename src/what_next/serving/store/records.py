@@ -9,6 +9,7 @@ from typing import Literal
 
 from what_next.data.decisions.rule import Rule
 from what_next.errors import StoreError, WhatNextError
+from what_next.inference.extend import NewItem
 
 AHEAD = 24 * 3600 * 1_000_000
 """Microseconds that a client's time may be ahead of the store's clock. One of next year would stay the latest of its
@@ -172,23 +173,10 @@ class FeedbackAdded:
 
 
 @dataclass(frozen=True)
-class ItemRow:
-    """An item that the catalogue did not hold, or not so; its attributes by name, in their own units, and its tags.
-
-    `tags` are words by what they are, {"artist": ["Queen"]}; None: those that it had.
-    """
-
-    item_id: str
-    title: str
-    attributes: Mapping[str, float]
-    tags: Mapping[str, Sequence[str]] | None = None
-
-
-@dataclass(frozen=True)
 class AddItems:
     """Items, the last one of each id counts; comes to `ItemsAdded`. Those that were withdrawn are back."""
 
-    rows: tuple[ItemRow, ...]
+    rows: tuple[NewItem, ...]
 
 
 @dataclass(frozen=True)
@@ -328,15 +316,11 @@ class StoredEvent:
     recommendation_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredItem:
-    """An item that was added; it gets a new, larger number whenever it is replaced. Its tags are as in `ItemRow`."""
+@dataclass(frozen=True)
+class StoredItem(NewItem):
+    """An item that was added; it gets a new, larger `number` whenever it is replaced."""
 
-    number: int
-    item_id: str
-    title: str
-    attributes: dict[str, float]
-    tags: dict[str, list[str]] | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,6 @@ COUNTS = (
     .where(EVENTS.kind != "skip", EVENTS.user >= bindparam("start"), EVENTS.user < bindparam("end"))
     .group_by(EVENTS.item_id)
 )
-NEW_ITEMS = select(tables.items).where(tables.items.c.number > bindparam("after")).order_by(tables.items.c.number)
 CHANGES = tables.withdrawals.c
 NEW_WITHDRAWALS = (
     select(CHANGES.number, CHANGES.item_id, CHANGES.withdrawn)
@@ -285,7 +284,10 @@ class Store:
 
     def items_after(self, number: int) -> list[records.StoredItem]:
         """Items that were added or replaced since the one with this number."""
-        return [records.StoredItem(*row) for row in self.fetch(NEW_ITEMS, after=number)]
+        items = tables.items.c
+        rows = select(items.item_id, items.title, items.attributes, items.tags, items.number)
+        found = self.fetch(rows.where(items.number > number).order_by(items.number))
+        return [records.StoredItem(*row) for row in found]
 
     def withdrawals_after(self, number: int) -> list[records.Withdrawal]:
         """The changes of the withdrawn items since the one with this number."""
