@@ -111,7 +111,7 @@ def test_a_new_version_takes_over_and_drops_no_question(service: Service, tmp_pa
 
         async def client() -> None:
             while versions[second] < 50:
-                answer = await service.engine.recommend(asking(user="anna", k=3))
+                answer = await service.answer(asking(user="anna", k=3))
                 assert answer.fallback is None
                 versions[answer.version] += 1
 

@@ -221,6 +221,6 @@ def test_what_an_answer_knew_of_withdrawn_items_is_noted_with_it(tmp_path: Path)
         service.ask(user="p")
         service.engine.withdraw("i2")
         service.engine.withdraw("i3")
-        asyncio.run(service.engine.recommend(asking(user="p")))
+        asyncio.run(service.answer(asking(user="p")))
         numbers = rows(service.store, "SELECT withdrawn FROM impressions ORDER BY number")
         assert numbers == [(0,), (2,)]

@@ -396,7 +396,7 @@ def test_what_was_deployed_by_hand_meanwhile_stays(step: str, shop: Shop) -> Non
     current = shop.journal.rounds(1)[0]
     shop.service.store.commit([Deploy("by-hand-1-00000000", "promoted", {})])
     if step == "promote":
-        shop.journal.go_on(current, {"live": "it is better"}, "it is better", "promote", None)
+        shop.journal.note(current, {"live": "it is better"}, "it is better", step="promote", outcome=None)
     shop.loop.look()
     assert "by-hand-1-00000000 was deployed meanwhile" in shop.told()[-1]
     assert shop.versions[-1] == "by-hand-1-00000000"

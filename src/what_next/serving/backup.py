@@ -17,13 +17,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from errno import EDQUOT, EEXIST, EFBIG, ENOSPC, ENOTEMPTY
+from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
 from what_next.data.files import ASIDE, remove_stale, sha256, sync
-from what_next.errors import ModelError, SaveError, StoreError, some
+from what_next.errors import ModelError, SaveError, StoreError, disk_full, some
 from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, HASHED, NAME, intact, versions_folder
 from what_next.serving.store import store_of
 from what_next.serving.store.backend import VARIABLE, Backend, connect, is_damaged
@@ -252,7 +252,7 @@ def _full_at(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (ENOSPC, EDQUOT, EFBIG):
+        if disk_full(error):
             error.filename = str(place)
         raise
 

@@ -98,28 +98,18 @@ class Engine:
 
     # Answering
 
-    async def recommend(self, question: Question) -> RecommendationResponse:
-        """The answer to a question; its impression is durable by then.
-
-        Raises:
-            Refused: the question cannot be answered as it was put.
-            Overloaded: it could not be answered in time.
-            Stopping: the engine is being closed.
-            StoreUnavailable: the store cannot be read, or cannot take the impression now.
-            Withdrawn: items are withdrawn as fast as it is answered.
-        """
-        (outcome,) = await self.recommend_all([(question, None)])
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
-
     async def recommend_all(
         self, requests: Sequence[Asked], caller: str = ""
     ) -> list[RecommendationResponse | BaseException]:
-        """The answers to the questions of one request, which are let in together; see `recommend`.
+        """The answers to the questions of one request, which are let in together, when their impressions are durable.
 
-        What can be answered is shared among callers. Where a question has no answer, it is the error that `recommend`
-        raises; or `AnsweredBefore`, where it is to be answered once, and was.
+        What can be answered is shared among callers. In the place of an answer stands an error: `Refused`, where the
+        question cannot be answered as it was put; `AnsweredBefore`, where it is to be answered once, and was;
+        `Withdrawn`, where items are withdrawn as fast as it is answered; `StoreUnavailable`; or `Stopping`.
+
+        Raises:
+            Overloaded: they could not be answered in time.
+            Stopping: the engine is being closed.
         """
         found = await self._outcomes(requests, caller)
         if again := [place for place, outcome in enumerate(found) if isinstance(outcome, records.Withdrawn)]:

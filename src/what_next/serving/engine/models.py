@@ -105,7 +105,7 @@ class Models:
         self._counted: Mapping[str, int] = {}
         self.withdrawals = Withdrawals(store)
         self.withdrawals.look()
-        self._note_items()
+        self._note(store.items_after(0))
         self._seen, self.live = self._opened()
 
     # Opening
@@ -266,15 +266,12 @@ class Models:
             StoreUnavailable: the store cannot be read now.
         """
         with self._changing:
-            last, live = self._last_item, self.live
-            if not (new := self._note_items()):
+            live = self.live
+            if not (new := self.store.items_after(self._last_item)):
                 return
-            try:
-                current = self._extended(live.current, new)
-                candidate = live.candidate and self._extended(live.candidate, new)
-            except BaseException:
-                self._last_item = last  # they are tried anew
-                raise
+            current = self._extended(live.current, new)
+            candidate = live.candidate and self._extended(live.candidate, new)
+            self._note(new)  # else they are tried anew
             with self._swapping:  # so that no user is forgotten by the old ones alone
                 for old, grown in ((live.current, current), (live.candidate, candidate)):
                     if old and grown and all(item.item_id not in old.served.places for item in new):
@@ -288,13 +285,10 @@ class Models:
                 if active is not None:
                     active.sessions.drop(user_id)
 
-    def _note_items(self) -> Sequence[StoredItem]:
-        """The items that came since the last look."""
-        new = self.store.items_after(self._last_item)
+    def _note(self, new: Sequence[StoredItem]) -> None:
+        """These items of the store are known, in the order of their numbers."""
         for item in new:
-            self._items[item.item_id] = item
-            self._last_item = max(self._last_item, item.number)
-        return new
+            self._items[item.item_id], self._last_item = item, item.number
 
     def count(self) -> None:
         """Counts popular items anew.

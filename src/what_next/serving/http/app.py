@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
 from what_next.serving.http import operations, recommendations, schema  # noqa: F401 (they make the operations)
-from what_next.serving.http.callers import ClientGone, Shares, is_local
+from what_next.serving.http.callers import LOCAL, ClientGone, Shares
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
 from what_next.serving.http.routes import ALWAYS, CONNECTION, OPERATIONS, Call, Connection, Operation
@@ -92,7 +92,7 @@ class Application:
             raise malformed("there are two Host headers; send one")
         if b"host" not in headers and scope["http_version"] == "1.1":
             raise malformed("there is no Host header; send one")
-        if not needed and not is_local(headers.get(b"host", b"").decode("latin-1")):
+        if not needed and not LOCAL.fullmatch(headers.get(b"host", b"").decode("latin-1")):
             raise Problem(403, "without keys, only this machine's own names (localhost, 127.0.0.1) are answered")
         token = headers.get(b"x-api-key", b"")
         if not token and (bearer := headers.get(b"authorization", b""))[:7].lower() == b"bearer ":

@@ -68,17 +68,11 @@ async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[st
         raise problem_of(error, several) or error from None
     others = {"unmatched": len(kept.unmatched), "erased": len(kept.erased)}
     parts.metrics.happened("events", accepted=kept.accepted, duplicate=kept.duplicates, **others)
-    return {
-        "accepted": kept.accepted,
-        "duplicates": kept.duplicates,
-        "unknown_items": [event.item_id for event in events if event.item_id not in served.places],
-        "unmatched": kept.unmatched,
-        "erased": kept.erased,
-    }
+    return {**vars(kept), "unknown_items": [one.item_id for one in events if one.item_id not in served.places]}
 
 
 @operation("POST", "/v1/feedback", replies.FeedbackKept, role=WRITE, refuses={404: "it is not known", **OTHER})
-async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
+async def add_feedback(call: Call, feedback: Feedback) -> records.FeedbackAdded:
     """Tell what an item of a recommendation was worth.
 
     May come late, more than once and out of order. The reward of an item is that of the feedback with the latest
@@ -91,7 +85,7 @@ async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
         call.parts.metrics.happened("feedback", refused=1)
         raise
     call.parts.metrics.happened("feedback", accepted=kept.accepted, duplicate=kept.duplicates)
-    return {"accepted": kept.accepted, "duplicates": kept.duplicates}
+    return kept
 
 
 @operation("POST", "/v1/feedback/batch", replies.FeedbackBatchKept, role=WRITE)

@@ -45,24 +45,6 @@ AFTER = {
     dialect: rows.order_by("user", "time", "number")
     for dialect, rows in after_each("users", EVENTS.user, EVENTS.number, [EVENTS.user, *EVENT]).items()
 }
-READABLE = select(exists(select(USERS.key)), exists(select(EVENTS.number)))
-FOUND = (
-    select(USERS.user_id)
-    .where(USERS.user_id >= bindparam("query"), USERS.events > 0)
-    .order_by(USERS.user_id)
-    .limit(bindparam("most"))
-)
-COUNTS = (
-    select(EVENTS.item_id, func.count())
-    .where(EVENTS.kind != "skip", EVENTS.user >= bindparam("start"), EVENTS.user < bindparam("end"))
-    .group_by(EVENTS.item_id)
-)
-CHANGES = tables.withdrawals.c
-NEW_WITHDRAWALS = (
-    select(CHANGES.number, CHANGES.item_id, CHANGES.withdrawn)
-    .where(CHANGES.number > bindparam("after"))
-    .order_by(CHANGES.number)
-)
 KEPT_RESPONSE = (
     select(RESPONSES.key, RESPONSES.request, RESPONSES.recommendation_id, RESPONSES.body)
     .where(RESPONSES.key == bindparam("response"), RESPONSES.time > bindparam("since"))
@@ -231,7 +213,7 @@ class Store:
 
     def try_reading(self) -> None:
         """Raises a `StoreUnavailable` where users and their events cannot be read, though the database may answer."""
-        self.fetch(READABLE)
+        self.fetch(select(exists(select(USERS.key)), exists(select(EVENTS.number))))
 
     def ping(self) -> None:
         """Raises a `StoreUnavailable` where the database cannot be read, its file is gone, or its disk is full."""
@@ -266,7 +248,8 @@ class Store:
 
     def users(self, query: str = "", limit: int = 20) -> list[str]:
         """Ids of users that have events, in the order of their characters, that begin with a text, case and all."""
-        return [user for (user,) in self.fetch(FOUND, query=query, most=limit) if user.startswith(query)]
+        found = select(USERS.user_id).where(USERS.user_id >= query, USERS.events > 0).order_by(USERS.user_id)
+        return [user for (user,) in self.fetch(found.limit(limit)) if user.startswith(query)]
 
     def event_counts(self) -> Counter[str]:
         """How many events there are with each item, skips not counted.
@@ -278,7 +261,8 @@ class Store:
         ((last,),) = self.fetch(select(func.coalesce(func.max(USERS.key), 0)))
         step = COUNTED if self.backend.sqlite else last + 1
         for start in range(0, last + 1, step):
-            for item, many in self.fetch(COUNTS, start=start, end=start + step):
+            some = (EVENTS.kind != "skip", EVENTS.user >= start, EVENTS.user < start + step)
+            for item, many in self.fetch(select(EVENTS.item_id, func.count()).where(*some).group_by(EVENTS.item_id)):
                 counts[item] += many
         return counts
 
@@ -291,7 +275,9 @@ class Store:
 
     def withdrawals_after(self, number: int) -> list[records.Withdrawal]:
         """The changes of the withdrawn items since the one with this number."""
-        return [records.Withdrawal(*row) for row in self.fetch(NEW_WITHDRAWALS, after=number)]
+        changes = tables.withdrawals.c
+        rows = select(changes.number, changes.item_id, changes.withdrawn).where(changes.number > number)
+        return [records.Withdrawal(*row) for row in self.fetch(rows.order_by(changes.number))]
 
     def response(self, key: str) -> records.KeptResponse | None:
         """What a request with an Idempotency-Key (its hash) was answered; None: nothing, or too long ago."""

@@ -13,18 +13,10 @@ from what_next.serving.store.backend import among, insert_all, lock
 from what_next.serving.store.histories import Histories
 from what_next.serving.store.tables import dumps
 
-SOME_ITEMS = among(tables.items.c.item_id, "items")
-HELD = select(tables.items.c.item_id, type_coerce(tables.items.c.tags, Text)).where(SOME_ITEMS)
-REPLACED = delete(tables.items).where(SOME_ITEMS)
 CHANGES = (
     select(tables.withdrawals.c.item_id, tables.withdrawals.c.withdrawn)
     .where(among(tables.withdrawals.c.item_id, "items"))
     .order_by(tables.withdrawals.c.number)
-)
-NEWEST = (
-    select(tables.deployments.c.number, tables.deployments.c.version)
-    .order_by(tables.deployments.c.number.desc())
-    .limit(1)
 )
 
 
@@ -95,9 +87,11 @@ class Transaction:
         last = self._last(tables.items.c.number)
         given = [row for write in writes for row in write.rows]
         wanted = {row.item_id: row for row in given}
-        chosen = {"items": sorted(wanted)}
-        held = dict(map(tuple, self.connection.execute(HELD, chosen)))
-        self.connection.execute(REPLACED, chosen)
+        items, chosen = tables.items.c, {"items": sorted(wanted)}
+        same = among(items.item_id, "items")
+        before = self.connection.execute(select(items.item_id, type_coerce(items.tags, Text)).where(same), chosen)
+        held = dict(map(tuple, before))
+        self.connection.execute(delete(tables.items).where(same), chosen)
         tags = held | {row.item_id: dumps(dict(row.tags)) for row in given if row.tags is not None}
         rows = [
             (number, row.item_id, row.title, dumps(dict(row.attributes)), tags.get(row.item_id))
@@ -138,7 +132,9 @@ class Transaction:
     def deploy(self, writes: list[records.Deploy]) -> list[int]:
         """Versions of the model, numbered on; what answers already keeps its number."""
         lock(self.connection, tables.deployments)
-        newest = self.connection.execute(NEWEST).one_or_none()
+        ours = tables.deployments.c
+        latest = select(ours.number, ours.version).order_by(ours.number.desc()).limit(1)
+        newest = self.connection.execute(latest).one_or_none()
         number, version = (0, None) if newest is None else newest
         numbers, rows = list[int](), list[tuple[object, ...]]()
         for one in writes:
