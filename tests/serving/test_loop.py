@@ -36,7 +36,6 @@ from what_next.serving.store import (
     Deploy,
     EraseUser,
     EventRow,
-    FeedbackRow,
     Store,
 )
 from what_next.settings import Setup
@@ -112,12 +111,12 @@ class Shop:
             self.service.all_played(heard)
             asks = [asking(user=f"p{one}", k=2, exclude_seen=False, seed=next(_numbers)) for one in range(PEOPLE)]
             told = [
-                FeedbackRow(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, glad)
+                AddFeedback(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, glad)
                 for place, answer in zip(places, self.service.ask_all(asks), strict=True)
                 for item in ids(answer)
                 if item == str((place + 2) % ITEMS)
             ]
-            self.service.store.commit([AddFeedback(tuple(told))])
+            self.service.store.commit(told)
 
     def beside(self) -> None:
         """Wait until the service has taken up what the store names."""

@@ -24,7 +24,6 @@ from what_next.serving.store import (
     EraseUser,
     EventRow,
     EventsAdded,
-    FeedbackRow,
     NewItem,
     Store,
     WithdrawItem,
@@ -86,7 +85,7 @@ class Traffic:
     def feedback(self, answer: tuple[str, ...]) -> AddFeedback:
         number = self.number()
         time = int(self.rng.integers(50)) + 100
-        return AddFeedback((FeedbackRow(f"f{number}", answer[0], answer[2], float(self.rng.integers(5)), time),))
+        return AddFeedback(f"f{number}", answer[0], answer[2], float(self.rng.integers(5)), time)
 
     def flow(self, count: int) -> None:
         for _ in range(count):
@@ -163,7 +162,7 @@ def test_late_feedback_and_late_events_change_what_was_exported(store: Store, tm
     first = AddImpression("r1", "anna", 10, "v", "trained", ("i1", "i2"), (0.5, 0.5))
     store.commit([AddEvents((EventRow("e1", "anna", "i5", time=1),)), first])
     appended(store, CATALOGUE, path).write(path)
-    store.commit([AddFeedback((FeedbackRow("f1", "r1", "i2", 3.0),))])
+    store.commit([AddFeedback("f1", "r1", "i2", 3.0)])
     store.commit([AddEvents((EventRow("e2", "anna", "i1", "play", time=20, recommendation_id="r1"),))])
     log = go_on(store, path).filter(~EVENT)
     assert dict(log.select("item_id", "reward").iter_rows()) == {"i1": 1.0, "i2": 3.0}

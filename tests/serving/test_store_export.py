@@ -23,7 +23,6 @@ from what_next.serving.store import (
     CountDeliveries,
     EraseUser,
     EventRow,
-    FeedbackRow,
     NewItem,
     Store,
     WithdrawItem,
@@ -136,7 +135,7 @@ def test_an_answer_is_there_whole_or_not_at_all(served: Store) -> None:
 
 def test_the_latest_feedback_counts_whenever_it_comes(served: Store) -> None:
     def feedback(name: str, reward: float, time: int | None, answer: str = "r1", item: str = "i1") -> None:
-        (outcome,) = served.commit([AddFeedback((FeedbackRow(name, answer, item, reward, time),))])
+        (outcome,) = served.commit([AddFeedback(name, answer, item, reward, time)])
         assert not isinstance(outcome, Exception)
 
     feedback("f1", 0.5, 100)
@@ -160,7 +159,7 @@ def test_the_latest_feedback_counts_whenever_it_comes(served: Store) -> None:
 def test_an_event_that_names_its_answer_is_feedback(
     served: Store, kind: str, reward: float | None, wanted: float
 ) -> None:
-    served.commit([AddFeedback((FeedbackRow("f1", "r1", "i1", 7.0, time=50),))])
+    served.commit([AddFeedback("f1", "r1", "i1", 7.0, time=50)])
     row = EventRow("e9", "anna", "i1", kind, time=60, reward=reward, recommendation_id="r1")
     other = EventRow("e8", "anna", "i7", kind, time=60, reward=reward, recommendation_id="r1")  # was not shown
     served.commit([AddEvents((row, other, EventRow("e7", "anna", "i1", time=70, recommendation_id="else")))])
@@ -192,8 +191,8 @@ def test_of_events_at_one_time_the_last_one_counts_whatever_the_clock_said(serve
 
 
 def test_rewards_are_those_of_the_answers_that_are_asked_about(served: Store) -> None:
-    rows = [FeedbackRow(f"f{name}", name, item, 1.0) for name, item in (("r1", "i1"), ("r2", "i4"), ("r0", "i6"))]
-    served.commit([AddFeedback(tuple(rows)), AddEvents((EventRow("e5", "bert", "i5", recommendation_id="r2"),))])
+    rows = [AddFeedback(f"f{name}", name, item, 1.0) for name, item in (("r1", "i1"), ("r2", "i4"), ("r0", "i6"))]
+    served.commit([*rows, AddEvents((EventRow("e5", "bert", "i5", recommendation_id="r2"),))])
     numbers = {one.recommendation_id: one.number for one in impressions_of(served, "bert")}
     answers = pl.DataFrame({"number": [numbers["r2"]], "slate": "r2", "user_id": "bert", "item_id": [["i4", "i5"]]})
     assert sorted(rewards_of(served, answers)[0]["item_id"]) == ["i4", "i5"]

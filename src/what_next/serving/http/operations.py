@@ -28,8 +28,6 @@ from what_next.worlds import Boredom
 
 SPREAD = 20
 """Latest events of a history whose spread is told, and events that a spread is of."""
-REFUSED = (records.NotShown, records.InvalidWrite, records.UnknownRecommendation)
-"""Feedback that is not kept, while the rest of its batch is."""
 ITEMS_PER_UNIT = 2000
 """Items that a search looks through for about as much as a question costs."""
 OTHER = {409: "there is another one under this id"}
@@ -72,7 +70,7 @@ async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[st
 
 
 @operation("POST", "/v1/feedback", replies.FeedbackKept, role=WRITE, refuses={404: "it is not known", **OTHER})
-async def add_feedback(call: Call, feedback: Feedback) -> records.FeedbackAdded:
+async def add_feedback(call: Call, feedback: Feedback) -> dict[str, int]:
     """Tell what an item of a recommendation was worth.
 
     May come late, more than once and out of order. The reward of an item is that of the feedback with the latest
@@ -80,12 +78,12 @@ async def add_feedback(call: Call, feedback: Feedback) -> records.FeedbackAdded:
     is sent again changes nothing; other feedback under its id is refused.
     """
     try:
-        kept: records.FeedbackAdded = await call.parts.written(records.AddFeedback((feedback.row,)))
-    except REFUSED:
+        new = int(await call.parts.written(feedback.row))
+    except records.InvalidWrite:
         call.parts.metrics.happened("feedback", refused=1)
         raise
-    call.parts.metrics.happened("feedback", accepted=kept.accepted, duplicate=kept.duplicates)
-    return kept
+    call.parts.metrics.happened("feedback", accepted=new, duplicate=1 - new)
+    return {"accepted": new, "duplicates": 1 - new}
 
 
 @operation("POST", "/v1/feedback/batch", replies.FeedbackBatchKept, role=WRITE)
@@ -94,15 +92,16 @@ async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
 
     Each stands for itself: what cannot be kept is named in the answer, with its place and the reason.
     """
-    writes = [call.parts.written(records.AddFeedback((one.row,))) for one in batch.feedback]
-    accepted, duplicates, refused = 0, 0, []
+    writes = [call.parts.written(one.row) for one in batch.feedback]
+    new, refused = list[bool](), []
     for index, outcome in enumerate(await asyncio.gather(*writes, return_exceptions=True)):
-        if isinstance(outcome, REFUSED) and (problem := problem_of(outcome)) is not None:
+        if isinstance(outcome, records.InvalidWrite) and (problem := problem_of(outcome)) is not None:
             refused.append({"index": index, "code": CODES[problem.status], "message": problem.message})
         elif isinstance(outcome, BaseException):
             raise outcome  # the whole batch may be sent again: what was kept is a duplicate then
         else:
-            accepted, duplicates = accepted + outcome.accepted, duplicates + outcome.duplicates
+            new.append(outcome)
+    accepted, duplicates = sum(new), len(new) - sum(new)
     call.parts.metrics.happened("feedback", accepted=accepted, duplicate=duplicates, refused=len(refused))
     return {"accepted": accepted, "duplicates": duplicates, "refused": refused}
 

@@ -97,8 +97,8 @@ class Store:
     def commit(self, writes: Sequence[records.Write]) -> records.Results:
         """Put writes into ONE durable transaction; returns the outcome of each, in their order.
 
-        An outcome is an exception where that write alone is refused (`InvalidWrite`, `UnknownRecommendation`,
-        `NotShown`); the others are in the store then. Where the transaction fails because of a write (a number that the
+        An outcome is an exception where that write alone is refused (`InvalidWrite`, `Withdrawn`, `AnsweredBefore`);
+        the others are in the store then. Where the transaction fails because of a write (a number that the
         database does not hold), each write has a transaction of its own, so that it spoils no other.
 
         Raises:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.serving.store.records import AddEvents, AddFeedback, AddImpression, AddItems, CountDeliveries, Write
+from what_next.serving.store.records import AddEvents, AddImpression, AddItems, CountDeliveries, Write
 from what_next.serving.store.scrubbing import Scrubbing
 from what_next.serving.store.store import Store
 
@@ -79,7 +79,7 @@ class Writer:
             StoreUnavailable: the writer is closed, or too much waits already.
         """
         future: Future[Any] = Future()
-        rows = len(write.rows) if isinstance(write, AddEvents | AddFeedback | AddItems) else 1
+        rows = len(write.rows) if isinstance(write, AddEvents | AddItems) else 1
         with self._changed:
             if self._closed:
                 raise StoreUnavailable("the store is being closed; send it again to the next process")
