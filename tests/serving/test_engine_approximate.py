@@ -68,7 +68,7 @@ def test_items_that_came_after_the_index_are_looked_at_and_the_index_stays_that_
     before = service.engine.models.live.current
     rows = [NewItem(f"new {place}", "New", dict.fromkeys(ATTRIBUTES, 0.1 * place)) for place in range(FOUND + 1)]
     service.store.commit([AddItems(tuple(rows))])
-    service.engine.grow()
+    service.engine.models.grow()
     after = service.engine.models.live.current
     assert after.served.policy.search is before.served.policy.search
     assert "anna" in after.sessions

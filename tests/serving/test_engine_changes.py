@@ -33,7 +33,7 @@ def test_a_new_item_can_be_recommended_in_the_very_next_answer(service: Service)
     assert "new" not in service.engine.served.places
     attributes = dict.fromkeys(ATTRIBUTES, 0.5)
     service.store.commit([AddItems((NewItem("new", "A new one", attributes),))])
-    service.engine.grow()
+    service.engine.models.grow()
     assert ids(service.ask(history=HISTORY, allowed=("new",))) == ["new"]
     assert len(service.ask(history=HISTORY, k=100, exclude_seen=False).ids) == 81
     assert ids(service.ask(user="anna", allowed=("new", "i0"))) == ["i0"]  # its event counts by now
@@ -51,7 +51,7 @@ def test_sessions_outlive_new_items_but_not_changed_ones(service: Service) -> No
     attributes = dict.fromkeys(ATTRIBUTES, 0.5)
     for item, kept in (("new", True), ("i3", False)):
         service.store.commit([AddItems((NewItem(item, "Another title", attributes),))])
-        service.engine.grow()
+        service.engine.models.grow()
         assert ("anna" in service.engine.models.live.current.sessions) is kept
         assert "ben" not in service.engine.models.live.current.sessions
         for user, history in (("anna", HISTORY), ("ben", (*HISTORY, "new"))):
@@ -68,7 +68,7 @@ def test_new_items_of_another_process_are_taken_up(service: Service) -> None:
 def test_an_item_that_fits_no_catalogue_keeps_none_from_being_taken_up(service: Service) -> None:
     rows = (NewItem("odd", "Odd", {"colour": 1.0}), NewItem("new", "New", dict.fromkeys(ATTRIBUTES, 0.5)))
     service.store.commit([AddItems(rows)])
-    service.engine.grow()
+    service.engine.models.grow()
     assert (service.engine.served.item("odd"), service.engine.served.item("new") is None) == (None, False)
 
 

@@ -144,7 +144,7 @@ def test_a_session_that_another_version_takes_over_is_forgotten_too(
     erasing: list[Future[Any]] = []
     service.store.commit([AddItems((NewItem("new", "A new one", dict.fromkeys(ATTRIBUTES, 0.5)),))])
     with ThreadPoolExecutor() as threads:
-        service.engine.grow()
+        service.engine.models.grow()
         erasing[0].result(20)
     assert service.engine.served.item("new")
     assert nothing_left(service, "anna")

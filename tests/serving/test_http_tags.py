@@ -183,7 +183,7 @@ def test_a_catalogue_without_tags_takes_none(tmp_path: Path) -> None:
         item = {**NEW, "attributes": one.get("/v1/items/i1")["attributes"]}
         assert refusal(one, **item) == ("tags", "'artist': not known; an item has none")
         one.store.commit([AddItems((NewItem("new", "New", item["attributes"], {"artist": ["Queen"]}),))])
-        one.engine.grow()  # it came while a model was served that knew them
+        one.engine.models.grow()  # it came while a model was served that knew them
         assert one.get("/v1/items/new")["tags"] == {}
         assert one.get("/v1/model")["left_out"] == 0
 

@@ -179,7 +179,7 @@ def test_items_that_were_withdrawn_are_not_permitted_to_the_model_that_is_judged
         items = [service.engine.served.item(name) for name in best[:5]]
         again = tuple(NewItem(one.item_id, one.title, one.attributes) for one in items if one is not None)
         service.store.commit([AddItems(again)])
-        service.engine.grow()
+        service.engine.models.grow()
         service.engine.withdraw(best[25])
         answers += [service.ask(user=f"p{person}", k=4) for person in range(12)]
         log, found = judged(service, tmp_path / "setup.txt")

@@ -256,17 +256,12 @@ class Engine:
             StoreUnavailable: the store cannot be used now.
         """
         if not self.held([item_id]):
-            self.grow()  # another process may have taken it just now
+            self.models.grow()  # another process may have taken it just now
         if not self.held([item_id]):
             raise CatalogueError(f"item {item_id!r} is not in the catalogue")
         changed: bool = self.writer.submit(records.WithdrawItem(item_id)).result()
         self.models.withdrawals.look()
         return changed
-
-    def grow(self) -> None:
-        """Take up the new items of the store: they can be recommended in the very next answer."""
-        self.models.grow()
-        self.models.withdrawals.look()
 
     def check_items(self, items: Sequence[NewItem], several: str = "") -> None:
         """Raises a `Refused` where an item cannot be put into the catalogue; `several`: the list that they stand in."""

@@ -173,7 +173,7 @@ class Models:
             served, server = Served.load(self.folder, version), self.setup.server
             if server.search == "approximate":  # before the items that came since: the index stays as it is
                 served = replace(served, policy=served.policy.indexed(server.candidates))
-            return self._active(served.extended(items).warm())
+            return self._active(served.extended(items))
 
         return Loading(version, last, self.setup.server.loading, load)
 
@@ -186,14 +186,11 @@ class Models:
             raise
         self.metrics.loads.labels("loaded").inc()
         missed = [item for item in self._items.values() if item.number > loading.items]
-        return self._extended(found, missed) if missed else found
-
-    def _extended(self, active: Active, items: Sequence[StoredItem]) -> Active:
-        return self._active(active.served.extended(items).warm())
+        return self._active(found.served.extended(missed)) if missed else found
 
     def _active(self, served: Served) -> Active:
         size = self.setup.server.sessions
-        return Active(served, self.store, size, self.metrics, self._counted, self.withdrawals)
+        return Active(served.warm(), self.store, size, self.metrics, self._counted, self.withdrawals)
 
     # What changes
 
@@ -204,7 +201,6 @@ class Models:
             StoreUnavailable: the store cannot be read now.
         """
         self.grow()
-        self.withdrawals.look()
         with self._looking:
             deployments = self.store.deployments()
             if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
@@ -260,23 +256,26 @@ class Models:
         return True
 
     def grow(self) -> None:
-        """Takes up new items of the store: they can be recommended in the next answer.
+        """Takes up items of the store that are new, which can be recommended in the next answer, or withdrawn.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
         with self._changing:
-            live = self.live
-            if not (new := self.store.items_after(self._last_item)):
-                return
-            current = self._extended(live.current, new)
-            candidate = live.candidate and self._extended(live.candidate, new)
-            self._note(new)  # else they are tried anew
-            with self._swapping:  # so that no user is forgotten by the old ones alone
-                for old, grown in ((live.current, current), (live.candidate, candidate)):
-                    if old and grown and all(item.item_id not in old.served.places for item in new):
-                        grown.sessions.adopt(old.sessions)
-                self.live = replace(live, current=current, candidate=candidate)
+            if new := self.store.items_after(self._last_item):
+                self._add(new)
+        self.withdrawals.look()
+
+    def _add(self, new: Sequence[StoredItem]) -> None:
+        live = self.live
+        current = self._active(live.current.served.extended(new))
+        candidate = live.candidate and self._active(live.candidate.served.extended(new))
+        self._note(new)  # else they are tried anew
+        with self._swapping:  # so that no user is forgotten by the old ones alone
+            for old, grown in ((live.current, current), (live.candidate, candidate)):
+                if old and grown and all(item.item_id not in old.served.places for item in new):
+                    grown.sessions.adopt(old.sessions)
+            self.live = replace(live, current=current, candidate=candidate)
 
     def forget(self, user_id: str) -> None:
         """Let go of a user's session."""

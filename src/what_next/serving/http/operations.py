@@ -162,7 +162,7 @@ async def _added(parts: Parts, items: list[Item], several: str = "") -> dict[str
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
     kept: records.ItemsAdded = await parts.written(records.AddItems(rows))
     try:
-        await parts.run(engine.grow)
+        await parts.run(engine.models.grow)
     except Exception as error:  # they are kept, and the engine looks for new items every second
         parts.log.error(error, "/v1/items")
     return {"accepted": kept.accepted, "replaced": max(kept.replaced, held)}

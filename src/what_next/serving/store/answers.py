@@ -139,7 +139,7 @@ class Answers:
                 continue
             content = (answer.number, write.item_id, write.reward, write.time)
             if (held := known.setdefault(write.feedback_id, content)) is content:
-                rows.append(self._row(write, answer))
+                rows.append(self._feedback(write, answer))
                 results.append(True)
             else:
                 same = content in (held, (*held[:3], None))
@@ -153,7 +153,7 @@ class Answers:
         latest = dict(map(tuple, self.connection.execute(LATEST, {"numbers": [one.number for one in found]})))
         return {name: _Shown(number, frozenset(items), latest.get(number)) for name, number, _, items in found}
 
-    def _row(self, write: records.AddFeedback, shown: _Shown) -> tuple[object, ...]:
+    def _feedback(self, write: records.AddFeedback, shown: _Shown) -> tuple[object, ...]:
         """As it is stored; what arrives later without a time is later, whatever the clock says."""
         time = max(self.now, shown.latest or self.now) if write.time is None else write.time
         shown.latest = time if shown.latest is None else max(shown.latest, time)

@@ -230,7 +230,7 @@ class InvalidWrite(StoreError):
     """
 
     def __init__(self, place: int, field: str, reason: str) -> None:
-        super().__init__(f"row {place + 1}: {field}: {reason}; mend it and send it again")
+        super().__init__(f"row {place + 1}: {field} {reason}; mend it and send it again")
         self.place, self.field, self.reason = place, field, reason
 
 

@@ -230,10 +230,9 @@ class Store:
         """Where the events of some users end; those without events are left out."""
         return {user: records.Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
 
-    def events_of(self, user_id: str, limit: int | None = None) -> list[records.StoredEvent]:
+    def events_of(self, user_id: str, limit: int = 2**62) -> list[records.StoredEvent]:
         """The latest events of a user, by time, then number: the oldest of them first."""
-        most = 2**62 if limit is None else limit
-        return [records.StoredEvent(*row) for row in self.fetch(LATEST, user_id=user_id, most=most)][::-1]
+        return [records.StoredEvent(*row) for row in self.fetch(LATEST, user_id=user_id, most=limit)][::-1]
 
     def events_after(self, users: Mapping[int, int]) -> dict[int, list[records.StoredEvent]]:
         """The events of several users by time, then number, in one query; those without any are left out.
