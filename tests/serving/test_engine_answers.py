@@ -14,7 +14,7 @@ from what_next.data import Catalogue
 from what_next.inference.extend import UNTOLD
 from what_next.serving.engine.served import Served, similar, spreads
 from what_next.serving.request import Refused
-from what_next.serving.store import NewItem, Store, StoredItem
+from what_next.serving.store import InvalidWrite, NewItem, Store, StoredItem
 
 from .engines import Service, asking, ids, items, running
 from .models import ATTRIBUTES, ITEMS, served
@@ -158,10 +158,10 @@ def test_an_item_needs_the_attributes_of_the_catalogue(service: Service) -> None
     fitting = dict.fromkeys(ATTRIBUTES, 1.0)
     service.engine.check_items([NewItem("new", "", fitting)])
     for wrong in ({"tempo": 1.0}, fitting | {"colour": 1.0}, fitting | {"tempo": math.nan}, fitting | {"tempo": 1e39}):
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidWrite):
             service.engine.check_items([NewItem("new", "", wrong)])
     odd = {"tempo": math.nan, "energy": 1.0, "colour": 1.0, "form": 1.0}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidWrite) as refused:
         service.engine.check_items([NewItem("new", "", odd)])
     assert refused.value.reason == (
         "'danceability', 'valence': missing; 'colour', 'form': not known; 'tempo': no finite number of single "
@@ -177,9 +177,9 @@ def test_a_catalogue_without_attributes_takes_no_new_item(
     monkeypatch.setattr(agent, "space", replace(agent.space, catalogue=bare))
     monkeypatch.setattr(Served, "catalogue", bare)
     service.engine.check_items([NewItem("i1", "", {})])  # another title
-    with pytest.raises(Refused) as refused:
-        service.engine.check_items([NewItem("i1", "", {})] * 3 + [NewItem("new", "", {})], "items")
-    assert (refused.value.field, refused.value.reason) == ("items.3.item_id", UNTOLD)
+    with pytest.raises(InvalidWrite) as refused:
+        service.engine.check_items([NewItem("i1", "", {})] * 3 + [NewItem("new", "", {})])
+    assert (refused.value.place, refused.value.field, refused.value.reason) == (3, "item_id", UNTOLD)
     assert service.engine.served.extended([StoredItem("new", "New", {}, None, 1)]).left_out == {"new"}
     assert "1 items that were added: without attributes, it knows no new ones" in caplog.text
 

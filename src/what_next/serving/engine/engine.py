@@ -34,7 +34,6 @@ from what_next.serving.request import (
     IdempotencyKey,
     Overloaded,
     RecommendationResponse,
-    Refused,
     Stopping,
 )
 from what_next.serving.store import Store, Writer, records
@@ -263,16 +262,15 @@ class Engine:
         self.models.withdrawals.look()
         return changed
 
-    def check_items(self, items: Sequence[NewItem], several: str = "") -> None:
-        """Raises a `Refused` where an item cannot be put into the catalogue; `several`: the list that they stand in."""
+    def check_items(self, items: Sequence[NewItem]) -> None:
+        """Raises an `InvalidWrite` where an item cannot be put into the catalogue."""
         served, kinds = self.served, self.served.catalogue.kinds
         wrong = list(problems(served.policy.agent.space, items, served.own))
         for place, item in enumerate(items):
             if unknown := [repr(kind) for kind in item.tags or () if kind not in kinds]:
                 wrong.append((place, "tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}"))
         if wrong:
-            place, field, reason = min(wrong)
-            raise Refused(f"{several}.{place}.{field}" if several else field, reason)
+            raise records.InvalidWrite(*min(wrong))
 
     def held(self, item_ids: Sequence[str]) -> int:
         """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""

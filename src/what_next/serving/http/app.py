@@ -65,7 +65,7 @@ class Application:
             self.parts.metrics.store_failures.inc()
         if isinstance(error, TimeoutError) and not call.complete:
             return Problem(408, "the body did not come in time", headers=CLOSE)
-        if (problem := problem_of(error)) is None:
+        if (problem := problem_of(error, call.several)) is None:
             self.parts.log.error(error, call.route)
             problem = Problem(500, "something went wrong here; the service's own log tells more")
         return problem

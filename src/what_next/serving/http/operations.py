@@ -55,15 +55,12 @@ async def add_events(call: Call, batch: Events) -> dict[str, Any]:
 
     Answered only when they are durable; in the order of arrival, which decides between events of one time.
     """
-    return await _keep(call.parts, batch.events, "events")
+    return await _keep(call.parts, batch.events)
 
 
-async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[str, Any]:
+async def _keep(parts: Parts, events: list[Event]) -> dict[str, Any]:
     served = parts.model.served
-    try:
-        kept = await parts.written(records.AddEvents(tuple([event.row for event in events])))
-    except records.InvalidWrite as error:
-        raise problem_of(error, several) or error from None
+    kept = await parts.written(records.AddEvents(tuple([event.row for event in events])))
     others = {"unmatched": len(kept.unmatched), "erased": len(kept.erased)}
     parts.metrics.happened("events", accepted=kept.accepted, duplicate=kept.duplicates, **others)
     return {**vars(kept), "unknown_items": [one.item_id for one in events if one.item_id not in served.places]}
@@ -151,14 +148,14 @@ async def add_items(call: Call, batch: Items) -> dict[str, Any]:
 
     Each is as one alone; the last one of an id counts. Much faster than one by one.
     """
-    return await _added(call.parts, batch.items, "items")
+    return await _added(call.parts, batch.items)
 
 
-async def _added(parts: Parts, items: list[Item], several: str = "") -> dict[str, Any]:
+async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
     """Keep items, and have them recommended."""
     engine = parts.model
     rows = tuple([item.row for item in items])
-    await parts.run(engine.check_items, rows, several)
+    await parts.run(engine.check_items, rows)
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
     kept: records.ItemsAdded = await parts.written(records.AddItems(rows))
     try:
