@@ -178,6 +178,14 @@ def test_who_shares_a_tag_with_a_new_item_alone_is_refused_before_and_after_a_re
         assert refusal(other, item_id="second", tags={"artist": "Nobody"})[0] == "tags"
 
 
+def test_tags_that_a_batch_gives_to_an_item_of_the_training_are_known_in_it(one: Service, setup: Setup) -> None:
+    batch = [{"item_id": "3-1", "title": "Moved", "tags": {"artist": "Nobody"}}, {**NEW, "tags": {"artist": "Nobody"}}]
+    assert one.post("/v1/items/batch", {"items": batch}) == {"accepted": 2, "replaced": 1}
+    assert shown(one, "3-1", k=1) == ["new"]
+    with process(setup) as other:
+        assert other.get("/v1/model")["left_out"] == 0
+
+
 def test_a_catalogue_without_tags_takes_none(tmp_path: Path) -> None:
     with process(served(tmp_path)) as one:
         item = {**NEW, "attributes": one.get("/v1/items/i1")["attributes"]}
