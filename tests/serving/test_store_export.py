@@ -29,7 +29,7 @@ from what_next.serving.store import (
     now,
 )
 from what_next.serving.store.export import appended, exported
-from what_next.serving.store.rewards import rewards_of
+from what_next.serving.store.rewards import naming_events, rewards_of
 
 from .waiting import impressions_of
 
@@ -195,8 +195,8 @@ def test_rewards_are_those_of_the_answers_that_are_asked_about(served: Store) ->
     served.commit([*rows, AddEvents((EventRow("e5", "bert", "i5", recommendation_id="r2"),))])
     numbers = {one.recommendation_id: one.number for one in impressions_of(served, "bert")}
     answers = pl.DataFrame({"number": [numbers["r2"]], "slate": "r2", "user_id": "bert", "item_id": [["i4", "i5"]]})
-    assert sorted(rewards_of(served, answers)[0]["item_id"]) == ["i4", "i5"]
-    assert not len(rewards_of(served, answers.clear())[0])
+    assert sorted(rewards_of(served, answers, naming_events(served, answers["slate"], 0))[0]["item_id"]) == ["i4", "i5"]
+    assert not len(rewards_of(served, answers.clear(), naming_events(served, answers["slate"].clear(), 0))[0])
 
 
 def test_who_gave_no_name_is_a_user_of_their_own(served: Store) -> None:

@@ -1,7 +1,6 @@
 """The engine of the service: questions in, answers out, while models, items and histories change underneath."""
 
 import asyncio
-import logging
 import math
 import sys
 import threading
@@ -18,11 +17,11 @@ from cachetools import TTLCache
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
 from what_next.inference.extend import NewItem, problems
+from what_next.serving import logger
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Shadow, Watch, meant
-from what_next.serving.engine.live import Role
 from what_next.serving.engine.models import Models, Poller
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import undeployed
@@ -34,12 +33,11 @@ from what_next.serving.request import (
     IdempotencyKey,
     Overloaded,
     RecommendationResponse,
+    Role,
     Stopping,
 )
 from what_next.serving.store import Store, Writer, records
 from what_next.settings import Setup
-
-logger = logging.getLogger("what_next.serving")
 
 SWITCH = 0.001
 """Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
@@ -48,7 +46,6 @@ TYPICAL_HISTORY = 100
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
 Asked = tuple[Question, IdempotencyKey | None]
-UNSEEN = "answers that nobody saw stand in the log as shown: %s"
 
 
 class Engine:
@@ -141,7 +138,7 @@ class Engine:
         try:
             self.writer.submit(records.CountDeliveries(tuple(recommendation_ids), -1))
         except StoreUnavailable as error:
-            logger.warning(UNSEEN, error)
+            logger.warning("answers that nobody saw stand in the log as shown: %s", error)
 
     def _waiting(self, request: Question, once: IdempotencyKey | None, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""

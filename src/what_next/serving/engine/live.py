@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from cachetools import LRUCache, cachedmethod
@@ -19,12 +19,11 @@ from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, folder_of, versions_folder
 from what_next.serving.metrics import Metrics
-from what_next.serving.request import Refused
+from what_next.serving.request import Refused, Role
 from what_next.serving.store import Deployment, Second, Store
 from what_next.settings import Setup
 from what_next.types import ItemSet
 
-Role = Literal["current", "canary"]
 Ids = tuple[str, ...]
 KEPT = 64
 """Masks that are remembered: a page asks again and again with the same one."""

@@ -1,6 +1,5 @@
 """The versions in memory: loaded, put into each other's place, and kept as the store says."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +7,7 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from what_next.errors import ModelError, StoreError, WhatNextError
+from what_next.serving import logger
 from what_next.serving.engine.live import Active, Live, Withdrawals, check_second
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, line, versions_folder
@@ -16,12 +16,12 @@ from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Deployment, Outage, Second, Store, StoredItem
 from what_next.settings import Setup
 
-logger = logging.getLogger("what_next.serving")
-
 SLICE = 1.0
 """Seconds that a version is waited for before anything else is looked at."""
 LONG = 10.0
 """Seconds of loading after which it is told."""
+LOOK = 1.0
+"""Seconds between two looks at the store."""
 SHARED = 0.1
 """Part of the items that two versions of one catalogue have in common, at least: items come and go."""
 
@@ -325,8 +325,8 @@ def _fitting(second: Active, current: Active) -> Active:
 class Poller:
     """A thread that looks every so often; what it cannot do now is done the next time."""
 
-    def __init__(self, models: Models, every: float = 1.0) -> None:
-        self.models, self.every = models, every
+    def __init__(self, models: Models) -> None:
+        self.models = models
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="what-next-poller", daemon=True)
         self._thread.start()
@@ -354,5 +354,5 @@ class Poller:
                 if failure != reported:  # once, however often it comes again
                     logger.exception("looking for new versions and items failed; what is deployed goes on")
                 reported = failure
-            self._stop.wait(self.every)
-            left -= self.every
+            self._stop.wait(LOOK)
+            left -= LOOK

@@ -1,6 +1,5 @@
 """A version in memory: the trained policy, what answers need of its catalogue, and the reasons that it gives."""
 
-import logging
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -23,13 +22,12 @@ from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.rewards import Samples
 from what_next.rewards.spread import LEAST_EVENTS, spread_of
+from what_next.serving import logger
 from what_next.serving.engine.versions import whole
 from what_next.serving.request import Reason, SimilarItem
 from what_next.serving.store import StoredItem
 from what_next.training.artefacts import CRITIC, Manifest, read_manifest
 from what_next.types import Request
-
-logger = logging.getLogger("what_next.serving")
 
 WINDOW = 20
 """Latest events whose spread is count."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 import re
 import secrets
 from collections import Counter
@@ -16,14 +15,13 @@ from cachetools import LRUCache
 from starlette.types import Receive
 
 from what_next.errors import StoreError
+from what_next.serving import logger
 from what_next.serving.bodies import B, read
 from what_next.serving.http.problems import CLOSE, RETRY, Problem
 from what_next.serving.store import Store
 
 if TYPE_CHECKING:
     from what_next.serving.http.routes import Call
-
-logger = logging.getLogger("what_next.serving")
 
 Role = Literal["read", "write", "admin"]
 ROLES: tuple[Role, ...] = ("read", "write", "admin")

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from what_next.errors import CatalogueError, StoreError
 from what_next.serving.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
-from what_next.serving.engine.served import similar, spreads
+from what_next.serving.engine.served import WINDOW, similar, spreads
 from what_next.serving.http import replies
 from what_next.serving.http.callers import ADMIN, WRITE
 from what_next.serving.http.parts import Parts
@@ -26,8 +26,6 @@ from what_next.serving.request import EVENTS_PER_UNIT
 from what_next.serving.store import records
 from what_next.worlds import Boredom
 
-SPREAD = 20
-"""Latest events of a history whose spread is told, and events that a spread is of."""
 ITEMS_PER_UNIT = 2000
 """Items that a search looks through for about as much as a question costs."""
 OTHER = {409: "there is another one under this id"}
@@ -226,9 +224,9 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
     """The latest events, and the spread after each of the last ones, each of which looks back itself."""
     served, store = parts.model.served, parts.reads
     head = store.heads([user_id]).get(user_id)
-    events = store.events_of(user_id, max(limit, 2 * SPREAD - 1))
+    events = store.events_of(user_id, max(limit, 2 * WINDOW - 1))
     places = [served.places.get(event.item_id, -1) for event in events]
-    known = [place for place in places[-2 * SPREAD + 1 :] if place >= 0]
+    known = [place for place in places[-2 * WINDOW + 1 :] if place >= 0]
     return {
         "user_id": user_id,
         "events": [

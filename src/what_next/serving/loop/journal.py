@@ -22,9 +22,7 @@ from what_next.serving.store.tables import Json
 from what_next.settings import Setup
 
 LOCK = 0x6C6F6F70
-LOCKED, FREED = select(func.pg_try_advisory_lock(LOCK)), select(func.pg_advisory_unlock(LOCK))
-"""Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open; and takes it back."""
-
+"""Of PostgreSQL's advisory locks the one that the loop holds."""
 BACK = 60 * 10**6
 """Microseconds that a clock may go back before it is told."""
 
@@ -246,7 +244,7 @@ def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
         with backend.explained():
             connection = backend.reader.connect()
             connection.detach()  # the lock goes when it is closed, and not back to the pool with it
-            if not connection.execute(LOCKED).scalar():
+            if not connection.execute(select(func.pg_try_advisory_lock(LOCK))).scalar():
                 connection.close()
                 raise NotAlone(f"{backend.where}: another loop works on this store; there can be one")
         held = connection
@@ -259,5 +257,5 @@ def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
         finally:
             if held is not None:
                 with suppress(SQLAlchemyError):  # the server may take its time to notice that the connection is closed
-                    held.execute(FREED)
+                    held.execute(select(func.pg_advisory_unlock(LOCK)))
                 held.close()
