@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, get_args
 
 import torch
@@ -262,12 +263,14 @@ class Engine:
     def check_items(self, items: Sequence[NewItem]) -> None:
         """Raises an `InvalidWrite` where an item cannot be put into the catalogue."""
         served, kinds = self.served, self.served.catalogue.kinds
-        wrong = list(problems(served.policy.agent.space, items, served.own))
-        for place, item in enumerate(items):
-            if unknown := [repr(kind) for kind in item.tags or () if kind not in kinds]:
-                wrong.append((place, "tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}"))
+        wrong = [
+            (place, "tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}")
+            for place, item in enumerate(items)
+            if (unknown := [repr(kind) for kind in item.tags or () if kind not in kinds])
+        ]
+        wrong += problems(served.policy.agent.space, items, served.own)
         if wrong:
-            raise records.InvalidWrite(*min(wrong))
+            raise records.InvalidWrite(*min(wrong, key=itemgetter(0, 1)))  # of the first such item
 
     def held(self, item_ids: Sequence[str]) -> int:
         """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""
