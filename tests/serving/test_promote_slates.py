@@ -94,10 +94,10 @@ def live(service: Service, seed: int) -> None:
     )
     shown = np.array([ids(answer) for answer in answers])
     liked = rng.random(shown.shape) < liking((shown.astype(int) - heard[:, None]) % ITEMS)
-    rows = (
+    rows = [
         AddFeedback(f"f{person}-{slot}", answers[person].recommendation_id, str(shown[person, slot]), 1.0)
         for person, slot in zip(*np.nonzero(liked), strict=True)
-    )
+    ]
     service.store.commit(rows)
 
 

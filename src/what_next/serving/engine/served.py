@@ -75,6 +75,8 @@ class Served:
             logger.warning("version %s cannot recommend %d items that were added: %s", self.version, len(odd), why)
         new = [one for one in items if one.item_id not in odd]
         left_out = (self.left_out | odd).difference(one.item_id for one in new)
+        if not new:
+            return replace(self, left_out=left_out) if odd else self
         return replace(self, policy=extend(Recommender(self.policy), new).policy, left_out=left_out)
 
     @property
