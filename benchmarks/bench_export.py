@@ -25,7 +25,6 @@ from what_next.serving.store import (
     AddFeedback,
     AddImpression,
     EventRow,
-    FeedbackRow,
     Store,
 )
 from what_next.serving.store.export import appended, exported
@@ -51,11 +50,11 @@ def fill(path: Path, answers: int) -> None:
             for place, ids in zip(places, items.tolist(), strict=True)
         )
         liked = tuple(
-            FeedbackRow(f"f{place}", f"r{place}", ids[0], 1.0, START + place * STEP + 2)
+            AddFeedback(f"f{place}", f"r{place}", ids[0], 1.0, START + place * STEP + 2)
             for place, ids in zip(places, items.tolist(), strict=True)
             if place % 3 == 0
         )
-        store.commit([*shown, AddEvents(heard), AddFeedback(liked)])
+        store.commit([*shown, AddEvents(heard), *liked])
     store.close()
 
 

@@ -22,7 +22,7 @@ from what_next.off_policy import Learned, LogSettings, gate
 from what_next.serving.bodies import Question
 from what_next.serving.engine import Engine
 from what_next.serving.request import RecommendationResponse
-from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow, Store, Writer
+from what_next.serving.store import AddEvents, AddFeedback, EventRow, Store, Writer
 from what_next.serving.store.export import exported
 
 KEPT = 30
@@ -75,20 +75,20 @@ def serve(
 
     async def ask(first: int) -> list[RecommendationResponse]:
         some = range(first, min(first + 64, count))
-        return await asyncio.gather(
-            *(engine.recommend(Question(user_id=users[one % len(users)], k=k, seed=seed * count + one)) for one in some)
-        )
+        questions = [Question(user_id=users[one % len(users)], k=k, seed=seed * count + one) for one in some]
+        found = await engine.recommend_all([(question, None) for question in questions])
+        return [one for one in found if isinstance(one, RecommendationResponse)]
 
     earned = 0
     for first in range(0, count, 64):
         told = [
-            FeedbackRow(f"f{first}-{place}-{item.item_id}", answer.recommendation_id, item.item_id, 1.0)
+            AddFeedback(f"f{first}-{place}-{item}", answer.recommendation_id, item, 1.0)
             for place, answer in enumerate(asyncio.run(ask(first)))
-            for item in answer.items
-            if item.item_id in later.get(users[(first + place) % len(users)], ())
+            for item in answer.ids
+            if item in later.get(users[(first + place) % len(users)], ())
         ]
         earned += len(told)
-        store.commit([AddFeedback(tuple(told))])
+        store.commit(told)
     exported(store, engine.models.live.current.served.catalogue).write(log)
     engine.close()
     writer.close()

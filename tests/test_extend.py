@@ -141,12 +141,18 @@ def test_whole_numbers_stay_ids_of_their_kind_until_a_text_comes() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"energy": 1.0, "tempo": 1.0}, "item 'x' lacks attributes: danceability, valence; give all of them"),
+        (
+            {"energy": 1.0, "tempo": 1.0},
+            "item 'x' does not fit the catalogue: attributes 'danceability', 'valence': missing; an item has dan",
+        ),
         (
             dict.fromkeys([*NAMES, "mood", "key"], 1.0),
-            "item 'x' has attributes that the catalogue does not know: key, mood; it has danceability, energy, tempo",
+            "attributes 'mood', 'key': not known; an item has danceability, energy, tempo, valence",
         ),
-        (dict.fromkeys(NAMES, 1.0) | {"tempo": np.nan, "energy": 1e39}, "item 'x': energy, tempo is not a finite"),
+        (
+            dict.fromkeys(NAMES, 1.0) | {"tempo": np.nan, "energy": 1e39},
+            "item 'x' .* attributes 'energy', 'tempo': no finite number of single precision",
+        ),
     ],
 )
 def test_attributes_that_do_not_fit_are_named(
@@ -180,7 +186,10 @@ def test_by_its_tags_a_new_item_is_the_mean_of_those_that_share_them(setup_of: S
     torch.testing.assert_close(directions[80:], torch.stack([directions[4:8].mean(0), directions[8:16].mean(0)]))
     assert torch.equal(net.items()[:80], vectors)
     for tags in (None, {}, {"artist": ["nobody"]}, {"mood": ["1"]}):
-        with pytest.raises(CatalogueError, match="item 'x': its tags are those of no item that the model was trained"):
+        with pytest.raises(
+            CatalogueError,
+            match="item 'x' does not fit the catalogue: tags are those of no item that the model was trained",
+        ):
             extend(new, [NewItem("x", "X", tags=tags)])
     moved = [NewItem("i3", "", tags={"artist": ["of its own"]}), NewItem("x", "", tags={"artist": ["of its own"]})]
     assert len(extend(old, moved).catalogue) == 81

@@ -69,13 +69,19 @@ class Service:
         return self.setup.model_agent_path.with_suffix(".store.sqlite")
 
     def ask(self, **values: Any) -> RecommendationResponse:
-        return asyncio.run(self.engine.recommend(asking(**values)))
+        return asyncio.run(self.answer(asking(**values)))
+
+    async def answer(self, question: Question) -> RecommendationResponse:
+        (outcome,) = await self.engine.recommend_all([(question, None)])
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     def ask_all(self, asks: Sequence[Question]) -> list[RecommendationResponse]:
         """At the same time."""
 
         async def together() -> list[RecommendationResponse]:
-            return await asyncio.gather(*(self.engine.recommend(one) for one in asks))
+            return await asyncio.gather(*(self.answer(one) for one in asks))
 
         return asyncio.run(together())
 

@@ -14,7 +14,7 @@ from what_next.agent import Agent
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment, Report
 from what_next.policy import LearnedPolicy
-from what_next.serving.store import AddFeedback, FeedbackRow
+from what_next.serving.store import AddFeedback
 from what_next.serving.store.export import exported
 from what_next.settings import Setup
 from what_next.state import State
@@ -82,8 +82,8 @@ def served(service: Service, rounds: int = 5, slots: int = 3, seed: int = 1, lik
             liked = [item for item in answer.ids if likes and rng.random() < liking(sides[user], item)]
             total += len(liked)
             name = answer.recommendation_id
-            told.append(AddFeedback(tuple(FeedbackRow(f"{name}-{item}", name, item, 1.0) for item in liked)))
-        service.store.commit([one for one in told if one.rows])
+            told += [AddFeedback(f"{name}-{item}", name, item, 1.0) for item in liked]
+        service.store.commit(told)
     return total / (rounds * SHOWN)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from what_next.data import Catalogue
 from what_next.inference.extend import UNTOLD
 from what_next.serving.engine.served import Served, similar, spreads
 from what_next.serving.request import Refused
-from what_next.serving.store import ItemRow, Store, StoredItem
+from what_next.serving.store import InvalidWrite, NewItem, Store, StoredItem
 
 from .engines import Service, asking, ids, items, running
 from .models import ATTRIBUTES, ITEMS, served
@@ -155,13 +156,13 @@ def test_masks_of_some_leave_the_answers_of_others_alone(tmp_path: Path, algorit
 
 def test_an_item_needs_the_attributes_of_the_catalogue(service: Service) -> None:
     fitting = dict.fromkeys(ATTRIBUTES, 1.0)
-    service.engine.check_item(ItemRow("new", "", fitting))
+    service.engine.check_items([NewItem("new", "", fitting)])
     for wrong in ({"tempo": 1.0}, fitting | {"colour": 1.0}, fitting | {"tempo": math.nan}, fitting | {"tempo": 1e39}):
-        with pytest.raises(Refused):
-            service.engine.check_item(ItemRow("new", "", wrong))
+        with pytest.raises(InvalidWrite):
+            service.engine.check_items([NewItem("new", "", wrong)])
     odd = {"tempo": math.nan, "energy": 1.0, "colour": 1.0, "form": 1.0}
-    with pytest.raises(Refused) as refused:
-        service.engine.check_item(ItemRow("new", "", odd))
+    with pytest.raises(InvalidWrite) as refused:
+        service.engine.check_items([NewItem("new", "", odd)])
     assert refused.value.reason == (
         "'danceability', 'valence': missing; 'colour', 'form': not known; 'tempo': no finite number of single "
         "precision; an item has danceability, energy, tempo, valence"
@@ -171,13 +172,15 @@ def test_an_item_needs_the_attributes_of_the_catalogue(service: Service) -> None
 def test_a_catalogue_without_attributes_takes_no_new_item(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bare = service.engine.served.catalogue.to_table().select("item_id", "title")
-    monkeypatch.setattr(Served, "catalogue", Catalogue.from_table(bare))
-    service.engine.check_item(ItemRow("i1", "", {}))  # another title
-    with pytest.raises(Refused) as refused:
-        service.engine.check_item(ItemRow("new", "", {}), "items.3.")
-    assert (refused.value.field, refused.value.reason) == ("items.3.item_id", UNTOLD)
-    assert service.engine.served.extended([StoredItem(1, "new", "New", {})]).left_out == {"new"}
+    bare = Catalogue.from_table(service.engine.served.catalogue.to_table().select("item_id", "title"))
+    agent = service.engine.served.policy.agent
+    monkeypatch.setattr(agent, "space", replace(agent.space, catalogue=bare))
+    monkeypatch.setattr(Served, "catalogue", bare)
+    service.engine.check_items([NewItem("i1", "", {})])  # another title
+    with pytest.raises(InvalidWrite) as refused:
+        service.engine.check_items([NewItem("i1", "", {})] * 3 + [NewItem("new", "", {})])
+    assert (refused.value.place, refused.value.field, refused.value.reason) == (3, "item_id", UNTOLD)
+    assert service.engine.served.extended([StoredItem("new", "New", {}, None, 1)]).left_out == {"new"}
     assert "1 items that were added: without attributes, it knows no new ones" in caplog.text
 
 

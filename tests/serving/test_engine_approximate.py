@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from what_next.serving.store import AddItems, ItemRow
+from what_next.serving.store import AddItems, NewItem
 
 from .engines import Service, ids, items, running
 from .models import ATTRIBUTES, served
@@ -66,9 +66,9 @@ def test_items_that_came_after_the_index_are_looked_at_and_the_index_stays_that_
     service.played("anna", *HISTORY)
     service.ask(user="anna")
     before = service.engine.models.live.current
-    rows = [ItemRow(f"new {place}", "New", dict.fromkeys(ATTRIBUTES, 0.1 * place)) for place in range(FOUND + 1)]
+    rows = [NewItem(f"new {place}", "New", dict.fromkeys(ATTRIBUTES, 0.1 * place)) for place in range(FOUND + 1)]
     service.store.commit([AddItems(tuple(rows))])
-    service.engine.grow()
+    service.engine.models.grow()
     after = service.engine.models.live.current
     assert after.served.policy.search is before.served.policy.search
     assert "anna" in after.sessions

@@ -12,7 +12,7 @@ from what_next.errors import StoreUnavailable
 from what_next.serving.engine.live import point
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, versions_folder
-from what_next.serving.store import AddItems, Deploy, ItemRow, Second
+from what_next.serving.store import AddItems, Deploy, NewItem, Second
 from what_next.settings import Setup
 
 from .engines import Counts, Service, asking, ids, in_time, running
@@ -32,8 +32,8 @@ def test_a_new_item_can_be_recommended_in_the_very_next_answer(service: Service)
     service.played("anna", "new", *HISTORY)
     assert "new" not in service.engine.served.places
     attributes = dict.fromkeys(ATTRIBUTES, 0.5)
-    service.store.commit([AddItems((ItemRow("new", "A new one", attributes),))])
-    service.engine.grow()
+    service.store.commit([AddItems((NewItem("new", "A new one", attributes),))])
+    service.engine.models.grow()
     assert ids(service.ask(history=HISTORY, allowed=("new",))) == ["new"]
     assert len(service.ask(history=HISTORY, k=100, exclude_seen=False).ids) == 81
     assert ids(service.ask(user="anna", allowed=("new", "i0"))) == ["i0"]  # its event counts by now
@@ -50,8 +50,8 @@ def test_sessions_outlive_new_items_but_not_changed_ones(service: Service) -> No
         service.ask(user=user)
     attributes = dict.fromkeys(ATTRIBUTES, 0.5)
     for item, kept in (("new", True), ("i3", False)):
-        service.store.commit([AddItems((ItemRow(item, "Another title", attributes),))])
-        service.engine.grow()
+        service.store.commit([AddItems((NewItem(item, "Another title", attributes),))])
+        service.engine.models.grow()
         assert ("anna" in service.engine.models.live.current.sessions) is kept
         assert "ben" not in service.engine.models.live.current.sessions
         for user, history in (("anna", HISTORY), ("ben", (*HISTORY, "new"))):
@@ -59,24 +59,24 @@ def test_sessions_outlive_new_items_but_not_changed_ones(service: Service) -> No
 
 
 def test_new_items_of_another_process_are_taken_up(service: Service) -> None:
-    service.store.commit([AddItems((ItemRow("new", "A new one", dict.fromkeys(ATTRIBUTES, 0.5)),))])
+    service.store.commit([AddItems((NewItem("new", "A new one", dict.fromkeys(ATTRIBUTES, 0.5)),))])
     in_time(lambda: service.engine.served.item("new"))
     with running(service.setup) as other:
         assert other.engine.served.item("new") is not None
 
 
 def test_an_item_that_fits_no_catalogue_keeps_none_from_being_taken_up(service: Service) -> None:
-    rows = (ItemRow("odd", "Odd", {"colour": 1.0}), ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5)))
+    rows = (NewItem("odd", "Odd", {"colour": 1.0}), NewItem("new", "New", dict.fromkeys(ATTRIBUTES, 0.5)))
     service.store.commit([AddItems(rows)])
-    service.engine.grow()
+    service.engine.models.grow()
     assert (service.engine.served.item("odd"), service.engine.served.item("new") is None) == (None, False)
 
 
 def test_items_that_a_version_cannot_take_are_told_once_by_their_number(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    odd = tuple(ItemRow(f"odd {number}", "Odd", {"colour": 1.0}) for number in range(3))
-    service.store.commit([AddItems((*odd, ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5))))])
+    odd = tuple(NewItem(f"odd {number}", "Odd", {"colour": 1.0}) for number in range(3))
+    service.store.commit([AddItems((*odd, NewItem("new", "New", dict.fromkeys(ATTRIBUTES, 0.5))))])
     in_time(lambda: service.engine.served.item("new"))
     assert service.engine.model()["left_out"] == 3
     (line,) = [one.getMessage() for one in caplog.records]
@@ -84,7 +84,7 @@ def test_items_that_a_version_cannot_take_are_told_once_by_their_number(
     with running(service.setup) as other:  # as does a version that takes over
         assert other.engine.model()["left_out"] == 3
     assert len(caplog.records) == 2
-    mended = ItemRow("odd 1", "No longer", dict.fromkeys(ATTRIBUTES, 0.5))
+    mended = NewItem("odd 1", "No longer", dict.fromkeys(ATTRIBUTES, 0.5))
     service.store.commit([AddItems((odd[0], mended))])
     in_time(lambda: service.engine.served.item("odd 1"))
     assert service.engine.model()["left_out"] == 2
@@ -111,7 +111,7 @@ def test_a_new_version_takes_over_and_drops_no_question(service: Service, tmp_pa
 
         async def client() -> None:
             while versions[second] < 50:
-                answer = await service.engine.recommend(asking(user="anna", k=3))
+                answer = await service.answer(asking(user="anna", k=3))
                 assert answer.fallback is None
                 versions[answer.version] += 1
 

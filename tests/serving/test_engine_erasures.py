@@ -10,7 +10,7 @@ import pytest
 
 from what_next.errors import StoreUnavailable
 from what_next.serving.engine.cache import SessionCache
-from what_next.serving.store import AddImpression, AddItems, Erased, EraseUser, ItemRow
+from what_next.serving.store import AddImpression, AddItems, Erased, EraseUser, NewItem
 
 from .engines import Service, in_time, running, spoil
 from .models import ATTRIBUTES, served
@@ -142,9 +142,9 @@ def test_a_session_that_another_version_takes_over_is_forgotten_too(
 
     monkeypatch.setattr(SessionCache, "adopt", interrupted)
     erasing: list[Future[Any]] = []
-    service.store.commit([AddItems((ItemRow("new", "A new one", dict.fromkeys(ATTRIBUTES, 0.5)),))])
+    service.store.commit([AddItems((NewItem("new", "A new one", dict.fromkeys(ATTRIBUTES, 0.5)),))])
     with ThreadPoolExecutor() as threads:
-        service.engine.grow()
+        service.engine.models.grow()
         erasing[0].result(20)
     assert service.engine.served.item("new")
     assert nothing_left(service, "anna")

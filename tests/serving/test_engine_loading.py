@@ -15,7 +15,7 @@ from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import folder_of, keep, versions_folder
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import Stopping
-from what_next.serving.store import AddItems, Deploy, ItemRow, Second, Store, Writer
+from what_next.serving.store import AddItems, Deploy, NewItem, Second, Store, Writer
 from what_next.settings import Setup
 
 from .engines import in_time, running
@@ -85,7 +85,7 @@ class Eager:
         self.lock.release()
         if self.loaded:
             self.loaded = False
-            self.kept.store.commit([AddItems((ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5)),))])
+            self.kept.store.commit([AddItems((NewItem("new", "New", dict.fromkeys(ATTRIBUTES, 0.5)),))])
             self.kept.grow()
 
 

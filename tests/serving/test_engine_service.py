@@ -131,12 +131,9 @@ def test_who_asks_together_is_answered_together(service: Service, monkeypatch: p
     spoil(service, monkeypatch, wait)
 
     async def together() -> list[Any]:
-        first = asyncio.create_task(service.engine.recommend(asking(history=HISTORY)))
+        first = asyncio.create_task(service.answer(asking(history=HISTORY)))
         await asyncio.to_thread(held.wait, 10)
-        rest = [
-            asyncio.create_task(service.engine.recommend(asking(history=HISTORY[:length], k=5)))
-            for length in range(1, 6)
-        ]
+        rest = [asyncio.create_task(service.answer(asking(history=HISTORY[:length], k=5))) for length in range(1, 6)]
         await asyncio.sleep(0.05)
         go_on.set()
         return [await one for one in (first, *rest)]

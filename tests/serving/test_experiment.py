@@ -12,7 +12,7 @@ from what_next.errors import ModelError, SetupError
 from what_next.serving.engine.experiment import Watch
 from what_next.serving.engine.live import check_models
 from what_next.serving.engine.versions import keep, versions_folder
-from what_next.serving.store import AddFeedback, AddImpression, FeedbackRow, Second, Store, rewards
+from what_next.serving.store import AddFeedback, AddImpression, Second, Store, rewards
 from what_next.serving.store.export import exported
 from what_next.serving.store.rewards import earned
 
@@ -32,8 +32,8 @@ def answered(service: Service, reward: dict[str, float], users: list[str] = PEOP
     for user in users:
         answer = service.ask(user=user, history=HISTORY, k=2)
         found[user] = answer.policy
-        row = FeedbackRow(f"f{user}", answer.recommendation_id, answer.ids[0], reward[answer.policy])
-        service.store.commit([AddFeedback((row,))])
+        row = AddFeedback(f"f{user}", answer.recommendation_id, answer.ids[0], reward[answer.policy])
+        service.store.commit([row])
     return found
 
 
@@ -180,7 +180,7 @@ def test_what_the_store_holds_of_an_experiment(store: Store) -> None:
     ]  # fmt: skip
     store.commit(writes)
     rewards = [("r1", "a", 1.0), ("r1", "b", 0.5), ("r2", "b", 2.0), ("r5", "a", 9.0)]
-    store.commit([AddFeedback((FeedbackRow(f"f{row}{item}", row, item, value),)) for row, item, value in rewards])
+    store.commit([AddFeedback(f"f{row}{item}", row, item, value) for row, item, value in rewards])
     users, popular, found, since = earned(store, "trained:popular", "popular", 0.5)
     assert (users.tolist(), popular.tolist(), found.tolist()) == ([0, 1, 0], [False, True, False], [1.5, 2.0, 0.0])
     assert since == 1
@@ -194,7 +194,7 @@ def test_the_texts_of_some_answers_alone_are_held_at_once(
     shares = [0.5] * 3 + [first] + [0.5] * 20
     arms = ["popular" if one % 2 else "trained" for one in range(24)]
     store.commit([answer(f"r{one:02d}", f"p{one % 8}", arms[one], share=share) for one, share in enumerate(shares)])
-    store.commit([AddFeedback((FeedbackRow(f"f{one}", f"r{one:02d}", "a", float(one)),)) for one in range(24)])
+    store.commit([AddFeedback(f"f{one}", f"r{one:02d}", "a", float(one)) for one in range(24)])
     monkeypatch.setattr(rewards, "PAGE", 2)
     whole, sizes = rewards.rewards_of, list[int]()
 

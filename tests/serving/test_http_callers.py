@@ -122,9 +122,9 @@ def test_keys_are_long_differ_and_are_kept_as_hashes(locked: Service) -> None:
     ],
 )  # fmt: skip
 def test_without_keys_only_this_machines_own_names_are_answered(host: str, status: int) -> None:
-    from what_next.serving.http.callers import is_local
+    from what_next.serving.http.callers import LOCAL
 
-    assert is_local(host) == (status == 200)
+    assert (LOCAL.fullmatch(host) is not None) == (status == 200)
 
 
 def test_a_page_of_another_site_that_leads_its_name_here_is_refused(tmp_path: Path) -> None:

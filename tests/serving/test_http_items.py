@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from what_next.serving.store import AddItems, ItemRow, Withdrawn
+from what_next.serving.store import AddItems, NewItem, Withdrawn
 
 from .endpoint import Service, process, service
 from .engines import asking, in_time, running
@@ -166,7 +166,7 @@ class TestWithdrawing:
         one.post("/v1/items", item("x1"))
         assert ("i3" in shown(one, user_id="u1"), "x1" in shown(one, user_id="u1")) == (False, True)
         one.ask("DELETE", "/v1/items/x1")
-        one.store.commit([AddItems((ItemRow("x2", "X", dict.fromkeys(ATTRIBUTES, 0.1)),))])
+        one.store.commit([AddItems((NewItem("x2", "X", dict.fromkeys(ATTRIBUTES, 0.1)),))])
         one.engine.models.look()
         assert {"i3", "x1"} & set(shown(one, user_id="u1")) == set()
 
@@ -221,6 +221,6 @@ def test_what_an_answer_knew_of_withdrawn_items_is_noted_with_it(tmp_path: Path)
         service.ask(user="p")
         service.engine.withdraw("i2")
         service.engine.withdraw("i3")
-        asyncio.run(service.engine.recommend(asking(user="p")))
+        asyncio.run(service.answer(asking(user="p")))
         numbers = rows(service.store, "SELECT withdrawn FROM impressions ORDER BY number")
         assert numbers == [(0,), (2,)]

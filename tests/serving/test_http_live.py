@@ -214,7 +214,7 @@ for words in (["--help"], ["serve", sys.argv[1]], ["key", "list", sys.argv[1]]):
 def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: Path, order: tuple[str, str]) -> None:
     import polars as pl
 
-    from what_next.serving.store.rewards import rewards_of
+    from what_next.serving.store.rewards import naming_events, rewards_of
 
     rows = {"old": (0.25, "2026-11-25T10:00:00Z"), "new": (0.75, "2026-11-25T12:00:00+01:00")}
     with service(tmp_path) as one:
@@ -234,7 +234,9 @@ def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: P
             )
         (impression,) = impressions_of(one.store, "u1")
         answers = pl.DataFrame({"number": [impression.number], "slate": name, "user_id": "u1", "item_id": [[item]]})
-        assert rewards_of(one.store, answers)[0]["reward"].to_list() == [0.75]
+        assert rewards_of(one.store, answers, naming_events(one.store, answers["slate"], 0))[0]["reward"].to_list() == [
+            0.75
+        ]
 
 
 @pytest.mark.medium

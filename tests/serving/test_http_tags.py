@@ -13,7 +13,7 @@ from what_next.agent import Agent
 from what_next.data import Dataset, Options, import_files, save
 from what_next.environment import Environment
 from what_next.models.linear import LinearTerm
-from what_next.serving.store import AddItems, ItemRow
+from what_next.serving.store import AddItems, NewItem
 from what_next.serving.store.export import exported
 from what_next.settings import Setup
 from what_next.state import State
@@ -178,12 +178,20 @@ def test_who_shares_a_tag_with_a_new_item_alone_is_refused_before_and_after_a_re
         assert refusal(other, item_id="second", tags={"artist": "Nobody"})[0] == "tags"
 
 
+def test_tags_that_a_batch_gives_to_an_item_of_the_training_are_known_in_it(one: Service, setup: Setup) -> None:
+    batch = [{"item_id": "3-1", "title": "Moved", "tags": {"artist": "Nobody"}}, {**NEW, "tags": {"artist": "Nobody"}}]
+    assert one.post("/v1/items/batch", {"items": batch}) == {"accepted": 2, "replaced": 1}
+    assert shown(one, "3-1", k=1) == ["new"]
+    with process(setup) as other:
+        assert other.get("/v1/model")["left_out"] == 0
+
+
 def test_a_catalogue_without_tags_takes_none(tmp_path: Path) -> None:
     with process(served(tmp_path)) as one:
         item = {**NEW, "attributes": one.get("/v1/items/i1")["attributes"]}
         assert refusal(one, **item) == ("tags", "'artist': not known; an item has none")
-        one.store.commit([AddItems((ItemRow("new", "New", item["attributes"], {"artist": ["Queen"]}),))])
-        one.engine.grow()  # it came while a model was served that knew them
+        one.store.commit([AddItems((NewItem("new", "New", item["attributes"], {"artist": ["Queen"]}),))])
+        one.engine.models.grow()  # it came while a model was served that knew them
         assert one.get("/v1/items/new")["tags"] == {}
         assert one.get("/v1/model")["left_out"] == 0
 

@@ -16,7 +16,7 @@ from what_next.cli.output import guarded
 from what_next.data import Dataset
 from what_next.data.decisions.reader import read_log
 from what_next.errors import DataError
-from what_next.serving.store import AddEvents, AddFeedback, AddImpression, EventRow, FeedbackRow, Store, store_of
+from what_next.serving.store import AddEvents, AddFeedback, AddImpression, EventRow, Store, store_of
 
 from ..conftest import SetupOf
 
@@ -64,7 +64,7 @@ def setup_file(tmp_path: Path, log_file: Path) -> Path:
         item, other = (f"i{one}" for one in rng.choice(80, 2, replace=False))
         slate, user = f"r{number}", f"u{number % 60}"
         writes.append(AddImpression(slate, user, number, "v1", "trained", (item, other), (1 / 80, 1 / 80)))
-        writes.append(AddFeedback((FeedbackRow(f"f{number}", slate, item, float(number % 2)),)))
+        writes.append(AddFeedback(f"f{number}", slate, item, float(number % 2)))
     heard = tuple(EventRow(f"e{n}", f"u{n % 60}", f"i{n % 7}", time=n) for n in range(600))
     store.commit([AddEvents(heard), *writes])
     store.close()

@@ -18,7 +18,7 @@ from what_next.environment import Environment
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.targets import PolicyOnLog, decisions_of, vectors_of
-from what_next.serving.store import AddEvents, AddItems, EventRow, ItemRow
+from what_next.serving.store import AddEvents, AddItems, EventRow, NewItem
 from what_next.serving.store.export import exported
 from what_next.settings import Setup
 from what_next.state import State
@@ -153,7 +153,7 @@ def test_so_has_one_that_reads_more_than_items(
 def test_items_that_were_added_are_recommended_by_the_model_that_is_judged(tmp_path: Path) -> None:
     with running(served(tmp_path, temperature=0.5, **PATIENT)) as service:
         names = service.engine.models.live.current.served.catalogue.names
-        new = tuple(ItemRow(name, f"New {name}", dict.fromkeys(names, 0.5)) for name in ("x1", "x2", "i3"))
+        new = tuple(NewItem(name, f"New {name}", dict.fromkeys(names, 0.5)) for name in ("x1", "x2", "i3"))
         service.store.commit([AddItems(new)])
         service.engine.models.look()
         live(service)
@@ -177,9 +177,9 @@ def test_items_that_were_withdrawn_are_not_permitted_to_the_model_that_is_judged
             service.engine.withdraw(name)
         answers = [service.ask(user=f"p{person}", k=4, exclude_seen=person % 2 > 0) for person in range(12)]
         items = [service.engine.served.item(name) for name in best[:5]]
-        again = tuple(ItemRow(one.item_id, one.title, one.attributes) for one in items if one is not None)
+        again = tuple(NewItem(one.item_id, one.title, one.attributes) for one in items if one is not None)
         service.store.commit([AddItems(again)])
-        service.engine.grow()
+        service.engine.models.grow()
         service.engine.withdraw(best[25])
         answers += [service.ask(user=f"p{person}", k=4) for person in range(12)]
         log, found = judged(service, tmp_path / "setup.txt")

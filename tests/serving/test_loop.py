@@ -36,7 +36,6 @@ from what_next.serving.store import (
     Deploy,
     EraseUser,
     EventRow,
-    FeedbackRow,
     Store,
 )
 from what_next.settings import Setup
@@ -112,12 +111,12 @@ class Shop:
             self.service.all_played(heard)
             asks = [asking(user=f"p{one}", k=2, exclude_seen=False, seed=next(_numbers)) for one in range(PEOPLE)]
             told = [
-                FeedbackRow(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, glad)
+                AddFeedback(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, glad)
                 for place, answer in zip(places, self.service.ask_all(asks), strict=True)
                 for item in ids(answer)
                 if item == str((place + 2) % ITEMS)
             ]
-            self.service.store.commit([AddFeedback(tuple(told))])
+            self.service.store.commit(told)
 
     def beside(self) -> None:
         """Wait until the service has taken up what the store names."""
@@ -406,7 +405,7 @@ def test_what_was_deployed_by_hand_meanwhile_stays(step: str, shop: Shop) -> Non
     current = shop.journal.rounds(1)[0]
     shop.service.store.commit([Deploy("by-hand-1-00000000", "promoted", {})])
     if step == "promote":
-        shop.journal.go_on(current, {"live": "it is better"}, "it is better", "promote", None)
+        shop.journal.note(current, {"live": "it is better"}, "it is better", step="promote", outcome=None)
     shop.loop.look()
     assert "by-hand-1-00000000 was deployed meanwhile" in shop.told()[-1]
     assert shop.versions[-1] == "by-hand-1-00000000"

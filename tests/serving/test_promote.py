@@ -18,7 +18,7 @@ from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.serving.engine.versions import version_of
-from what_next.serving.store import AddFeedback, FeedbackRow
+from what_next.serving.store import AddFeedback
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -92,12 +92,12 @@ def walk(service: Service, rounds: int = 3, **how: Any) -> None:
             asking(user=f"p{person}", k=2, exclude_seen=False, seed=next(numbers), **how) for person in range(PEOPLE)
         ]
         told = [
-            FeedbackRow(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, 1.0)
+            AddFeedback(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, 1.0)
             for place, answer in zip(places, service.ask_all(asks), strict=True)
             for item in ids(answer)
             if item == str((place + 2) % ITEMS)
         ]
-        service.store.commit([AddFeedback(tuple(told))])
+        service.store.commit(told)
 
 
 def test_a_better_model_is_promoted_and_a_worse_one_is_not(models: Path, run: Run) -> None:

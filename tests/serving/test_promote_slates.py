@@ -16,7 +16,7 @@ import torch
 from what_next.agent import Agent
 from what_next.data import Options, import_files
 from what_next.data import save as save_data
-from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow
+from what_next.serving.store import AddEvents, AddFeedback, EventRow
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.training.checkpoint import new_run, save
@@ -94,11 +94,11 @@ def live(service: Service, seed: int) -> None:
     )
     shown = np.array([ids(answer) for answer in answers])
     liked = rng.random(shown.shape) < liking((shown.astype(int) - heard[:, None]) % ITEMS)
-    rows = (
-        FeedbackRow(f"f{person}-{slot}", answers[person].recommendation_id, str(shown[person, slot]), 1.0)
+    rows = [
+        AddFeedback(f"f{person}-{slot}", answers[person].recommendation_id, str(shown[person, slot]), 1.0)
         for person, slot in zip(*np.nonzero(liked), strict=True)
-    )
-    service.store.commit([AddFeedback(tuple(rows))])
+    ]
+    service.store.commit(rows)
 
 
 def promoted(models: Path, run: Run, seed: int) -> tuple[bool, bool]:  # noqa: F811

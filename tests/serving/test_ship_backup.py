@@ -35,7 +35,7 @@ from what_next.data.files import ASIDE, sha256
 from what_next.serving import backup as backup_module
 from what_next.serving.backup import SUMS, back_up, check, restore
 from what_next.serving.engine.versions import _digest, keep, prune, versions_folder
-from what_next.serving.store import AddEvents, AddItems, Deploy, EventRow, ItemRow, Store, WithdrawItem
+from what_next.serving.store import AddEvents, AddItems, Deploy, EventRow, NewItem, Store, WithdrawItem
 
 
 def read(folder: Path) -> Setup:
@@ -588,7 +588,7 @@ class TestPostgreSQL:
     ) -> None:
         filled(url := postgres_server.url(database()), "kept")
         with contextlib.closing(Store.open(url)) as store:
-            store.commit([AddItems((ItemRow("new", "New", {}, {"artist": ["Queen"]}),))])
+            store.commit([AddItems((NewItem("new", "New", {}, {"artist": ["Queen"]}),))])
         backup = backed_up(tmp_path)
         url = postgres_server.url(database())
         filled(url, "other")

@@ -25,8 +25,7 @@ from what_next.serving.store import (
     EraseUser,
     EventRow,
     EventsAdded,
-    FeedbackRow,
-    ItemRow,
+    NewItem,
     Store,
     WithdrawItem,
     now,
@@ -87,7 +86,7 @@ class Traffic:
     def feedback(self, answer: tuple[str, ...]) -> AddFeedback:
         number = self.number()
         time = int(self.rng.integers(50)) + 100
-        return AddFeedback((FeedbackRow(f"f{number}", answer[0], answer[2], float(self.rng.integers(5)), time),))
+        return AddFeedback(f"f{number}", answer[0], answer[2], float(self.rng.integers(5)), time)
 
     def flow(self, count: int) -> None:
         for _ in range(count):
@@ -113,7 +112,7 @@ def test_it_comes_to_what_a_whole_export_comes_to(
         traffic.flow(40)
         log = go_on(store, path)
         assert len(log) > 20 * (turn + 1)
-    store.commit([AddItems((ItemRow("new", "New", {"tempo": 3.0}),)), WithdrawItem("i3")])
+    store.commit([AddItems((NewItem("new", "New", {"tempo": 3.0}),)), WithdrawItem("i3")])
     store.commit([EraseUser("u1")])
     traffic.flow(20)
     store.commit([AddEvents((EventRow("back", "u1", "i1"),))])  # who was erased comes back, as somebody new
@@ -164,7 +163,7 @@ def test_late_feedback_and_late_events_change_what_was_exported(store: Store, tm
     first = AddImpression("r1", "anna", 10, "v", "trained", ("i1", "i2"), (0.5, 0.5))
     store.commit([AddEvents((EventRow("e1", "anna", "i5", time=1),)), first])
     appended(store, CATALOGUE, path).write(path)
-    store.commit([AddFeedback((FeedbackRow("f1", "r1", "i2", 3.0),))])
+    store.commit([AddFeedback("f1", "r1", "i2", 3.0)])
     store.commit([AddEvents((EventRow("e2", "anna", "i1", "play", time=20, recommendation_id="r1"),))])
     log = go_on(store, path).filter(~EVENT)
     assert dict(log.select("item_id", "reward").iter_rows()) == {"i1": 1.0, "i2": 3.0}
@@ -219,7 +218,7 @@ def test_where_it_cannot_go_on_all_is_read_and_that_is_said(store: Store, tmp_pa
 
 LATER = {
     "an event": AddEvents((EventRow("lost", "anna", "i2", time=2),)),
-    "feedback": AddFeedback((FeedbackRow("lost", "r1", "i2", 3.0),)),
+    "feedback": AddFeedback("lost", "r1", "i2", 3.0),
 }
 
 
@@ -239,7 +238,7 @@ def test_what_a_restored_store_lost_goes_from_the_log_though_no_answer_was_lost(
         restored.clock = lambda: 70
         if grown:
             restored.commit([AddEvents((EventRow("new", "anna", "i3", time=3),))])
-            restored.commit([AddFeedback((FeedbackRow("new", "r1", "i1", 1.0),))])
+            restored.commit([AddFeedback("new", "r1", "i1", 1.0)])
         assert "goes further than the store" in appended(restored, CATALOGUE, path).notes[0]
         go_on(restored, path)
 

@@ -23,14 +23,13 @@ from what_next.serving.store import (
     CountDeliveries,
     EraseUser,
     EventRow,
-    FeedbackRow,
-    ItemRow,
+    NewItem,
     Store,
     WithdrawItem,
     now,
 )
 from what_next.serving.store.export import appended, exported
-from what_next.serving.store.rewards import rewards_of
+from what_next.serving.store.rewards import naming_events, rewards_of
 
 from .waiting import impressions_of
 
@@ -118,7 +117,7 @@ def test_what_was_withdrawn_is_told_with_the_log_and_what_nobody_saw_is_no_decis
     served.commit([WithdrawItem("i7"), WithdrawItem("i6")])
     late = [shown("r3", "anna", ("i1",), 40, withdrawn=2), shown("r4", "anna", ("i1",), 41, withdrawn=2)]
     served.commit([*late, CountDeliveries(("r4",), -1)])
-    served.commit([AddItems((ItemRow("i6", "Song i6", {"tempo": 6.0}),))])
+    served.commit([AddItems((NewItem("i6", "Song i6", {"tempo": 6.0}),))])
     found = exported(served, catalogue())
     decisions = found.rows.collect().filter(~EVENT).select("slate", "withdrawn").unique("slate", maintain_order=True)
     assert dict(decisions.iter_rows()) == {"r1": 0, "r0": 0, "r2": 0, "r3": 2}
@@ -136,7 +135,7 @@ def test_an_answer_is_there_whole_or_not_at_all(served: Store) -> None:
 
 def test_the_latest_feedback_counts_whenever_it_comes(served: Store) -> None:
     def feedback(name: str, reward: float, time: int | None, answer: str = "r1", item: str = "i1") -> None:
-        (outcome,) = served.commit([AddFeedback((FeedbackRow(name, answer, item, reward, time),))])
+        (outcome,) = served.commit([AddFeedback(name, answer, item, reward, time)])
         assert not isinstance(outcome, Exception)
 
     feedback("f1", 0.5, 100)
@@ -160,7 +159,7 @@ def test_the_latest_feedback_counts_whenever_it_comes(served: Store) -> None:
 def test_an_event_that_names_its_answer_is_feedback(
     served: Store, kind: str, reward: float | None, wanted: float
 ) -> None:
-    served.commit([AddFeedback((FeedbackRow("f1", "r1", "i1", 7.0, time=50),))])
+    served.commit([AddFeedback("f1", "r1", "i1", 7.0, time=50)])
     row = EventRow("e9", "anna", "i1", kind, time=60, reward=reward, recommendation_id="r1")
     other = EventRow("e8", "anna", "i7", kind, time=60, reward=reward, recommendation_id="r1")  # was not shown
     served.commit([AddEvents((row, other, EventRow("e7", "anna", "i1", time=70, recommendation_id="else")))])
@@ -205,12 +204,12 @@ def test_of_events_at_one_time_the_last_one_counts_whatever_the_clock_said(serve
 
 
 def test_rewards_are_those_of_the_answers_that_are_asked_about(served: Store) -> None:
-    rows = [FeedbackRow(f"f{name}", name, item, 1.0) for name, item in (("r1", "i1"), ("r2", "i4"), ("r0", "i6"))]
-    served.commit([AddFeedback(tuple(rows)), AddEvents((EventRow("e5", "bert", "i5", recommendation_id="r2"),))])
+    rows = [AddFeedback(f"f{name}", name, item, 1.0) for name, item in (("r1", "i1"), ("r2", "i4"), ("r0", "i6"))]
+    served.commit([*rows, AddEvents((EventRow("e5", "bert", "i5", recommendation_id="r2"),))])
     numbers = {one.recommendation_id: one.number for one in impressions_of(served, "bert")}
     answers = pl.DataFrame({"number": [numbers["r2"]], "slate": "r2", "user_id": "bert", "item_id": [["i4", "i5"]]})
-    assert sorted(rewards_of(served, answers)[0]["item_id"]) == ["i4", "i5"]
-    assert not len(rewards_of(served, answers.clear())[0])
+    assert sorted(rewards_of(served, answers, naming_events(served, answers["slate"], 0))[0]["item_id"]) == ["i4", "i5"]
+    assert not len(rewards_of(served, answers.clear(), naming_events(served, answers["slate"].clear(), 0))[0])
 
 
 def test_who_gave_no_name_is_a_user_of_their_own(served: Store) -> None:
@@ -240,7 +239,7 @@ def test_words_for_nothing_are_ids_like_others(store: Store, tmp_path: Path) -> 
 
 def test_items_of_the_store_go_before_the_catalogue(served: Store) -> None:
     served.commit(
-        [AddItems((ItemRow("i1", "New", {"tempo": 9.0}), ItemRow("x", "X", {}))), shown("r9", "bert", ("x",), 9)]
+        [AddItems((NewItem("i1", "New", {"tempo": 9.0}), NewItem("x", "X", {}))), shown("r9", "bert", ("x",), 9)]
     )
     tables = exported(served, catalogue())
     assert tables.items["item_id"].to_list()[-2:] == ["i1", "x"]
@@ -255,11 +254,11 @@ def test_items_of_the_store_go_before_the_catalogue(served: Store) -> None:
 def test_tags_of_the_stores_items_go_before_those_of_the_catalogue(served: Store) -> None:
     table = catalogue().to_table().with_columns(pl.Series("tags", [["artist: Queen"]] * len(ITEMS)))
     rows = (
-        ItemRow("i1", "", {"tempo": 1.0}),
-        ItemRow("i2", "", {"tempo": 1.0}, {}),
-        ItemRow("i3", "", {"tempo": 1.0}, {"artist": ["Abba"]}),
-        ItemRow("x", "", {"tempo": 1.0}, {"artist": ["Abba", "Queen"], "genre": ["pop"]}),
-        ItemRow("y", "", {"tempo": 1.0}),
+        NewItem("i1", "", {"tempo": 1.0}),
+        NewItem("i2", "", {"tempo": 1.0}, {}),
+        NewItem("i3", "", {"tempo": 1.0}, {"artist": ["Abba"]}),
+        NewItem("x", "", {"tempo": 1.0}, {"artist": ["Abba", "Queen"], "genre": ["pop"]}),
+        NewItem("y", "", {"tempo": 1.0}),
     )
     served.commit([AddItems(rows)])
     for first in (Catalogue.from_table(table), Catalogue.from_table(table.drop("tempo"))):

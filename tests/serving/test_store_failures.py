@@ -20,7 +20,7 @@ from what_next.serving.store import (
     CountDeliveries,
     EventRow,
     EventsAdded,
-    ItemRow,
+    NewItem,
     Store,
     StoredItem,
     WithdrawItem,
@@ -212,7 +212,7 @@ def test_a_lock_that_is_held_for_too_long_in_the_server_is_told_and_got_over(
     with other.backend.engine.begin() as link:
         link.exec_driver_sql("LOCK TABLE items IN EXCLUSIVE MODE")
         with pytest.raises(StoreUnavailable, match="lock timeout"):
-            store.commit([AddItems((ItemRow("i", "", {}),))])
+            store.commit([AddItems((NewItem("i", "", {}),))])
     assert store.commit([events(1)]) == [EventsAdded(1, 0)]
     store.close()
     other.close()
@@ -300,7 +300,7 @@ def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(
     assert schema_of(store) == new
     assert [(one.recommendation_id, one.items) for one in impressions_of(store, "anna")] == [("r1", ("i1",))]
     assert rows(store, "SELECT withdrawn FROM impressions") == [(0,), (0,)]
-    assert store.items_after(0) == [StoredItem(1, "old", "Old", {}, None)]
+    assert store.items_after(0) == [StoredItem("old", "Old", {}, None, 1)]
     for by in (1, -1):  # who asked again hung up again
         store.commit([CountDeliveries(("r0",), by)])
     assert not impressions_of(store, "bert")[0].shown

@@ -9,7 +9,6 @@ from what_next.serving.store import (
     AddImpression,
     EventRow,
     EventsAdded,
-    FeedbackRow,
     InvalidWrite,
     Store,
 )
@@ -40,8 +39,8 @@ def test_a_time_is_at_most_a_day_ahead_of_the_clock_here(place: str) -> None:
         [
             AddEvents((event("e1", time=too_far),)),
             AddEvents((event("e2", time=ahead), event("e3", time=-5))),
-            AddFeedback((FeedbackRow("f1", "r1", "i1", 1.0, too_far),)),
-            AddFeedback((FeedbackRow("f2", "r1", "i1", 1.0, ahead),)),
+            AddFeedback("f1", "r1", "i1", 1.0, too_far),
+            AddFeedback("f2", "r1", "i1", 1.0, ahead),
         ]
     )
     for refused in outcomes[::2]:

@@ -25,11 +25,9 @@ from what_next.serving.store import (
     EraseUser,
     EventRow,
     EventsAdded,
-    FeedbackAdded,
-    FeedbackRow,
-    ItemRow,
     ItemsAdded,
     KeptResponse,
+    NewItem,
     NotShown,
     Store,
     StoredEvent,
@@ -100,7 +98,7 @@ def test_of_two_processes_with_other_content_under_one_id_one_is_told_of_the_con
             writes = [AddEvents((event(f"e{number}", f"user-{user}"),)) for user in range(4)]
             found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), writes))
             assert sorted(type(outcome) is Conflict for outcome in found) == [False, True, True, True]
-            feedback = [AddFeedback((FeedbackRow(f"f{number}", "r1", "i1", float(value)),)) for value in range(4)]
+            feedback = [AddFeedback(f"f{number}", "r1", "i1", float(value)) for value in range(4)]
             found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), feedback))
             assert sorted(type(outcome) is Conflict for outcome in found) == [False, True, True, True]
     assert rows(stores[0], "SELECT count(*) FROM events") == [(12,)]
@@ -120,17 +118,20 @@ def test_an_event_without_a_time_is_the_same_when_it_is_sent_again(store: Store)
 
 def test_other_feedback_under_an_id_that_is_there_is_refused(store: Store) -> None:
     store.commit([impression("r1"), impression("r2")])
-    row = FeedbackRow("f1", "r1", "i1", 1.0, 7)
-    assert one(store, AddFeedback((row,))) == FeedbackAdded(1, 0)
+    row = AddFeedback("f1", "r1", "i1", 1.0, 7)
+    assert one(store, row) is True
     others = [replace(row, recommendation_id="r2"), replace(row, item_id="i2"), replace(row, reward=2.0)]
-    for other in (*others, replace(row, time=8)):
-        refused = one(store, AddFeedback((FeedbackRow("f2", "r1", "i2", 1.0), other)))
+    for number, other in enumerate((*others, replace(row, time=8))):
+        refused = one(store, other)
         assert isinstance(refused, Conflict)
-        assert (refused.place, refused.field) == (1, "feedback_id")
-        new = replace(row, feedback_id="f3")
-        assert isinstance(one(store, AddFeedback((new, replace(other, feedback_id="f3")))), Conflict)
-    assert rows(store, "SELECT feedback_id, reward FROM feedback") == [("f1", 1.0)]
-    assert one(store, AddFeedback((row, replace(row, time=None)))) == FeedbackAdded(0, 2)
+        assert (refused.place, refused.field) == (0, "feedback_id")
+        new = replace(row, feedback_id=f"new-{number}")
+        taken, refused = store.commit([new, replace(other, feedback_id=f"new-{number}")])  # in one transaction
+        assert taken is True
+        assert isinstance(refused, Conflict)
+    stored = [("f1", 1.0), *((f"new-{number}", 1.0) for number in range(4))]
+    assert rows(store, "SELECT feedback_id, reward FROM feedback ORDER BY number") == stored
+    assert store.commit([row, replace(row, time=None)]) == [False, False]
 
 
 def test_an_event_that_names_an_answer_which_does_not_fit_is_kept_and_named(store: Store) -> None:
@@ -215,51 +216,53 @@ def test_an_answer_is_read_again_and_written_once(store: Store) -> None:
 
 
 def test_feedback_is_taken_once_and_refused_alone_where_it_fits_nothing(store: Store) -> None:
-    row = FeedbackRow("f1", "r1", "i1", 1.0)
+    row = AddFeedback("f1", "r1", "i1", 1.0)
     outcomes = store.commit(
         [
-            AddFeedback((row, row)),
-            AddFeedback((FeedbackRow("f2", "r1", "i1", 1.0), FeedbackRow("f3", "r1", "i9", 1.0))),
-            AddFeedback((FeedbackRow("f4", "nothing", "i1", 1.0),)),
-            AddFeedback((FeedbackRow("f5", "r2", "i1", 1.0),)),
+            row,
+            row,
+            AddFeedback("f3", "r1", "i9", 1.0),
+            AddFeedback("f4", "nothing", "i1", 1.0),
+            AddFeedback("f5", "r2", "i1", 1.0),
             impression("r1"),
             impression("r2", shown=False),
         ]
     )
-    assert outcomes[0] == FeedbackAdded(1, 1)
-    assert isinstance(outcomes[1], NotShown)
-    assert isinstance(outcomes[2], UnknownRecommendation)
-    assert isinstance(outcomes[3], UnknownRecommendation)  # nobody saw that answer
-    # Of a write that was refused nothing is in the store: its good row may be sent again.
-    assert one(store, AddFeedback((FeedbackRow("f2", "r1", "i1", 1.0), row))) == FeedbackAdded(1, 1)
+    assert outcomes[:2] == [True, False]
+    assert isinstance(outcomes[2], NotShown)
+    assert isinstance(outcomes[3], UnknownRecommendation)
+    assert isinstance(outcomes[4], UnknownRecommendation)  # nobody saw that answer
+    # Of what was refused nothing is in the store: its id is free.
+    assert store.commit([AddFeedback("f3", "r1", "i1", 1.0), row]) == [True, False]
 
 
 def test_items_are_numbered_on_so_that_a_reader_misses_none(store: Store) -> None:
-    assert one(store, AddItems((ItemRow("a", "A", {"x": 1.0}), ItemRow("b", "B", {})))) == ItemsAdded(2, 0)
+    assert one(store, AddItems((NewItem("a", "A", {"x": 1.0}), NewItem("b", "B", {})))) == ItemsAdded(2, 0)
     assert [(item.number, item.item_id) for item in store.items_after(0)] == [(1, "a"), (2, "b")]
-    again = [AddItems((ItemRow("b", "B2", {"x": 2.0}),)), AddItems((ItemRow("b", "B3", {"x": 3.0}),))]
+    again = [AddItems((NewItem("b", "B2", {"x": 2.0}),)), AddItems((NewItem("b", "B3", {"x": 3.0}),))]
     assert store.commit(again) == [ItemsAdded(1, 1), ItemsAdded(1, 1)]
     (item,) = store.items_after(2)
-    assert (item.number, item.item_id, item.title, item.attributes) == (3, "b", "B3", {"x": 3.0})
+    assert (item.number, item.item_id, item.title, item.attributes) == (4, "b", "B3", {"x": 3.0})
 
 
 def test_an_item_keeps_its_tags_until_others_are_told(store: Store) -> None:
-    tagged = [ItemRow("a", "A", {}, {"artist": ["Queen"]}), ItemRow("a", "B", {}), ItemRow("b", "", {})]
-    store.commit([AddItems(tuple(tagged)), AddItems((ItemRow("a", "C", {}),))])
+    tagged = [NewItem("a", "A", {}, {"artist": ["Queen"]}), NewItem("a", "B", {}), NewItem("b", "", {})]
+    store.commit([AddItems(tuple(tagged)), AddItems((NewItem("a", "C", {}),))])
     assert {item.item_id: (item.title, item.tags) for item in store.items_after(0)} == {
         "a": ("C", {"artist": ["Queen"]}),
         "b": ("", None),
     }
-    one(store, AddItems((ItemRow("a", "D", {}), ItemRow("b", "", {}, {"genre": ["rock", "pop"]}))))
-    assert [item.tags for item in store.items_after(0)] == [{"artist": ["Queen"]}, {"genre": ["rock", "pop"]}]
-    one(store, AddItems((ItemRow("a", "E", {}, {}),)))
-    assert store.items_after(4)[0].tags == {}
+    one(store, AddItems((NewItem("a", "D", {}), NewItem("b", "", {}, {"genre": ["rock", "pop"]}))))
+    latest = store.items_after(0)
+    assert [item.tags for item in latest] == [{"artist": ["Queen"]}, {"genre": ["rock", "pop"]}]
+    one(store, AddItems((NewItem("a", "E", {}, {}),)))
+    assert [item.tags for item in store.items_after(latest[-1].number)] == [{}]
 
 
 def test_an_item_is_withdrawn_until_it_is_put_again_and_every_change_is_kept(store: Store) -> None:
     assert store.commit([WithdrawItem("a"), WithdrawItem("b"), WithdrawItem("a")]) == [True, True, False]
     assert one(store, WithdrawItem("b")) is False
-    assert one(store, AddItems((ItemRow("b", "B", {}), ItemRow("c", "C", {})))) == ItemsAdded(2, 0)
+    assert one(store, AddItems((NewItem("b", "B", {}), NewItem("c", "C", {})))) == ItemsAdded(2, 0)
     assert one(store, WithdrawItem("b")) is True
     changes = [(1, "a", True), (2, "b", True), (3, "b", False), (4, "b", True)]
     assert store.withdrawals_after(0) == [Withdrawal(*change) for change in changes]
@@ -272,7 +275,7 @@ def test_an_answer_with_an_item_that_was_withdrawn_while_it_was_made_is_refused_
     late, known = store.commit([mine, theirs])
     assert (type(late), known) == (Withdrawn, None)
     assert [one.recommendation_id for one in impressions_of(store, "anna")] == ["r2"]
-    one(store, AddItems((ItemRow("i2", "", {}),)))
+    one(store, AddItems((NewItem("i2", "", {}),)))
     assert one(store, impression("r3", withdrawn=2)) is None
 
 
@@ -315,7 +318,7 @@ def test_answers_to_keys_go_with_the_person_and_none_is_kept_of_who_is_gone(stor
 def test_what_nobody_saw_can_be_marked_and_shown_after_all(store: Store) -> None:
     store.commit([repeated("r1"), impression("r2"), CountDeliveries(("r1", "r2", "unknown"), -1)])
     assert [one.shown for one in impressions_of(store, "anna")] == [False, False]
-    assert isinstance(one(store, AddFeedback((FeedbackRow("f", "r1", "i1", 1.0),))), UnknownRecommendation)
+    assert isinstance(one(store, AddFeedback("f", "r1", "i1", 1.0)), UnknownRecommendation)
     one(store, CountDeliveries(("r1",), 1))
     assert [one.shown for one in impressions_of(store, "anna")] == [True, False]
 
@@ -352,14 +355,14 @@ def test_erasure_takes_everything_of_a_person_and_of_nobody_else(store: Store) -
     for user in ("anna", "bert"):
         one(store, AddEvents((event(f"{user}1", user), event(f"{user}2", user))))
         one(store, impression(f"r-{user}", user))
-        one(store, AddFeedback((FeedbackRow(f"f-{user}", f"r-{user}", "i1", 1.0),)))
+        one(store, AddFeedback(f"f-{user}", f"r-{user}", "i1", 1.0))
     before = store.heads(["anna", "bert"])
     assert one(store, EraseUser("anna")) == Erased(2, 1, 1)
     assert one(store, EraseUser("anna")) == Erased(0, 0, 0)
     assert store.heads(["anna", "bert"]) == {"bert": before["bert"]}
     assert (store.events_of("anna"), impressions_of(store, "anna")) == ([], [])
     assert (len(store.events_of("bert")), len(impressions_of(store, "bert"))) == (2, 1)
-    assert isinstance(one(store, AddFeedback((FeedbackRow("f", "r-anna", "i1", 1.0),))), UnknownRecommendation)
+    assert isinstance(one(store, AddFeedback("f", "r-anna", "i1", 1.0)), UnknownRecommendation)
 
 
 def test_who_comes_back_after_an_erasure_is_another_person(store: Store) -> None:

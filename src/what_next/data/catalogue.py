@@ -122,7 +122,8 @@ class Catalogue:
 
     def index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
         """Positions of external ids, which are compared as text; -1 for those that are not here."""
-        return np.array([self._by_text.get(as_text(one), -1) for one in ids], np.int32)
+        places = self._by_text
+        return np.array([places.get(one if isinstance(one, str) else as_text(one), -1) for one in ids], np.int32)
 
     def held(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "some"]:
         """Positions of the known ids only."""

@@ -85,9 +85,11 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     if not items:
         return recommender
     latest, old = {item.item_id: item for item in items}, recommender.state
-    for _, problem in _problems(recommender.policy.agent.space, list(latest.values())):
-        raise CatalogueError(problem)
-    catalogue = extended_catalogue(recommender.catalogue, list(latest.values()))
+    new_items = list(latest.values())
+    for place, name, reason in problems(recommender.policy.agent.space, new_items):
+        told = reason if name == "item_id" else f"does not fit the catalogue: {name} {reason}"
+        raise CatalogueError(f"item {new_items[place].item_id!r} {told}")
+    catalogue = extended_catalogue(recommender.catalogue, new_items)
     state = State(replace(old.dataset, catalogue=catalogue), old.setup, _space(old.space, catalogue))
     new = np.setdiff1d(catalogue.index(list(latest)), recommender.policy.agent.space.seen).astype(np.int64)
     agent = _agent(recommender.policy.agent, catalogue, new)
@@ -98,7 +100,7 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
 
 def misfits(space: Space, items: Sequence[NewItem]) -> frozenset[str]:
     """The ids of those items that cannot be put into the catalogue."""
-    return frozenset(name for name, _ in _problems(space, items))
+    return frozenset(items[place].item_id for place, _, _ in problems(space, items))
 
 
 def known_tags(space: Space, items: Sequence[NewItem] = ()) -> frozenset[str]:
@@ -111,22 +113,32 @@ def known_tags(space: Space, items: Sequence[NewItem] = ()) -> frozenset[str]:
     return frozenset(chain(tags.gather(space.seen).explode().drop_nulls().unique(), *new))
 
 
-def _problems(space: Space, items: Sequence[NewItem]) -> Iterator[tuple[str, str]]:
-    """The items that cannot be put into the catalogue, and why."""
-    catalogue = space.catalogue
-    places, known = catalogue.index([item.item_id for item in items]), set(catalogue.names)
-    tags = known_tags(space, items) if not known and places.min(initial=0) < 0 else frozenset()
-    for item, place in zip(items, places.tolist(), strict=True):
-        name = f"item {item.item_id!r}"
-        if unknown := sorted(set(item.attributes) - known):
-            what, has = "attributes that the catalogue does not know", some(catalogue.names) or "none"
-            yield item.item_id, f"{name} has {what}: {some(unknown)}; it has {has}"
-        elif missing := [name for name in catalogue.names if name not in item.attributes]:
-            yield item.item_id, f"{name} lacks attributes: {some(missing)}; give all of them"
-        elif wrong := [name for name, value in item.attributes.items() if not abs(value) <= LARGEST]:
-            yield item.item_id, f"{name}: {some(wrong)} is not a finite number"
-        elif place < 0 and not known and tags.isdisjoint(_tags(item, catalogue.kinds) or ()):
-            yield item.item_id, f"{name}: its tags {UNSHARED}" if tags else f"{name} {UNTOLD}"
+def problems(space: Space, items: Sequence[NewItem], own: int | None = None) -> Iterator[tuple[int, str, str]]:
+    """The items that cannot be put into the catalogue: the place of each among them, which of its fields, and why.
+
+    `own`: how many items of the catalogue were trained with it, before those that were added; None: all. An added one
+    that is given tags must be known by them anew, as it will be when the model is loaded again.
+    """
+    catalogue, names, known = space.catalogue, space.catalogue.names, set(space.catalogue.names)
+    places, own = catalogue.index([item.item_id for item in items]).tolist(), len(catalogue) if own is None else own
+    untold = [
+        not names and (place < 0 or (place >= own and item.tags is not None))
+        for item, place in zip(items, places, strict=True)
+    ]
+    tags = known_tags(space, items) if any(untold) else frozenset()
+    for place, item in enumerate(items):
+        wrong = {
+            "missing": [name for name in names if name not in item.attributes],
+            "not known": [name for name in item.attributes if name not in known],
+            "no finite number of single precision": [
+                name for name, value in item.attributes.items() if not abs(value) <= LARGEST
+            ],
+        }
+        reasons = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
+        if reasons:
+            yield place, "attributes", f"{'; '.join(reasons)}; an item has {some(names) or 'none'}"
+        elif untold[place] and tags.isdisjoint(_tags(item, catalogue.kinds) or ()):
+            yield (place, "tags", UNSHARED) if catalogue.kinds else (place, "item_id", UNTOLD)
 
 
 def _tags(item: NewItem, kinds: Sequence[str]) -> list[str] | None:

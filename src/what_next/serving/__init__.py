@@ -1,5 +1,6 @@
 """The service: an engine that answers, a store that keeps, and an endpoint for both."""
 
+import logging
 from importlib.util import find_spec
 
 from what_next.errors import MissingExtraError
@@ -16,3 +17,6 @@ for _name in (
 ):
     if find_spec(_name) is None:
         raise MissingExtraError(_name, "serve", "the service")
+
+logger = logging.getLogger(__name__)
+"""What whoever runs the service is told."""

@@ -17,20 +17,21 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
-from errno import EDQUOT, EEXIST, EFBIG, ENOSPC, ENOTEMPTY
+from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
 from what_next.data.files import ASIDE, remove_stale, sha256, sync
-from what_next.errors import ModelError, SaveError, StoreError, some
-from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, HASHED, NAME, intact, versions_folder
+from what_next.errors import ModelError, SaveError, StoreError, disk_full, some
+from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, HASHED, intact, versions_folder
 from what_next.serving.store import store_of
 from what_next.serving.store.backend import VARIABLE, Backend, connect, is_damaged
 from what_next.serving.store.migrations import MARKS, REVISIONS, drop_later, known_version, missing, version_of
 from what_next.serving.store.tables import metadata
 from what_next.serving.store.transaction import NEWEST
 from what_next.settings import Setup
+from what_next.settings.service import VERSION
 from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside
 from what_next.training.card import card_path
 
@@ -46,8 +47,8 @@ VERSIONS, OWN = "versions", "agent"
 """Folders among the models: the deployed ones, and the files of the setup's own agent."""
 FILES = (AGENT, CATALOGUE, CRITIC, CARD)
 """Files of a version."""
-FOLDER = re.compile(rf"{OWN}|{VERSIONS}(/{NAME.pattern})?")
-FILE = re.compile(rf"{OWN}/[^/.][^/]*|{VERSIONS}/{NAME.pattern}/({'|'.join(map(re.escape, FILES))})")
+FOLDER = re.compile(rf"{OWN}|{VERSIONS}(/{VERSION.pattern})?")
+FILE = re.compile(rf"{OWN}/[^/.][^/]*|{VERSIONS}/{VERSION.pattern}/({'|'.join(map(re.escape, FILES))})")
 """What an archive of models holds, and nothing else."""
 MOST, RATIO, SMALL = 10_000, 100, 2**26
 """Members of an archive, at most; and how many times its own size it may hold, where that is more than `SMALL`."""
@@ -260,7 +261,10 @@ def _placed(kept: Path, file: Path) -> Path | None:
             give_to_owner(aside, file.parent)
             sync(aside)
         if there:
-            _named_too(file, before)
+            try:  # a second name, so that at no moment there is none at its own
+                before.hardlink_to(file)
+            except OSError:  # some disks have no links
+                file.rename(before)
         for ending in ("-wal", "-shm"):  # the log of another file would be played into this one
             old = file.with_name(file.name + ending)
             if old.exists():
@@ -278,17 +282,9 @@ def _full_at(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (ENOSPC, EDQUOT, EFBIG):
+        if disk_full(error):
             error.filename = str(place)
         raise
-
-
-def _named_too(file: Path, before: Path) -> None:
-    """Give a file a second name, so that at no moment there is none at its own; moved where disks have no links."""
-    try:
-        before.hardlink_to(file)
-    except OSError:
-        file.rename(before)
 
 
 def _tables(backend: Backend, replace: bool) -> bool:
@@ -366,7 +362,7 @@ def _packed(setup: Setup, to: Path, level: int) -> tuple[int, list[str]]:
     # A link is kept as what it leads to.
     with tarfile.open(to, "w:gz", dereference=True, compresslevel=level) as models:
         for place in sorted(versions.iterdir()) if versions.is_dir() else ():
-            if not place.is_dir() or not NAME.fullmatch(place.name):  # such as what is being written there
+            if not place.is_dir() or not VERSION.fullmatch(place.name):  # such as what is being written there
                 continue
             with ExitStack() as stack:  # what is open can be read, though the loop removes it meanwhile
                 try:

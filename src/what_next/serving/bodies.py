@@ -12,8 +12,9 @@ from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from what_next.inference.extend import NewItem
 from what_next.serving.request import EVENTS_PER_UNIT, PolicyName, Refused
-from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
+from what_next.serving.store.records import AddFeedback, EventRow
 from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
 SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000
@@ -331,9 +332,9 @@ class Feedback(Body):
     timestamp: Time | None = Field(default=None, description="when; null: now. The latest counts, however late it came")
 
     @property
-    def row(self) -> FeedbackRow:
+    def row(self) -> AddFeedback:
         """As the store takes it."""
-        return FeedbackRow(self.feedback_id, self.recommendation_id, self.item_id, self.reward, self.timestamp)
+        return AddFeedback(self.feedback_id, self.recommendation_id, self.item_id, self.reward, self.timestamp)
 
 
 class Feedbacks(Batch):
@@ -358,10 +359,10 @@ class Item(Body):
     )
 
     @property
-    def row(self) -> ItemRow:
+    def row(self) -> NewItem:
         """As the store takes it."""
         tags = self.tags and {kind: [word.strip() for word in words] for kind, words in self.tags.items()}
-        return ItemRow(self.item_id, self.title, self.attributes, tags)
+        return NewItem(self.item_id, self.title, self.attributes, tags)
 
 
 class Items(Batch):

@@ -11,6 +11,7 @@ from what_next.errors import WhatNextError
 EVENTS_PER_UNIT = 50
 """Events of a history that cost about as much as a question to a user who is in memory."""
 PolicyName = Literal["trained", "popular", "random"]
+Role = Literal["current", "canary"]
 Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
 
 
@@ -68,7 +69,7 @@ class RecommendationResponse(NamedTuple):
     propensities: tuple[float, ...]
     reasons: Sequence[Reason | None]
     version: str
-    role: Literal["current", "canary"]
+    role: Role
     policy: PolicyName
     fallback: Fallback | None
     unknown: tuple[str, ...] = ()

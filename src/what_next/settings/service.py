@@ -14,8 +14,8 @@ HISTORY = 1000
 """Item ids of the history that a request brings, at most."""
 POLICIES = ("trained", "popular", "random")
 """Arms of an experiment that need no second model."""
-ARM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-"""What an arm may be called: as a version is."""
+VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+"""What a run or a version of a model may be called, and so an arm: a path must not come of it."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that nobody reaches from another machine."""
 
@@ -96,7 +96,7 @@ class Server(Group):
 
     def _check_experiment(self, experiment: str) -> None:
         arms = experiment.split(":")
-        if len(arms) != 2 or arms[0] == arms[1] or not all(ARM.fullmatch(arm) for arm in arms):
+        if len(arms) != 2 or arms[0] == arms[1] or not all(VERSION.fullmatch(arm) for arm in arms):
             raise ValueError(
                 f"server.experiment is {experiment!r:.80}; allowed: two different ones of trained, popular, random, "
                 "candidate and the names of versions, with a colon between them, as trained:popular"

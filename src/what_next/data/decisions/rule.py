@@ -64,14 +64,9 @@ class Rule:
                     f"a request of the log permitted items by their {name!r}, and the model's items have "
                     f"{some(catalogue.names) or 'no attributes'}; judge a model that was trained on the log's items"
                 )
-            found &= within(catalogue, name, low, high)
+            values = catalogue.attributes[:, catalogue.names.index(name)]
+            # Attributes are single precision: so must a bound be that names one of their values.
+            with np.errstate(over="ignore"):
+                found &= (values >= np.float32(low)) & (values <= np.float32(high))
         found[catalogue.held(self.blocked)] = False
         return found
-
-
-def within(catalogue: Catalogue, name: str, low: float, high: float) -> Bool[np.ndarray, "items"]:
-    """The items whose attribute lies between two values, both included."""
-    values = catalogue.attributes[:, catalogue.names.index(name)]
-    # Attributes are single precision: so must a bound be that names one of their values.
-    with np.errstate(over="ignore"):
-        return (values >= np.float32(low)) & (values <= np.float32(high))

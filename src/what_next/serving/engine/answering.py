@@ -1,6 +1,5 @@
 """One batch of questions: sessions, one pass of the model, a choice for each, and the safe policy where that fails."""
 
-import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from jaxtyping import Int32
 
 from what_next.errors import NotFinite, StoreUnavailable, some
 from what_next.inference.session import Event, Session
+from what_next.serving import logger
 from what_next.serving.bodies import Question
 from what_next.serving.engine.cache import Entry
 from what_next.serving.engine.live import Active, Mask
@@ -21,8 +21,6 @@ from what_next.serving.request import Fallback, PolicyName, RecommendationRespon
 from what_next.serving.store import AddImpression
 from what_next.settings import Setup
 from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Policy, Request, Sampler, Slate, Softmax
-
-logger = logging.getLogger("what_next.serving")
 
 MINUTE = 60.0
 IDS = 256
@@ -218,7 +216,7 @@ class Answering:
     def _job(self, active: Active, request: Question, role: str, entry: Entry | None) -> Job:
         """What a question starts from; `entry` is of its user, and unused where a history goes before it."""
         unseen = not self.seen if request.exclude_seen is None else request.exclude_seen
-        job = Job(request, role, unseen, active.withdrawn, active.masks.of(request))
+        job = Job(request, role, unseen, active.withdrawn, active.mask(request))
         if request.history is not None:
             job.seen = active.served.known(request.history)
             job.unknown = tuple(one for one in request.history if one not in active.served.places)

@@ -1,15 +1,13 @@
 """Questions from an event loop to one worker thread, in batches that form by themselves, and answers back."""
 
-import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 
+from what_next.serving import logger
 from what_next.serving.engine.waiting import Turns, Waiting
 from what_next.serving.request import Overloaded, Stopping
-
-logger = logging.getLogger("what_next.serving")
 
 STUCK = 5.0
 """Seconds after which a batch hangs rather than takes its time; nor is it waited for longer when the service ends."""

@@ -76,8 +76,8 @@ class SessionCache:
                     continue
                 entry = self._entries.get(name)
                 if entry is None or entry.key != head.key:
-                    late[name] = self._unread(head.key)
-                elif entry.last < head.last:
+                    entry = self._unread(head.key)
+                if entry.last < head.last:
                     late[name] = entry
                 else:
                     found[name] = entry

@@ -1,7 +1,6 @@
 """The engine of the service: questions in, answers out, while models, items and histories change underneath."""
 
 import asyncio
-import logging
 import math
 import sys
 import threading
@@ -11,19 +10,19 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, get_args
 
 import torch
 from cachetools import TTLCache
 
-from what_next.data.catalogue import tags_of
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
-from what_next.inference.extend import LARGEST, UNSHARED, UNTOLD
+from what_next.inference.extend import NewItem, problems
+from what_next.serving import logger
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Shadow, Watch, meant
-from what_next.serving.engine.live import Role
 from what_next.serving.engine.models import Models, Poller
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import undeployed
@@ -35,13 +34,11 @@ from what_next.serving.request import (
     IdempotencyKey,
     Overloaded,
     RecommendationResponse,
-    Refused,
+    Role,
     Stopping,
 )
 from what_next.serving.store import Store, Writer, records
 from what_next.settings import Setup
-
-logger = logging.getLogger("what_next.serving")
 
 SWITCH = 0.001
 """Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
@@ -50,7 +47,6 @@ TYPICAL_HISTORY = 100
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
 Asked = tuple[Question, IdempotencyKey | None]
-UNSEEN = "answers that nobody saw stand in the log as shown: %s"
 
 
 class Engine:
@@ -99,28 +95,18 @@ class Engine:
 
     # Answering
 
-    async def recommend(self, question: Question) -> RecommendationResponse:
-        """The answer to a question; its impression is durable by then.
-
-        Raises:
-            Refused: the question cannot be answered as it was put.
-            Overloaded: it could not be answered in time.
-            Stopping: the engine is being closed.
-            StoreUnavailable: the store cannot be read, or cannot take the impression now.
-            Withdrawn: items are withdrawn as fast as it is answered.
-        """
-        (outcome,) = await self.recommend_all([(question, None)])
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
-
     async def recommend_all(
         self, requests: Sequence[Asked], caller: str = ""
     ) -> list[RecommendationResponse | BaseException]:
-        """The answers to the questions of one request, which are let in together; see `recommend`.
+        """The answers to the questions of one request, which are let in together, when their impressions are durable.
 
-        What can be answered is shared among callers. Where a question has no answer, it is the error that `recommend`
-        raises; or `AnsweredBefore`, where it is to be answered once, and was.
+        What can be answered is shared among callers. In the place of an answer stands an error: `Refused`, where the
+        question cannot be answered as it was put; `AnsweredBefore`, where it is to be answered once, and was;
+        `Withdrawn`, where items are withdrawn as fast as it is answered; `StoreUnavailable`; or `Stopping`.
+
+        Raises:
+            Overloaded: they could not be answered in time.
+            Stopping: the engine is being closed.
         """
         found = await self._outcomes(requests, caller)
         if again := [place for place, outcome in enumerate(found) if isinstance(outcome, records.Withdrawn)]:
@@ -153,7 +139,7 @@ class Engine:
         try:
             self.writer.submit(records.CountDeliveries(tuple(recommendation_ids), -1))
         except StoreUnavailable as error:
-            logger.warning(UNSEEN, error)
+            logger.warning("answers that nobody saw stand in the log as shown: %s", error)
 
     def _waiting(self, request: Question, once: IdempotencyKey | None, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
@@ -267,38 +253,24 @@ class Engine:
             StoreUnavailable: the store cannot be used now.
         """
         if not self.held([item_id]):
-            self.grow()  # another process may have taken it just now
+            self.models.grow()  # another process may have taken it just now
         if not self.held([item_id]):
             raise CatalogueError(f"item {item_id!r} is not in the catalogue")
         changed: bool = self.writer.submit(records.WithdrawItem(item_id)).result()
         self.models.withdrawals.look()
         return changed
 
-    def grow(self) -> None:
-        """Take up the new items of the store: they can be recommended in the very next answer."""
-        self.models.grow()
-        self.models.withdrawals.look()
-
-    def check_item(self, item: records.ItemRow, place: str = "") -> None:
-        """Raises a `Refused` where an item cannot be put into the catalogue; `place`: before its fields' names."""
-        served, names, attributes = self.served, self.served.catalogue.names, item.attributes
-        wrong = {
-            "missing": [name for name in names if name not in attributes],
-            "not known": [name for name in attributes if name not in names],
-            "no finite number of single precision": [
-                name for name, value in attributes.items() if not abs(value) <= LARGEST
-            ],
-        }
-        problems = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
-        if problems:
-            raise Refused(f"{place}attributes", f"{'; '.join(problems)}; an item has {some(names) or 'none'}")
-        tags, kinds = item.tags or {}, served.catalogue.kinds
-        if unknown := [repr(kind) for kind in tags if kind not in kinds]:
-            raise Refused(f"{place}tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}")
-        there = served.places.get(item.item_id)
-        by_tags = there is None or (there >= served.own and item.tags is not None)  # a restart asks for its tags again
-        if not names and by_tags and served.known_tags.isdisjoint(tags_of(tags)):
-            raise Refused(f"{place}tags" if kinds else f"{place}item_id", UNSHARED if kinds else UNTOLD)
+    def check_items(self, items: Sequence[NewItem]) -> None:
+        """Raises an `InvalidWrite` where an item cannot be put into the catalogue."""
+        served, kinds = self.served, self.served.catalogue.kinds
+        wrong = [
+            (place, "tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}")
+            for place, item in enumerate(items)
+            if (unknown := [repr(kind) for kind in item.tags or () if kind not in kinds])
+        ]
+        wrong += problems(served.policy.agent.space, items, served.own)
+        if wrong:
+            raise records.InvalidWrite(*min(wrong, key=itemgetter(0, 1)))  # of the first such item
 
     def held(self, item_ids: Sequence[str]) -> int:
         """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""

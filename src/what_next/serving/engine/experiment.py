@@ -4,7 +4,6 @@ A canary is one, too: of the deployed version and the second one. What the secon
 shadow, which nobody sees, is recorded here, too.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,17 +16,16 @@ from what_next.errors import StoreError, StoreUnavailable
 from what_next.metrics.bootstrap import LEVEL
 from what_next.off_policy.confidence_sequences import Arm as Earned
 from what_next.off_policy.confidence_sequences import contrast
+from what_next.serving import logger
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Result
-from what_next.serving.engine.live import Active, Live, Role, point
+from what_next.serving.engine.live import Active, Live, point
 from what_next.serving.metrics import Metrics
-from what_next.serving.request import Arm, RecommendationResponse
+from what_next.serving.request import Arm, RecommendationResponse, Role
 from what_next.serving.store import AddImpression, Store
 from what_next.serving.store.rewards import earned
 from what_next.settings import Server
 from what_next.settings.service import POLICIES
-
-logger = logging.getLogger("what_next.serving")
 
 REST = 20
 """Between two looks at what was earned it rests at least so many times as long as the last look took."""

@@ -3,28 +3,27 @@
 import hashlib
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from cachetools import LRUCache, cachedmethod
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 
 from what_next.baselines.rules import Popular, RandomItem
-from what_next.data.decisions.rule import Rule, within
+from what_next.data.decisions.rule import Rule
 from what_next.errors import ModelError, some
 from what_next.serving.bodies import Question
 from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, folder_of, versions_folder
 from what_next.serving.metrics import Metrics
-from what_next.serving.request import Refused
+from what_next.serving.request import Refused, Role
 from what_next.serving.store import Deployment, Second, Store
 from what_next.settings import Setup
 from what_next.types import ItemSet
 
-Role = Literal["current", "canary"]
 Ids = tuple[str, ...]
 KEPT = 64
 """Masks that are remembered: a page asks again and again with the same one."""
@@ -64,61 +63,13 @@ class Mask(ItemSet):
     rule: Rule
 
 
-class Masks:
-    """The masks of one catalogue; safe for threads."""
-
-    def __init__(self, served: Served) -> None:
-        self.served = served
-        self._kept: LRUCache[object, Mask] = LRUCache(KEPT)
-        self._lock = threading.Lock()
-
-    def of(self, request: Question) -> Mask | None:
-        """The items that a question permits; None: all of them.
-
-        Ids that the catalogue does not hold are passed over; bounds of ranges are inclusive, in the attributes' own
-        units.
-
-        Raises:
-            Refused: an attribute is not known, a range has no inside, or no item is left.
-        """
-        if request.allowed is None and not request.blocked and not request.ranges:
-            return None
-        ranges = [(name, *one.ends) for name, one in sorted((request.ranges or {}).items())]
-        return self._made(request.allowed, request.blocked or (), tuple(ranges))
-
-    @cachedmethod(lambda self: self._kept, lock=lambda self: self._lock)
-    def _made(self, allowed: Ids | None, blocked: Ids, ranges: tuple[tuple[str, float, float], ...]) -> Mask:
-        if allowed == ():
-            raise Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
-        permitted = np.full(len(self.served.ids), allowed is None)
-        permitted[self.served.known(allowed or ())] = True
-        if not permitted.any():
-            raise Refused("allowed", f"none of these {len(allowed or ()):,} ids is in the catalogue; name others")
-        for name, low, high in ranges:
-            permitted &= self._within(name, low, high)
-        if not permitted.any():
-            raise Refused("ranges", "no item that is allowed lies within them; widen them")
-        permitted[self.served.known(blocked)] = False
-        if not permitted.any():
-            raise Refused("blocked", "no item is left that is not blocked; block fewer")
-        return Mask(permitted, Rule(allowed, blocked, {name: (low, high) for name, low, high in ranges}))
-
-    def _within(self, name: str, low: float, high: float) -> Bool[np.ndarray, "items"]:
-        catalogue, names = self.served.catalogue, self.served.catalogue.names
-        if name not in names:
-            raise Refused("ranges", f"{name!r} is no attribute; there are {some(names) or 'none'}")
-        if low > high:
-            raise Refused("ranges", f"of {name!r}, min is {low:g} and above max, which is {high:g}; swap them")
-        return within(catalogue, name, low, high)
-
-
 class Active:
     """What answers for one role. Only `popular` is ever replaced, and what is withdrawn changes.
 
     Attributes:
         served: the version.
         sessions: of users, each as this version sees them.
-        masks, popular: of its catalogue.
+        popular: of its catalogue.
     """
 
     def __init__(
@@ -133,7 +84,9 @@ class Active:
         self.served, self._withdrawals = served, withdrawals
         self._out: tuple[object, Int32[np.ndarray, withdrawn]] = (None, np.zeros(0, np.int32))
         self.sessions = SessionCache(served, store, size, metrics)
-        self.masks, self.anything = Masks(served), RandomItem(len(served.ids))
+        self.anything = RandomItem(len(served.ids))
+        self._masks: LRUCache[object, Mask] = LRUCache(KEPT)
+        self._lock = threading.Lock()
         self.count(counted)
 
     def count(self, counted: Mapping[str, int]) -> None:
@@ -151,6 +104,45 @@ class Active:
         if (now := self._withdrawals.now) is not known:
             self._out = now, (places := np.sort(self.served.known(now[1])))
         return now[0], places
+
+    def mask(self, request: Question) -> Mask | None:
+        """The items that a question permits; None: all of them.
+
+        Ids that the catalogue does not hold are passed over; bounds of ranges are inclusive, in the attributes' own
+        units.
+
+        Raises:
+            Refused: an attribute is not known, a range has no inside, or no item is left.
+        """
+        if request.allowed is None and not request.blocked and not request.ranges:
+            return None
+        ranges = [(name, *one.ends) for name, one in sorted((request.ranges or {}).items())]
+        return self._mask(request.allowed, request.blocked or (), tuple(ranges))
+
+    @cachedmethod(lambda self: self._masks, lock=lambda self: self._lock)
+    def _mask(self, allowed: Ids | None, blocked: Ids, ranges: tuple[tuple[str, float, float], ...]) -> Mask:
+        names = self.served.catalogue.names
+        for name, low, high in ranges:
+            if name not in names:
+                raise Refused("ranges", f"{name!r} is no attribute; there are {some(names) or 'none'}")
+            if low > high:
+                raise Refused("ranges", f"of {name!r}, min is {low:g} and above max, which is {high:g}; swap them")
+        rule = Rule(allowed, blocked, {name: (low, high) for name, low, high in ranges})
+        permitted = rule.mask(self.served.catalogue)
+        if not permitted.any():
+            raise self._nothing_left(rule)
+        return Mask(permitted, rule)
+
+    def _nothing_left(self, rule: Rule) -> Refused:
+        """Which field of a question permits nothing."""
+        catalogue = self.served.catalogue
+        if rule.allowed == ():
+            return Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
+        if rule.allowed is not None and not len(catalogue.held(rule.allowed)):
+            return Refused("allowed", f"none of these {len(rule.allowed):,} ids is in the catalogue; name others")
+        if not replace(rule, blocked=()).mask(catalogue).any():
+            return Refused("ranges", "no item that is allowed lies within them; widen them")
+        return Refused("blocked", "no item is left that is not blocked; block fewer")
 
 
 @dataclass(frozen=True, eq=False)

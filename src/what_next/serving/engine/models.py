@@ -1,6 +1,5 @@
 """The versions in memory: loaded, put into each other's place, and kept as the store says."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +7,7 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from what_next.errors import ModelError, StoreError, WhatNextError
+from what_next.serving import logger
 from what_next.serving.engine.live import Active, Live, Withdrawals, check_second
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, line, versions_folder
@@ -16,12 +16,12 @@ from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Deployment, Outage, Second, Store, StoredItem
 from what_next.settings import Setup
 
-logger = logging.getLogger("what_next.serving")
-
 SLICE = 1.0
 """Seconds that a version is waited for before anything else is looked at."""
 LONG = 10.0
 """Seconds of loading after which it is told."""
+LOOK = 1.0
+"""Seconds between two looks at the store."""
 SHARED = 0.1
 """Part of the items that two versions of one catalogue have in common, at least: items come and go."""
 
@@ -105,7 +105,7 @@ class Models:
         self._counted: Mapping[str, int] = {}
         self.withdrawals = Withdrawals(store)
         self.withdrawals.look()
-        self._note_items()
+        self._note(store.items_after(0))
         self._seen, self.live = self._opened()
 
     # Opening
@@ -173,7 +173,7 @@ class Models:
             served, server = Served.load(self.folder, version), self.setup.server
             if server.search == "approximate":  # before the items that came since: the index stays as it is
                 served = replace(served, policy=served.policy.indexed(server.candidates))
-            return self._active(served.extended(items).warm())
+            return self._active(served.extended(items))
 
         return Loading(version, last, self.setup.server.loading, load)
 
@@ -186,14 +186,11 @@ class Models:
             raise
         self.metrics.loads.labels("loaded").inc()
         missed = [item for item in self._items.values() if item.number > loading.items]
-        return self._extended(found, missed) if missed else found
-
-    def _extended(self, active: Active, items: Sequence[StoredItem]) -> Active:
-        return self._active(active.served.extended(items).warm())
+        return self._active(found.served.extended(missed)) if missed else found
 
     def _active(self, served: Served) -> Active:
         size = self.setup.server.sessions
-        return Active(served, self.store, size, self.metrics, self._counted, self.withdrawals)
+        return Active(served.warm(), self.store, size, self.metrics, self._counted, self.withdrawals)
 
     # What changes
 
@@ -204,7 +201,6 @@ class Models:
             StoreUnavailable: the store cannot be read now.
         """
         self.grow()
-        self.withdrawals.look()
         with self._looking:
             deployments = self.store.deployments()
             if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
@@ -260,26 +256,26 @@ class Models:
         return True
 
     def grow(self) -> None:
-        """Takes up new items of the store: they can be recommended in the next answer.
+        """Takes up items of the store that are new, which can be recommended in the next answer, or withdrawn.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
         with self._changing:
-            last, live = self._last_item, self.live
-            if not (new := self._note_items()):
-                return
-            try:
-                current = self._extended(live.current, new)
-                candidate = live.candidate and self._extended(live.candidate, new)
-            except BaseException:
-                self._last_item = last  # they are tried anew
-                raise
-            with self._swapping:  # so that no user is forgotten by the old ones alone
-                for old, grown in ((live.current, current), (live.candidate, candidate)):
-                    if old and grown and all(item.item_id not in old.served.places for item in new):
-                        grown.sessions.adopt(old.sessions)
-                self.live = replace(live, current=current, candidate=candidate)
+            if new := self.store.items_after(self._last_item):
+                self._add(new)
+        self.withdrawals.look()
+
+    def _add(self, new: Sequence[StoredItem]) -> None:
+        live = self.live
+        current = self._active(live.current.served.extended(new))
+        candidate = live.candidate and self._active(live.candidate.served.extended(new))
+        self._note(new)  # else they are tried anew
+        with self._swapping:  # so that no user is forgotten by the old ones alone
+            for old, grown in ((live.current, current), (live.candidate, candidate)):
+                if old and grown and all(item.item_id not in old.served.places for item in new):
+                    grown.sessions.adopt(old.sessions)
+            self.live = replace(live, current=current, candidate=candidate)
 
     def forget(self, user_id: str) -> None:
         """Let go of a user's session."""
@@ -288,13 +284,10 @@ class Models:
                 if active is not None:
                     active.sessions.drop(user_id)
 
-    def _note_items(self) -> Sequence[StoredItem]:
-        """The items that came since the last look."""
-        new = self.store.items_after(self._last_item)
+    def _note(self, new: Sequence[StoredItem]) -> None:
+        """These items of the store are known, in the order of their numbers."""
         for item in new:
-            self._items[item.item_id] = item
-            self._last_item = max(self._last_item, item.number)
-        return new
+            self._items[item.item_id], self._last_item = item, item.number
 
     def count(self) -> None:
         """Counts popular items anew.
@@ -332,8 +325,8 @@ def _fitting(second: Active, current: Active) -> Active:
 class Poller:
     """A thread that looks every so often; what it cannot do now is done the next time."""
 
-    def __init__(self, models: Models, every: float = 1.0) -> None:
-        self.models, self.every = models, every
+    def __init__(self, models: Models) -> None:
+        self.models = models
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="what-next-poller", daemon=True)
         self._thread.start()
@@ -361,5 +354,5 @@ class Poller:
                 if failure != reported:  # once, however often it comes again
                     logger.exception("looking for new versions and items failed; what is deployed goes on")
                 reported = failure
-            self._stop.wait(self.every)
-            left -= self.every
+            self._stop.wait(LOOK)
+            left -= LOOK

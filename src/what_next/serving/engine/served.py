@@ -1,6 +1,5 @@
 """A version in memory: the trained policy, what answers need of its catalogue, and the reasons that it gives."""
 
-import logging
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -16,20 +15,19 @@ from jaxtyping import Float32, Int32
 from what_next.data import Catalogue
 from what_next.data.catalogue import by_kind
 from what_next.errors import CatalogueError, ModelError, NotFinite, some
-from what_next.inference.extend import NewItem, extend, known_tags, misfits
+from what_next.inference.extend import NewItem, extend, misfits
 from what_next.inference.recommender import Recommender
 from what_next.inference.session import Event, Session, Sessions
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.rewards import Samples
 from what_next.rewards.spread import LEAST_EVENTS, spread_of
+from what_next.serving import logger
 from what_next.serving.engine.versions import whole
 from what_next.serving.request import Reason, SimilarItem
-from what_next.serving.store import ItemRow, StoredItem
+from what_next.serving.store import StoredItem
 from what_next.training.artefacts import CRITIC, Manifest, read_manifest
 from what_next.types import Request
-
-logger = logging.getLogger("what_next.serving")
 
 WINDOW = 20
 """Latest events whose spread is count."""
@@ -69,14 +67,13 @@ class Served:
 
     def extended(self, items: Sequence[StoredItem]) -> "Served":
         """The same version with further items; a search finds those of the version, and looks at all later ones."""
-        new = [NewItem(item.item_id, item.title, item.attributes, item.tags) for item in items]
-        odd = misfits(self.policy.agent.space, new)
+        odd = misfits(self.policy.agent.space, items)
         if odd:  # of a store that served other models, too; why is not for the log, since it names an item
             names = some(self.catalogue.names)
             untold = "without attributes, it knows no new ones but by tags of items that it was trained with"
             why = f"its attributes are others ({names})" if names else untold
             logger.warning("version %s cannot recommend %d items that were added: %s", self.version, len(odd), why)
-        new = [one for one in new if one.item_id not in odd]
+        new = [one for one in items if one.item_id not in odd]
         left_out = (self.left_out | odd).difference(one.item_id for one in new)
         if not new:
             return replace(self, left_out=left_out) if odd else self
@@ -116,11 +113,11 @@ class Served:
         """Where the ids stand that the catalogue holds, in their order."""
         return np.array([place for one in ids if (place := self.places.get(one)) is not None], np.int32)
 
-    def item(self, item_id: str) -> ItemRow | None:
+    def item(self, item_id: str) -> NewItem | None:
         """An item; None: the catalogue does not hold it."""
         return None if (place := self.places.get(item_id)) is None else self._item(place)
 
-    def search(self, query: str, limit: int) -> list[ItemRow]:
+    def search(self, query: str, limit: int) -> list[NewItem]:
         """Items whose title holds a text, whatever its case; those whose title begins with it first.
 
         Without a text, the first items of the catalogue.
@@ -130,20 +127,15 @@ class Served:
         first = sorted(found, key=lambda place: not self.lowered[place].startswith(text)) if text else found
         return [self._item(place) for place in first[:limit]]
 
-    def _item(self, place: int) -> ItemRow:
+    def _item(self, place: int) -> NewItem:
         tags = self.catalogue.tags
         words = by_kind(None if tags is None else tags[place])
-        return ItemRow(self.ids[place], self.titles[place], self.attributes(place), words)
+        return NewItem(self.ids[place], self.titles[place], self.attributes(place), words)
 
     def attributes(self, place: int) -> dict[str, float]:
         """The attributes of an item, in their own units."""
         values = zip(self.catalogue.names, self.catalogue.attributes[place].tolist(), strict=True)
         return {name: round(value, 6) for name, value in values}
-
-    @cached_property
-    def known_tags(self) -> frozenset[str]:
-        """Tags of its own items, by which new ones are known."""
-        return known_tags(self.policy.agent.space)
 
     @cached_property
     def units(self) -> Float32[np.ndarray, "items dim"]:

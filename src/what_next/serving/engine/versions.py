@@ -13,14 +13,13 @@ from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.serving.store import Deployment
 from what_next.serving.store.backend import home_of
 from what_next.settings import Setup
+from what_next.settings.service import VERSION
 from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside, lacking, read_manifest, read_models
 from what_next.training.card import card_path
 
 AGENT = "agent.safetensors"
 CATALOGUE, CARD = catalogue_path(Path(AGENT)).name, card_path(Path(AGENT)).name
 """Names of the files in the folder of a version; the card is for people, and does not tell versions apart."""
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-"""What a run or a version may be called: a path must not come of it."""
 HASHED = re.compile(r".+-[0-9]+-[0-9a-f]{8}")
 """The name of a version, with the hash of its files."""
 
@@ -72,7 +71,7 @@ def folder_of(folder: Path, version: str) -> Path:
     Raises:
         ModelError: its name is none of ours, and might lead anywhere.
     """
-    if not NAME.fullmatch(version):
+    if not VERSION.fullmatch(version):
         raise ModelError(f"{version!r} is no name of a version; expected letters, digits and . _ - alone")
     return folder / version
 
@@ -176,7 +175,7 @@ def _files(agent: Path) -> dict[str, Path]:
 
 def _named(agent: Path, digest: str) -> str:
     manifest = read_manifest(agent, "agent")
-    if not NAME.fullmatch(manifest.run):
+    if not VERSION.fullmatch(manifest.run):
         raise ModelError(f"{agent}: its run {manifest.run!r} is no name; expected letters, digits and . _ - alone")
     return f"{manifest.run}-{manifest.histories}-{digest[:8]}"
 

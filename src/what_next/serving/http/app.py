@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
 from what_next.serving.http import operations, recommendations, schema  # noqa: F401 (they make the operations)
-from what_next.serving.http.callers import ClientGone, Shares, is_local
+from what_next.serving.http.callers import LOCAL, ClientGone, Shares
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
 from what_next.serving.http.routes import ALWAYS, CONNECTION, OPERATIONS, Call, Connection, Operation
@@ -65,7 +65,7 @@ class Application:
             self.parts.metrics.store_failures.inc()
         if isinstance(error, TimeoutError) and not call.complete:
             return Problem(408, "the body did not come in time", headers=CLOSE)
-        if (problem := problem_of(error)) is None:
+        if (problem := problem_of(error, call.several)) is None:
             self.parts.log.error(error, call.route)
             problem = Problem(500, "something went wrong here; the service's own log tells more")
         return problem
@@ -92,7 +92,7 @@ class Application:
             raise malformed("there are two Host headers; send one")
         if b"host" not in headers and scope["http_version"] == "1.1":
             raise malformed("there is no Host header; send one")
-        if not needed and not is_local(headers.get(b"host", b"").decode("latin-1")):
+        if not needed and not LOCAL.fullmatch(headers.get(b"host", b"").decode("latin-1")):
             raise Problem(403, "without keys, only this machine's own names (localhost, 127.0.0.1) are answered")
         token = headers.get(b"x-api-key", b"")
         if not token and (bearer := headers.get(b"authorization", b""))[:7].lower() == b"bearer ":

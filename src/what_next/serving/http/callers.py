@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 import re
 import secrets
 from collections import Counter
@@ -16,14 +15,13 @@ from cachetools import LRUCache
 from starlette.types import Receive
 
 from what_next.errors import StoreError
+from what_next.serving import logger
 from what_next.serving.bodies import B, read
 from what_next.serving.http.problems import CLOSE, RETRY, Problem
 from what_next.serving.store import Store
 
 if TYPE_CHECKING:
     from what_next.serving.http.routes import Call
-
-logger = logging.getLogger("what_next.serving")
 
 Role = Literal["read", "write", "admin"]
 ROLES: tuple[Role, ...] = ("read", "write", "admin")
@@ -40,7 +38,8 @@ LARGE = 2**16
 BODIES = 2**26
 """Bytes of the bodies of all requests under way together, or two whole bodies where those may be larger."""
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE | re.ASCII)
-"""Names by which this machine calls itself, and perhaps a port."""
+"""Host headers that name this machine, perhaps with a port: a page of another site that leads its own name here does
+not have them."""
 
 
 def new_key() -> str:
@@ -202,8 +201,3 @@ class Bodies:
     def _check(self, size: int) -> None:
         if size > self.most:
             raise Problem(413, f"the body is larger than {self.most:,} bytes", headers=CLOSE)
-
-
-def is_local(host: str) -> bool:
-    """Whether a Host header names this machine: a page of another site that leads its own name here does not."""
-    return LOCAL.fullmatch(host) is not None

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from what_next.errors import CatalogueError, StoreError
 from what_next.serving.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
-from what_next.serving.engine.served import similar, spreads
+from what_next.serving.engine.served import WINDOW, similar, spreads
 from what_next.serving.http import replies
 from what_next.serving.http.callers import ADMIN, WRITE
 from what_next.serving.http.parts import Parts
@@ -26,10 +26,6 @@ from what_next.serving.request import EVENTS_PER_UNIT
 from what_next.serving.store import records
 from what_next.worlds import Boredom
 
-SPREAD = 20
-"""Latest events of a history whose spread is told, and events that a spread is of."""
-REFUSED = (records.NotShown, records.InvalidWrite, records.UnknownRecommendation)
-"""Feedback that is not kept, while the rest of its batch is."""
 ITEMS_PER_UNIT = 2000
 """Items that a search looks through for about as much as a question costs."""
 OTHER = {409: "there is another one under this id"}
@@ -58,28 +54,19 @@ async def add_events(call: Call, batch: Events) -> dict[str, Any]:
 
     Answered only when they are durable; in the order of arrival, which decides between events of one time.
     """
-    return await _keep(call.parts, batch.events, "events")
+    return await _keep(call.parts, batch.events)
 
 
-async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[str, Any]:
+async def _keep(parts: Parts, events: list[Event]) -> dict[str, Any]:
     served = parts.model.served
-    try:
-        kept = await parts.written(records.AddEvents(tuple([event.row for event in events])))
-    except records.InvalidWrite as error:
-        raise problem_of(error, several) or error from None
+    kept = await parts.written(records.AddEvents(tuple([event.row for event in events])))
     others = {"unmatched": len(kept.unmatched), "erased": len(kept.erased)}
     parts.metrics.happened("events", accepted=kept.accepted, duplicate=kept.duplicates, **others)
-    return {
-        "accepted": kept.accepted,
-        "duplicates": kept.duplicates,
-        "unknown_items": [event.item_id for event in events if event.item_id not in served.places],
-        "unmatched": kept.unmatched,
-        "erased": kept.erased,
-    }
+    return {**vars(kept), "unknown_items": [one.item_id for one in events if one.item_id not in served.places]}
 
 
 @operation("POST", "/v1/feedback", replies.FeedbackKept, role=WRITE, refuses={404: "it is not known", **OTHER})
-async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
+async def add_feedback(call: Call, feedback: Feedback) -> dict[str, int]:
     """Tell what an item of a recommendation was worth.
 
     May come late, more than once and out of order. The reward of an item is that of the feedback with the latest
@@ -87,12 +74,12 @@ async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
     is sent again changes nothing; other feedback under its id is refused.
     """
     try:
-        kept: records.FeedbackAdded = await call.parts.written(records.AddFeedback((feedback.row,)))
-    except REFUSED:
+        new = int(await call.parts.written(feedback.row))
+    except records.InvalidWrite:
         call.parts.metrics.happened("feedback", refused=1)
         raise
-    call.parts.metrics.happened("feedback", accepted=kept.accepted, duplicate=kept.duplicates)
-    return {"accepted": kept.accepted, "duplicates": kept.duplicates}
+    call.parts.metrics.happened("feedback", accepted=new, duplicate=1 - new)
+    return {"accepted": new, "duplicates": 1 - new}
 
 
 @operation("POST", "/v1/feedback/batch", replies.FeedbackBatchKept, role=WRITE)
@@ -101,15 +88,16 @@ async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
 
     Each stands for itself: what cannot be kept is named in the answer, with its place and the reason.
     """
-    writes = [call.parts.written(records.AddFeedback((one.row,))) for one in batch.feedback]
-    accepted, duplicates, refused = 0, 0, []
+    writes = [call.parts.written(one.row) for one in batch.feedback]
+    new, refused = list[bool](), []
     for index, outcome in enumerate(await asyncio.gather(*writes, return_exceptions=True)):
-        if isinstance(outcome, REFUSED) and (problem := problem_of(outcome)) is not None:
+        if isinstance(outcome, records.InvalidWrite) and (problem := problem_of(outcome)) is not None:
             refused.append({"index": index, "code": CODES[problem.status], "message": problem.message})
         elif isinstance(outcome, BaseException):
             raise outcome  # the whole batch may be sent again: what was kept is a duplicate then
         else:
-            accepted, duplicates = accepted + outcome.accepted, duplicates + outcome.duplicates
+            new.append(outcome)
+    accepted, duplicates = sum(new), len(new) - sum(new)
     call.parts.metrics.happened("feedback", accepted=accepted, duplicate=duplicates, refused=len(refused))
     return {"accepted": accepted, "duplicates": duplicates, "refused": refused}
 
@@ -159,22 +147,18 @@ async def add_items(call: Call, batch: Items) -> dict[str, Any]:
 
     Each is as one alone; the last one of an id counts. Much faster than one by one.
     """
-    return await _added(call.parts, batch.items, "items")
+    return await _added(call.parts, batch.items)
 
 
-async def _added(parts: Parts, items: list[Item], several: str = "") -> dict[str, Any]:
+async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
     """Keep items, and have them recommended."""
     engine = parts.model
-
-    def check() -> None:
-        for place, item in enumerate(items):
-            engine.check_item(item.row, f"{several}.{place}." if several else "")
-
-    await parts.run(check)
+    rows = tuple([item.row for item in items])
+    await parts.run(engine.check_items, rows)
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
-    kept: records.ItemsAdded = await parts.written(records.AddItems(tuple([item.row for item in items])))
+    kept: records.ItemsAdded = await parts.written(records.AddItems(rows))
     try:
-        await parts.run(engine.grow)
+        await parts.run(engine.models.grow)
     except Exception as error:  # they are kept, and the engine looks for new items every second
         parts.log.error(error, "/v1/items")
     return {"accepted": kept.accepted, "replaced": max(kept.replaced, held)}
@@ -241,9 +225,9 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
     """The latest events, and the spread after each of the last ones, each of which looks back itself."""
     served, store = parts.model.served, parts.reads
     head = store.heads([user_id]).get(user_id)
-    events = store.events_of(user_id, max(limit, 2 * SPREAD - 1))
+    events = store.events_of(user_id, max(limit, 2 * WINDOW - 1))
     places = [served.places.get(event.item_id, -1) for event in events]
-    known = [place for place in places[-2 * SPREAD + 1 :] if place >= 0]
+    known = [place for place in places[-2 * WINDOW + 1 :] if place >= 0]
     return {
         "user_id": user_id,
         "events": [

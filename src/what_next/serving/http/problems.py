@@ -41,6 +41,8 @@ CODES = {
     504: "timeout",
 }
 """The code of each status, for programs."""
+OF_WRITES = {records.Conflict: 409, records.UnknownRecommendation: 404}
+"""Statuses of writes that the store refuses; of the others it is 422."""
 
 
 @dataclass(eq=False)
@@ -122,13 +124,7 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
             return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
         case records.InvalidWrite():
             name = f"{several}.{error.place}.{error.field}" if several else error.field
-            return invalid([(name, error.reason)], 409 if isinstance(error, records.Conflict) else 422)
-        case records.NotShown():
-            return invalid([("item_id", "this recommendation did not show it; give one of its items")])
-        case records.UnknownRecommendation():
-            name = "recommendation_id"
-            reason = f"there is no such recommendation; give the {name} of an answer (those of erased users are gone)"
-            return invalid([(name, reason)], 404)
+            return invalid([(name, error.reason)], OF_WRITES.get(type(error), 422))
         case CatalogueError():
             return Problem(404, "there is no such item in the catalogue")
         case TimeoutError():

@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from what_next.serving.loop.journal import LoopLine, LoopRound
-from what_next.serving.request import Fallback, PolicyName, Reason, SimilarItem
+from what_next.serving.request import Fallback, PolicyName, Reason, Role, SimilarItem
+from what_next.serving.store.records import DeploymentKind
 
 
 class Reply(BaseModel):
@@ -49,7 +50,7 @@ class ModelName(Reply):
     """Which model answered."""
 
     version: str
-    role: Literal["current", "canary"]
+    role: Role
 
 
 class Recommendations(Reply):
@@ -198,7 +199,7 @@ class Deployed(Reply):
     """How the version came."""
 
     number: int
-    kind: Literal["first", "promoted", "rolled back"]
+    kind: DeploymentKind
     time: str
 
 

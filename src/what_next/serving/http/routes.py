@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from what_next.serving.bodies import Body
+from what_next.serving.bodies import Batch, Body
 from what_next.serving.http.callers import ADMIN, READ, ROLES
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import OF_JSON, Problem
@@ -52,6 +52,7 @@ class Call:
         route: the template of the path; `status`: of the answer, 0 as long as there is none.
         caller: whom the limits count it for; `key`: the name of the API key; `role`: what the caller may do.
         user: whom it is about.
+        several: the list that is its body, whose rows errors name by their places; empty: it is of one thing alone.
         counted: whether it counts among those under way.
         held: bytes of its body in memory; `complete`: whether it is not being read.
     """
@@ -65,6 +66,7 @@ class Call:
     key: str | None = None
     role: int = ADMIN
     user: str | None = None
+    several: str = ""
     counted: bool = False
     held: int = 0
     complete: bool = True
@@ -159,6 +161,8 @@ class Operation:
         body = await parts.bodies.parsed(kind, content)
         if (units := body.units) > paid:
             parts.rate.charge(call.caller, units - paid, paid)
+        if isinstance(body, Batch):
+            (call.several,) = type(body).model_fields
         return body
 
 

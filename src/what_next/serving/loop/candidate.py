@@ -57,8 +57,7 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
     Raises:
         DataError: there is nothing, or one of the parts has no users.
     """
-    catalogue = Catalogue.from_table(pl.read_parquet(catalogue_path(agent_of(setup, current)), glob=False))
-    whole = _whole(store, catalogue, folder.parent / WHOLE)
+    whole = _whole(store, _catalogue(agent_of(setup, current)), folder.parent / WHOLE)
     users = whole.users
     out = pl.Series(users.name, [one for one in users if held_out(one, setup.loop.held_out)], users.dtype)
     counts = dict[str, int]()
@@ -71,6 +70,10 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
         counts |= {f"{what}_events": part.events, f"{what}_decisions": part.decisions}
         counts[f"{what}_users"] = len(theirs)
     return counts
+
+
+def _catalogue(agent: Path) -> Catalogue:
+    return Catalogue.from_table(pl.read_parquet(catalogue_path(agent), glob=False))
 
 
 def _whole(store: Store, catalogue: Catalogue, log: Path) -> Exported:
@@ -146,9 +149,7 @@ def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
 
 def check_catalogue(candidate: Path, deployed: Path) -> None:
     """Raises a `ModelError` where a candidate lacks items of the deployed model, or has other attributes."""
-    ours, theirs = (
-        Catalogue.from_table(pl.read_parquet(catalogue_path(one), glob=False)) for one in (candidate, deployed)
-    )
+    ours, theirs = _catalogue(candidate), _catalogue(deployed)
     if ours.names != theirs.names:
         raise ModelError(
             f"the candidate is of another catalogue: its items have {some(ours.names) or 'no attributes'}, and those "

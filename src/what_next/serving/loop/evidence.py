@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float64
-from sqlalchemy import Executable, bindparam, func, select, text
+from sqlalchemy import Executable, func, select, text
 
 from what_next.errors import MissingExtraError
 from what_next.off_policy.confidence_sequences import FEW, Contrast, asymptotic, contrast, effect_of
@@ -15,33 +15,21 @@ from what_next.off_policy.weighting import Terms, mean_of
 from what_next.serving.store import Store, rewards, tables
 
 SHOWN, EVENTS = tables.impressions.c, tables.events.c
-LAST = select(func.max(SHOWN.number))
 HIGHEST = {
     True: text("SELECT max(seq) FROM sqlite_sequence WHERE name = 'impressions'"),
     False: text("SELECT pg_sequence_last_value(pg_get_serial_sequence('impressions', 'number')::regclass)"),
 }
 """By whether it is SQLite: the highest number that an answer ever had; NULL before the first."""
-EVENT_COUNT = func.coalesce(select(func.sum(tables.users.c.events)).scalar_subquery(), 0)
-LAST_FEEDBACK = func.coalesce(select(func.max(tables.feedback.c.number)).scalar_subquery(), 0)
-UNSEEN = select(func.count()).where(
-    SHOWN.number > bindparam("since"), SHOWN.shown.is_(False), SHOWN.version == bindparam("version")
-)
-RECENT = (
-    select(EVENTS.item_id)
-    .where(EVENTS.arrived > bindparam("since"))
-    .order_by(EVENTS.arrived.desc(), EVENTS.number.desc())
-    .limit(bindparam("most"))
-)
 
 
-def _number(store: Store, statement: Executable, **values: Any) -> int:
+def _number(store: Store, statement: Executable) -> int:
     """The number that a statement finds; 0 for NULL."""
-    return int(store.fetch(statement, **values)[0][0] or 0)
+    return int(store.fetch(statement)[0][0] or 0)
 
 
 def last_answer(store: Store) -> int:
     """The number of the store's last answer."""
-    return _number(store, LAST)
+    return _number(store, select(func.max(SHOWN.number)))
 
 
 def highest_number(store: Store) -> int:
@@ -52,7 +40,8 @@ def highest_number(store: Store) -> int:
 
 def happened(store: Store) -> int:
     """How much the store holds to learn from: its events, and the feedback that was ever sent."""
-    return _number(store, select(EVENT_COUNT + LAST_FEEDBACK))
+    events, feedback = select(func.sum(tables.users.c.events)), select(func.max(tables.feedback.c.number))
+    return _number(store, events) + _number(store, feedback)
 
 
 def last_erasure(store: Store) -> int:
@@ -62,12 +51,14 @@ def last_erasure(store: Store) -> int:
 
 def unseen(store: Store, version: str, since: int) -> int:
     """How often a version answered in the shadow, after some answer."""
-    return _number(store, UNSEEN, since=since, version=version)
+    unseen = select(func.count()).where(SHOWN.number > since, SHOWN.shown.is_(False), SHOWN.version == version)
+    return _number(store, unseen)
 
 
 def recent_items(store: Store, since: int, most: int) -> list[str]:
     """The items of the latest events that arrived after a moment, the oldest of them first."""
-    return [item for (item,) in reversed(store.fetch(RECENT, since=since, most=most))]
+    latest = select(EVENTS.item_id).order_by(EVENTS.arrived.desc(), EVENTS.number.desc()).limit(most)
+    return [item for (item,) in reversed(store.fetch(latest.where(EVENTS.arrived > since)))]
 
 
 def answers(store: Store, since: int) -> pl.DataFrame:

@@ -22,9 +22,7 @@ from what_next.serving.store.tables import Json
 from what_next.settings import Setup
 
 LOCK = 0x6C6F6F70
-LOCKED, FREED = select(func.pg_try_advisory_lock(LOCK)), select(func.pg_advisory_unlock(LOCK))
-"""Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open; and takes it back."""
-
+"""Of PostgreSQL's advisory locks the one that the loop holds."""
 BACK = 60 * 10**6
 """Microseconds that a clock may go back before it is told."""
 
@@ -138,7 +136,10 @@ class Journal:
     def note(
         self, current: LoopRound, facts: Mapping[str, Any], told: str | None = None, **changed: str | None
     ) -> LoopRound:
-        """Add facts to a round; and a line, where there is something to tell. `changed`: see `go_on`."""
+        """Add facts to a round; and a line, where there is something to tell.
+
+        `changed`: the `step` that comes next, None where the round is over, and then the `outcome`.
+        """
         with self.backend.begin() as connection:
             this = rounds.c.number == current.number
             more = {**connection.execute(select(rounds.c.facts).where(this)).scalar_one(), **facts}
@@ -146,12 +147,6 @@ class Journal:
             if told is not None:
                 self._tell(connection, current.number, current.step or "", told)
         return replace(current, facts=more, **changed)  # type: ignore[arg-type]
-
-    def go_on(
-        self, current: LoopRound, facts: Mapping[str, Any], told: str, step: str | None, outcome: str | None
-    ) -> LoopRound:
-        """Note that the step of a round is done, what it found, and which one is next; None: the round is over."""
-        return self.note(current, facts, told, step=step, outcome=outcome)
 
     def tell(self, step: str, told: str) -> None:
         """Add a line outside of all rounds."""
@@ -222,62 +217,45 @@ class NotAlone(StoreError):
     """Another loop works on the store."""
 
 
-@dataclass(eq=False)
-class Place:
-    """The place of the only loop on a store in PostgreSQL: a lock that its server knows, and forgets when it restarts.
-
-    Attributes:
-        backend: of the store; `connection`: which has the lock as long as it is open; None: before the first time.
-    """
-
-    backend: Backend
-    connection: Connection | None = None
-
-    def take(self) -> None:
-        """Take the place, or make sure that it is taken still.
-
-        Raises:
-            NotAlone: another loop has it.
-            StoreUnavailable: the store is away.
-        """
-        if self.backend.sqlite:  # the lock of the journal's file is enough
-            return
-        if self.connection is not None:
-            with suppress(SQLAlchemyError):
-                self.connection.execute(select(1))
-                return
-            self.connection.close()
-            self.connection = None
-        with self.backend.explained():
-            connection = self.backend.reader.connect()
-            connection.detach()  # the lock goes when it is closed, and not back to the pool with it
-            if not connection.execute(LOCKED).scalar():
-                connection.close()
-                raise NotAlone(f"{self.backend.where}: another loop works on this store; there can be one")
-        self.connection = connection
-
-    def leave(self) -> None:
-        """Give it back."""
-        if self.connection is not None:
-            with suppress(SQLAlchemyError):  # the server may take its time to notice that the connection is closed
-                self.connection.execute(FREED)
-            self.connection.close()
-
-
 @contextmanager
 def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
     """Be the only loop on a store, in all its processes and on all machines; it ends with the process.
 
-    Yields what makes sure that it still is the only one: see `Place.take`.
+    Beside the lock of the journal's file there is one that the server of a store in PostgreSQL knows, and forgets when
+    it restarts. Yields what takes that, or makes sure that it is taken still; it raises `NotAlone` where another loop
+    has it, and `StoreUnavailable` where the store is away.
 
     Raises:
         NotAlone: another loop works on it.
     """
-    place, where = Place(store.backend), journal.backend.where
+    backend, where = store.backend, journal.backend.where
+    held: Connection | None = None  # which has the lock as long as it is open
+
+    def take() -> None:
+        nonlocal held
+        if backend.sqlite:  # the lock of the journal's file is enough
+            return
+        if held is not None:
+            with suppress(SQLAlchemyError):
+                held.execute(select(1))
+                return
+            held.close()
+            held = None
+        with backend.explained():
+            connection = backend.reader.connect()
+            connection.detach()  # the lock goes when it is closed, and not back to the pool with it
+            if not connection.execute(select(func.pg_try_advisory_lock(LOCK))).scalar():
+                connection.close()
+                raise NotAlone(f"{backend.where}: another loop works on this store; there can be one")
+        held = connection
+
     told = f"{where}: another loop works on this store; there can be one (what-next loop status)"
     with files.alone(Path(f"{where}.lock"), NotAlone(told)):
         try:
-            place.take()
-            yield place.take
+            take()
+            yield take
         finally:
-            place.leave()
+            if held is not None:
+                with suppress(SQLAlchemyError):  # the server may take its time to notice that the connection is closed
+                    held.execute(select(func.pg_advisory_unlock(LOCK)))
+                held.close()

@@ -117,7 +117,7 @@ class Loop:
                 return current is not None and self._do(current)
             if current is not None:  # the next round takes the place of the watch
                 self.store.put_second(None)
-                self.journal.go_on(current, {}, "the watch ends with the next round", None, "promoted")
+                self.journal.note(current, {}, "the watch ends with the next round", step=None, outcome="promoted")
             return self._begin(why)
         if latest is not None and new:
             self._measure(latest)
@@ -187,7 +187,7 @@ class Loop:
             return False
         if done.next is None:  # nothing stands beside the deployed version any more
             self.store.put_second(None)
-        self.journal.go_on(current, {**done.facts, "tries": 0}, done.told, done.next, done.outcome)
+        self.journal.note(current, {**done.facts, "tries": 0}, done.told, step=done.next, outcome=done.outcome)
         if done.next is None:
             candidate.clear(self.folder, current.number)
         return True
@@ -202,7 +202,7 @@ class Loop:
         self.store.put_second(None)
         goes_on = current.facts["version" if current.step == "watch" else "current"]
         told = f"given up after {tries} tries, {goes_on} goes on: {told}"
-        self.journal.go_on(current, {}, told, None, "failed")
+        self.journal.note(current, {}, told, step=None, outcome="failed")
 
     def _overtaken(self, current: LoopRound) -> Done | None:
         """The end of a round whose candidate is tried against a version that is deployed no longer."""

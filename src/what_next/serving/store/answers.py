@@ -124,34 +124,27 @@ class Answers:
         execute_all(self.connection, DELIVER, [(by, by, by, one) for one, by in sorted(sums.items()) if by])
         return [None] * len(writes)
 
-    def add_feedback(self, writes: Sequence[records.AddFeedback]) -> list[records.FeedbackAdded | Exception]:
-        """Feedback, each row once; a write with a row that cannot be is refused whole, and spoils no other."""
-        shown = self._shown({row.recommendation_id for write in writes for row in write.rows})
-        ids = [row.feedback_id for write in writes for row in write.rows]
-        known: dict[str, Content] = {
-            one: tuple(held) for one, *held in self.connection.execute(KNOWN, {"feedback": ids})
-        }
-        values = list[tuple[object, ...]]()
-        results: list[records.FeedbackAdded | Exception] = []
+    def add_feedback(self, writes: Sequence[records.AddFeedback]) -> list[bool | records.InvalidWrite]:
+        """Feedback, each once: whether it is new, or why it is refused."""
+        shown = self._shown({write.recommendation_id for write in writes})
+        ids = {"feedback": [write.feedback_id for write in writes]}
+        known: dict[str, Content] = {one: tuple(held) for one, *held in self.connection.execute(KNOWN, ids)}
+        rows, results = list[tuple[object, ...]](), list[bool | records.InvalidWrite]()
         for write in writes:
-            mine, new = dict[str, Content](), list[records.FeedbackRow]()
-            refusal = None
-            for place, row in enumerate(write.rows):
-                if (refusal := refusal or _refusal(row, shown)) is not None:
-                    break
-                content = (shown[row.recommendation_id].number, row.item_id, row.reward, row.time)
-                if (held := known.get(row.feedback_id) or mine.get(row.feedback_id)) is None:
-                    mine[row.feedback_id] = content
-                    new.append(row)
-                elif content not in (held, (*held[:3], None)):
-                    refusal = records.Conflict(place, "feedback_id")
-            if refusal is not None:
-                results.append(refusal)
+            if (answer := shown.get(write.recommendation_id)) is None:
+                results.append(records.UnknownRecommendation())
                 continue
-            known |= mine
-            values += [self._feedback(row, shown[row.recommendation_id]) for row in new]
-            results.append(records.FeedbackAdded(len(new), len(write.rows) - len(new)))
-        insert_all(self.connection, tables.feedback, values)
+            if write.item_id not in answer.items:
+                results.append(records.NotShown())
+                continue
+            content = (answer.number, write.item_id, write.reward, write.time)
+            if (held := known.setdefault(write.feedback_id, content)) is content:
+                rows.append(self._feedback(write, answer))
+                results.append(True)
+            else:
+                same = content in (held, (*held[:3], None))
+                results.append(False if same else records.Conflict(0, "feedback_id"))
+        insert_all(self.connection, tables.feedback, rows)
         return results
 
     def _shown(self, recommendation_ids: set[str]) -> dict[str, _Shown]:
@@ -160,11 +153,11 @@ class Answers:
         latest = dict(map(tuple, self.connection.execute(LATEST, {"numbers": [one.number for one in found]})))
         return {name: _Shown(number, frozenset(items), latest.get(number)) for name, number, _, items in found}
 
-    def _feedback(self, row: records.FeedbackRow, shown: _Shown) -> tuple[object, ...]:
+    def _feedback(self, write: records.AddFeedback, shown: _Shown) -> tuple[object, ...]:
         """As it is stored; what arrives later without a time is later, whatever the clock says."""
-        time = max(self.now, shown.latest or self.now) if row.time is None else row.time
+        time = max(self.now, shown.latest or self.now) if write.time is None else write.time
         shown.latest = time if shown.latest is None else max(shown.latest, time)
-        return row.feedback_id, shown.number, row.item_id, row.reward, time, self.now
+        return write.feedback_id, shown.number, write.item_id, write.reward, time, self.now
 
     def unmatched(self, rows: Sequence[records.EventRow]) -> set[str]:
         """Ids of events that are no feedback to the answer that they name.
@@ -211,10 +204,3 @@ def _row(write: records.AddImpression, nameless: bool) -> tuple[object, ...]:
         int(write.shown),
         None if write.rule is None else write.rule.hash,
     )
-
-
-def _refusal(row: records.FeedbackRow, shown: dict[str, _Shown]) -> Exception | None:
-    found = shown.get(row.recommendation_id)
-    if found is None:
-        return records.UnknownRecommendation()
-    return None if row.item_id in found.items else records.NotShown()

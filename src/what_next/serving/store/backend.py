@@ -15,7 +15,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.sql import FromClause
 
 from what_next.errors import (
     UNESCAPED,
@@ -204,19 +203,15 @@ def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     return column.in_(sa.select(sa.cast(key, sa.BigInteger) if isinstance(column.type, sa.BigInteger) else key))
 
 
-def _pairs(name: str) -> FromClause:
-    """A table with the columns `key` and `after`, out of whole numbers by whole numbers that are given as `name`."""
-    given = sa.func.json_each(sa.bindparam(name, type_=_Object())).table_valued("key", "value").c
-    after = sa.cast(sa.cast(given.value, sa.Text), sa.BigInteger)  # PostgreSQL makes no number of JSON itself
-    return sa.select(sa.cast(given.key, sa.BigInteger).label("key"), after.label("after")).subquery("wanted")
-
-
 def after_each(
     name: str, key: sa.ColumnElement[int], number: sa.ColumnElement[int], columns: Sequence[sa.ColumnElement[Any]]
 ) -> Mapping[str, sa.Select[Any]]:
-    """By the dialect: some columns of the rows whose `key` is given as `name`, and whose `number` is larger than that
-    of the key (see `_pairs`)."""
-    wanted = _pairs(name)
+    """By the dialect: some columns of the rows whose `key` is one of those that are given as `name`, each with the
+    number that `number` is larger than."""
+    given = sa.func.json_each(sa.bindparam(name, type_=_Object())).table_valued("key", "value").c
+    after = sa.cast(sa.cast(given.value, sa.Text), sa.BigInteger)  # PostgreSQL makes no number of JSON itself
+    pairs = sa.select(sa.cast(given.key, sa.BigInteger).label("key"), after.label("after"))
+    wanted = pairs.subquery("wanted")
     rows = sa.select(*columns).where(key == wanted.c.key, number > wanted.c.after)
     # PostgreSQL takes any JSON for 100 keys, and would read a whole table for one of them. OFFSET 0 keeps it from
     # making a join of this, so that it looks up each key in the index. SQLite does so by itself.

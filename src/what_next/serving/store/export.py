@@ -61,14 +61,6 @@ EXPLORED: dict[str, Any] = {
 RULES = select(tables.rules.c.hash.label("rule"), tables.rules.c.text.label("permitted")).where(
     among(tables.rules.c.hash, "rules")
 )
-ASKED = select(tables.impressions.c.user_id).distinct()
-LAST = (
-    select(tables.impressions.c.number, tables.impressions.c.recommendation_id)
-    .order_by(tables.impressions.c.number.desc()).limit(1)
-)  # fmt: skip
-LAST_FEEDBACK = (
-    select(tables.feedback.c.number, tables.feedback.c.feedback_id).order_by(tables.feedback.c.number.desc()).limit(1)
-)
 AGAIN = 10_000
 """So many of the last answers, and of the last feedback, are read again: where several processes write, a lower number
 may come to be there after a higher one."""
@@ -79,7 +71,6 @@ NUMBERS = select(SHOWN.recommendation_id.label("slate"), SHOWN.number.label("ans
     among(SHOWN.recommendation_id, "answers")
 )
 SINCE = after_each("users", EVENTS.user, EVENTS.number, [EVENTS[name] for name in HAPPENED])
-ERASED = select(tables.erased_users.c.digest)
 UNTIL = "what_next.until"
 """In the footer of an exported log: how far the store was read, as JSON of `Until`."""
 EARLIER = "was written by an earlier version"
@@ -105,9 +96,11 @@ class Until:
     @classmethod
     def of(cls, store: Store) -> "Until":
         """How far it can be read now."""
-        last, fed_back, time = store.fetch(LAST), store.fetch(LAST_FEEDBACK), store.clock()
+        numbers = select(SHOWN.number, SHOWN.recommendation_id).order_by(SHOWN.number.desc())
+        fed_back = select(SENT.number, SENT.feedback_id).order_by(SENT.number.desc())
+        last, sent, time = store.fetch(numbers.limit(1)), store.fetch(fed_back.limit(1)), store.clock()
         number, slate = tuple(last[0]) if last else (0, None)
-        feedback, feedback_id = tuple(fed_back[0]) if fed_back else (0, None)
+        feedback, feedback_id = tuple(sent[0]) if sent else (0, None)
         with suppress(StoreError), store.backend.begin() as connection:  # a full disk can be read
             time = moment(connection, time)
         return cls(number, slate, feedback, time, feedback_id)
@@ -291,7 +284,7 @@ def _earned(rows: pl.DataFrame, rewards: pl.DataFrame) -> pl.Series:
 
 def _still_there(store: Store, happened: pl.DataFrame, decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Without those who were erased, while this was read or since an earlier export."""
-    asked, known = frame(store, ASKED)["user_id"], users(store)["user_id"]
+    asked, known = frame(store, select(SHOWN.user_id).distinct())["user_id"], users(store)["user_id"]
     user = pl.col("user_id")
     return happened.filter(user.is_in(known.implode())), decided.filter(NOBODY | user.is_in(asked.implode()))
 
@@ -468,8 +461,8 @@ def _until(path: Path) -> Until | None:
 def _erased(store: Store, rows: pl.LazyFrame, before: Until) -> pl.Series:
     """Who of the users of some rows was erased since an export, as texts."""
     salt = store.fetch(NOTE, note=SALT)
-    since = tables.erased_users.c.time >= before.time
-    digests = {digest for (digest,) in store.fetch(ERASED.where(since))}
+    erased = tables.erased_users.c
+    digests = {digest for (digest,) in store.fetch(select(erased.digest).where(erased.time >= before.time))}
     if not salt or not digests:
         return pl.Series(dtype=pl.String)
     users = rows.select(pl.col("user_id").cast(pl.String).unique()).collect(engine="streaming").to_series()

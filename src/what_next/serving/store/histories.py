@@ -39,7 +39,6 @@ KNOWN = select(
     EVENTS.event_id, EVENTS.user, EVENTS.item_id, EVENTS.kind, EVENTS.reward, EVENTS.context, EVENTS.recommendation_id,
     EVENTS.time,
 ).where(among(EVENTS.event_id, "events"))  # fmt: skip
-EMPTY = delete(tables.users).where(among(USERS.key, "keys"), USERS.last == 0)
 NOTE = select(META.value).where(META.name == bindparam("note"))
 ERASED_USERS = select(tables.erased_users).where(among(tables.erased_users.c.digest, "digests"))
 ERASED_EVENTS = select(tables.erased_events).where(among(tables.erased_events.c.digest, "digests"))
@@ -133,7 +132,8 @@ class Histories:
                 results.append(conflict)
         self._insert(new.values(), accounts)
         if late is not None:  # the id of whoever was erased does not stay in a row that was made in vain
-            self.connection.execute(EMPTY, {"keys": [one.key for one in accounts.values() if not one.last]})
+            empty = delete(tables.users).where(among(USERS.key, "keys"), USERS.last == 0)
+            self.connection.execute(empty, {"keys": [one.key for one in accounts.values() if not one.last]})
         return results
 
     def _insert(self, rows: Iterable[EventRow], accounts: dict[str, Account]) -> None:

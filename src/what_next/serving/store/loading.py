@@ -14,7 +14,7 @@ from what_next.data import Dataset
 from what_next.errors import StoreError
 from what_next.serving.store import tables
 from what_next.serving.store.backend import PATIENCE, Backend, among, be_patient, in_the_way, insert_all
-from what_next.serving.store.histories import Histories, note, put_note
+from what_next.serving.store.histories import NOTE, Histories, note, put_note
 from what_next.serving.store.records import AddEvents, EventRow
 from what_next.serving.store.tables import dumps
 
@@ -27,13 +27,11 @@ LONGEST = 2600
 """Bytes of an id that PostgreSQL takes: a third of a page, less what it adds, is what an index holds."""
 LOADING, LOADED = "loading", "loaded"
 """What is remembered: how far it went, and that it was done."""
-PROGRESS = select(tables.meta.c.value).where(tables.meta.c.name == LOADING).with_for_update()
-THERE = select(func.count()).where(among(tables.users.c.user_id, "users"))
 
 
 def progress_of(connection: Connection) -> Any:
     """How far the filling went; None: it never began. The next chunk waits for the end of the caller's transaction."""
-    found = connection.execute(PROGRESS).scalar()
+    found = connection.execute(NOTE.with_for_update(), {"note": LOADING}).scalar()
     return None if found is None else orjson.loads(found)
 
 
@@ -107,7 +105,8 @@ class Filling:
         end = min(max(end, start + 1), self.dataset.users)
         histories = Histories(connection, self.clock())
         ids = self.users[start:end]
-        if histories.erasures(ids) or connection.execute(THERE, {"users": ids}).scalar():
+        there = select(func.count()).where(among(tables.users.c.user_id, "users"))
+        if histories.erasures(ids) or connection.execute(there, {"users": ids}).scalar():
             # A user who is here already has numbers and perhaps these very events; of one who was erased none comes in.
             outcome = histories.add([AddEvents(tuple(self._rows(start, end)))])[0]
             if isinstance(outcome, Exception):

@@ -1,6 +1,5 @@
 """The schema of the store, also in stores that an earlier version made."""
 
-import logging
 import re
 from pathlib import Path
 
@@ -10,10 +9,9 @@ from sqlalchemy.schema import CreateColumn
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from what_next.errors import StoreError
+from what_next.serving import logger
 from what_next.serving.store import tables
 from what_next.serving.store.backend import BUSY, PAGE, PATIENCE, VARIABLE, Backend, be_patient, make_file, waits
-
-logger = logging.getLogger("what_next.serving")
 
 ADDED: dict[str, tuple[Table, ...]] = {
     "0001": (),

@@ -9,6 +9,7 @@ from typing import Literal
 
 from what_next.data.decisions.rule import Rule
 from what_next.errors import StoreError, WhatNextError
+from what_next.inference.extend import NewItem
 
 AHEAD = 24 * 3600 * 1_000_000
 """Microseconds that a client's time may be ahead of the store's clock. One of next year would stay the latest of its
@@ -147,11 +148,14 @@ class CountDeliveries:
 
 
 @dataclass(frozen=True)
-class FeedbackRow:
-    """What an item of an answer brought.
+class AddFeedback:
+    """What an item of an answer brought. It is numbered in the order of the commits; see `rewards_of`.
+
+    Comes to whether it is new, and was not there before, the same; or to `UnknownRecommendation`, `NotShown` or
+    `Conflict`.
 
     Attributes:
-        feedback_id: distinct; the same row sent again changes nothing, another one under its id is refused.
+        feedback_id: distinct; the same feedback sent again changes nothing, another one under its id is refused.
         recommendation_id, item_id: what was shown.
         time: at most a day ahead of the store's clock; None: now, but not before the latest feedback to this answer.
     """
@@ -164,41 +168,10 @@ class FeedbackRow:
 
 
 @dataclass(frozen=True)
-class AddFeedback:
-    """Feedback, all of it or none; comes to `FeedbackAdded`, or to `UnknownRecommendation`, `NotShown` or `Conflict`.
-
-    It is numbered in the order of the commits; see `rewards_of`.
-    """
-
-    rows: tuple[FeedbackRow, ...]
-
-
-@dataclass(frozen=True)
-class FeedbackAdded:
-    """How many of the rows are new, and how many were there before, the same."""
-
-    accepted: int
-    duplicates: int
-
-
-@dataclass(frozen=True)
-class ItemRow:
-    """An item that the catalogue did not hold, or not so; its attributes by name, in their own units, and its tags.
-
-    `tags` are words by what they are, {"artist": ["Queen"]}; None: those that it had.
-    """
-
-    item_id: str
-    title: str
-    attributes: Mapping[str, float]
-    tags: Mapping[str, Sequence[str]] | None = None
-
-
-@dataclass(frozen=True)
 class AddItems:
     """Items, the last one of each id counts; comes to `ItemsAdded`. Those that were withdrawn are back."""
 
-    rows: tuple[ItemRow, ...]
+    rows: tuple[NewItem, ...]
 
 
 @dataclass(frozen=True)
@@ -251,7 +224,7 @@ class Deploy:
 
 
 Write = AddEvents | AddImpression | CountDeliveries | AddFeedback | AddItems | WithdrawItem | EraseUser | Deploy
-Outcome = EventsAdded | FeedbackAdded | ItemsAdded | Erased | bool | int | None
+Outcome = EventsAdded | ItemsAdded | Erased | bool | int | None
 Results = list[Outcome | Exception]
 
 
@@ -271,12 +244,20 @@ class InvalidWrite(StoreError):
         self.place, self.field, self.reason = place, field, reason
 
 
-class UnknownRecommendation(WhatNextError):
+class UnknownRecommendation(InvalidWrite):
     """Feedback to a recommendation that the store does not hold, or that was never shown."""
 
+    def __init__(self) -> None:
+        name = "recommendation_id"
+        reason = f"there is no such recommendation; give the {name} of an answer (those of erased users are gone)"
+        super().__init__(0, name, reason)
 
-class NotShown(WhatNextError):
+
+class NotShown(InvalidWrite):
     """Feedback to an item that its recommendation did not hold."""
+
+    def __init__(self) -> None:
+        super().__init__(0, "item_id", "this recommendation did not show it; give one of its items")
 
 
 class Conflict(InvalidWrite):
@@ -297,8 +278,10 @@ class AnsweredBefore(WhatNextError):
 
 def invalid(write: Write, now: int) -> InvalidWrite | None:
     """Why a write cannot be stored, by the store's clock `now`; whatever else its rows hold was checked as it came."""
-    rows: Sequence[EventRow | FeedbackRow] = write.rows if isinstance(write, AddEvents | AddFeedback) else ()
-    for place, row in enumerate(rows):
+    timed: Sequence[EventRow | AddFeedback] = (
+        write.rows if isinstance(write, AddEvents) else (write,) if isinstance(write, AddFeedback) else ()
+    )
+    for place, row in enumerate(timed):
         if row.time is not None and row.time > now + AHEAD:
             return InvalidWrite(place, "timestamp", "is more than a day ahead of the clock here")
     return None
@@ -338,15 +321,11 @@ class StoredEvent:
     recommendation_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredItem:
-    """An item that was added; it gets a new, larger number whenever it is replaced. Its tags are as in `ItemRow`."""
+@dataclass(frozen=True)
+class StoredItem(NewItem):
+    """An item that was added; it gets a new, larger `number` whenever it is replaced."""
 
-    number: int
-    item_id: str
-    title: str
-    attributes: dict[str, float]
-    tags: dict[str, list[str]] | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def users(store: Store) -> pl.DataFrame:
 # What the items of answers brought
 
 
-def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = None) -> tuple[pl.DataFrame, list[str]]:
+def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """The reward of each item of an answer that is known: columns `number`, `item_id`, `reward`; and notes.
 
     The rule: feedback is the rows that were sent as such, and every event with a `recommendation_id`, for the item of
@@ -102,10 +102,9 @@ def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = N
     Args:
         rows: the answers: columns `number`, `slate` (the recommendation's id), `user_id` (null: nobody by name), and
             `item_id`, a list.
-        naming: all events that name one of these answers (`NAMING`); None: they are read.
+        naming: all events that name one of these answers (`NAMING`).
     """
     answers = rows.select("number", "slate", "user_id").sort("number")
-    naming = naming_events(store, answers["slate"]) if naming is None else naming
     named, others = _named(naming, answers)
     shown = rows.select("number", "item_id").join(named, on="number", how="semi").explode("item_id")
     mine = named.join(shown, on=ITEM, how="semi")
@@ -115,9 +114,9 @@ def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = N
     return latest.select(*ITEM, pl.col("reward").cast(pl.Float32)), [*(notes if others else []), *_worthless(naming)]
 
 
-def naming_events(store: Store, slates: pl.Series, since: int | None = None) -> pl.DataFrame:
-    """The events that name one of some answers: columns `NAMING`; `since`: those that arrived later."""
-    where = [EVENTS.recommendation_id.is_not(None)] + ([] if since is None else [EVENTS.arrived > since])
+def naming_events(store: Store, slates: pl.Series, since: int) -> pl.DataFrame:
+    """The events that name one of some answers, and arrived after a moment: columns `NAMING`."""
+    where = EVENTS.recommendation_id.is_not(None), EVENTS.arrived > since
     found = pages(store, tables.events, ("user", *NAMING[1:]), *where)
     named = pl.concat(page.filter(pl.col("recommendation_id").is_in(slates.implode())) for page in found)
     return named.join(users(store), on="user", how="inner").select(*NAMING)

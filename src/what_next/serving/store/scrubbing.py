@@ -1,6 +1,5 @@
 """The bytes of people who were erased go from the files of SQLite, too, some time after their rows."""
 
-import logging
 import secrets
 import shutil
 import threading
@@ -11,11 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, delete
 
 from what_next.errors import StoreError, StoreUnavailable
+from what_next.serving import logger
 from what_next.serving.store import tables
 from what_next.serving.store.backend import Backend, waits
 from what_next.serving.store.histories import note, put_note
-
-logger = logging.getLogger("what_next.serving")
 
 ERASED, SCRUBBED = "erased", "scrubbed"
 """What is remembered: that bytes of somebody may be in the files, by a text that is another one for each erasure; and
@@ -51,6 +49,8 @@ class Scrubber:
         self._built: str | None = None  # the mark for which the file was built anew already
         self._lock = threading.Lock()
         self._running: Any = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def scrub(self, every: float = 0.0) -> bool:
         """Do what is left to do; returns whether nothing of anybody erased is in the files now.
@@ -111,29 +111,25 @@ class Scrubber:
             if self._running is not None:
                 self._running.interrupt()
 
-
-class Scrubbing:
-    """A thread that scrubs a store every so often, so that neither an erasure nor any other write does."""
-
-    def __init__(self, scrubber: Scrubber) -> None:
-        self.scrubber = scrubber
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="what-next-scrubber", daemon=True)
-        if scrubber.backend.sqlite:
+    def start(self) -> None:
+        """Scrub every so often, in a thread, so that neither an erasure nor any other write does."""
+        if self.backend.sqlite:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="what-next-scrubber", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
         """End the thread; what it was about to do is left to the next process."""
         self._stop.set()
-        while self._thread.is_alive():
-            self.scrubber.interrupt()
+        while self._thread is not None and self._thread.is_alive():
+            self.interrupt()
             self._thread.join(0.1)
 
     def _run(self) -> None:
         wait = LOOK
         while not self._stop.wait(wait):
             try:
-                self.scrubber.scrub(EVERY)
+                self.scrub(EVERY)
                 wait = LOOK
                 continue
             except StoreError as error:

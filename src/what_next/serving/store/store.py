@@ -45,25 +45,6 @@ AFTER = {
     dialect: rows.order_by("user", "time", "number")
     for dialect, rows in after_each("users", EVENTS.user, EVENTS.number, [EVENTS.user, *EVENT]).items()
 }
-READABLE = select(exists(select(USERS.key)), exists(select(EVENTS.number)))
-FOUND = (
-    select(USERS.user_id)
-    .where(USERS.user_id >= bindparam("query"), USERS.events > 0)
-    .order_by(USERS.user_id)
-    .limit(bindparam("most"))
-)
-COUNTS = (
-    select(EVENTS.item_id, func.count())
-    .where(EVENTS.kind != "skip", EVENTS.user >= bindparam("start"), EVENTS.user < bindparam("end"))
-    .group_by(EVENTS.item_id)
-)
-NEW_ITEMS = select(tables.items).where(tables.items.c.number > bindparam("after")).order_by(tables.items.c.number)
-CHANGES = tables.withdrawals.c
-NEW_WITHDRAWALS = (
-    select(CHANGES.number, CHANGES.item_id, CHANGES.withdrawn)
-    .where(CHANGES.number > bindparam("after"))
-    .order_by(CHANGES.number)
-)
 KEPT_RESPONSE = (
     select(RESPONSES.key, RESPONSES.request, RESPONSES.recommendation_id, RESPONSES.body)
     .where(RESPONSES.key == bindparam("response"), RESPONSES.time > bindparam("since"))
@@ -116,8 +97,8 @@ class Store:
     def commit(self, writes: Sequence[records.Write]) -> records.Results:
         """Put writes into ONE durable transaction; returns the outcome of each, in their order.
 
-        An outcome is an exception where that write alone is refused (`InvalidWrite`, `UnknownRecommendation`,
-        `NotShown`); the others are in the store then. Where the transaction fails because of a write (a number that the
+        An outcome is an exception where that write alone is refused (`InvalidWrite`, `Withdrawn`, `AnsweredBefore`);
+        the others are in the store then. Where the transaction fails because of a write (a number that the
         database does not hold), each write has a transaction of its own, so that it spoils no other.
 
         Raises:
@@ -232,7 +213,7 @@ class Store:
 
     def try_reading(self) -> None:
         """Raises a `StoreUnavailable` where users and their events cannot be read, though the database may answer."""
-        self.fetch(READABLE)
+        self.fetch(select(exists(select(USERS.key)), exists(select(EVENTS.number))))
 
     def ping(self) -> None:
         """Raises a `StoreUnavailable` where the database cannot be read, its file is gone, or its disk is full."""
@@ -249,10 +230,9 @@ class Store:
         """Where the events of some users end; those without events are left out."""
         return {user: records.Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
 
-    def events_of(self, user_id: str, limit: int | None = None) -> list[records.StoredEvent]:
+    def events_of(self, user_id: str, limit: int = 2**62) -> list[records.StoredEvent]:
         """The latest events of a user, by time, then number: the oldest of them first."""
-        most = 2**62 if limit is None else limit
-        return [records.StoredEvent(*row) for row in self.fetch(LATEST, user_id=user_id, most=most)][::-1]
+        return [records.StoredEvent(*row) for row in self.fetch(LATEST, user_id=user_id, most=limit)][::-1]
 
     def events_after(self, users: Mapping[int, int]) -> dict[int, list[records.StoredEvent]]:
         """The events of several users by time, then number, in one query; those without any are left out.
@@ -267,7 +247,8 @@ class Store:
 
     def users(self, query: str = "", limit: int = 20) -> list[str]:
         """Ids of users that have events, in the order of their characters, that begin with a text, case and all."""
-        return [user for (user,) in self.fetch(FOUND, query=query, most=limit) if user.startswith(query)]
+        found = select(USERS.user_id).where(USERS.user_id >= query, USERS.events > 0).order_by(USERS.user_id)
+        return [user for (user,) in self.fetch(found.limit(limit)) if user.startswith(query)]
 
     def event_counts(self) -> Counter[str]:
         """How many events there are with each item, skips not counted.
@@ -279,17 +260,23 @@ class Store:
         ((last,),) = self.fetch(select(func.coalesce(func.max(USERS.key), 0)))
         step = COUNTED if self.backend.sqlite else last + 1
         for start in range(0, last + 1, step):
-            for item, many in self.fetch(COUNTS, start=start, end=start + step):
+            some = (EVENTS.kind != "skip", EVENTS.user >= start, EVENTS.user < start + step)
+            for item, many in self.fetch(select(EVENTS.item_id, func.count()).where(*some).group_by(EVENTS.item_id)):
                 counts[item] += many
         return counts
 
     def items_after(self, number: int) -> list[records.StoredItem]:
         """Items that were added or replaced since the one with this number."""
-        return [records.StoredItem(*row) for row in self.fetch(NEW_ITEMS, after=number)]
+        items = tables.items.c
+        rows = select(items.item_id, items.title, items.attributes, items.tags, items.number)
+        found = self.fetch(rows.where(items.number > number).order_by(items.number))
+        return [records.StoredItem(*row) for row in found]
 
     def withdrawals_after(self, number: int) -> list[records.Withdrawal]:
         """The changes of the withdrawn items since the one with this number."""
-        return [records.Withdrawal(*row) for row in self.fetch(NEW_WITHDRAWALS, after=number)]
+        changes = tables.withdrawals.c
+        rows = select(changes.number, changes.item_id, changes.withdrawn).where(changes.number > number)
+        return [records.Withdrawal(*row) for row in self.fetch(rows.order_by(changes.number))]
 
     def response(self, key: str) -> records.KeptResponse | None:
         """What a request with an Idempotency-Key (its hash) was answered; None: nothing, or too long ago."""

@@ -13,18 +13,10 @@ from what_next.serving.store.backend import among, insert_all, lock
 from what_next.serving.store.histories import Histories
 from what_next.serving.store.tables import dumps
 
-SOME_ITEMS = among(tables.items.c.item_id, "items")
-HELD = select(tables.items.c.item_id, type_coerce(tables.items.c.tags, Text)).where(SOME_ITEMS)
-REPLACED = delete(tables.items).where(SOME_ITEMS)
 CHANGES = (
     select(tables.withdrawals.c.item_id, tables.withdrawals.c.withdrawn)
     .where(among(tables.withdrawals.c.item_id, "items"))
     .order_by(tables.withdrawals.c.number)
-)
-NEWEST = (
-    select(tables.deployments.c.number, tables.deployments.c.version)
-    .order_by(tables.deployments.c.number.desc())
-    .limit(1)
 )
 
 
@@ -41,12 +33,12 @@ class Transaction:
         self.histories, self.answers = Histories(connection, now), Answers(connection, now)
         self.put: dict[type[Any], Callable[[list[Any]], Sequence[records.Outcome | Exception]]] = {
             records.AddEvents: self.add_events,
-            records.AddItems: self.add_items,
-            records.WithdrawItem: self.withdraw,
+            records.AddItems: lambda writes: [self.add_items(write) for write in writes],
+            records.WithdrawItem: lambda writes: [bool(self._change([write.item_id], True)) for write in writes],
             records.AddImpression: self.answers.add,
             records.CountDeliveries: self.answers.count_deliveries,
             records.AddFeedback: self.answers.add_feedback,
-            records.Deploy: self.deploy,
+            records.Deploy: lambda writes: [self.deploy(write) for write in writes],
             records.EraseUser: lambda writes: [self.erase(write.user_id) for write in writes],
         }
 
@@ -88,41 +80,28 @@ class Transaction:
             for one, rows in zip(results, named, strict=True)
         ]
 
-    def add_items(self, writes: Sequence[records.AddItems]) -> list[records.ItemsAdded]:
+    def add_items(self, write: records.AddItems) -> records.ItemsAdded:
         """Items; each has a number above all that there were, so that whoever asks for what is new finds it. One
         without tags keeps those that it had."""
         lock(self.connection, tables.items)
-        last = self._last(tables.items.c.number)
-        given = [row for write in writes for row in write.rows]
-        wanted = {row.item_id: row for row in given}
-        chosen = {"items": sorted(wanted)}
-        held = dict(map(tuple, self.connection.execute(HELD, chosen)))
-        self.connection.execute(REPLACED, chosen)
-        tags = held | {row.item_id: dumps(dict(row.tags)) for row in given if row.tags is not None}
+        last, items = self._last(tables.items.c.number), tables.items.c
+        wanted = {row.item_id: row for row in write.rows}
+        same, chosen = among(items.item_id, "items"), {"items": sorted(wanted)}
+        before = self.connection.execute(select(items.item_id, type_coerce(items.tags, Text)).where(same), chosen)
+        held = dict(map(tuple, before))
+        self.connection.execute(delete(tables.items).where(same), chosen)
+        tags = held | {row.item_id: dumps(dict(row.tags)) for row in write.rows if row.tags is not None}
         rows = [
             (number, row.item_id, row.title, dumps(dict(row.attributes)), tags.get(row.item_id))
             for number, row in enumerate(wanted.values(), last + 1)
         ]
         insert_all(self.connection, tables.items, rows)
         self._change(list(wanted), withdrawn=False)
-        results, seen = [], set(held)
-        for write in writes:
-            ids = {row.item_id for row in write.rows}
-            results.append(records.ItemsAdded(len(ids), len(ids & seen)))
-            seen |= ids
-        return results
+        return records.ItemsAdded(len(wanted), len(held))
 
-    def withdraw(self, writes: Sequence[records.WithdrawItem]) -> list[bool]:
-        """Items that no answer holds from now on; whether each was not withdrawn yet."""
-        changed = self._change(list(dict.fromkeys(write.item_id for write in writes)), withdrawn=True)
-        results = []
-        for write in writes:
-            results.append(write.item_id in changed)
-            changed.discard(write.item_id)
-        return results
-
-    def _change(self, item_ids: list[str], withdrawn: bool) -> set[str]:
-        """Withdraw items, or put them again; returns those for which that was a change.
+    def _change(self, item_ids: list[str], withdrawn: bool) -> list[str]:
+        """Withdraw items, which no answer holds from then on, or put them again; returns those for which that was a
+        change.
 
         The lock keeps out the answers of other processes, which look for withdrawn items (`Answers.add`): none of them
         is committed after this without having seen it.
@@ -133,21 +112,19 @@ class Transaction:
         last = self._last(tables.withdrawals.c.number)
         rows = [(number, one, withdrawn, self.now) for number, one in enumerate(changed, last + 1)]
         insert_all(self.connection, tables.withdrawals, rows)
-        return set(changed)
+        return changed
 
-    def deploy(self, writes: list[records.Deploy]) -> list[int]:
-        """Versions of the model, numbered on; what answers already keeps its number."""
+    def deploy(self, write: records.Deploy) -> int:
+        """A version of the model, numbered on; one that answers already keeps its number."""
         lock(self.connection, tables.deployments)
-        newest = self.connection.execute(NEWEST).one_or_none()
-        number, version = (0, None) if newest is None else newest
-        numbers, rows = list[int](), list[tuple[object, ...]]()
-        for one in writes:
-            if one.version != version:
-                number, version = number + 1, one.version
-                rows.append((number, one.version, one.kind, self.now, dumps(dict(one.note))))
-            numbers.append(number)
-        insert_all(self.connection, tables.deployments, rows)
-        return numbers
+        ours = tables.deployments.c
+        latest = select(ours.number, ours.version).order_by(ours.number.desc()).limit(1)
+        number, version = self.connection.execute(latest).one_or_none() or (0, None)
+        if write.version == version:
+            return int(number)
+        row = (number + 1, write.version, write.kind, self.now, dumps(dict(write.note)))
+        insert_all(self.connection, tables.deployments, [row])
+        return int(number) + 1
 
     def _last(self, number: Any) -> int:
         """The greatest number of a table; 0: there is none."""

@@ -1,17 +1,14 @@
 """The one thread that writes: everything that waits goes into one transaction."""
 
-import logging
 import threading
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.serving.store.records import AddEvents, AddFeedback, AddImpression, AddItems, CountDeliveries, Write
-from what_next.serving.store.scrubbing import Scrubbing
+from what_next.serving import logger
+from what_next.serving.store.records import AddEvents, AddImpression, AddItems, CountDeliveries, Write
 from what_next.serving.store.store import Store
-
-logger = logging.getLogger("what_next.serving")
 
 MOST = 20_000
 """Rows that go into one transaction, at most: one that takes seconds keeps others waiting."""
@@ -64,8 +61,8 @@ class Writer:
         self._closed = False
         self.failing: dict[type[Write], Write] = {}
         self._thread = threading.Thread(target=self._run, name="what-next-writer", daemon=True)
-        self._scrubbing = Scrubbing(store.scrubber)
         self._thread.start()
+        store.scrubber.start()
 
     @property
     def depth(self) -> int:
@@ -79,7 +76,7 @@ class Writer:
             StoreUnavailable: the writer is closed, or too much waits already.
         """
         future: Future[Any] = Future()
-        rows = len(write.rows) if isinstance(write, AddEvents | AddFeedback | AddItems) else 1
+        rows = len(write.rows) if isinstance(write, AddEvents | AddItems) else 1
         with self._changed:
             if self._closed:
                 raise StoreUnavailable("the store is being closed; send it again to the next process")
@@ -97,7 +94,7 @@ class Writer:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._scrubbing.close()
+        self.store.scrubber.close()
 
     def _run(self) -> None:
         outage, unseen = Outage("writing to the store"), list[str]()
