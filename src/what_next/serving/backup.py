@@ -20,16 +20,15 @@ from datetime import UTC, datetime
 from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.engine import URL
 
 from what_next.data.files import ASIDE, remove_stale, sha256, sync
 from what_next.errors import ModelError, SaveError, StoreError, disk_full, some
 from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, HASHED, intact, versions_folder
-from what_next.serving.store import store_of
+from what_next.serving.store import store_of, tables
 from what_next.serving.store.backend import VARIABLE, Backend, connect, is_damaged
 from what_next.serving.store.migrations import MARKS, REVISIONS, drop_later, known_version, missing, version_of
-from what_next.serving.store.tables import metadata
-from what_next.serving.store.transaction import NEWEST
 from what_next.settings import Setup
 from what_next.settings.service import VERSION
 from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside
@@ -190,7 +189,9 @@ def _answering(setup: Setup) -> str | None:
     """The deployed version; None: there is none, or the store cannot be read, which keeping it tells better."""
     with suppress(StoreError), closing(connect(store_of(setup))) as backend:
         if not backend.sqlite or Path(backend.where).is_file():
-            return next((version for _, version in backend.fetch(NEWEST)), None)
+            ours = tables.deployments.c
+            newest = backend.fetch(select(ours.version).order_by(ours.number.desc()).limit(1))
+            return newest[0][0] if newest else None
     return None
 
 
@@ -203,7 +204,7 @@ def _keep_store(setup: Setup, folder: Path) -> None:
                 raise missing(backend)
         if not backend.sqlite:
             words = ["--format=custom", "--no-owner", "--no-privileges", f"--file={folder / POSTGRESQL}"]
-            own = [f"--table={name}" for name in metadata.tables]  # whatever else is there belongs to others
+            own = [f"--table={name}" for name in tables.metadata.tables]  # whatever else is there belongs to others
             _postgresql("pg_dump", [*words, *own], "no back-up was made", backend.engine.url)
 
 
