@@ -1,5 +1,6 @@
 """Items that come to a running service and are known by their tags: over HTTP, in the store, and in the log."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,3 +221,27 @@ def test_the_log_brings_them_to_the_next_training(one: Service, tmp_path: Path) 
     with process(one.setup.model_copy(update={**values, "train": False})) as other:
         told = other.get("/v1/items/new")
         assert (told["title"], told["tags"]) == ("New", {"artist": ["Artist 3"]})
+
+
+def test_only_items_with_certain_tags_are_recommended_where_a_request_says_so(one: Service, tmp_path: Path) -> None:
+    one.post("/v1/items", {**NEW, "tags": {"artist": "Artist 3", "label": "Label 1"}})
+    found = shown(one, "7-1", k=30, tags={"artist": ["Artist 3", " Artist 4 ", "Nobody"]}, exclude_seen=False)
+    assert set(found) == {"new", *(f"{artist}-{song}" for artist in (3, 4) for song in range(EACH))}
+    found = shown(one, "7-1", k=30, tags={"artist": "Artist 3", "label": "Label 1"}, blocked=["3-1"])
+    assert set(found) == {"new", *(f"3-{song}" for song in range(EACH) if (3 * EACH + song) % 3 == 1)} - {"3-1"}
+    for policy in ("popular", "random"):
+        assert set(shown(one, "7-1", policy=policy, tags={"artist": "Artist 99"})) == {"single"}
+    for tags, reason in (
+        ({"city": "Rome"}, "'city' is no kind of tags; there are artist, label"),
+        ({"artist": "Nobody"}, "no item that is allowed has one of each kind; name others"),
+        ({"artist": "Artist 99", "label": "Label 0"}, "no item that is allowed has one of each kind; name others"),
+    ):
+        answer = one.ask("POST", "/v1/recommendations", {"history": ["7-1"], "tags": tags})
+        assert answer.status_code == 422
+        assert answer.json()["error"]["fields"] == [{"field": "tags", "reason": reason}]
+    path = tmp_path / "exported.parquet"
+    exported(one.store, one.engine.models.live.current.served.catalogue).write(path)
+    kept = pl.read_parquet(path)["permitted"].drop_nulls().unique(maintain_order=True)
+    assert [json.loads(one)["tags"] for one in kept[:2]] == [
+        {"artist": ["Artist 3", "Artist 4", "Nobody"]}, {"artist": ["Artist 3"], "label": ["Label 1"]},
+    ]  # fmt: skip

@@ -327,8 +327,8 @@ def test_events_are_for_training_and_decisions_for_judging(served: Store, tmp_pa
     assert decided.slates is not None
     assert decided.slates.tolist() == [0, 0, 0, 1, 1]
     assert decided.notes == (
-        "1 answers left out: allowed, blocked or ranges permitted some items only, and an earlier "
-        "version did not keep which",
+        "1 answers left out: allowed, blocked, ranges or tags permitted some items only, and an "
+        "earlier version did not keep which",
     )
 
 

@@ -90,6 +90,12 @@ class Catalogue:
             return []
         return kinds_of(self.tags.explode().drop_nulls().unique()).unique().sort().to_list()
 
+    def tagged(self, tags: Sequence[str]) -> Bool[np.ndarray, "items"]:
+        """Which items have one of some tags."""
+        if self.tags is None:
+            return np.zeros(len(self), np.bool_)
+        return self.tags.list.eval(pl.element().is_in(tags)).list.any().fill_null(False).to_numpy()
+
     @cached_property
     def constant(self) -> list[str]:
         """The attributes that have one value on all items by which this was standardised: they tell nothing apart."""

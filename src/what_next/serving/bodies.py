@@ -256,6 +256,9 @@ class Question(Body):
     ranges: Annotated[dict[Id, Range], Field(max_length=RANGES, json_schema_extra=_by_name)] | None = Field(
         default=None, description="bounds of attributes, by name"
     )
+    tags: Tags | None = Field(
+        default=None, description="of each of these kinds of tags an item must have one; null: it need not"
+    )
     explore: Explore | None = Field(
         default=None, description="how items are drawn; null: as the service's setup says, and the best of popular ones"
     )

@@ -141,7 +141,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("seen", "masked"), (lambda one: one == pl.Boolean, "true or false")),
     "history": (lambda one: one == pl.String, "a list of item ids as JSON"),
     "context": (lambda one: one == pl.String, "numbers by name as JSON"),
-    "permitted": (lambda one: one == pl.String, "a rule of allowed, blocked and ranges as JSON"),
+    "permitted": (lambda one: one == pl.String, "a rule of allowed, blocked, ranges and tags as JSON"),
 }
 """For each column of an exported log what types it may have, and what its values are."""
 
@@ -192,7 +192,7 @@ def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str,
     masked = answers["masked"] & answers["permitted"].is_null()
     sure = answers["certain"] & ~masked
     reasons = {
-        "allowed, blocked or ranges permitted some items only, and an earlier version did not keep which": masked,
+        "allowed, blocked, ranges or tags permitted some items only, and an earlier version did not keep which": masked,
         "given without exploration (server.temperature and server.epsilon were 0, or popular items were "
         "the answer), which shows nothing of other choices": sure,
     }

@@ -109,25 +109,35 @@ class Active:
         """The items that a question permits; None: all of them.
 
         Ids that the catalogue does not hold are passed over; bounds of ranges are inclusive, in the attributes' own
-        units.
+        units; of each kind of tags an item has one.
 
         Raises:
-            Refused: an attribute is not known, a range has no inside, or no item is left.
+            Refused: an attribute or a kind of tags is not known, a range has no inside, or no item is left.
         """
-        if request.allowed is None and not request.blocked and not request.ranges:
+        if request.allowed is None and not (request.blocked or request.ranges or request.tags):
             return None
-        ranges = [(name, *one.ends) for name, one in sorted((request.ranges or {}).items())]
-        return self._mask(request.allowed, request.blocked or (), tuple(ranges))
+        ranges = [(name, one.ends) for name, one in sorted((request.ranges or {}).items())]
+        tags = [(kind, tuple(word.strip() for word in words)) for kind, words in sorted((request.tags or {}).items())]
+        return self._mask(request.allowed, request.blocked or (), tuple(ranges), tuple(tags))
 
     @cachedmethod(lambda self: self._masks, lock=lambda self: self._lock)
-    def _mask(self, allowed: Ids | None, blocked: Ids, ranges: tuple[tuple[str, float, float], ...]) -> Mask:
-        names = self.served.catalogue.names
-        for name, low, high in ranges:
+    def _mask(
+        self,
+        allowed: Ids | None,
+        blocked: Ids,
+        ranges: tuple[tuple[str, tuple[float, float]], ...],
+        tags: tuple[tuple[str, Ids], ...],
+    ) -> Mask:
+        names, kinds = self.served.catalogue.names, self.served.catalogue.kinds
+        for name, (low, high) in ranges:
             if name not in names:
                 raise Refused("ranges", f"{name!r} is no attribute; there are {some(names) or 'none'}")
             if low > high:
                 raise Refused("ranges", f"of {name!r}, min is {low:g} and above max, which is {high:g}; swap them")
-        rule = Rule(allowed, blocked, {name: (low, high) for name, low, high in ranges})
+        for kind, _ in tags:
+            if kind not in kinds:
+                raise Refused("tags", f"{kind!r} is no kind of tags; there are {some(kinds) or 'none'}")
+        rule = Rule(allowed, blocked, dict(ranges), dict(tags))
         permitted = rule.mask(self.served.catalogue)
         if not permitted.any():
             raise self._nothing_left(rule)
@@ -140,8 +150,10 @@ class Active:
             return Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
         if rule.allowed is not None and not len(catalogue.held(rule.allowed)):
             return Refused("allowed", f"none of these {len(rule.allowed):,} ids is in the catalogue; name others")
-        if not replace(rule, blocked=()).mask(catalogue).any():
+        if not replace(rule, blocked=(), tags={}).mask(catalogue).any():
             return Refused("ranges", "no item that is allowed lies within them; widen them")
+        if not replace(rule, blocked=()).mask(catalogue).any():
+            return Refused("tags", "no item that is allowed has one of each kind; name others")
         return Refused("blocked", "no item is left that is not blocked; block fewer")
 
 
