@@ -153,7 +153,7 @@ class Served:
         Raises:
             ModelError: the model proposes what is no finite number.
         """
-        _ = self.ids, self.titles, self.places, self.catalogue.vectors
+        _ = self.ids, self.titles, self.places, self.catalogue.vectors, self.catalogue.kinds
         try:
             self.policy.act(self.sessions.states([self.sessions.replay([Event(0)])]), Request())
         except NotFinite:
