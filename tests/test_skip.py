@@ -43,6 +43,26 @@ def test_histories_and_the_log_decide_unless_it_is_set(
 
 
 @pytest.mark.parametrize(("asked", "events", "share"), [
+    ("none", 199_999, 0.5), ("none", 200_000, 0.3), ("0.1", 199_999, 0.1), ("0", 200_000, 0.0),
+])  # fmt: skip
+def test_more_is_dropped_in_a_smaller_log(tmp_path: Path, asked: str, events: int, share: float) -> None:
+    made = setup(tmp_path, log(tmp_path, 8), f"dropout={asked}")
+    space = State.from_setup(made).space
+    assert made.dropped(replace(space, counts=np.array([events - 1, 1], np.int32))) == share
+
+
+def test_training_says_that_less_is_dropped_in_a_large_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("what_next.settings.setup.LARGE", 40)
+    monkeypatch.setattr("what_next.sources.log.LARGE", 40)
+    environment = Environment.from_setup(setup(tmp_path, log(tmp_path, 8)))
+    environment.run_sim()
+    assert environment.agent.nets["encoder"].sizes.dropout == 0.3
+    assert "dropout 0.3: the log has at least 40 training events" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("asked", "events", "share"), [
     ("none", 20.0, 0.1), ("none", 20.1, 0.0), ("none", 0.0, 0.0), ("0.3", 100.0, 0.3), ("0", 5.0, 0.0),
 ])  # fmt: skip
 def test_it_also_decides_whether_items_are_read_as_unknown(asked: str, events: float, share: float) -> None:

@@ -50,7 +50,8 @@ class Searched(NextItem):
 
 @pytest.fixture
 def setup(setup_of: SetupOf, tmp_path: Path) -> Setup:
-    return setup_of(tmp_path / "models", algorithm="next_item", passes=1, split="leave_last_out", batch_size=32)
+    given = {"algorithm": "next_item", "passes": 1, "split": "leave_last_out", "batch_size": 32, "dropout": 0.5}
+    return setup_of(tmp_path / "models", **given)
 
 
 @pytest.fixture
@@ -131,6 +132,13 @@ class TestSearch:
             "batch_size": 32,
         }
         assert with_settings(seen[0], found.trials[0].settings) == setup
+
+    def test_a_dropout_that_is_left_to_the_log_is_searched_as_well(self, setup: Setup, scored) -> None:
+        seen = scored(by_rate)
+        open_setup = setup.model_copy(update={"dropout": None})
+        assert tune(open_setup, 2).trials == tune(setup, 2).trials
+        assert seen[0].dropout == 0.5
+        assert seen[1].dropout != 0.5
 
     def test_the_best_is_kept_and_told_after_each_trial(self, setup: Setup, scored) -> None:
         scored(by_rate)

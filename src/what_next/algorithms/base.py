@@ -169,7 +169,7 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
         "passes": 60,
         "patience": 2,
         "batch_size": None,
-        "dropout": 0.5,
+        "dropout": None,
         "learning_rate": 2e-3,
         "weight_decay": 0.1,
     }

@@ -229,7 +229,7 @@ def _sought(
     Raises:
         SetupError: there is no such setting or value, none that can be searched, or no values where none are known.
     """
-    from what_next.experiments.tuning import FREE, OWN, own_values, searched
+    from what_next.experiments.tuning import FREE, OWN, decided, own_values, searched
 
     if not search:
         return None
@@ -244,7 +244,7 @@ def _sought(
         if not texts and key not in known:
             raise SetupError(f"--search {key}: needs values, such as {key}=LOW,HIGH; without values: {some(known)}")
         read = [own_values(setup_of(file, [*(overrides or []), f"{key}={text}"]), [key])[key] for text in texts]
-        if len(read) == 2 and own_values(state.setup, [key])[key] is None:
+        if len(read) == 2 and own_values(decided(state.setup, state), [key])[key] is None:
             raise SetupError(f"--search {key}: is none in the setup, which lies in no range; set it there first")
         found[key] = read or known[key]
     return found

@@ -139,6 +139,7 @@ def tune(
         raise SetupError("trials are pruned by validation during training, and patience is none; set patience=2")
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
     state = state or State.from_setup(setup)
+    setup = decided(setup, state)
     by = {"monitor": state.monitored} if state.monitored == "dcg@10" else {}  # which earlier versions had not
     alone = {"search": {key: list(where) for key, where in search.items()}} if search else {}
     made_for = {**_fixed(setup), **by, **alone, "seconds": seconds, "split": state.split.hash}
@@ -208,6 +209,11 @@ def distribution(where: Sequence[Value], own: Value) -> "BaseDistribution":
     low, high = min(where[0], own), max(where[1], own)
     kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
     return kind(low, high, log=low > 0 and high >= MAGNITUDES * low)  # type: ignore[arg-type, operator]
+
+
+def decided(setup: Setup, state: State) -> Setup:
+    """The setup with a dropout, where it leaves that to the log: it is sought in a range."""
+    return setup.model_copy(update={"dropout": setup.dropped(state.space)})
 
 
 def own_values(setup: Setup, keys: Iterable[str]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Settings(TypedDict, total=False):
     ensemble: int
     skip: bool | Literal["auto", "yes", "no"]
     linear: bool | Literal["yes", "no"]
-    dropout: float
+    dropout: float | None
     item_dropout: float | None
     learning_rate: float
     weight_decay: float

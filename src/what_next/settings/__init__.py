@@ -4,6 +4,7 @@ from what_next.settings.file import read_entries
 from what_next.settings.groups import (
     AFFORDABLE,
     COLD,
+    DROPOUT,
     LARGE,
     RARE,
     SHARE,
@@ -22,6 +23,7 @@ __all__ = [
     "AFFORDABLE",
     "ALGORITHMS",
     "COLD",
+    "DROPOUT",
     "HISTORY",
     "LARGE",
     "LEAST_TEMPERATURE",

@@ -30,6 +30,11 @@ LARGE = 200_000
 Test NDCG@10 of the same, without and with it (one seed): ml-1m-part .170 and .181 after 5 passes, .199 and .198 at the
 end; of 1,600 of its users (256,160 events) .176 and .184, of 900 (144,013) .166 and .166; on ml-100k (98,114) .134 and
 .125."""
+DROPOUT = (0.5, 0.3)
+"""Share of activations dropped in a log with fewer than `LARGE` training events, and from there on: a large one is not
+soon learned by heart. NDCG@10 of the validation (test) users with .5, .3 and .2, one seed, training until validation ends
+it: ml-1m-part .2171 (.1986), .2188 (.2019), .2160 (.2037), after 29, 25 and 17 passes; words of 68,824 descriptions, in
+order, .2582 (.271) with .5 and .2889 (.279) with .2."""
 RARE = 5
 """Training events of an item, on average, up to which its attributes tell more of it than what can be learned for it.
 Test NDCG@10 of an LSTM on spotify-playlists (1.1 events an item; 20 passes, one seed): .002 learned, .0075 both."""

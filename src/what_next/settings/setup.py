@@ -23,6 +23,7 @@ from what_next.rewards import REWARDS
 from what_next.settings.file import Entry, flatten, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
     COLD,
+    DROPOUT,
     LARGE,
     RARE,
     REWARD_GROUP,
@@ -214,7 +215,13 @@ class Setup(Group):
     linear: Literal["yes", "no"] = "yes"
     """where the score is learned from what came next: whether counts of the log (a linear model of items by items, what
     came next, what is popular) stand beside the network, with the weights that are best for the validation users"""
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
+    dropout: float | None = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=f"share of activations dropped between layers; none: {DROPOUT[0]}, or {DROPOUT[1]} where the log has "
+        f"{LARGE:,} training events",
+    )
     item_dropout: float | None = Field(
         default=None,
         ge=0,
@@ -358,6 +365,10 @@ class Setup(Group):
             )
             for place in range(self.ensemble)
         )
+
+    def dropped(self, space: Space) -> float:
+        """The share of activations dropped, given the training events."""
+        return DROPOUT[space.events >= LARGE] if self.dropout is None else self.dropout
 
     def skips(self, space: Space) -> bool:
         """Whether the encoder adds a map of the last item, given the training events."""

@@ -57,7 +57,7 @@ class EncoderLearner(Learner):
         numbers = inputs.rewards + inputs.gaps + context + self.algorithm.extra_features
         attributes = None if self.item_inputs == "learned" else catalogue.vectors
         learned, seen = self.item_inputs != "attributes", self.space.seen.astype(np.int64)
-        width, layers, dropout, length = setup.width, setup.layers, setup.dropout, setup.max_length
+        width, layers, dropout, length = setup.width, setup.layers, setup.dropped(self.space), setup.max_length
         sparse, ranks = self.by_row, self.shards
         items = ItemVectors(len(catalogue), width, attributes, learned, seen=seen, sparse=sparse, ranks=ranks)
         skip, unknown = setup.skips(self.space), setup.unknown(self.space.events_per_user)

@@ -39,7 +39,7 @@ class FoundingLearner(Learner):
         factors = 2 * points + len(self.space.event_names) + 2
         towards = setup.reward.spread.form == "towards" and not setup.acts and typical > SMALLEST_SIGMA
         prior = 1 / typical if towards else 0.0
-        return Sizes(factors, points, PROSPECTS, setup.dim, setup.layers, setup.dropout, prior=prior)
+        return Sizes(factors, points, PROSPECTS, setup.dim, setup.layers, setup.dropped(self.space), prior=prior)
 
     def window(self, history: History) -> History:
         """The latest events: as many as the networks were trained on."""
