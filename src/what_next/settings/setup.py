@@ -219,8 +219,8 @@ class Setup(Group):
         default=0.0,
         ge=0,
         lt=1,
-        description=f"share of activations dropped between layers; none: {DROPOUT[0]}, or {DROPOUT[1]} where the log has "
-        f"{LARGE:,} training events",
+        description=f"share of activations dropped between layers; none: {DROPOUT[0]}, or {DROPOUT[1]} where the log "
+        f"has {LARGE:,} training events",
     )
     item_dropout: float | None = Field(
         default=None,
