@@ -31,8 +31,8 @@ Test NDCG@10 of the same, without and with it (one seed): ml-1m-part .170 and .1
 end; of 1,600 of its users (256,160 events) .176 and .184, of 900 (144,013) .166 and .166; on ml-100k (98,114) .134 and
 .125."""
 DROPOUT = (0.5, 0.3)
-"""Share of activations dropped in a log with fewer than `LARGE` training events, and from there on: a large one is not
-soon learned by heart. NDCG@10 of the validation (test) users with .5, .3 and .2, one seed, until validation ends it:
+"""Share of activations dropped in a log with fewer than `LARGE` training events, and from there on: a large one is
+harder to learn by heart. NDCG@10 of the validation (test) users with .5, .3 and .2, one seed, until validation ends it:
 ml-1m-part .2171 (.1986), .2188 (.2019), .2160 (.2037), after 29, 25 and 17 passes; words of 68,824 descriptions in their
 order .2582 (.2710), .2839 (.2835), .2889 (.2794)."""
 RARE = 5
