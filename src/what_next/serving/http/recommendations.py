@@ -63,9 +63,9 @@ class Delivery:
 
     @cached_property
     def former(self) -> str:
-        """The request as versions before 0.1.0 knew it: by all fields, defaults, too."""
+        """The request as versions before 0.1.0 knew it: by all fields that they had, defaults, too."""
         # A day after the upgrade no such answer is kept.
-        return _hash(self.body.model_dump_json())
+        return _hash(self.body.model_dump_json(exclude={"tags": True, "requests": {"__all__": {"tags"}}}))
 
 
 def _once(call: Call, body: Body, count: int) -> Sequence[IdempotencyKey | None]:
