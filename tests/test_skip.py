@@ -42,13 +42,17 @@ def test_histories_and_the_log_decide_unless_it_is_set(
     assert made.skips(replace(State.from_setup(made).space, counts=counts, events_per_user=mean)) is passed
 
 
-@pytest.mark.parametrize(("asked", "events", "share"), [
-    ("none", 199_999, 0.5), ("none", 200_000, 0.3), ("0.1", 199_999, 0.1), ("0", 200_000, 0.0),
+@pytest.mark.parametrize(("asked", "events", "items", "share"), [
+    ("none", 199_999, 2, 0.5), ("none", 200_000, 2, 0.3),
+    ("none", 200_000, 20_000, 0.3), ("none", 200_000, 20_001, 0.5),
+    ("0.1", 199_999, 2, 0.1), ("0", 200_000, 2, 0.0),
 ])  # fmt: skip
-def test_more_is_dropped_in_a_smaller_log(tmp_path: Path, asked: str, events: int, share: float) -> None:
+def test_less_is_dropped_in_a_large_log(tmp_path: Path, asked: str, events: int, items: int, share: float) -> None:
     made = setup(tmp_path, log(tmp_path, 8), f"dropout={asked}")
     space = State.from_setup(made).space
-    assert made.dropped(replace(space, counts=np.array([events - 1, 1], np.int32))) == share
+    counts = np.ones(items, np.int32)
+    counts[0] += events - items
+    assert made.dropped(replace(space, counts=counts)) == share
 
 
 def test_training_says_that_less_is_dropped_in_a_large_log(
@@ -59,7 +63,9 @@ def test_training_says_that_less_is_dropped_in_a_large_log(
     environment = Environment.from_setup(setup(tmp_path, log(tmp_path, 8)))
     environment.run_sim()
     assert environment.agent.nets["encoder"].sizes.dropout == 0.3
-    assert "dropout 0.3: the log has at least 40 training events" in " ".join(capsys.readouterr().err.split())
+    assert "dropout 0.3: the log has at least 40 training events, and 10 of an item on average" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 @pytest.mark.parametrize(("asked", "events", "share"), [

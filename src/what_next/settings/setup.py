@@ -25,6 +25,7 @@ from what_next.settings.groups import (
     COLD,
     DROPOUT,
     LARGE,
+    OFTEN,
     RARE,
     REWARD_GROUP,
     SHORT,
@@ -220,7 +221,7 @@ class Setup(Group):
         ge=0,
         lt=1,
         description=f"share of activations dropped between layers; none: {DROPOUT[0]}, or {DROPOUT[1]} where the log "
-        f"has {LARGE:,} training events",
+        f"has {LARGE:,} training events, and {OFTEN} of an item on average",
     )
     item_dropout: float | None = Field(
         default=None,
@@ -368,7 +369,8 @@ class Setup(Group):
 
     def dropped(self, space: Space) -> float:
         """The share of activations dropped, given the training events."""
-        return DROPOUT[space.events >= LARGE] if self.dropout is None else self.dropout
+        large = space.events >= LARGE and space.events_per_item >= OFTEN
+        return DROPOUT[large] if self.dropout is None else self.dropout
 
     def skips(self, space: Space) -> bool:
         """Whether the encoder adds a map of the last item, given the training events."""

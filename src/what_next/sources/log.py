@@ -18,7 +18,7 @@ from what_next.errors import SetupError, some
 from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.rewards import Logged, RewardLog, check, total
-from what_next.settings import AFFORDABLE, COLD, DROPOUT, LARGE, RARE, SHORT
+from what_next.settings import AFFORDABLE, COLD, DROPOUT, LARGE, OFTEN, RARE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
 from what_next.training import validation
@@ -179,10 +179,10 @@ class LogSource(Source):
                 f"{'at most' if short else 'more than'} {SHORT}{of_log}, so the last item "
                 f"{'also goes' if skips else 'does not go'} straight into the state; `skip` sets another"
             )
-        if setup.dropout is None and space.events >= LARGE:
+        if setup.dropout is None and (share := setup.dropped(space)) != DROPOUT[0]:
             yield (
-                f"dropout {setup.dropped(space):g}: the log has at least {LARGE:,} training events, so that it is not "
-                f"soon known by heart; with fewer it is {DROPOUT[0]:g}; `dropout` sets another"
+                f"dropout {share:g}: the log has at least {LARGE:,} training events, and {OFTEN} of an item on "
+                f"average, so that it is not soon known by heart; else it is {DROPOUT[0]:g}; `dropout` sets another"
             )
         if setup.item_dropout is None and (share := setup.unknown(mean)):
             yield (
