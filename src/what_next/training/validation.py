@@ -13,6 +13,7 @@ from what_next.data import Dataset, Split
 from what_next.data.space import Space
 from what_next.metrics.next_items import Histories, Targets, rank
 from what_next.metrics.windows import Sampling, draw_windows
+from what_next.retrieval.exact import NARROW
 from what_next.settings import Setup
 from what_next.training.distributed import ALONE, Ranks
 from what_next.types import (
@@ -35,8 +36,6 @@ FEW = 2000
 """Those of whom every item's chance is computed, or the whole history read, at most."""
 FEWEST = 500
 """Of whom every item's chance is computed, however many items there are."""
-NARROW = 8
-"""A list is short that holds at most one in so many items."""
 EVENTS = 2**21
 """Events of their histories, at most (or one user's)."""
 SCORES = 2**26
