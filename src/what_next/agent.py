@@ -27,6 +27,7 @@ from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.founding_learner import FoundingLearner
 from what_next.training.learner import Learner
 from what_next.training.play_learner import PlayLearner
+from what_next.training.refit import Recipe
 from what_next.training.step import OutOfTime, Step, Total, decay_rate, descend, losses_of, polyak_update
 from what_next.types import Batch, Factors, History, Proposal
 
@@ -42,6 +43,7 @@ class Agent:
         histories: how many user histories it was trained on; `steps`: in how many steps.
         horizon: histories of the whole run, over which the learning rate falls; `spent`: the share of its time so far.
         halved: how often validation has halved the learning rate besides.
+        recipe: of a second training, the first one's learning rates, which it follows.
         deadline: by `time.perf_counter`, after which no step is begun or finished.
         held: the losses of the last step, until the next one's are there.
         ranks: the processes that share its batches; alone, unless an environment says otherwise.
@@ -57,6 +59,7 @@ class Agent:
         self.histories = self.steps = self.halved = 0
         self.horizon, self.spent, self.deadline = setup.epochs, 0.0, math.inf
         self.learns = False
+        self.recipe: Recipe | None = None
         self.held: Mapping[str, Tensor] = {}
         self.ranks = Ranks()
 
@@ -266,8 +269,9 @@ class Agent:
 
     def _descend(self, losses: Mapping[str, Tensor], roots: Mapping[str, Sequence[Root]], total: Total) -> set[str]:
         """A step of every optimiser at the rate of now; returns the networks that were updated."""
-        rate = self.setup.learning_rate / 2**self.halved
-        decay_rate(self.optimisers, rate, max(self.spent, self.histories / self.horizon))
+        share = self.histories / self.horizon
+        halved, done = self.recipe.rate(share) if self.recipe else (self.halved, max(self.spent, share))
+        decay_rate(self.optimisers, self.setup.learning_rate / 2**halved, done)
         try:
             return descend(
                 losses, self.setup.algorithm.updates, self.nets, self.optimisers, self.setup.clip, roots, total

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from what_next.algorithms.base import Networks
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
+from what_next.data.splits import More
 from what_next.data.stages import draws
-from what_next.errors import DataError, Plain, SaveError, SetupError, counted
+from what_next.errors import DataError, Plain, SaveError, SetupError, counted, line_console
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
@@ -29,7 +30,7 @@ from what_next.settings import Setup
 from what_next.sources import LogSource, Mixture, Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
-from what_next.training.artefacts import remove_models, to_resume
+from what_next.training.artefacts import read_manifest, read_models, remove_models, to_resume
 from what_next.training.boards import Board, board_of
 from what_next.training.boards import check as check_board
 from what_next.training.card import card_path, people
@@ -37,12 +38,16 @@ from what_next.training.distributed import Ranks
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.interrupts import Interrupts
 from what_next.training.monitor import Monitor
+from what_next.training.refit import Recipe, due, recipes_in, refit_on
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker
-from what_next.training.weighing import recent_of, transitions_of, weigh
+from what_next.training.weighing import Weighed, recent_of, transitions_of, weigh
 from what_next.types import Batch, Policy, Proposal
 from what_next.worlds import World
+
+ON: Mapping[More, str] = {"validation": "the events of validation, too", "all": "every event of the log"}
+"""What a second training learns from, in words."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Report:
         histories: user histories trained on; `targets`: steps of them that counted; `seconds`: of training. A resumed
             run counts those before it in all three.
         steps: what each step of this run showed; empty for an inference.
+        refit: on which events besides the model was trained a second time; `valid` was measured before.
         valid: measured on the validation users, which training never saw: see `Environment.validate`.
         saved: where the models are.
         recommendations: of an inference; empty for a training.
@@ -79,6 +85,7 @@ class Report:
     stopped: bool = False
     interrupted: bool = False
     idle: bool = False
+    refit: More | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What `what-next run` and `train` print with `--json`."""
@@ -91,6 +98,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "targets_per_s": round(self.targets / self.seconds, 1) if self.seconds else None,
             "valid": self.valid,
+            "refit": self.refit,
             "saved": [str(path) for path in self.saved],
             "alarms": list(self.alarms),
             "ranks": self.ranks,
@@ -118,6 +126,8 @@ class Report:
         if self.valid:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
             lines.append(f"on {people(self.valid)}, by events that training never saw: {measured}")
+        if self.refit:
+            lines.append(f"then trained a second time, on {ON[self.refit]}")
         lines += [f"ALARM {alarm}" for alarm in self.alarms]
         lines += [f"saved {path}" for path in self.saved]
         return Text("\n".join(lines))
@@ -162,6 +172,8 @@ class Environment:
         self.board: Board | None = None
         self.explained = False  # the reasons for what the data decided
         self.member: int | None = None  # of an ensemble, which network it trains
+        self.recipes: Sequence[Recipe] = ()  # of a second training, how each network was trained the first time
+        self.weighed: Weighed | None = None  # and what the counts of the log weighed then
         self.launch = self.ranks.launch
         self.interrupts = Interrupts(self.ranks, quiet=quiet)
         self.rng = np.random.default_rng(setup.seed)
@@ -199,6 +211,7 @@ class Environment:
 
         The models are saved every `save_every` histories and at the end. An interrupt (Ctrl-C) ends the cycle that is
         under way, and saves. The end of `seconds` breaks off the cycle that is under way, unless it is the first.
+        Where `refit` says so, a second training follows, whose model takes the place of the first one's at its end.
 
         Raises:
             TrainingError: a loss was not a finite number; the last good save is kept.
@@ -206,7 +219,54 @@ class Environment:
             ModelError: models of another algorithm or of other data lie there, and there is no `force`.
         """
         with nullcontext() if self.ranks.rank else self._alone():
-            return self._train_members() if self.setup.ensemble > 1 else self._train()
+            report = self._train_members() if self.setup.ensemble > 1 else self._train()
+            return self._refit(report)
+
+    def _refit(self, report: Report) -> Report:
+        """The second training, where one is due; else the report as it is."""
+        ours = self.given is None or isinstance(self.given, LogSource)
+        if report.interrupted or self.origin or not ours or self.setup.refit == "no":
+            return report
+        more = due(self.setup, self.state.chosen_by)
+        if more is None:
+            return replace(report, refit=refit_on(read_manifest(self.setup.model_agent_path)))
+        second = self._second(more)
+        done = second.train_agent()
+        if done.interrupted:
+            return replace(report, stopped=True, interrupted=True, idle=False)
+        checkpoint.replace_by(self.agent, second.agent, {"on": more, "events": int(second.state.split.known.sum())})
+        if not self.ranks.rank:
+            remove_models(second.setup)
+        self.agent.space, self.agent.learner, self.agent.nets = (
+            second.agent.space, second.agent.learner, second.agent.nets,
+        )  # fmt: skip
+        self.agent.eval()
+        return replace(report, seconds=report.seconds + done.seconds, refit=more, idle=False)
+
+    def _second(self, more: More) -> "Environment":
+        """What trains a second time: as the data decided the first time, for as many passes over more events."""
+        first, saved = self.setup, read_models(self.setup.model_agent_path)
+        setup = first.model_copy(update=saved.built_with(first)).second
+        state = State(self.state.dataset, setup, more=more)
+        recipes, weighed = recipes_in(saved.manifest), saved.manifest.metrics.get("weighed")
+        histories = round(recipes[0].passes * len(state.train_users))
+        setup = setup.model_copy(update={"epochs": max(1, histories), "dropout": first.dropped(self.state.space)})
+        state = State(state.dataset, setup, state.space, more)
+        begun = setup.members[0] if setup.ensemble > 1 else setup
+        environment = Environment(
+            Agent(setup, state.space), state, setup, source=self.given and type(self.given)(state), force=True,
+            resume=self.resume and any(one.model_agent_path.is_file() for one in (begun, setup)),
+            ranks=self.ranks, on_step=self.on_step, quiet=self.quiet,
+        )  # fmt: skip
+        environment.recipes, environment.explained, environment.launch = recipes, True, self.launch
+        environment.weighed = Weighed(**weighed) if weighed else None
+        added = state.split.known.sum() - self.state.split.known.sum()
+        line_console(quiet=self.quiet).print(
+            f"refit: a second training, on {ON[more]} ({added:,} more), for {recipes[0].passes:.1f} passes; "
+            "`refit, no` leaves it out",
+            highlight=False,
+        )
+        return environment
 
     def _alone(self) -> AbstractContextManager[None]:
         """Within, no other training writes this model."""
@@ -304,6 +364,11 @@ class Environment:
         return None
 
     @property
+    def more(self) -> More | None:
+        """Of a second training, which events it learns from besides."""
+        return self.state.more
+
+    @property
     def _apart(self) -> bool:
         """Whether each of several processes trains networks of the ensemble by itself."""
         return self.ranks.joined and self.ranks.count <= self.setup.ensemble
@@ -314,13 +379,17 @@ class Environment:
         if self._apart:  # their time is not shared by all, but by those of a process
             rounds = math.ceil(self.setup.ensemble / self.ranks.count)
             one = one.model_copy(update={"seconds": self.setup.seconds and self.setup.seconds / rounds})
-        learned = State(state.dataset, one, state.space)
+        if self.recipes:
+            histories = round(self.recipes[place].passes * len(state.train_users))
+            one = one.model_copy(update={"epochs": max(1, histories)})
+        learned = State(state.dataset, one, state.space, self.more)
         environment = Environment(
             Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
             resume=resume, ranks=None if self._apart else self.ranks,
             on_step=self.on_step, on_save=self.on_save, quiet=self.quiet or self.ranks.rank > 0,
         )  # fmt: skip
         environment.member, environment.explained, environment.launch = place, place > 0, self.launch
+        environment.recipes = self.recipes[place : place + 1]
         return environment
 
     def _joined(self, together: Report, members: Sequence[Networks]) -> Report:
@@ -332,6 +401,10 @@ class Environment:
             join(net, [one[name] for one in members])
         self.explained, self.resume = True, False  # what follows is a run of its own
         monitor = self._monitor(checkpoint.new_run())
+        if not self.recipes:
+            apart = [read_manifest(one.model_agent_path) for one in setup.members]
+            recipes = [one.as_json() for manifest in apart for one in recipes_in(manifest)]
+            monitor.made_on["recipes"] = recipes
         monitor.unsaved, monitor.targets, monitor.seconds = True, together.targets, together.seconds
         with self.interrupts.noted():
             monitor.finish(ended=True)
@@ -362,6 +435,7 @@ class Environment:
         if self.origin:
             checkpoint.start_from(agent, self.origin)
         agent.horizon = source.horizon
+        agent.recipe = self.recipes[0] if self.recipes else None
         source.resume(agent.histories, agent.steps)
         if self.ranks.joined and not source.shared:
             raise SetupError(
@@ -491,8 +565,8 @@ class Environment:
             agent.train()
         return found
 
-    def weigh(self) -> bool:
-        """Choose what the linear term beside the encoder counts, by the validation users; whether it counts at all.
+    def weigh(self) -> Weighed | None:
+        """Choose what the linear term beside the encoder counts, by the validation users; None: nothing.
 
         Not where a source of somebody's own counted nothing of the log; not where what people do by themselves is not
         what is learned; and not for one network of an ensemble: it is weighed beside all of them together.
@@ -503,9 +577,9 @@ class Environment:
         agent, state = self.agent, self.state
         encoder = agent.nets.get("encoder")
         if not isinstance(encoder, Encoder) or (linear := encoder.ridge) is None or self.member is not None:
-            return False
-        if not linear.gains.any() or not self._foresees:
-            return False
+            return None
+        if not linear.gains.any() or not (self._foresees or self.weighed):
+            return None
         events = Known.of(state.dataset, state.split.known)
 
         def learn(rank: int) -> None:
@@ -514,6 +588,10 @@ class Environment:
         if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
             learn(few)
         linear.favour(events.counts)
+        recent, transitions = recent_of(events), transitions_of(events, state.dataset.catalogue, linear)
+        if self.weighed:
+            self.weighed.apply(linear, recent, learn, transitions)
+            return None
         policy = validation.Shortlist(LearnedPolicy(agent.eval(), state))
         judged = policy, state.dataset, state.split, state.histories
         seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
@@ -526,9 +604,9 @@ class Environment:
                 f"{state.monitored} of {counted(users, 'validation user')}",
                 heeded(lambda: self.ranks.first(self._validated(most, policy)).get(state.monitored, 0.0)),
                 heeded(lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks)),
-                recent_of(events),
+                recent,
                 heeded(learn),
-                transitions_of(events, state.dataset.catalogue, linear),
+                transitions,
                 repeats=seen,
                 quiet=self.quiet,
             )

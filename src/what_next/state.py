@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int, Int32
 
 from what_next.data import Catalogue, Dataset
 from what_next.data.space import Space, history_of, known_events, numbers_at, same_catalogue, scaled_space
-from what_next.data.splits import advised
+from what_next.data.splits import More, advised
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, counted, some
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
 from what_next.rewards import Logged, population_sigma
@@ -31,12 +31,19 @@ class State:
     Attributes:
         dataset: all events.
         split: which of them training may know.
+        chosen_by: the same; of a second training (`refit`), the split whose validation users chose how to train.
+        more: which events a second training may know besides; None: it is none.
         space: the catalogue as training may know it, with the tolerance.
         train_users: positions of the users that training draws from.
     """
 
-    def __init__(self, dataset: Dataset, setup: Setup | None = None, space: Space | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, setup: Setup | None = None, space: Space | None = None, more: More | None = None
+    ) -> None:
         """Statistics of the training part are taken here, unless `space` brings those of a trained model.
+
+        Args:
+            more: which events training may know besides those of the setup's split.
 
         Raises:
             DataError: the data set has no attributes that differ, or no user has three events to train on.
@@ -48,7 +55,8 @@ class State:
         self._has_inputs()
         if space is not None:
             same_catalogue(dataset, space)
-        self.split = self.setup.split.of(dataset)
+        self.chosen_by, self.more = self.setup.split.of(dataset), more
+        self.split = self.chosen_by if more is None else self.chosen_by.with_more(dataset, more)
         least = algorithm.least_events
         self.train_users = np.flatnonzero(self.split.known >= least).astype(np.int32)
         self._sigma = np.full(dataset.users, np.nan, np.float32)

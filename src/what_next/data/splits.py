@@ -14,6 +14,8 @@ from what_next.errors import DataError
 
 Kind = Literal["users", "leave_last_out", "time"]
 Part = Literal["validation", "test"]
+More = Literal["validation", "all"]
+"""Which events a second training learns from besides: those of validation, or every event of the log."""
 CHUNK = 2**22
 """Events that are looked at at once."""
 
@@ -47,6 +49,13 @@ class Split:
     def targets(self, part: Part) -> tuple[Int64[np.ndarray, "users"], Int64[np.ndarray, "users"] | None]:
         """For each user, where the targets of a part start and end among their events; None: with the last."""
         return (self.known, self.until) if part == "validation" else (self.until, None)
+
+    def with_more(self, dataset: Dataset, more: More) -> "Split":
+        """The same split, of which training may also know the validation events, or all events; none validate then."""
+        nobody = self.validation[:0]
+        if more == "validation":
+            return _split(dataset, self.kind, self.until, self.until, nobody, self.test)
+        return _split(dataset, self.kind, dataset.lengths, dataset.lengths, nobody, nobody)
 
 
 def split_users(dataset: Dataset, test: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:

@@ -11,7 +11,7 @@ from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, Popul
 from what_next.baselines.counts import Known
 from what_next.baselines.ease import THIRDS
 from what_next.baselines.rules import Ranking
-from what_next.data.splits import Part
+from what_next.data.splits import Part, Split
 from what_next.data.stages import SILENT, Done, Stages
 from what_next.metrics.next_items import Targets, rank
 from what_next.state import State
@@ -60,7 +60,8 @@ def targets_of(state: State, part: Part) -> Targets:
     dataset, setup = state.dataset, state.setup
     if setup.reward.logged.numbers:
         dataset = replace(dataset, rewards=state.logged)
-    return Targets.of(dataset, state.split, part, setup.evaluation.targets, setup.split.seed)
+    split = state.chosen_by if part == "validation" else state.split
+    return Targets.of(dataset, split, part, setup.evaluation.targets, setup.split.seed)
 
 
 def chosen_on(state: State) -> Targets:
@@ -116,17 +117,21 @@ class Search:
     Each setting in turn takes the value with the highest NDCG on the validation users' targets, judged as the setup
     says (`evaluation`), among the `allowed` items, the others as chosen so far; the earlier value of the grid among
     equals. Without validation users all stay at their first. No event of the test is read. The penalty of EASE is
-    chosen with the most popular items alone where there are more than `POPULAR`, and then fitted to all.
+    chosen with the most popular items alone where there are more than `POPULAR`, and then fitted to all. Beside a model
+    that was trained a second time, a baseline with its best settings is fitted to the validation events, too.
 
     Attributes:
         state: the data; `targets`: what settings are judged on (`chosen_on`); `allowed`: items that may be recommended.
-        events: what training may know.
+        split: what is fitted to now; `events`: that training may know by it.
         stages: shows how far the work is.
     """
 
     def __init__(self, state: State, allowed: Allowed = None, stages: Stages = SILENT) -> None:
         self.state, self.targets, self.allowed, self.stages = state, chosen_on(state), allowed, stages
-        self.events = Known.of(state.dataset, state.split.known)
+        self._fit_to(state.chosen_by)
+
+    def _fit_to(self, split: Split) -> None:
+        self.split, self.events = split, Known.of(self.state.dataset, split.known)
 
     def best(self, name: str) -> tuple[Ranking, Settings]:
         """A baseline with the best settings, fitted, and these."""
@@ -134,6 +139,8 @@ class Search:
         chosen = {setting: float(values[0]) for setting, values in grid.items()}
         if not len(self.targets):
             return self.fitted(name, chosen), chosen
+        if self.state.more:
+            self._fit_to(self.state.chosen_by)
         done = self.stages.begin(f"choosing the settings of {name}", tries(grid) * len(self.targets))
         fits: dict[Fitted, Ranking] = {}
         best, reached = self._tried(name, chosen, fits, done)
@@ -145,10 +152,13 @@ class Search:
                     best, reached, chosen = policy, ndcg, settings
                 for other in fits.keys() - {_counted(name, chosen)}:  # one at a time in memory
                     del fits[other]
-        return (self.fitted(name, chosen) if self._cheaper(name) else best), chosen
+        again = self._cheaper(name) or self.state.more
+        return (self.fitted(name, chosen) if again else best), chosen
 
     def fitted(self, name: str, settings: Settings) -> Ranking:
         """A baseline with some settings."""
+        if self.state.more:
+            self._fit_to(self.state.split)
         more: dict[str, Any] = {}
         if name == "ease":
             more["done"] = self.stages.begin(f"solving ease for {self.events.catalogue:,} items", THIRDS)
@@ -156,7 +166,7 @@ class Search:
 
     def _fit(self, name: str, settings: Settings, **more: Any) -> Ranking:
         shared = {"events": self.events} if name in SHARING else {}
-        return BASELINES[name](self.state.dataset, self.state.split.known, **settings, **shared, **more)
+        return BASELINES[name](self.state.dataset, self.split.known, **settings, **shared, **more)
 
     def _tried(self, name: str, settings: Settings, fits: dict[Fitted, Ranking], done: Done) -> tuple[Ranking, float]:
         """A baseline, or one that is nearly it and costs less, and its NDCG on the targets."""

@@ -18,13 +18,14 @@ from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import ModelError, SetupError
 from what_next.experiments.baselines import EVERY, Allowed
-from what_next.experiments.models import beside, is_trained, of_seed, policy, trained
+from what_next.experiments.models import beside, is_trained, judged_state, of_seed, policy, trained
 from what_next.experiments.next_items import RIVALS, Comparison, evaluator_of, few_hits, protocol, result_of, rules
 from what_next.rewards import Logged, Spread
-from what_next.settings import Setup
+from what_next.settings import Setup, listed
 from what_next.sources import LogSource
 from what_next.state import State
 from what_next.training.artefacts import read_manifest
+from what_next.training.refit import refit_on
 from what_next.types import History
 
 OFF, SHUFFLED = "critic off", "rewards shuffled"
@@ -128,11 +129,12 @@ def compare(
     entrants = dict(_entrants(setups, ablations))
     _alike(setups, entrants)
     first = next(iter(entrants))
-    state = entrants[first].state
+    scores, training = {}, {}
+    wanted: Sequence[int | None] = [None] if seeds is None else seeds
+    learned = {name: [one.of(seed) for seed in wanted] for name, one in entrants.items()}
+    state = judged_state(entrants[first].state, [one for some in learned.values() for one in some], part)
     evaluator = evaluator_of(state, part, allowed, stages)
-    scores, training, learned = {}, {}, {}
     for name, entrant in entrants.items():
-        learned[name] = [entrant.of(None)] if seeds is None else [entrant.of(seed) for seed in seeds]
         policies = [policy(one, entrant.state) for one in learned[name]]
         scores[name] = evaluator.score(policies, entrant.state.histories, name)
         took = [read_manifest(one.model_agent_path, "agent").metrics.get("seconds") for one in learned[name]]
@@ -143,7 +145,7 @@ def compare(
     about = protocol(state, part, evaluator, used, baselines) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = result_of(scores, evaluator, about, pairs) | {"training": training}
-    notes += [*few_hits(scores, evaluator), *_longer(setups)]
+    notes += [*few_hits(scores, evaluator), *_longer(setups), *_more(learned)]
     if len(learned) > 1 and all(len(one) == 1 for one in learned.values()):
         notes.append(ONE_SEED)
     return Comparison(result, state, evaluator, scores, learned, notes)
@@ -178,6 +180,17 @@ def _longer(setups: Mapping[str, Setup]) -> Iterator[str]:
     }
     if len(set(told.values())) > 1:
         yield f"not trained for as long at most: {', '.join(f'{name} {how}' for name, how in told.items())}"
+
+
+def _more(learned: Mapping[str, Sequence[Setup]]) -> Iterator[str]:
+    """That some were trained a second time, on more events, and others were not."""
+    refit = {name: all(refit_on(read_manifest(one.model_agent_path)) for one in some) for name, some in learned.items()}
+    if len(set(refit.values())) > 1:
+        second = [name for name, on in refit.items() if on]
+        yield (
+            f"{listed(second)} and the baselines learned from the validation events, too (refit), and the others did "
+            "not; `refit, no` or `refit, validation` in all setups makes them alike"
+        )
 
 
 def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None:
@@ -248,7 +261,9 @@ def tradeoff(
     for weight in steps:
         changed = with_spread(setup, weight)
         state, setups = State(dataset, changed, first.space), [of_seed(changed, seed) for seed in seeds]
-        policies = [policy(trained(one, state), state) for one in setups]
+        models = [trained(one, state) for one in setups]
+        judged_state(state, models, part)
+        policies = [policy(one, state) for one in models]
         scores = {"agent": evaluator.score(policies, state.histories)}
         result = result_of(scores, evaluator, protocol(state, part, evaluator, seeds, ()))
         found.append((weight, Comparison(result, state, evaluator, scores, {"agent": setups})))

@@ -45,8 +45,9 @@ class Shelf:
         dataset, split, how, targets = state.dataset, state.split, state.setup.evaluation, evaluator.targets
         times, may = dataset.timestamps, [] if evaluator.allowed is None else [evaluator.allowed]
         log = [dataset.offsets, dataset.items, *([] if times is None else [times]), len(dataset.catalogue), _code()]
-        choice = [split.known, chosen_on.hash, len(chosen_on), how.targets, how.k[0], how.seen, *may]
+        choice = [state.chosen_by.known, chosen_on.hash, len(chosen_on), how.targets, how.k[0], how.seen, *may]
         judged = [targets.hash, targets.catalogue, max(evaluator.ks), evaluator.seen, evaluator.seed, *may]
+        judged += [split.known] if state.more else []  # which they learned from with the settings that were chosen
         self.events, self.choice, self.judged = _hash(log), _hash(choice), _hash(judged)
         self.tagged = _hash([*log, dataset.catalogue.hash()])
         self.folder = state.setup.data.with_name(f"{state.setup.data.stem}.baselines")

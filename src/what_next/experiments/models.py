@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from what_next.agent import Agent
-from what_next.environment import Environment
+from what_next.data.splits import Part
+from what_next.environment import ON, Environment
 from what_next.errors import ModelError, line_console
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
@@ -13,6 +14,7 @@ from what_next.sources import Source
 from what_next.state import State
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
+from what_next.training.refit import due, refit_on
 
 
 def of_seed(setup: Setup, seed: int) -> Setup:
@@ -81,12 +83,31 @@ def is_trained(setup: Setup, state: State) -> bool:
     saved = checkpoint.progress(setup)
     if saved is None or saved.unweighed:
         return False
+    if setup.refit == "no" and refit_on(read_manifest(setup.model_agent_path)):
+        return False
     if saved.ended:
-        return True
+        return due(setup, state.chosen_by) is None
     environment = Environment(Agent(setup, state.space), state, setup)
     agent = environment.agent
     agent.histories, agent.steps, agent.spent = saved.histories, saved.steps, saved.spent
     return environment.done() and environment.patience is None  # else it was killed before its counts were weighed
+
+
+def judged_state(state: State, setups: Sequence[Setup], part: Part) -> State:
+    """The state that models are judged by: baselines beside them may learn from what a second training (`refit`) had.
+
+    Raises:
+        ModelError: a model learned from what it would be judged on.
+    """
+    more = {one: refit_on(read_manifest(one.model_agent_path, "agent")) for one in setups}
+    for one, on in more.items():
+        if on == "all" or (on and part == "validation"):
+            better = "judge it on the test, or train it" if on == "validation" else "train"
+            raise ModelError(
+                f"{one.model_agent_path}: was trained a second time, on {ON[on]}, so that it knows what it would be "
+                f"judged on; {better} again with refit=no"
+            )
+    return State(state.dataset, state.setup, more="validation") if any(more.values()) else state
 
 
 def policy(setup: Setup, state: State) -> LearnedPolicy:
@@ -95,11 +116,11 @@ def policy(setup: Setup, state: State) -> LearnedPolicy:
     Raises:
         ModelError: a file is missing or damaged, or was trained on another split.
     """
-    learned_on = read_manifest(setup.model_agent_path, "agent").metrics.get("split", state.split.hash)
-    if learned_on != state.split.hash:
+    learned_on, here = read_manifest(setup.model_agent_path, "agent").metrics.get("split"), state.chosen_by.hash
+    if learned_on not in (None, here):
         raise ModelError(
             f"{setup.model_agent_path}: was trained on split {learned_on}, and {setup.data} is now split as "
-            f"{state.split.hash}, so it may have seen whom it would be judged on; train again with these settings"
+            f"{here}, so it may have seen whom it would be judged on; train again with these settings"
         )
     return LearnedPolicy.load(setup, state.dataset).of_histories()
 

@@ -15,7 +15,7 @@ from what_next.errors import DataError, counted
 from what_next.experiments.baselines import EVERY, Allowed, Search, had, left_out, searched, targets_of
 from what_next.experiments.evaluator import Evaluator, Groups, Scores
 from what_next.experiments.kept import Shelf
-from what_next.experiments.models import chosen, policy, untrained
+from what_next.experiments.models import chosen, judged_state, policy, untrained
 from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.groups import events_per_active_day, groups
 from what_next.metrics.next_items import Targets
@@ -82,6 +82,7 @@ def evaluate_next(
     """
     state = State.from_setup(setup)
     setups = chosen(setup, state, seeds)
+    state = judged_state(state, setups, part)
     evaluator = evaluator_of(state, part, allowed, stages)
     beside, settings, notes = rules(evaluator, state, baselines, anew)
     scores = {
@@ -192,7 +193,8 @@ def protocol(
 ) -> dict[str, Any]:
     """What policies were judged on: `data`, `split`, `targets`, `seeds`, and how settings of `baselines` were chosen.
 
-    Of the split: the `users` of this part and all others, and how many users and events training knows.
+    Of the split: the `users` of this part and all others, how many users and events training knows, and which of these
+    were held back for validation at first (`refit`).
     Of the targets: their `kind`, the `rows` and `users`, the `items` to be named, and a `hash` over them all; `held`:
     those that the history holds, which nobody can name who leaves its items out; `cold_items`: those without a training
     event; `not_allowed`: those that may not be recommended; `cold_users`: of whom training knows nothing, though the
@@ -211,7 +213,8 @@ def protocol(
             "other_users": dataset.users - len(judged),
             "training_users": int((split.known > 0).sum()),
             "training_events": int(split.known.sum()),
-            "hash": split.hash,
+            "hash": state.chosen_by.hash,
+            "refit": state.more,
         },
         "targets": {
             "kind": state.setup.evaluation.targets,

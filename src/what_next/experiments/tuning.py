@@ -381,7 +381,8 @@ def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | No
     with scratch("tune") as to:
         paths = {"model_agent_path": to / "agent.safetensors", "model_critic_path": to / "critic.safetensors"}
         saves = {} if setup.patience is not None else {"save_every": NEVER}
-        setup = setup.model_copy(update={"train": True, "seconds": seconds, "log": None} | paths | saves)
+        alone = {"train": True, "seconds": seconds, "log": None, "refit": "no"}
+        setup = setup.model_copy(update=alone | paths | saves)
         learned = State(state.dataset, setup, state.space)
         kind = Environment if trial is None else _Watched
         environment = kind(Agent(setup, learned.space), learned, setup)

@@ -15,7 +15,7 @@ from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Steer, Tr
 from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Done, Stages
 from what_next.errors import DataError
-from what_next.experiments.models import chosen, policy, untrained
+from what_next.experiments.models import chosen, judged_state, policy, untrained
 from what_next.metrics.accuracy import hit_rate, ndcg
 from what_next.metrics.beyond import shares
 from what_next.metrics.bootstrap import means_of, user_means
@@ -69,6 +69,7 @@ def evaluate_windows(
     """
     state = State.from_setup(setup)
     setups = chosen(setup, state, seeds)
+    state = judged_state(state, setups, part)
     users, (since, until), spread = getattr(state.split, part), state.split.targets(part), setup.reward.spread
     windows = {
         length: draw_windows(state.dataset, users, state.histories, length=length, since=since, until=until)
@@ -84,7 +85,7 @@ def evaluate_windows(
         "steer": [Steer(sampling, state.space.typical)],
         ORACLE: [Oracle(sampling)],
     }
-    cold, hashed = int(state.split.cold(part).sum()), state.split.hash
+    cold, hashed = int(state.split.cold(part).sum()), state.chosen_by.hash
     about = {
         "data": state.dataset.name,
         "split": {"kind": state.split.kind, "part": part, "users": len(users), "cold_users": cold, "hash": hashed},

@@ -87,6 +87,7 @@ class Settings(TypedDict, total=False):
     compile: bool
     monitor: Literal["ndcg@10", "hr@10", "dcg@10", "spread"] | None
     patience: int | None
+    refit: Literal["auto", "no", "validation", "all"]
     stop_on_alarm: bool
     save_every: int | None
     track: Literal["tensorboard", "mlflow"] | None

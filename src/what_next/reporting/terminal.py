@@ -193,10 +193,14 @@ def _verdict(result: Mapping[str, Any]) -> str:
     return f"{rule}, wins beyond the interval {listed(parts)}"
 
 
+REFIT = ", refit: model and baselines learned from the validation events, too"
+"""Of a split, where a second training took place."""
+
+
 def measured_on(result: Mapping[str, Any]) -> str:
     """The data, the targets or windows, the split and the seeds of a result."""
     split, seeds = result["split"], f"seeds {listed(result['seeds'])}"
-    where = f"split {split['kind']} {split['hash']}"
+    where = f"split {split['kind']} {split['hash']}{REFIT if split.get('refit') else ''}"
     if "targets" in result:
         return f"{result['data']}: {_targets(result)}, {where}; {seeds}"
     windows = ", ".join(f"{one['windows']:,} of {length}" for length, one in result["windows"].items())

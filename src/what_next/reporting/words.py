@@ -9,7 +9,7 @@ from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
 from what_next.reporting.figures import LOG, half, shares
 from what_next.reporting.learning import measured
-from what_next.reporting.terminal import only_training, settings_told
+from what_next.reporting.terminal import REFIT, only_training, settings_told
 from what_next.reporting.view import UNTRAINED, View, between, counted, number, number_of, percent, spelled, told
 from what_next.settings import listed
 
@@ -136,7 +136,8 @@ def facts(view: View) -> list[tuple[str, str]]:
     known = f"with {counted(attributes, 'attribute')}" if attributes else "without attributes"
     sentences = [
         ("Data", f"{result['data']}: {size} {known}"),
-        ("Split", f"{split['kind']} ({KINDS.get(split['kind'], 'made elsewhere')}), hash {split['hash']}"),
+        ("Split", f"{split['kind']} ({KINDS.get(split['kind'], 'made elsewhere')}), hash {split['hash']}"
+                  + (REFIT if split.get("refit") else "")),
         ("Judged on", f"the {split['part']} part: {counted(targets.get('rows', targets['users']), 'target')} of "
                       f"{counted(targets['users'], 'user')}, {TARGETS.get(targets.get('kind', ''), 'what came next')}"),
         ("Counted apart", _apart(view)),

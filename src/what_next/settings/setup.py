@@ -251,6 +251,11 @@ class Setup(Group):
     patience: int | None = Field(default=None, gt=0)
     """after so many saves without a better monitor the learning rate is halved, at the fourth time the run ends, and
     the best model is kept; none: it goes on to the end of epochs, passes or seconds"""
+    refit: Literal["auto", "no", "validation", "all"] = "auto"
+    """what learns from the log is trained a second time, from the start, for as many passes and with the counts of the
+    log that validation has found to be best. validation: on the events of validation, too; all: on every event of the
+    log, for a model that is to be served, since nothing is left to judge it by; auto: validation, where it ended the
+    first training, its events are later than the others, and more than a twentieth of them; no: never"""
     stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
     save_every: int | None = Field(default=None, gt=0)
     """number of histories between two saves of the models; none: once in a pass over the training users, or 5000 for
@@ -367,6 +372,23 @@ class Setup(Group):
             for place in range(self.ensemble)
         )
 
+    @property
+    def second(self) -> "Setup":
+        """By which a model is trained a second time (`refit`), in files of its own: nothing is measured there."""
+        agent, critic = self.model_agent_path, self.model_critic_path
+        return self.model_copy(
+            update={
+                "refit": "no",
+                "patience": None,
+                "seconds": None,
+                "passes": None,
+                "log": None,
+                "track": None,
+                "model_agent_path": agent.with_name(f"{agent.stem}.refit{agent.suffix}"),
+                "model_critic_path": critic and critic.with_name(f"{critic.stem}.refit{critic.suffix}"),
+            }
+        )
+
     def dropped(self, space: Space) -> float:
         """The share of activations dropped, given the training events."""
         large = space.events >= LARGE and space.events_per_item >= OFTEN
@@ -463,6 +485,10 @@ class Setup(Group):
                 f"ensemble is {self.ensemble}, and several networks become one where an lstm or gru learns from a log "
                 "whose items all lie in each process, and scores them by what came next (next_item, sqn, snqn, sa2c, "
                 "sac_rec, reinforce, iql, crr); allowed: 1"
+            )
+        if self.acts and self.refit in ("validation", "all"):
+            raise ValueError(
+                f"refit is {self.refit!r}, and an agent that acts in a world holds no events back; allowed: auto or no"
             )
         if self.model == "transformer" and self.dim % 2:
             raise ValueError(f"dim is {self.dim}, and the transformer's positions need pairs; allowed: even numbers")

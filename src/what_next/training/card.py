@@ -79,10 +79,19 @@ def _trained_on(setup: Setup, space: Space, run: str, histories: int, metrics: M
         "split": f"`{setup.split.name}`, hash `{metrics['split']}`" if metrics.get("split") else "none",
         "items": f"{len(catalogue):,}, attributes: {some(catalogue.names) or 'none'}, tags: "
         f"{some(catalogue.kinds) or 'none'}, hash `{catalogue.hash()}`",
-        "training": f"{histories:,} {setup.unit} with {metrics.get('targets', 0):,} targets",
+        "training": f"{histories:,} {setup.unit} with {metrics.get('targets', 0):,} targets{_again(metrics)}",
         "run": f"`{run}`",
     }
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows.items())])
+
+
+def _again(metrics: Mapping[str, Any]) -> str:
+    """What a second training learned from; empty where there was none."""
+    refit = metrics.get("refit")
+    if not refit:
+        return ""
+    on = "the events of validation, too" if refit["on"] == "validation" else "every event of the log"
+    return f"; then, from the start, on {on} ({refit['events']:,} events)"
 
 
 def _how_well(metrics: Mapping[str, Any], *, patience: bool) -> str:
@@ -94,7 +103,13 @@ def _how_well(metrics: Mapping[str, Any], *, patience: bool) -> str:
         lines = [f"On what {people(valid)} did, which training never saw: {measured}."]
         if patience:
             lines.append("The same events decided when training ended, which flatters these figures.")
-        lines.append("`what-next evaluate` judges on test users, beside baselines, with intervals.")
+        refit = (metrics.get("refit") or {}).get("on")
+        if refit:
+            lines.append("This was measured before the second training.")
+        judge = "`what-next evaluate` judges on test users, beside baselines, with intervals."
+        lines.append(
+            "Nothing is left to judge this model by; one with `refit, no` can be." if refit == "all" else judge
+        )
     return "\n".join([*lines, *(f"- Alarm in training {alarm}" for alarm in metrics.get("alarms", ()))])
 
 

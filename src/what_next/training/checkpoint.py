@@ -34,8 +34,8 @@ from what_next.training.sharding import Training, whole
 from what_next.training.step import network_of
 
 FREE = {
-    "epochs", "passes", "seconds", "patience", "monitor", "stop_on_alarm", "train", "user", "slots", "save_every",
-    "skip", "linear", "item_dropout",  # what was saved decides
+    "epochs", "passes", "seconds", "patience", "refit", "monitor", "stop_on_alarm", "train", "user", "slots",
+    "save_every", "skip", "linear", "item_dropout",  # what was saved decides
     "log", "track", "device", "evaluation", "server", "model_agent_path", "model_critic_path", "data",
 }  # fmt: skip
 """Settings that a resumed run may change: the learning rate's way down follows `epochs`."""
@@ -164,8 +164,8 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
     return manifest.run
 
 
-def conclude(agent: Training, valid: Mapping[str, float], *, weighed: bool = True) -> None:
-    """Write the networks of the last save as they are now, what was measured of them, and that the run is at its end;
+def conclude(agent: Training, metrics: Mapping[str, Any], *, weighed: bool = True) -> None:
+    """Write the networks of the last save as they are now, what else is known of them, and that the run is at its end;
     or, not `weighed`, that all is done but weighing counts of the log.
 
     Of several processes, all call it, and one writes.
@@ -176,10 +176,31 @@ def conclude(agent: Training, valid: Mapping[str, float], *, weighed: bool = Tru
     with whole(agent):
         if not agent.ranks.rank:
             manifest, tensors, position = read_rest(agent.setup.model_agent_path)
-            if valid:
-                manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, "valid": dict(valid)}})
-            position |= {"ended": weighed, "over": True}
+            manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, **metrics}})
+            position |= {"ended": weighed, "over": True, "spent_in_all": agent.spent}
             write_models(agent.setup, manifest, agent.space, agent.nets, (tensors, position))
+    agent.ranks.wait()
+
+
+def replace_by(agent: Training, second: Training, refit: Mapping[str, Any]) -> None:
+    """Write what a second training came to in the place of the first one's model, which it takes over.
+
+    Of several processes, all call it, and one writes.
+
+    Args:
+        agent: of the first training; `second`: of the other, saved with its own setup.
+        refit: what the manifest says of it.
+
+    Raises:
+        SaveError: a file could not be written; the first one's model is intact.
+    """
+    with whole(second):
+        if not agent.ranks.rank:
+            manifest, _, position = read_rest(agent.setup.model_agent_path)
+            other, tensors, _ = read_rest(second.setup.model_agent_path)
+            made = Manifest.of(agent.setup, second.space, other.run, manifest.histories, manifest.metrics)
+            made = made.model_copy(update={"metrics": {**manifest.metrics, "refit": dict(refit)}})
+            write_models(agent.setup, made, second.space, second.nets, (tensors, position))
     agent.ranks.wait()
 
 

@@ -13,8 +13,10 @@ from what_next.errors import ModelError, TrainingError, line_console
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
 from what_next.training.interrupts import Interrupted
+from what_next.training.refit import Recipe
 from what_next.training.sharding import Training
 from what_next.training.step import Step, network_of
+from what_next.training.weighing import Weighed
 
 MEMORY = 30
 """An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""
@@ -149,7 +151,7 @@ class Monitor:
     rng: np.random.Generator
     run: str
     validate: Callable[[], dict[str, float]]
-    weigh: Callable[[], bool]
+    weigh: Callable[[], Weighed | None]
     monitored: str
     made_on: dict[str, Any]
     save_every: int
@@ -174,6 +176,9 @@ class Monitor:
             self.agent.space.counts,
         )
         self.in_save = 0  # of the alarms
+        self.rates: list[tuple[int, float, int]] = []  # see `Recipe.of`
+        self.weighed: Weighed | None = None
+        self.converged = False
         self.start = time.perf_counter()
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
         self.best_at = self.saved
@@ -199,7 +204,12 @@ class Monitor:
                 f"{self.setup.model_agent_path}: was trained with {_worded(before['fitted'])}, and the data decide for "
                 f"{_worded(self.made_on['fitted'])} now; train anew, or start from it with --from"
             )
+        if before.get("refit"):
+            self._no_refit()
         self.before = {name: before.get(name, 0) for name in self.before}
+        for one in before.get("recipes", ()):
+            self.rates = [(round(share * self.saved), done, halved) for share, done, halved in one["rates"]]
+            self.converged = one["converged"]
         if self.patience and before.get("valid"):
             self.valid = dict(before["valid"])
             if not any(name.startswith(self.monitored) for name in self.valid):
@@ -209,6 +219,15 @@ class Monitor:
         if progress is not None:
             self.concluded, self.unweighed = progress.ended, progress.unweighed
         self.over = self.concluded or self.unweighed
+
+    def _no_refit(self) -> None:
+        """Raises a `ModelError` where a model that was trained a second time would go on with its first training."""
+        progress = checkpoint.progress(self.setup)
+        if progress is None or not progress.ended or self.setup.refit == "no":
+            raise ModelError(
+                f"{self.setup.model_agent_path}: was trained a second time (refit), so that its first training, whose "
+                "length or settings the setup changes, cannot go on; leave --resume out to train anew"
+            )
 
     def _score(self, valid: Mapping[str, float]) -> float:
         """The monitor's value; that of an algorithm in its warm-up is none."""
@@ -246,13 +265,13 @@ class Monitor:
         except Interrupted:
             self.interrupted = True
             checkpoint.take_weights(self.agent)
-            checkpoint.conclude(self.agent, self.valid, weighed=False)
+            checkpoint.conclude(self.agent, self._concluded(), weighed=False)
 
     def _finish(self, *, ended: bool) -> None:
         if self.patience is None:
             self._save()  # measuring may fail
             if ended:
-                self.weigh()
+                self.weighed = self.weigh()
             self.valid = self.validate()
             self._save()
             return
@@ -262,9 +281,17 @@ class Monitor:
             self._save()
         checkpoint.take_weights(self.agent)
         if ended and not self.concluded:
-            if self.weigh():
-                self.valid = self.validate()
-            checkpoint.conclude(self.agent, self.valid)
+            if (weighed := self.weigh()) is not None:
+                self.weighed, self.valid = weighed, self.validate()
+            checkpoint.conclude(self.agent, self._concluded())
+
+    def _concluded(self) -> dict[str, object]:
+        """What the manifest of the best model says besides, once the run is over."""
+        found: dict[str, object] = {"valid": dict(self.valid)} if self.valid else {}
+        saved = read_manifest(self.setup.model_agent_path).metrics.get("recipes", ())
+        if self.converged and len(saved) == 1:
+            found["recipes"] = [saved[0] | {"converged": True}]
+        return found | ({"weighed": self.weighed._asdict()} if self.weighed else {})
 
     def _save(self) -> None:
         """Write the models as they are; a `TrainingError` where nothing has moved them, or one of their networks."""
@@ -303,6 +330,7 @@ class Monitor:
         """Save; with patience, only what is better than before."""
         self.saved, self.unsaved = self.agent.histories, False
         self.kept = True
+        self.rates.append(self._rate())
         valid = self.validate() if self.patience else {}
         score = self._score(valid)
         # Nothing measured, or nothing as before (in a warm-up, or where all targets stand in the histories): the latest
@@ -314,7 +342,7 @@ class Monitor:
         self.worse += 1
         if self.patience and self.worse >= self.patience:
             self.worse, self.agent.halved = 0, self.agent.halved + 1
-            self.over = self.agent.halved >= HALVED
+            self.over = self.converged = self.agent.halved >= HALVED
             if self.over:
                 self.console.print(
                     f"training ends after {self.saved:,} histories: the model saved after {self.best_at:,} is still "
@@ -328,15 +356,29 @@ class Monitor:
         older = f"; the model that is kept is from before, after {self.best_at:,} {self.setup.unit}"
         return tuple(text + older * (place >= self.in_save) for place, text in enumerate(self.alarms.raised.values()))
 
+    def _rate(self) -> tuple[int, float, int]:
+        """What the learning rate follows, now."""
+        agent = self.agent
+        return agent.histories, max(agent.spent, agent.histories / agent.horizon), agent.halved
+
+    def _recipe(self) -> Recipe:
+        """How the agent was trained so far."""
+        now = self._rate()
+        rates = self.rates if self.rates[-1:] == [now] else [*self.rates, now]
+        return Recipe.of(rates, self.made_on["counts"]["training users"])
+
     def _metrics(self) -> dict[str, object]:
         """What the manifest says of the run."""
         found: dict[str, object] = {
+            "recipes": [self._recipe().as_json()],
             **self.made_on,
             "targets": self.targets + int(self.before["targets"]),
             "seconds": round(self.seconds + self.before["seconds"], 3),
         }
         if self.valid:
             found["valid"] = self.valid
+        if self.weighed:
+            found["weighed"] = self.weighed._asdict()
         if self.alarms.raised:
             found["alarms"] = list(self.alarms.raised.values())
         return found

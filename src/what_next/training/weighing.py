@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from time import monotonic
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -71,9 +72,9 @@ def weigh(
     *,
     repeats: bool = False,
     quiet: bool = False,
-) -> bool:
-    """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
-    whether anything counts.
+) -> "Weighed | None":
+    """Set the numbers of the linear term one after the other, each to the best for the validation users; returns what
+    was chosen, or None where nothing counts.
 
     The weight comes first, with decay, penalty and directions, then which items came next, then the bias for what is
     popular, or was of late, 0 included, then the diagonal; where all stay 0, the network is better alone, and that is
@@ -101,25 +102,58 @@ def weigh(
             highlight=False,
         )
     _count(trial)
-    chosen = _follow(trial, transitions or {})
+    table = _follow(trial, transitions or {})
     if learn:
         _widen(trial, learn)
     if repeats:
         _repeat(trial)
-    chosen += _favour(trial, recent or {})
+    half_life = _favour(trial, recent or {})
     _clear(trial)
     linear.choose(**trial.numbers)
     if not linear.counts:
         console.print("counts of the log make nothing better: the network stands alone")
-        return False
+        return None
     _calibrate(trial, surprise)
+    chosen = [words for words in (table, half_life) if words]
     told = ", ".join([*(f"{name} {value:g}" for name, value in trial.numbers.items()), *chosen])
     console.print(
         f"counts of the log stand beside the network ({told}; see `linear`): {measured} {alone:.4f} -> "
         f"{trial.best:.4f}; `linear, no` leaves it out",
         highlight=False,
     )
-    return True
+    place = list(recent or ()).index(half_life) if half_life else None
+    return Weighed(dict(trial.numbers), linear.rank, table, place)
+
+
+class Weighed(NamedTuple):
+    """What `weigh` chose.
+
+    Attributes:
+        numbers: of the linear term; `rank`: its directions.
+        table: by which words of `transitions_of` it knows what came next.
+        recent: place in `recent_of` of what it knows of popularity; None: all events count alike.
+    """
+
+    numbers: dict[str, float]
+    rank: int
+    table: str
+    recent: int | None
+
+    def apply(
+        self,
+        linear: LinearTerm,
+        recent: Mapping[str, Counts],
+        learn: Callable[[int], None],
+        transitions: Mapping[str, Callable[[], None]],
+    ) -> None:
+        """Set the linear term likewise, by the counts of another log; the arguments are as of `weigh`."""
+        learn(self.rank)
+        if transitions:
+            transitions.get(self.table, transitions[""])()
+        if self.recent is not None and recent:
+            linear.favour(list(recent.values())[self.recent])
+        linear.choose(**self.numbers)
+        linear.forget()
 
 
 @dataclass
@@ -219,7 +253,7 @@ def _clear(trial: Trial) -> None:
         trial.take(cleared)
 
 
-def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]:
+def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> str:
     """Choose the table of which items came next, and how much it counts; returns the words for it. Where none counts,
     none is kept."""
     linear, first, words, name = trial.linear, trial.copy(), "", ""
@@ -232,7 +266,7 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]
         tables[words]()
     linear.choose(**trial.numbers)
     linear.forget()
-    return [words] if words else []
+    return words
 
 
 def _decayed(first: Trial) -> Trial:
@@ -316,7 +350,7 @@ def recent_of(events: Known) -> dict[str, Counts]:
     return found
 
 
-def _favour(trial: Trial, recent: Mapping[str, Counts]) -> list[str]:
+def _favour(trial: Trial, recent: Mapping[str, Counts]) -> str:
     """Choose how much counts what is popular; of late, where that is better: the words for what was chosen. A first
     look tells whether any half-life is worth a search."""
     trial.improve("bias", BIASES)
@@ -336,10 +370,10 @@ def _favour(trial: Trial, recent: Mapping[str, Counts]) -> list[str]:
         better = [words for words, one in found.items() if one.best > least]
     if not better:
         linear.popularity.copy_(always)
-        return []
+        return ""
     linear.favour(recent[better[-1]])
     trial.take(found[better[-1]])
-    return better[-1:]
+    return better[-1]
 
 
 def _times(factor: float, value: float) -> float:

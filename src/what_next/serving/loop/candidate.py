@@ -116,6 +116,7 @@ def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
         "split": SplitSettings(test=0, validation=VALIDATION),  # those held out are not in this log
         "seconds": min(loop.seconds, setup.seconds or loop.seconds),
         "threads": loop.threads,
+        "refit": "no",
     }
     if not fresh and loop.passes is not None:
         values["passes"] = loop.passes
