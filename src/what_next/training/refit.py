@@ -47,7 +47,7 @@ class Recipe:
         """After a share of the passes: how often the learning rate is halved, and the share of the horizon that it has
         fallen over."""
         ends, dones, halved = zip(*self.rates, strict=True)
-        place = min(int(np.searchsorted(ends, share)), len(ends) - 1)
+        place = min(int(np.searchsorted(ends, share, side="right")), len(ends) - 1)
         return int(halved[place]), float(np.interp(share, (0.0, *ends), (0.0, *dones)))
 
     def as_json(self) -> dict[str, Any]:
@@ -77,6 +77,9 @@ def due(setup: Setup, split: Split) -> More | None:
     """
     if setup.acts or setup.refit == "no":
         return None
+    held = int((split.until - split.known)[split.validation].sum())
+    if setup.refit == "auto" and (split.kind == "users" or held < HELD * split.known.sum()):
+        return None
     manifest = read_manifest(setup.model_agent_path)
     recipes, on = recipes_in(manifest), refit_on(manifest)
     if setup.refit != "auto":
@@ -88,10 +91,8 @@ def due(setup: Setup, split: Split) -> More | None:
                 "rates; leave --resume out to train anew"
             )
         return setup.refit
-    held = int((split.until - split.known)[split.validation].sum())
-    later = split.kind != "users" and held >= HELD * split.known.sum()
     converged = bool(recipes) and all(one.converged for one in recipes)
-    return "validation" if on is None and later and converged and _in_time(setup, manifest) else None
+    return "validation" if on is None and converged and _in_time(setup, manifest) else None
 
 
 def _in_time(setup: Setup, manifest: Manifest) -> bool:
