@@ -45,8 +45,14 @@ RULES = (*OF_TAGS, "ease", "item_knn", "markov", "popular_recent", "popular", "r
 VARIANTS = {
     "next_item-x3": ("next_item", {"ensemble": 3}),
     "next_item-transformer": ("next_item", {"model": "transformer"}),
+    "next_item-refit": ("next_item", {"refit": "validation"}),
 }
-"""Rows of an algorithm by other settings than its own."""
+"""Rows of an algorithm by other settings than its own; all others are trained once (`refit, no`)."""
+REFIT = "-refit"
+AGAIN = ("next_item-refit", *(f"{rule}{REFIT}" for rule in ("ease", "item_knn", "markov")))
+"""Rows of what learned from the validation events, too, and the sets where `refit, auto` comes to that."""
+SHORT_ONES = ("amazon-beauty-s3rec", "yoochoose-100k")
+ROWS = list(dict.fromkeys([*ALGORITHMS, *VARIANTS, *RULES, *AGAIN]))
 TRIALS, TRIAL_SECONDS = 6, 60.0
 
 Cells = dict[str, dict[str, dict[str, Any]]]
@@ -55,8 +61,9 @@ Cells = dict[str, dict[str, dict[str, Any]]]
 def plan(cells: Cells, wanted: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The data sets and algorithms to measure, in order; which are the best is known once the main sets are full."""
     for name in wanted.sets:
-        rows = [*ALGORITHMS, *VARIANTS, *RULES] if name in WHOLE else [*ALWAYS, *VARIANTS, *best(cells), *RULES]
-        known = [row for row in rows if row not in OF_TAGS or name in sets.TAGGED]
+        rows = ROWS if name in WHOLE else [*ALWAYS, *VARIANTS, *best(cells), *RULES, *AGAIN]
+        known = [row for row in dict.fromkeys(rows) if row not in OF_TAGS or name in sets.TAGGED]
+        known = [row for row in known if row not in AGAIN or name in SHORT_ONES]
         yield from ((name, row) for row in known if row in wanted.algorithms)
 
 
@@ -82,6 +89,7 @@ def setup_of(row: str, seed: int, seconds: float, folder: Path, tuned: Mapping[s
         seconds=seconds,
         threads=1,
         device="cpu",
+        refit="no",
         model_agent_path=folder / "agent.safetensors",
         model_critic_path=folder / "critic.safetensors",
         **({"window": 20} if ALGORITHMS[algorithm].by_attributes else {}),
@@ -98,9 +106,10 @@ def data_of(name: str, folder: Path) -> tuple[Dataset, State, Evaluator]:
 
 
 @cache
-def rules_of(name: str, folder: Path) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
-    """What the baselines come to, each with the settings that validation chose."""
-    _, state, evaluator = data_of(name, folder)
+def rules_of(name: str, folder: Path, refit: bool) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
+    """What the baselines come to, each with the settings that validation chose; `refit`: on its events, too."""
+    dataset, state, evaluator = data_of(name, folder)
+    state = State(dataset, state.setup, more="validation") if refit else state
     return rules(evaluator, state)[:2]
 
 
@@ -111,8 +120,9 @@ def measure(
     dataset, state, evaluator = data_of(name, folder)
     about = protocol(state, "test", evaluator, seeds)
     torch.set_num_threads(1)
-    if algorithm in RULES:
-        judged, settings = rules_of(name, folder)
+    if (rule := algorithm.removesuffix(REFIT)) in RULES:
+        judged, settings = rules_of(name, folder, rule != algorithm)
+        algorithm = rule
         if algorithm not in judged:
             return {**about, "failed": "the catalogue is too large for it"}
         metrics = evaluator.means(judged)[0][algorithm]
@@ -201,7 +211,7 @@ def search(wanted: argparse.Namespace) -> None:
 def show() -> None:
     """Write the tables and the setups of their rows from what is measured."""
     cells = read(CELLS)
-    put("tables", page(cells, read(TUNED), [*ALGORITHMS, *VARIANTS, *RULES], (*MAIN, *MORE)))
+    put("tables", page(cells, read(TUNED), ROWS, (*MAIN, *MORE)))
     for path, text in configs(cells).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -232,7 +242,7 @@ def _config(name: str, row: str, cell: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"model_critic_path, models/{name}.{row}.critic.safetensors"
     yield from (["window, 20"] if KNOWN[algorithm].by_attributes else [])
-    yield from (f"{key}, {value}" for key, value in ({**(cell["tuned"] or {}), **settings}).items())
+    yield from (f"{key}, {value}" for key, value in ({"refit": "no", **(cell["tuned"] or {}), **settings}).items())
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -253,7 +263,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("fill", "tune", "show"), default="fill")
     parser.add_argument("--cells", type=int, default=10**6, help="measure (or tune) so many, and end")
     parser.add_argument("--sets", type=_words, default=[*MAIN, *MORE], help="separated by commas; default: all")
-    parser.add_argument("--algorithms", type=_words, default=[*ALGORITHMS, *VARIANTS, *RULES], help="likewise")
+    parser.add_argument("--algorithms", type=_words, default=ROWS, help="likewise")
     main_sets = " and ".join(MAIN)
     parser.add_argument(
         "--seeds",
@@ -269,10 +279,8 @@ def main() -> None:
     SCRATCH.mkdir(exist_ok=True)
     if unknown := [name for name in wanted.sets if name not in sets.SETS]:
         parser.error(f"unknown sets: {', '.join(unknown)}; there are {', '.join(sets.SETS)}")
-    if unknown := [name for name in wanted.algorithms if name not in (*ALGORITHMS, *VARIANTS, *RULES)]:
-        parser.error(
-            f"unknown algorithms: {', '.join(unknown)}; there are {', '.join((*ALGORITHMS, *VARIANTS, *RULES))}"
-        )
+    if unknown := [name for name in wanted.algorithms if name not in ROWS]:
+        parser.error(f"unknown algorithms: {', '.join(unknown)}; there are {', '.join(ROWS)}")
     try:
         {"fill": fill, "tune": search, "show": lambda _: show()}[wanted.what](wanted)
     except KeyboardInterrupt:

@@ -48,7 +48,7 @@ def _table(name: str, cells: Mapping[str, Any], rows: Sequence[str]) -> str:
         else:
             shown = [*(_text(cell["metrics"].get(column)) for column in COLUMNS), _took(cell), mark]
         lines.append(f"| {' | '.join([f'`{row}`', *shown])} |")
-    missing = ", ".join(f"`{row}`" for row in rows if row not in (*cells, *OF_TAGS))
+    missing = ", ".join(f"`{row}`" for row in rows if row not in (*cells, *OF_TAGS) and not row.endswith("-refit"))
     left = [f"Not measured here: {missing}.", ""] if missing else []
     return "\n".join([*lines, "", *left, *(f"- {mark}: {text}" for text, mark in notes.items()), ""])
 
