@@ -55,7 +55,7 @@ class OnPolicy(Algorithm):
         description="with balance, which items are similar: those whose clicks change the user's observed numbers in "
         "the same way (learned), or those with similar vectors",
     )
-    trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages: 1 uses no value estimates")
+    trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages (GAE); 1: no bootstrapping")
     entropy: float = Field(default=0.0, ge=0, description="weight of the policy's entropy")
     click_weight: float = Field(default=0.0, ge=0, description="weight of the clicks' loss; it also guides the policy")
     value_weight: float = Field(default=0.5, gt=0, description="weight of the value's loss")

@@ -53,7 +53,7 @@ class Slateq(Algorithm):
     monitors: ClassVar[tuple[str, ...]] = REWARDED
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.5, 0.99)}
     tau: float = Field(default=0.01, gt=0, le=1, description="how far the target networks follow after a step")
-    candidates: int = Field(default=1000, ge=1, description="likeliest items to be chosen, of which slates are made")
+    candidates: int = Field(default=1000, ge=1, description="items likeliest to be chosen, to make slates of")
     slots: int | None = Field(default=None, ge=1, description="items in a slate; none: as many as the world shows")
     source: ClassVar[str] = "world"
     replays: ClassVar[bool] = True
