@@ -359,7 +359,7 @@ class Environment:
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
             console = Plain(stderr=True, quiet=self.quiet)
-            with console.status("counting what goes together in the log") if draws(console) else nullcontext():
+            with console.status("counting co-occurrences in the log") if draws(console) else nullcontext():
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)

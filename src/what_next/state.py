@@ -101,7 +101,7 @@ class State:
             return []
         return [
             f"left out: {counted(len(constant), 'attribute')}, the same for all items with a training event "
-            f"({some(constant)}); those of the other items do not count either"
+            f"({some(constant)}); values for other items are ignored"
         ]
 
     @cached_property

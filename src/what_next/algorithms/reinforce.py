@@ -46,7 +46,7 @@ class Reinforce(A2c):
     top: int = Field(default=1, gt=0, description="K: length of the slate that an item should be in")
     correct: bool = Field(default=True, description="whether steps are weighted by pi / beta; no: weight 1, as logged")
     weight_cap: float = Field(default=10.0, gt=0, description="cap of pi / beta: less variance for some bias")
-    baseline: Literal["none", "mean"] = Field(default="none", description="subtracted from returns: nothing, or the mean")
+    baseline: Literal["none", "mean"] = Field(default="none", description="subtracted from returns: nothing or mean")
     trace: float = Field(default=1.0, ge=1, le=1, description="in a world: returns are summed up to the episode's end")
     updates: ClassVar[Updates] = {**A2c.updates, "behaviour": ("behaviour",)}
 

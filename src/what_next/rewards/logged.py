@@ -25,15 +25,15 @@ class Logged(Reward, extra="allow"):
         Annotated[
             float | None,
             Field(
-                description="what an event of the kind WORD earns, in place of the log's reward: a key for every word "
-                "that the event column has (of the reward column, where there is none)"
+                description="the reward of an event of the kind WORD, in place of the log's: a key for every word of "
+                "the event column (of the reward column, if there is none)"
             ),
         ],
     ]
     weight: float | None = Field(
         default=None,
         description="weight of the log's own reward in the sum that an algorithm which learns from the log earns; "
-        "none: 1 where no other reward has a weight, or some word earns a number, else it does not count",
+        "none: 1 if no other reward has a weight, or if some word has a number; otherwise it does not count",
     )
 
     @model_validator(mode="before")

@@ -96,8 +96,8 @@ def decisions_in(path: Path) -> DecisionLog:
     log = read_log(path)
     if np.ptp(log.rewards) == 0:
         raise DataError(
-            f"{path}: all {len(log):,} items that were shown brought {log.rewards[0]:g}, so nothing tells a better one "
-            "from another; send feedback to the service, then export the log again"
+            f"{path}: all {len(log):,} items that were shown brought {log.rewards[0]:g}, so none is better than "
+            "another; send feedback to the service, then export the log again"
         )
     return log
 

@@ -118,9 +118,8 @@ class LogSource(Source):
         ahead = [term.key for term in reward.terms if term.reads_future]
         if ahead and algorithm.reads_returns:
             raise SetupError(
-                f"{algorithm.name} reads in training what is still to be earned, and {ahead[0]} knows what the user "
-                f"hears later: it would be told of the item that it is to foresee; leave {ahead[0]}.weight out, or "
-                "take another algorithm"
+                f"{algorithm.name} reads future returns in training, and {ahead[0]} knows what the user hears later, "
+                f"which gives away the item to predict; leave {ahead[0]}.weight out, or take another algorithm"
             )
         vectors = state.space.catalogue.vectors
         return RewardLog.of(state.dataset, state.split.known, vectors, reward.logged, reward.terms)
@@ -182,7 +181,7 @@ class LogSource(Source):
         if setup.dropout is None and (share := setup.dropped(space)) != DROPOUT[0]:
             yield (
                 f"dropout {share:g}: the log has at least {LARGE:,} training events, and {OFTEN} of an item on "
-                f"average, so that it is not soon known by heart; else it is {DROPOUT[0]:g}; `dropout` sets another"
+                f"average, so it is not soon memorised; for other logs it is {DROPOUT[0]:g}; `dropout` sets another"
             )
         if setup.item_dropout is None and (share := setup.unknown(mean)):
             yield (
@@ -222,8 +221,8 @@ class LogSource(Source):
             if abs(poor - rich) > MANY:
                 yield (
                     f"inputs.rewards no: after an event that earned less than the mean the same item came again in "
-                    f"{poor:.0%}, after the others in {rich:.0%}, and the encoder does not see which it was; "
-                    "`inputs.rewards, yes` lets it"
+                    f"{poor:.0%}, after the others in {rich:.0%}, and the encoder does not see rewards; "
+                    "`inputs.rewards, yes` shows them"
                 )
 
     def _again(self) -> tuple[float, float]:

@@ -73,7 +73,7 @@ class ReplaySource(WorldSource):
             raise SetupError(f"n_step is {self.setup.n_step}; allowed in a world: 1")
         if self.setup.world.window == 1:
             raise SetupError(
-                f"world.window is 1, and what {algorithm.name} learns from is followed by another slate; "
+                f"world.window is 1, and {algorithm.name} learns only from slates that another slate follows; "
                 "allowed: above 1"
             )
         return algorithm

@@ -60,7 +60,7 @@ def in_world(world: World, setup: Setup) -> Setup:
         SetupError: it asks for numbers that only a log has.
     """
     if log := [f"inputs.{name}" for name in ("rewards", "gaps") if getattr(setup.inputs, name)]:
-        raise SetupError(f"{log[0]} is yes, and that is read from a log; in a world all numbers are read that it shows")
+        raise SetupError(f"{log[0]} is yes, and that is read from a log; in a world all its numbers are read")
     slates = not setup.world.ideal and not believes(setup.algorithm)
     inputs = setup.inputs.model_copy(update={"context": True, "slates": slates})
     name = world.known_as if setup.world.name is None else as_known(setup.world.name)

@@ -110,7 +110,7 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
         called = known and known.model_fields["name"].default
         if known is not None and called == name and OWN.get(name) not in (None, known):
             raise ModelError(
-                f"{self.where}: was trained by {name!r}, which is the name of one of ours, too; give "
+                f"{self.where}: was trained by {name!r}, which is also the name of a built-in one; give "
                 f"{known.__name__} a name of its own and train again, or leave algorithm out"
             )
         kind = known if known is not None and called == name else ALGORITHMS.get(name)
@@ -468,7 +468,7 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
     except KeyError as error:
         raise ModelError(f"{agent}: is damaged, its tensor {error} is missing; train again") from None
     except TypeError:
-        raise ModelError(f"{agent}: is damaged, its scaling is of a type that it never has; train again") from None
+        raise ModelError(f"{agent}: is damaged, its scaling has a wrong type; train again") from None
     for name, value in values.items():
         count = len(manifest.event_names if name.startswith("event") else catalogue.names)
         if value.shape != (count,) or not np.isfinite(value).all() or (name == "event_scale" and not value.all()):

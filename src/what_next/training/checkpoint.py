@@ -147,9 +147,9 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
             for place in (0, 1)
         )
         raise ModelError(
-            f"{setup.model_agent_path}: was trained with {before}, and the setup has {now} (what it does not name has "
-            "the default of this version); to go on, set it as it was, or add to the command what it was trained with; "
-            "or leave --resume out to start anew"
+            f"{setup.model_agent_path}: was trained with {before}, and the setup has {now} (a setting that it does "
+            "not name has this version's default); to go on, set it as it was, in the setup or the command, or leave "
+            "--resume out to start anew"
         )
     saved.fill(agent.nets)
     for name, optimiser in agent.optimisers.items():
@@ -195,8 +195,8 @@ def _fill_target(agent: Training, name: str, net: nn.Module, tensors: Mapping[st
     if not copied:
         warnings.warn(
             f"{agent.setup.model_agent_path}: was saved without a target network of the {name}, which "
-            f"{agent.setup.algorithm.name} has now; it starts from the {name} as it is, so the run is not the one that "
-            "was stopped",
+            f"{agent.setup.algorithm.name} has now; it starts as a copy of the {name}, so the run does not go on "
+            "exactly",
             stacklevel=3,
         )
     # Earlier releases had no tensor for some buffers.

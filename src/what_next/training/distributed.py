@@ -333,7 +333,7 @@ def launched() -> Iterator[Ranks]:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
             f"the coordinator of the processes at {place} cannot be reached; start all machines with the same "
-            "--rdzv-endpoint, the one that it names among them"
+            "--rdzv-endpoint, also the machine that it names"
         ) from None
     # `torchrun` keeps its store when it restarts the processes: without a new prefix, they would look for each other
     # at the addresses of the previous attempt (PyTorch 2.13).

@@ -101,8 +101,8 @@ class Alarms:
             )
         if done > WARM_UP and mean.get("explained", 1.0) < EXPLAINED:
             found["critic"] = (
-                f"the critic explains {max(0.0, mean['explained']):.2%} of the variance of the returns: what follows "
-                "it is noise; compare with `next_item`, or in a world with its references"
+                f"the critic explains {max(0.0, mean['explained']):.2%} of the variance of the returns: its advice "
+                "is noise; compare with `next_item`, or in a world with its references"
             )
         return found
 
@@ -300,7 +300,7 @@ class Monitor:
                 raise TrainingError(
                     f"the loss {loss!r} of {algorithm.name!r} updates {', '.join(named)}, and had no gradient for it "
                     f"in {len(self.steps):,} steps; compute the loss from it, or take it out of `updates`: "
-                    "what_next.testing.check_algorithm tells such things"
+                    "what_next.testing.check_algorithm finds such mistakes"
                 )
 
     def _keep(self) -> None:

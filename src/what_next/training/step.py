@@ -128,7 +128,7 @@ def checked(losses: object, algorithm: Algorithm, nets: Networks) -> dict[str, T
             )
         if not loss.requires_grad:
             raise TrainingError(
-                f"the loss {name!r} of {algorithm.name!r} teaches nothing: it has no gradient, as where it is detached"
+                f"the loss {name!r} of {algorithm.name!r} teaches nothing: it has no gradient (is it detached?)"
             )
     return dict(losses)
 

@@ -120,7 +120,7 @@ class Batch:
             "actions has no item of the catalogue at a step that mask counts": bool(
                 ((chosen < 0) | (chosen >= items)).any()
             ),
-            "rewards has what is no finite number": not np.isfinite(self.rewards).all(),
+            "rewards has a value that is no finite number": not np.isfinite(self.rewards).all(),
             "discounts is below 0 or above 1": bool(((self.discounts < 0) | (self.discounts > 1)).any()),
         }
         if told := [what for what, holds in wrong.items() if holds]:
