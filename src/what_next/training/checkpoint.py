@@ -165,8 +165,8 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
 
 
 def conclude(agent: Training, valid: Mapping[str, float], *, weighed: bool = True) -> None:
-    """Add the current weights of the networks and their measures to the last save, and mark the run as ended; if not
-    `weighed`, mark that only the weighing of the log's counts is left.
+    """Write the current weights and their measures into the last save, and mark the run as ended; if not `weighed`,
+    mark that only the weighing of the log's counts is left.
 
     All processes call it; the first one writes.
     Raises:

@@ -32,7 +32,7 @@ class Interrupts:
     def noted(self) -> Iterator[None]:
         """Within this context, a first Ctrl-C is noted and announced, and a second one stops at once.
 
-        With several processes, only the first one handles Ctrl-C; it stops the others when the run has ended.
+        With several processes, all but the first ignore Ctrl-C; their launcher stops them when the run has ended.
         """
         self.signals.clear()
         try:
