@@ -424,7 +424,7 @@ def test_batches_without_a_step_are_told(setup_of: SetupOf, dataset: Dataset, tm
         ("items", lambda items: items[:, ::-1], r"items has padding \(-1\) before an event"),
         ("mask", np.ones_like, "mask counts a step without an event"),
         ("actions", lambda actions: actions - 5, "actions has no item of the catalogue at a step that mask counts"),
-        ("rewards", lambda rewards: rewards / 0, "rewards has what is no finite number"),
+        ("rewards", lambda rewards: rewards / 0, "rewards has a value that is no finite number"),
         ("discounts", lambda discounts: 3 * discounts, "discounts is below 0 or above 1"),
     ],
 )

@@ -1,7 +1,7 @@
 """What Next?: recommenders that learn from what happens next. The common names; the rest is in the modules.
 
-Names are looked up when they are first used: importing the package imports nothing else, so that a program can catch
-Ctrl-C before PyTorch is there, and a module with an algorithm may be imported before it or by it.
+Names are imported on first use: importing the package imports nothing else, so that a program can catch Ctrl-C before
+PyTorch is loaded, and a module with an algorithm may be imported before the package or by it.
 """
 
 from importlib import import_module

@@ -35,19 +35,19 @@ from what_next.types import Batch, Factors, History, Proposal
 class Agent:
     """Models, losses and optimisers of one algorithm; training and inference.
 
-    What `predict` proposes goes into a batch (`sources`), and `propagate` learns from that: nothing is kept in between.
+    The proposals of `predict` go into a batch (`sources`), and `propagate` learns from it; nothing is kept in between.
 
     Attributes:
         learner: how the algorithm's networks are built, read histories, and learn.
-        nets: the networks by name; `targets`: the target networks of some.
-        histories: how many user histories it was trained on; `steps`: in how many steps.
-        horizon: histories of the whole run, over which the learning rate falls; `spent`: the share of its time so far.
-        halved: how often validation has halved the learning rate besides.
-        recipe: of a second training, the first one's learning rates, which it follows.
-        deadline: by `time.perf_counter`, after which no step is begun or finished.
-        held: the losses of the last step, until the next one's are there.
-        ranks: the processes that share its batches; alone, unless an environment says otherwise.
-        learns: whether `add_model` makes optimisers; PyTorch imports its compiler for the first, which takes seconds.
+        nets: the networks by name; `targets`: the target networks, by the same names.
+        histories: number of user histories it was trained on; `steps`: number of training steps.
+        horizon: histories of the whole run, over which the learning rate falls; `spent`: share of the time limit used.
+        halved: how often validation has halved the learning rate.
+        recipe: for a second training (`refit`), the learning rates of the first one, which it follows.
+        deadline: in `time.perf_counter` seconds; no step begins or ends after it.
+        held: the losses of the last step, kept until the next step's exist.
+        ranks: the processes that share its batches; one, unless an environment sets it.
+        learns: whether `add_model` makes optimisers; the first makes PyTorch import its compiler, which takes seconds.
     """
 
     def __init__(self, setup: Setup, space: Space) -> None:
@@ -72,7 +72,7 @@ class Agent:
     # Building
 
     def new_learner(self) -> Learner:
-        """By what the setup's algorithm proposes."""
+        """The learner for what the setup's algorithm proposes."""
         if self.setup.algorithm.by_attributes:
             return FoundingLearner(self.setup, self.space, self.device)
         return (PlayLearner if self.setup.acts else EncoderLearner)(self.setup, self.space, self.device)
@@ -81,8 +81,8 @@ class Agent:
         """Build for learning, from the setup's seed; returns itself.
 
         Raises:
-            SetupError: the networks are larger than this machine's memory, cannot be shared out as the setup asks, or
-                are not what the algorithm says.
+            SetupError: the networks are larger than this machine's memory, cannot be sharded as the setup asks, or do
+                not match the algorithm's declarations.
         """
         if self.ranks.joined and self.setup.cluster.items == "sharded":
             self.learner.shard(self.ranks)
@@ -95,13 +95,13 @@ class Agent:
         return self
 
     def copy_targets(self) -> None:
-        """Let target networks, which learn nothing by themselves, start as their networks are now."""
+        """Copy the networks into their target networks, which have no gradient."""
         copied = {name: copy.deepcopy(self.nets[name]) for name in self.learner.targets}
         self.targets = {name: net.eval().requires_grad_(False) for name, net in copied.items()}
 
     def like(self, path: Path) -> "Agent":
-        """Built as a saved model was, before it takes that model's weights: what was left to the data stays as it was
-        then; returns itself.
+        """Adopt the settings that the data decided for a saved model, to build the same networks before loading its
+        weights; returns itself.
 
         Raises:
             ModelError: the file is missing, damaged or newer.
@@ -111,10 +111,10 @@ class Agent:
         return self
 
     def place_items(self, vectors: Float32[np.ndarray, "items dim"]) -> None:
-        """Let the learned vectors of items start here; rows of zeros stay as they are.
+        """Set the initial learned item vectors; items with a row of zeros keep theirs.
 
         Args:
-            vectors: of length 1, as those that an encoder makes are about.
+            vectors: rows of length 1, like the encoder's own initial vectors.
         """
         encoder = self.nets["encoder"]
         assert isinstance(encoder, Encoder)
@@ -126,7 +126,7 @@ class Agent:
         self.copy_targets()
 
     def _fits(self) -> None:
-        """Raises a `SetupError` where weights, gradients and Adam's two moments are more than all memory there is."""
+        """Raise a `SetupError` if weights, gradients and Adam's two moments exceed the machine's memory."""
         needed = 4 * sum(weight.nbytes for net in self.sketch().values() for weight in net.parameters())
         here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > here:
@@ -136,20 +136,20 @@ class Agent:
             )
 
     def sketch(self) -> Networks:
-        """The networks in kinds and sizes, without contents."""
+        """The networks on the meta device: shapes without values."""
         with torch.device("meta"):
             return self.learner.networks(np.random.default_rng(self.setup.seed))
 
     def add_model(self) -> tuple[Networks, dict[str, Optimizer]]:
-        """The algorithm's networks (`AgentModel`, `CriticModel`) and, to learn, an optimiser for each; its losses come
-        with it."""
+        """The algorithm's networks (`AgentModel`, `CriticModel`) and, for learning, an optimiser for each; the losses
+        are the algorithm's own."""
         nets = self.learner.networks(np.random.default_rng(self.setup.seed))
         for net in nets.values():
             net.to(self.device)
         return nets, self._optimisers(nets) if self.learns else {}
 
     def _optimisers(self, nets: Networks) -> dict[str, Optimizer]:
-        """One for each network that a loss updates."""
+        """An optimiser for each network that a loss updates."""
         optimisers: dict[str, Optimizer] = {}
         for name in sorted(set(chain.from_iterable(self.setup.algorithm.updates.values())) & set(nets)):
             weights, rows = list(nets[name].parameters()), _rows(nets[name])
@@ -162,9 +162,9 @@ class Agent:
         return optimisers
 
     def ready_agent(self, saved: SavedModels | None = None) -> "Agent":
-        """Load both models from the paths of the setup, for inference (the actor alone where it names no critic).
+        """Load both models from the setup's paths, for inference (only the actor if it names no critic).
 
-        Returns itself. `saved`: these models, where they were read already.
+        Returns itself. `saved`: the models, if they were read already.
 
         Raises:
             ModelError: a file is missing, damaged, newer, or the two do not belong together.
@@ -181,13 +181,13 @@ class Agent:
         return self.eval()
 
     def eval(self) -> "Agent":
-        """The networks set to inference (no dropout); returns itself."""
+        """Set the networks to inference (no dropout); returns itself."""
         for net in self.nets.values():
             net.eval()
         return self
 
     def train(self) -> "Agent":
-        """The networks set to training; returns itself."""
+        """Set the networks to training; returns itself."""
         for net in self.nets.values():
             net.train()
         return self
@@ -195,14 +195,14 @@ class Agent:
     # Reading a history
 
     def factorize(self, history: History) -> Factors:
-        """The factor arrays of actor and critic: one row for each event, made of events up to it."""
+        """The factor arrays of actor and critic: one row per event, computed from the events up to it."""
         return self.learner.factorize(self.nets, history)
 
     def predict(self, history: History, rng: np.random.Generator | None = None, *, grid: bool = False) -> Proposal:
         """The actor's proposal after the last event of each history; on a `grid`, after every event.
 
-        A draw from its policy, or its likeliest point without `rng`. The founding algorithm reads the latest events
-        alone of a long history: as many as the networks were trained on.
+        A draw from its policy, or its likeliest point without `rng`. Of a long history, the founding algorithm reads
+        only as many of the latest events as in training.
         """
         history = self.learner.window(history)
         return self.learner.predict(self.nets, history, self.factorize(history), rng, grid)
@@ -212,10 +212,10 @@ class Agent:
     def add_prediction(
         self, batch: Batch, rng: np.random.Generator | None = None, part: Part | None = None
     ) -> LossContext[Any]:
-        """What the losses of a batch are computed from: the critic's factors grown by the item selected at each step.
+        """The inputs of a batch's losses: the critic's factors grown by the item selected at each step.
 
-        With an encoder: its states, each with the item that was chosen there. `rng`: all randomness of the losses.
-        `part`: the part of the batch that counts here; None: all of it.
+        With an encoder: its states, each with the item chosen there. `rng`: source of the losses' randomness. `part`:
+        the part of the batch that counts here; None: all of it.
         """
         rng = rng or np.random.default_rng(self.steps)
         return self.learner.context(self.nets, self.targets, batch, self.steps, rng, part)
@@ -223,7 +223,7 @@ class Agent:
     def get_critic_loss(self, losses: Mapping[str, Tensor]) -> Tensor | None:
         """The critic's loss of a cycle: how far its estimates are from the reward (spread, by default).
 
-        None where the algorithm has no critic, or none is due.
+        None if the algorithm has no critic, or no loss is due.
         """
         return losses.get("critic")
 
@@ -231,11 +231,11 @@ class Agent:
         """Learn from a batch: the critic's estimates, the actor's loss and step, then the critic's.
 
         Args:
-            batch: of any source; it stays as it is, and may be learned from again.
-            rng: all randomness of the losses; None: that of the step's number.
+            batch: from any source; it is not changed, and may be learned from again.
+            rng: source of the losses' randomness; None: seeded with the step's number.
 
         Raises:
-            TrainingError: a loss or gradient is not a finite number; nothing was updated.
+            TrainingError: a loss or gradient is not finite; nothing was updated.
             OutOfTime: the deadline came before the gradient; nothing was updated.
         """
         algorithm = self.setup.algorithm
@@ -244,7 +244,7 @@ class Agent:
         context = self.add_prediction(batch, rng, part)
         losses = losses_of(algorithm, context, self.nets)
         if not len(rows if part is None else part.steps):
-            losses = {name: loss.nan_to_num() for name, loss in losses.items()}  # the mean of no step counts as 0
+            losses = {name: loss.nan_to_num() for name, loss in losses.items()}  # the mean over no steps counts as 0
         self.in_time()
         if (critic_loss := self.get_critic_loss(losses)) is not None:
             losses["critic"] = critic_loss
@@ -263,12 +263,12 @@ class Agent:
         polyak_update(self.nets, self.targets, updated, algorithm.polyak)
         self.histories += batch.histories
         self.steps += 1
-        # Freed at once, the memory of a step would go back to the system, which costs the next one a tenth of its time.
+        # If freed now, a step's memory would return to the system, which costs the next step a tenth of its time.
         self.held = losses
         return shown
 
     def _descend(self, losses: Mapping[str, Tensor], roots: Mapping[str, Sequence[Root]], total: Total) -> set[str]:
-        """A step of every optimiser at the rate of now; returns the networks that were updated."""
+        """A step of every optimiser at the current learning rate; returns the networks that were updated."""
         share = self.histories / self.horizon
         halved, done = self.recipe.rate(share) if self.recipe else (self.halved, max(self.spent, share))
         decay_rate(self.optimisers, self.setup.learning_rate / 2**halved, done)
@@ -286,13 +286,13 @@ class Agent:
             ) from None
 
     def in_time(self) -> None:
-        """Raises `OutOfTime` after the deadline."""
+        """Raise `OutOfTime` after the deadline."""
         if time.perf_counter() > self.deadline:
             raise OutOfTime
 
 
 def _rows(net: torch.nn.Module) -> torch.nn.Parameter | None:
-    """The item vectors of which a step updates the drawn rows alone, if there are any."""
+    """The item vectors whose gradient is sparse, if there are any."""
     return net.items.learned if isinstance(net, Encoder) and net.items.sparse else None
 
 

@@ -47,7 +47,7 @@ from what_next.types import Batch, Policy, Proposal
 from what_next.worlds import World
 
 ON: Mapping[More, str] = {"validation": "the events of validation, too", "all": "every event of the log"}
-"""What a second training learns from, in words."""
+"""The events that a second training adds, in words."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,19 @@ class Report:
     """The outcome of `Environment.run_sim`.
 
     Attributes:
-        histories: user histories trained on; `targets`: steps of them that counted; `seconds`: of training. A resumed
-            run counts those before it in all three.
-        steps: what each step of this run showed; empty for an inference.
-        refit: on which events besides the model was trained a second time; `valid` was measured before.
-        valid: measured on the validation users, which training never saw: see `Environment.validate`.
-        saved: where the models are.
-        recommendations: of an inference; empty for a training.
+        histories: user histories trained on; `targets`: their steps that counted; `seconds`: training time. All three
+            include the part of a resumed run before it was resumed.
+        steps: the result of each step of this run; empty for inference.
+        valid: the measures on the validation users, which training never saw: see `Environment.validate`.
+        refit: the events that a second training added (`refit`), after `valid` was measured; None if there was none.
+        saved: paths of the models.
+        recommendations: of inference; empty for training.
         passes: the histories, counted in passes over the training users.
-        alarms: signs that learning has gone wrong (`monitor.Alarms`); `unit`: what `histories` are called in words.
-        ranks: processes that shared the batches; `bytes_per_step`: what each of them sent for a step, on average.
-        stopped: training was interrupted before its end, and can go on.
-        interrupted: by Ctrl-C or `on_step`, be it in the last save of a whole run (not `stopped`); no training follows.
+        alarms: signs that learning has gone wrong (`monitor.Alarms`); `unit`: the word for what `histories` counts.
+        ranks: processes that shared the batches; `bytes_per_step`: bytes that each of them sent per step, on average.
+        stopped: training was interrupted before its end and can be resumed.
+        interrupted: Ctrl-C or `on_step` interrupted it, possibly only in the last save (then not `stopped`). No further
+            training should follow.
         idle: a resumed run had nothing left to do.
     """
 
@@ -88,7 +89,7 @@ class Report:
     refit: More | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What `what-next run` and `train` print with `--json`."""
+        """The JSON that `what-next run` and `train` print with `--json`."""
         if self.recommendations:
             return {"recommendations": [asdict(one) for one in self.recommendations]}
         return {
@@ -121,7 +122,7 @@ class Report:
             reward, fallback = (
                 sum(getattr(step, name) for step in last) / len(last) for name in ("reward", "fallback")
             )
-            if len({step.reward for step in self.steps}) > 1:  # else all is worth the same: it says nothing
+            if len({step.reward for step in self.steps}) > 1:  # a constant reward says nothing
                 lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
@@ -134,18 +135,18 @@ class Report:
 
 
 class Environment:
-    """Runs an agent against a state, as a setup says.
+    """Runs an agent against a state as its setup says.
 
     Attributes:
-        agent, state, setup: what was given; `source`: where batches come from.
-        resume: go on from the last save instead of from the start.
-        origin: an agent's file whose weights training starts from.
-        force: write over models of another algorithm or of other data.
+        agent, state, setup: the arguments; `source`: makes the batches.
+        resume: continue from the last save instead of from the start.
+        origin: path of an agent whose weights training starts from.
+        force: overwrite models of another algorithm or of other data.
         ranks: the processes that train together (`training.distributed`).
-        on_step: called with each step of training; where it returns True, training ends as by Ctrl-C.
-        on_save: called after each save with what was measured on the validation users.
-        quiet: nothing is printed while it trains.
-        rng: all random numbers of the loop.
+        on_step: called with each step of training; if it returns True, training ends as by Ctrl-C.
+        on_save: called after each save with the measures on the validation users.
+        quiet: print nothing during training.
+        rng: the source of all random numbers of the loop.
     """
 
     def __init__(
@@ -163,17 +164,17 @@ class Environment:
         on_save: Callable[[dict[str, float]], object] | None = None,
         quiet: bool = False,
     ) -> None:
-        """Without a `source`, the one that the setup's algorithm learns from."""
+        """Without a `source`, the one that the setup's algorithm learns from is used."""
         self.agent, self.state, self.setup = agent, state, setup
         self.source, self.given = source or source_of(state), source
         self.resume, self.origin, self.force = resume, origin, force
         self.ranks = agent.ranks = ranks or Ranks()
         self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.board: Board | None = None
-        self.explained = False  # the reasons for what the data decided
-        self.member: int | None = None  # of an ensemble, which network it trains
-        self.recipes: Sequence[Recipe] = ()  # of a second training, how each network was trained the first time
-        self.weighed: Weighed | None = None  # and what the counts of the log weighed then
+        self.explained = False  # whether the reasons for the settings that the data decided were printed
+        self.member: int | None = None  # position of the network that it trains in an ensemble
+        self.recipes: Sequence[Recipe] = ()  # for a second training: how each network was trained the first time
+        self.weighed: Weighed | None = None  # for a second training: the weights of the log's counts
         self.launch = self.ranks.launch
         self.interrupts = Interrupts(self.ranks, quiet=quiet)
         self.rng = np.random.default_rng(setup.seed)
@@ -190,7 +191,7 @@ class Environment:
         force: bool = False,
         ranks: Ranks | None = None,
     ) -> "Environment":
-        """State, agent and environment of a setup, or of the path of one; `world`: instead of the one that it names."""
+        """State, agent and environment of a setup or its path; `world` replaces the world that the setup names."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
         source: Source | None = None
         if world is not None or setup.world.name is not None:
@@ -203,27 +204,27 @@ class Environment:
         return cls(agent, state, setup, source=source, resume=resume, origin=origin, force=force, ranks=ranks)
 
     def run_sim(self) -> Report:
-        """Train where the setup says so, and recommend otherwise."""
+        """Train if the setup says so; otherwise recommend."""
         return self.train_agent() if self.setup.train else self.infer()
 
     def train_agent(self) -> Report:
         """The training cycle over `epochs` user histories: history, predict, produce, propagate.
 
-        The models are saved every `save_every` histories and at the end. An interrupt (Ctrl-C) ends the cycle that is
-        under way, and saves. The end of `seconds` breaks off the cycle that is under way, unless it is the first.
-        Where `refit` says so, a second training follows, whose model takes the place of the first one's at its end.
+        The models are saved every `save_every` histories and at the end. An interrupt (Ctrl-C) lets the current cycle
+        finish, then saves. When `seconds` are over, the current cycle is broken off, unless it is the first. A second
+        training follows if `refit` asks for it; its model replaces the first one when it is complete.
 
         Raises:
-            TrainingError: a loss was not a finite number; the last good save is kept.
-            SaveError: a model could not be written, or another training writes it; this is tried before the first step.
-            ModelError: models of another algorithm or of other data lie there, and there is no `force`.
+            TrainingError: a loss was not finite; the last good save is kept.
+            SaveError: a model cannot be written, or another training writes it; checked before the first step.
+            ModelError: the model paths hold models of another algorithm or of other data, and `force` is False.
         """
         with nullcontext() if self.ranks.rank else self._alone():
             report = self._train_members() if self.setup.ensemble > 1 else self._train()
             return self._refit(report)
 
     def _refit(self, report: Report) -> Report:
-        """The second training, where one is due; else the report as it is."""
+        """Train a second time if that is due; returns the report of both trainings."""
         ours = self.given is None or isinstance(self.given, LogSource)
         if report.interrupted or self.origin or not ours or self.setup.refit == "no":
             return report
@@ -246,7 +247,7 @@ class Environment:
         return replace(report, seconds=report.seconds + done.seconds, refit=more, idle=False)
 
     def _second(self, more: More) -> "Environment":
-        """What trains a second time: as the data decided the first time, for as many passes over more events."""
+        """The environment of the second training: the first one's schedule and data-driven settings, more events."""
         first, saved = self.setup, read_models(self.setup.model_agent_path)
         setup = first.model_copy(update=saved.built_with(first)).second
         state = State(self.state.dataset, setup, more=more)
@@ -271,18 +272,18 @@ class Environment:
         return environment
 
     def _alone(self) -> AbstractContextManager[None]:
-        """Within, no other training writes this model."""
+        """A context within which no other training writes this model."""
         path = self.setup.model_agent_path
         check_paths([path])
         refusal = f"{path}: another training writes it; wait for its end, or set model_agent_path to another"
         return alone(path.with_name(f".{path.name}.lock"), SaveError(refusal))
 
     def _train(self) -> Report:
-        """The same for one network, or for one of an ensemble."""
+        """Train one network, or one network of an ensemble."""
         agent, setup = self.agent, self.setup
         monitor = self._begin()
         start = time.perf_counter()
-        before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
+        before = agent.spent * (setup.seconds or 0.0)  # seconds spent by the run that is resumed
         stopped = False
         shown = nullcontext() if self.ranks.rank else self._tracker(monitor.run)
         with shown as tracker, self.interrupts.noted():
@@ -308,16 +309,17 @@ class Environment:
         return self._report(monitor, seconds)
 
     def _train_members(self) -> Report:
-        """The same for each network of an ensemble; at the end they become one.
+        """Train each network of an ensemble, then join them into one.
 
-        One process trains them one after the other. Several, of which there are no more than networks, train some of
-        them each. A resumed run goes on with the networks that are there; they go once all are in one.
+        One process trains them one after the other. Several processes, if there are no more of them than networks,
+        divide the networks among themselves. A resumed run continues with the networks that were saved; their files are
+        removed once all are joined.
         """
         if (idle := self._begin_members()) is not None:
             return idle
         setup, state, apart = self.setup, self.state, self._apart
         places, saved = range(setup.ensemble), [one.model_agent_path for one in setup.members]
-        begun = [self.resume and path.is_file() for path in saved]  # before another process saves
+        begun = [self.resume and path.is_file() for path in saved]  # read before another process saves
         if apart:
             self._check()
             held = {"items": state.space.catalogue.hash(), "events": state.dataset.digest}
@@ -341,7 +343,7 @@ class Environment:
         return self._joined(_together(several), [members[place] for place in places])
 
     def _begin_members(self) -> Report | None:
-        """Refuse what no ensemble can be trained from; the report where there is nothing left to train."""
+        """Refuse a setup that no ensemble can be trained from; returns a report if nothing is left to train."""
         setup, state = self.setup, self.state
         if self.origin:
             raise SetupError("an ensemble starts from nothing; leave --from out, or set ensemble=1")
@@ -361,24 +363,24 @@ class Environment:
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
         if not (self.resume or self.ranks.rank):
-            for one in setup.members:  # of another run, which a resumed one would take for its own
+            for one in setup.members:  # left over from another run: resuming would take them for this run's
                 remove_models(one)
         return None
 
     @property
     def more(self) -> More | None:
-        """Of a second training, which events it learns from besides."""
+        """See `State.more`."""
         return self.state.more
 
     @property
     def _apart(self) -> bool:
-        """Whether each of several processes trains networks of the ensemble by itself."""
+        """Whether each of several processes trains its own networks of the ensemble."""
         return self.ranks.joined and self.ranks.count <= self.setup.ensemble
 
     def _member(self, place: int, *, resume: bool) -> "Environment":
-        """What trains one network of an ensemble."""
+        """The environment that trains one network of an ensemble."""
         one, state = self.setup.members[place], self.state
-        if self._apart:  # their time is not shared by all, but by those of a process
+        if self._apart:  # each process divides the time among its own networks only
             rounds = math.ceil(self.setup.ensemble / self.ranks.count)
             one = one.model_copy(update={"seconds": self.setup.seconds and self.setup.seconds / rounds})
         if self.recipes:
@@ -395,13 +397,13 @@ class Environment:
         return environment
 
     def _joined(self, together: Report, members: Sequence[Networks]) -> Report:
-        """Save the networks of an ensemble as one, in place of those that were saved apart."""
+        """Save the networks of an ensemble as one model and remove their own files."""
         agent, setup = self.agent, self.setup
         agent.ranks, agent.spent = self.ranks, 1.0
         agent.histories, agent.nets = together.histories, agent.add_model()[0]
         for name, net in agent.nets.items():
             join(net, [one[name] for one in members])
-        self.explained, self.resume = True, False  # what follows is a run of its own
+        self.explained, self.resume = True, False  # the joined model starts a run of its own
         monitor = self._monitor(checkpoint.new_run())
         if not self.recipes:
             apart = [read_manifest(one.model_agent_path) for one in setup.members]
@@ -420,19 +422,19 @@ class Environment:
         return replace(done, stopped=stopped, interrupted=interrupted)
 
     def _begin(self) -> Monitor:
-        """The agent is built, or set to where its run was saved; nothing is written yet."""
+        """Build the agent, or restore it from the save of its run; nothing is written yet."""
         agent, state, setup, source = self.agent, self.state, self.setup, self.source
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue, self.origin)
         self._check()
-        digest = state.dataset.digest  # before what lies on the disk is read here and there
+        digest = state.dataset.digest  # first: one sequential read, before the log on disk is read in random order
         if weights := self.origin or (to_resume(setup.model_agent_path) if self.resume else None):
             agent.like(weights)
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
             console = Plain(stderr=True, quiet=self.quiet)
-            with console.status("counting what goes together in the log") if draws(console) else nullcontext():
+            with console.status("counting co-occurrences in the log") if draws(console) else nullcontext():
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
@@ -447,12 +449,12 @@ class Environment:
         held = {"items": state.space.catalogue.hash(), "events": digest}
         self.ranks.begin(setup, agent, agent.device, split=state.split.hash, **held)
         monitor = self._monitor(run)
-        if self.launch and not self.resume:  # so that there is a save of this run, whatever it is replaced after
+        if self.launch and not self.resume:  # a worker that is replaced resumes from this save
             checkpoint.save(agent, self.rng, run, monitor.made_on)
         return monitor
 
     def _check(self) -> None:
-        """Refuse what the first step would fail by."""
+        """Refuse settings with which the run would fail at its start."""
         setup = self.setup
         if (
             setup.patience
@@ -465,13 +467,13 @@ class Environment:
         check_board(setup)
 
     def _tracker(self, run: str) -> Tracker:
-        """What shows the steps of a run."""
+        """The tracker that shows the steps of a run."""
         agent = self.agent
         users, self.board = len(self.state.train_users), board_of(self.setup, run)
         return Tracker(self.setup.log_path, agent.histories, agent.horizon, users, self.quiet, self.board)
 
     def _saved(self, valid: dict[str, float]) -> None:
-        """The models were saved, and measured before."""
+        """Pass on the measures of a save."""
         if self.board is not None and valid:
             self.board.add({f"valid_{name}": value for name, value in valid.items()}, self.agent.histories)
         if self.on_save is not None:
@@ -481,14 +483,14 @@ class Environment:
         """History, predict, produce, propagate.
 
         Raises:
-            DataError: a source of somebody's own has no batch, or one that cannot be learned from.
-            OutOfTime: the agent's deadline came first; nothing was updated.
+            DataError: a custom source has no batch, or one that cannot be learned from.
+            OutOfTime: the agent's deadline passed before the update.
         """
         source, name = self.source, type(self.source).__name__
         try:
             batch = source.next_batch(LearnedPolicy(self.agent, self.state), self.rng)
         except (StopIteration, RuntimeError) as error:
-            ended = error.__cause__ if isinstance(error, RuntimeError) else error  # within a generator (PEP 479)
+            ended = error.__cause__ if isinstance(error, RuntimeError) else error  # from within a generator (PEP 479)
             if not isinstance(ended, StopIteration):
                 raise
             raise DataError(
@@ -498,13 +500,13 @@ class Environment:
         if not isinstance(batch, Batch):
             raise DataError(f"the source {name} gives a {type(batch).__name__}; expected a what_next.types.Batch")
         parts = [source, *(source.sources if isinstance(source, Mixture) else ())]
-        ours = all(type(one).__module__.startswith("what_next.") for one in parts)  # which are tested
+        ours = all(type(one).__module__.startswith("what_next.") for one in parts)  # their batches need no check
         if batch.shown is None and not ours:
             batch.check(len(self.state.space.catalogue))
         return self.agent.propagate(batch, self.rng)
 
     def _monitor(self, run: str) -> Monitor:
-        """What goes on beside the steps of a run; it prints why the data decided what they did."""
+        """The run's monitor; it prints the reasons for the settings that the data decided."""
         decided, reasons = self.source.chosen
         dataset, split = self.state.dataset, self.state.split
         counts = {
@@ -535,18 +537,18 @@ class Environment:
 
     @property
     def _foresees(self) -> bool:
-        """Whether what validation users did next tells how good the agent is."""
+        """Whether the validation users' next events measure how good the agent is."""
         return bool(len(self.state.split.validation)) and self.source.foreseen
 
     @property
     def patience(self) -> int | None:
-        """The setup's, or None where nothing is chosen by validation users; with one, a save tells of the run's end."""
+        """The setup's patience, or None if validation users choose nothing."""
         return self.setup.patience if self._foresees else None
 
     def validate(self) -> dict[str, float]:
-        """How good the agent is on the validation users, as its monitor measures it. Empty: nobody is judged.
+        """The measures of the agent on the validation users; empty if nobody is judged.
 
-        Of several processes, each must call it, and all are told what the first one found.
+        All processes must call it; each gets the result of the first one.
         """
         with whole(self.agent):
             found: dict[str, float] = self.ranks.first(self._validated())
@@ -568,13 +570,13 @@ class Environment:
         return found
 
     def weigh(self) -> Weighed | None:
-        """Choose what the linear term beside the encoder counts, by the validation users; None: nothing.
+        """Weigh the linear term beside the encoder on the validation users; returns what was chosen, if anything.
 
-        Not where a source of somebody's own counted nothing of the log; not where what people do by themselves is not
-        what is learned; and not for one network of an ensemble: it is weighed beside all of them together.
+        Skipped if the source counted nothing of the log, if the agent does not learn what users do by themselves, and
+        for one network of an ensemble, because the ensemble is weighed as a whole.
 
         Raises:
-            Interrupted: by the user.
+            Interrupted: the user interrupted it.
         """
         agent, state = self.agent, self.state
         encoder = agent.nets.get("encoder")
@@ -587,7 +589,7 @@ class Environment:
         def learn(rank: int) -> None:
             linear.learn(*directions(*events.pairs, events.catalogue, rank, self.setup.seed), events.counts)
 
-        if linear.rank > (few := ranks_of(events.catalogue)[0]):  # it was weighed before
+        if linear.rank > (few := ranks_of(events.catalogue)[0]):  # an earlier weighing chose more directions
             learn(few)
         linear.favour(events.counts)
         recent, transitions = recent_of(events), transitions_of(events, state.dataset.catalogue, linear)
@@ -614,7 +616,7 @@ class Environment:
             )
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
-        """What training returns."""
+        """The report of a training."""
         stopped = monitor.interrupted or not (self.done() or monitor.over)
         return Report(
             self.agent.histories,
@@ -634,24 +636,24 @@ class Environment:
         )
 
     def done(self) -> bool:
-        """Whether the run is at its end: of its time, or of what the source has for it."""
+        """Whether the run has used up its time, or the histories that the source has for it."""
         return self.agent.spent >= 1 or self.source.done(self.agent.histories, self.agent.steps)
 
     def infer(self) -> Report:
-        """One cycle without learning: recommendations for the users of the setup, or for a random one."""
+        """One cycle without learning: recommendations for the setup's users, or for a random one."""
         agent = self.agent.ready_agent()
         state = self.state.within(agent.space)
         everyone = state.dataset.user_ids
         users = self.setup.user or (str(everyone[int(self.rng.integers(len(everyone)))]),)
         recommender = Recommender(LearnedPolicy(agent, state))
-        # Among items that match a proposal equally well, one is drawn; those that are ranked are taken in order.
+        # One of the items that match a proposal equally well is drawn; ranked items are taken in order.
         rng = self.rng if agent.setup.algorithm.by_attributes else None
         found = recommender.recommend_users(users, self.setup.slots, rng=rng)
         return Report(agent.histories, recommendations=tuple(found))
 
 
 def _together(several: Sequence[Sequence[Report]]) -> Report:
-    """What the trainings of an ensemble's networks come to, those of each process at the same time."""
+    """The joint report of an ensemble's networks; the processes trained at the same time, one after another in each."""
     reports = [one for ours in several for one in ours]
     sums = {name: sum(getattr(one, name) for one in reports) for name in ("histories", "targets", "passes")}
     return replace(

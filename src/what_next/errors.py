@@ -12,9 +12,8 @@
     │   └── StoreUnavailable   it cannot take anything now (disk full, database away); nothing was lost
     └── MissingExtraError   an optional library is needed and not installed
 
-Each is the user's to mend: the command line prints its message, without a traceback, and exits with 2. A message
-says where, what was found, and what to do next. So that it says what it holds, `Plain` prints it, and all else that
-people read.
+The user can correct each of them: the command line prints its message, without a traceback, and exits with 2. A message
+says where, what was found, and what to do next. `Plain` prints messages and all other text for people literally.
 """
 
 import errno
@@ -33,15 +32,15 @@ MOST_NAMES, LONGEST_NAME = 12, 200
 
 
 class Plain(Console):
-    """Rich's console without markup and emoji codes: names come from users, and `[/x]` or `:a:` is printed as it is."""
+    """Rich's console without markup and emoji codes: names come from users, so `[/x]` and `:a:` print literally."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(markup=False, emoji=False, **how)
 
     def on_broken_pipe(self) -> None:
-        """Nobody reads on: no more is printed, and where that was to be a result, the program ends.
+        """Print no more when the reader has gone; on the standard output, which holds the result, end the program.
 
-        What is told beside it, on the standard error, ends nothing: a training is saved all the same.
+        A broken standard error ends nothing: a training is still saved.
         """
         if not self.stderr:
             super().on_broken_pipe()
@@ -49,16 +48,16 @@ class Plain(Console):
 
 
 def line_console(*, quiet: bool = False) -> Plain:
-    """What tells whole lines on the standard error; in a notebook another console makes a block of each."""
+    """A console for whole lines on the standard error; in a notebook, too, where Rich would make a block of each."""
     return Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
 
 
 def some(names: Iterable[object], of: int | None = None) -> str:
-    """Names for a message, with commas between them: a dozen at most, and how many more there are.
+    """Names for a message, separated by commas: a dozen at most, and the number of further ones.
 
     Args:
-        names: columns, ids, words, files; the first dozen is read, and no more where `of` tells how many there are.
-        of: how many names there are in all.
+        names: columns, ids, words, files; with `of`, only the first dozen need be given.
+        of: the total number of names.
     """
     texts = [str(name) for name in names]
     shown = [one if len(one) <= LONGEST_NAME else one[: LONGEST_NAME - 1] + "…" for one in texts[:MOST_NAMES]]
@@ -67,55 +66,55 @@ def some(names: Iterable[object], of: int | None = None) -> str:
 
 
 def as_found(value: object) -> str:
-    """A value of a table for a message: `empty` where there is none, a time as ISO 8601 writes it, else as Python."""
+    """A table's value for a message: `empty` for None, a time in ISO 8601, anything else as Python's repr."""
     if value is None:
         return "empty"
     return value.isoformat() if isinstance(value, date | time) else repr(value)  # a datetime is a date
 
 
 def counted(count: int, what: str) -> str:
-    """How many there are of something: `1 row`, `2,345 rows`."""
+    """A count with its noun: `1 row`, `2,345 rows`."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Errors of a disk on which there is no room: it is full, or the user's quota or the limit of a file is reached."""
+"""Errors of a disk without room: it is full, or a user's quota or a file's size limit is reached."""
 
 
 def disk_full(error: Exception) -> bool:
-    """Whether an error says that there is no room to write; Polars has the system's number in its text alone."""
+    """Whether an error says that there is no room to write; Polars gives the system's error number only in its text."""
     number = re.search(r"os error (\d+)", str(error))
     return (int(number[1]) if number else getattr(error, "errno", None)) in FULL
 
 
 UNESCAPED = "the database's URL has an @ too many; in a password, write %40 for @, and %25 for %"
-"""What is said where `is_unescaped`."""
+"""The message if `is_unescaped`."""
 
 
 def is_unescaped(url: str) -> bool:
-    """Whether the password of a URL holds an @ as it is: what follows would be taken for the host, and be told."""
+    """Whether a URL's password holds an unescaped @: the rest of it would be taken for the host, and be shown."""
     return re.search(r"://[^:/]*:[^@]*@[^?]*@", url) is not None
 
 
 def without_password(url: str) -> str:
-    """The URL of a database as people may read it, also without what its query keeps secret."""
+    """A database's URL without the secrets: its password, and the secret values of its query."""
     url = re.sub(r"(://[^:/?]*):.*@", r"\1:***@", url)
     return re.sub(r"([?&](?:password|sslpassword|passfile|options)=)[^&]*", r"\1***", url)
 
 
 BEFORE_HOST = r"\b((?!(?:abfss?|az|wasbs?):)\w[\w+.-]*://)(?:[^/?#\s:]*:(?!\s|\d+\b[^@])[^@\n]*|[^/?#\s]*)@"
-"""A URL to its @, before which Azure's have a container: a token, or a user and a password, perhaps with spaces; but
-no port."""
+"""A URL up to its @ (in Azure's URLs a container comes before the @): a token, or a user and a password, perhaps with
+spaces; but no port."""
 QUERY = r"((?:https?:/|url: )/[^\s?]*)\?\S+|\?(?=[&%$\w][^\s/?=]*=)\S+"
-"""A query: of HTTP, or what is told by its = from the ? of a question and of `part?.csv`."""
+"""A query: of an HTTP URL, or anything after ? that has an =, unlike a question or the pattern `part?.csv`."""
 
 
 def without_secrets(text: str) -> str:
-    """A text with URLs, or with parts of them, as people may read it.
+    """A text in which all URLs, or parts of them, have lost their secrets.
 
-    It lacks their users, tokens and passwords, and all of their queries: a signature has other names in each store.
+    It lacks users, tokens, passwords and whole queries, because signatures have other names in each store.
     """
-    text = re.sub(r":(?![/\\])\S*@", ":***@", text)  # also where a library repeats a URL without its scheme
+    text = re.sub(r":(?![/\\])\S*@", ":***@", text)  # also if a library repeats a URL without its scheme
     return re.sub(QUERY, r"\1?***", re.sub(BEFORE_HOST, r"\1***@", text))
 
 
@@ -133,11 +132,11 @@ IN_PYTHON = {
     r"--([a-z-]+) (''|'[^']+')": r"\1=\2",
     r"--([a-z-]+)": r"\1=...",
 }
-"""What Python's callers can do, by what messages say to those of the command line."""
+"""Patterns in messages for the command line, and their equivalents for Python's callers."""
 
 
 def in_python(text: str) -> str:
-    """A message with the arguments of Python in place of the options of the command line."""
+    """A message with Python's arguments in place of the command line's options."""
     for found, instead in IN_PYTHON.items():
         text = re.sub(found, instead, text)
     return re.sub(r"[a-z-]+(?==)", lambda name: name[0].replace("-", "_"), text)
@@ -145,7 +144,7 @@ def in_python(text: str) -> str:
 
 @contextmanager
 def told_in_python() -> Iterator[None]:
-    """Mistakes are told in Python's words; also a decorator, of what Python's users call."""
+    """A context, or a decorator of public functions, in which error messages name Python's arguments."""
     try:
         yield
     except WhatNextError as error:
@@ -154,10 +153,10 @@ def told_in_python() -> Iterator[None]:
 
 
 class WhatNextError(Exception):
-    """The root of the tree: a mistake that the message explains.
+    """The root of the tree: an error that its message explains.
 
     Attributes:
-        in_python: whether it is told in Python's words, or in those of the command line.
+        in_python: whether the message names Python's arguments, not the command line's options.
     """
 
     in_python = False
@@ -167,21 +166,21 @@ class WhatNextError(Exception):
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of the processor or of a graphics card, of which PyTorch tells in words alone."""
+    """Whether memory ran out, on the processor or on a graphics card (PyTorch tells only in the message)."""
     return isinstance(error, MemoryError) or any(one in str(error) for one in ("allocate memory", "out of memory"))
 
 
 @contextmanager
 def told_of(part: object, what: str, kind: type[WhatNextError]) -> Iterator[None]:
-    """Where somebody else's part fails, one message says so, and in which line; what we raise on purpose stays.
+    """If a custom part fails, raise one message that says so, with the line; our own deliberate errors pass.
 
-    So do a failure of a part of ours, which is our bug, and memory that ran out.
+    Failures of our own parts (bugs) and exhausted memory pass, too.
     """
     try:
         yield
     except WhatNextError:
         raise
-    except Exception as error:  # it may fail in any way
+    except Exception as error:  # a custom part may raise anything
         ours = f"{__name__.partition('.')[0]}."
         if type(part).__module__.startswith(ours) or out_of_memory(error):
             raise
@@ -196,13 +195,13 @@ class SetupError(WhatNextError):
 
 
 class Explained:
-    """Of pydantic's models that people make themselves: what is wrong with their settings becomes a `SetupError`.
+    """Base of pydantic models that users construct: mistakes in their settings become a `SetupError`.
 
-    Models within a setup are not made by this: the setup explains them, with file and line.
+    Models within a setup are validated by the setup, which reports file and line.
     """
 
     def __init__(self, **values: Any) -> None:
-        from pydantic import ValidationError  # here, as this file is read where nobody needs it
+        from pydantic import ValidationError  # here, because this file is also imported where pydantic is not needed
 
         try:
             super().__init__(**values)
@@ -210,7 +209,7 @@ class Explained:
             told = "; ".join(_mistake(one, getattr(type(self), "model_fields", {})) for one in error.errors())
             raise SetupError(f"{self.called()}: {told}") from None
 
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic calls no other within a model
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic bypasses other __init__s in models
 
     @classmethod
     def called(cls) -> str:
@@ -219,14 +218,14 @@ class Explained:
 
 
 def no_setting(name: str, allowed: Collection[str]) -> str:
-    """What to say of a setting that there is not."""
+    """The message for an unknown setting."""
     nearest = get_close_matches(name, allowed, 1, 0)
     hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
     return f"there is no setting {name!r}{hint}; allowed: {', '.join(allowed)}"
 
 
 def _mistake(error: Any, fields: Mapping[str, Any]) -> str:
-    """One mistake that pydantic found, in a few words."""
+    """One mistake found by pydantic, in a few words."""
     place, what = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return no_setting(place, fields)
@@ -240,7 +239,7 @@ class DataError(WhatNextError):
 
 
 class UnsafePickleError(DataError):
-    """A pickle asks for something that a DataFrame does not need; nothing of it was run."""
+    """A pickle asks for something that a DataFrame does not need; none of it was run."""
 
 
 class CatalogueError(WhatNextError):
@@ -252,7 +251,7 @@ class ModelError(WhatNextError):
 
 
 class SaveError(WhatNextError):
-    """A file could not be written; what stood there before is intact."""
+    """A file could not be written; the previous one is intact."""
 
 
 class TrainingError(WhatNextError):
@@ -264,7 +263,7 @@ class StoreError(WhatNextError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot take or give anything now; what was not acknowledged is not in it, and may be sent again."""
+    """The store cannot take or give anything now; unacknowledged events are not in it, and may be sent again."""
 
 
 class MissingExtraError(WhatNextError):
@@ -278,7 +277,7 @@ class NotFinite(ValueError):
     """A score is NaN or infinite, so nothing can be chosen by it.
 
     Attributes:
-        rows: of the batch, which have such scores.
+        rows: rows of the batch with such scores.
     """
 
     def __init__(self, rows: Iterable[int]) -> None:

@@ -1,4 +1,4 @@
-"""The trained agent as a policy: whoever needs items of it asks here, and gets the chance of the choice with them."""
+"""The trained agent as a policy: the one place that chooses its items and computes their propensities."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from what_next.training.artefacts import models_of, read_manifest
 from what_next.types import Greedy, History, Product, Proposal, Random, Request, Sampler, Softmax, Transitions
 
 EVERYONE = SplitSettings(test=0, validation=0)
-"""Whoever asks for a recommendation is not judged, so nobody is set aside."""
+"""A split that sets nobody aside, for recommending without judging."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +38,12 @@ class Search:
 class LearnedPolicy:
     """An agent and the state that turns its proposals into items (a `types.Policy`).
 
-    Its states are proposals: where the actor points to after each history, or in each live session (`Sessions.states`
-    of `inference.session`). One thread at a time.
+    Its states are proposals: the actor's points after each history, or in each live session (`Sessions.states` of
+    `inference.session`). It may be used by one thread at a time.
 
     Attributes:
-        agent, state: what was given.
-        search: of an agent that scores items: those that are looked at; None: all are.
+        agent, state: the arguments.
+        search: approximate search, for an agent that scores items; None: all items are scored.
     """
 
     def __init__(self, agent: Agent, state: State, search: Search | None = None) -> None:
@@ -64,18 +64,19 @@ class LearnedPolicy:
         device: str | None = None,
         algorithm: type[Algorithm] | None = None,
     ) -> "LearnedPolicy":
-        """A trained model from its files: the one way to open it.
+        """A trained model from its files; the one way to open it.
 
         Args:
-            source: the agent's file, or a setup that names it: then the setup says what is not the model's own.
-            dataset: histories, of the model's own catalogue; without it there are none.
-            critic: its file; None: as the setup says, or beside the agent's where the agent cannot do without.
-            device: where the networks are to be; None: as the setup says.
-            algorithm: the class of an algorithm that no setup can name; a setup holds the algorithm itself.
+            source: the agent's file, or a setup that names it; a setup's settings replace those that are not the
+                model's own.
+            dataset: histories, with the model's own catalogue; None: no histories.
+            critic: the critic's file; None: the setup's, or the one beside the agent's if the agent needs it.
+            device: the networks' device; None: the setup's.
+            algorithm: the class of an algorithm that is not registered; only with a file, not with a setup.
 
         Raises:
-            ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not
-                known.
+            ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is
+                unknown.
             CatalogueError: the data set has another catalogue.
         """
         given: dict[str, object] = {"model_critic_path": critic, "device": device}
@@ -95,10 +96,10 @@ class LearnedPolicy:
         return cls(ready, State(dataset or nobody(space.catalogue), ready.setup, space))
 
     def of_histories(self) -> "LearnedPolicy":
-        """Itself, where it can make something of a history of items.
+        """Itself, if it can read a history of items.
 
         Raises:
-            ModelError: it learned by acting, and reads the slates of its world.
+            ModelError: it learned by acting, and reads its world's slates.
         """
         setup = self.agent.setup
         if setup.acts and (setup.inputs.context or setup.algorithm.source == "world"):
@@ -109,10 +110,10 @@ class LearnedPolicy:
         return self
 
     def indexed(self, candidates: int) -> "LearnedPolicy":
-        """The same with approximate search over its items, as long as it ranks them by an inner product.
+        """The same policy with approximate search over its items, if it ranks them by an inner product.
 
-        The index is made of the model alone, and for one model always the same, so whoever judges it draws among the
-        same candidates as whoever serves it.
+        The index is built from the model alone, deterministically, so that evaluation uses the same candidates as the
+        service.
         """
         example, _ = self.state.history_of([self.state.space.catalogue.ids[0]])
         ranked = self.states(example).ranked
@@ -125,21 +126,21 @@ class LearnedPolicy:
 
     @property
     def sampler(self) -> Sampler:
-        """How the agent draws of itself: values are no logits to draw by, so that the best is taken."""
+        """The agent's default sampler: greedy for values, because they are not logits, and for drawn points."""
         algorithm = self.agent.setup.algorithm
         return Greedy() if algorithm.needs_critic or algorithm.draws_points else Softmax()
 
     def states(self, history: History) -> Proposal:
-        """Where the actor points to after some histories, of which only the latest events may count."""
+        """The actor's proposals after some histories; only the latest events may count."""
         return self.agent.predict(history)
 
     def act(self, states: Proposal, request: Request, rng: Random = None) -> Product:
         """A slate for each state.
 
         Args:
-            states: of `states`, or of live sessions.
-            request: how many items, of which, and how they are chosen.
-            rng: one generator, or one for each row; none is needed for `Greedy`.
+            states: from `states`, or of live sessions.
+            request: number of items, permitted items, and sampler.
+            rng: one generator, or one for each row; not needed for `Greedy`.
 
         Raises:
             NotFinite: a proposal or a score is not finite; it names the rows.
@@ -150,21 +151,21 @@ class LearnedPolicy:
     def propensities(
         self, states: Proposal, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Float64[np.ndarray, "batch slots"]:
-        """The chance with which `act` chooses each item of some slates, given those above it; NaN for -1."""
+        """The probability with which `act` chooses each item of some slates, given the items above it; NaN for -1."""
         return of_slates(self.chances(states, request, slates), slates)
 
     def chances(
         self, states: Proposal, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Iterator[Float64[np.ndarray, "batch items"]]:
-        """For each slot the chance of every item to be chosen by `act`, given the items above it in some slates.
+        """For each slot, the probability that `act` chooses each item, given the items above the slot in some slates.
 
-        A row sums to 1, or to 0 where no item is left.
+        A row sums to 1, or to 0 if no item is left.
         """
         backend = self.backend(states) or self.state.matching(score=states.score)
         return backend.chances(states.points, request, slates)
 
     def backend(self, states: Proposal) -> ByScore | None:
-        """What turns proposals with scores into items; None: those that match a point, see `State.matching`."""
+        """The selection of items for proposals with scores; None: items that match a point, see `State.matching`."""
         ranked = states.ranked
         if ranked is None:
             return None
@@ -179,12 +180,12 @@ class LearnedPolicy:
         exact = Exact(self._table, ranked.boosts)
         return exact if self.search is None else Approximate(exact, self.search.index, self.search.candidates)
 
-    # What it knows of items
+    # The critic's values of items
 
     def values(
         self, states: Proposal, items: Int[np.ndarray, "batch some"]
     ) -> Float64[np.ndarray, "batch some"] | None:
-        """What the critic expects of some items in each state; None where none was loaded, or it judges no items."""
+        """The critic's values of some items in each state; None if no critic was loaded, or it values no items."""
         batch, count = items.shape
         if states.values is not None:
             rows = np.repeat(np.arange(batch), count)
@@ -205,5 +206,5 @@ class LearnedPolicy:
 
 
 def nobody(catalogue: Catalogue, name: str = "no log") -> Dataset:
-    """A data set without a user: histories are given by item ids."""
+    """A data set without users; histories are then given by item ids."""
     return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, name)

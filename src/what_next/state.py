@@ -1,4 +1,4 @@
-"""State: histories, the catalogue, and the step from a proposal to items."""
+"""State: the histories, the catalogue, and the selection of items for a proposal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,19 +20,19 @@ from what_next.training.artefacts import read_models, to_resume
 from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax
 
 DEFAULTS = "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
-"""The settings of a State that is given none."""
+"""Settings of a State that is given no setup."""
 SAMPLE = 2000
-"""How many windows or users a statistic of the training part is taken from, at most."""
+"""Most windows or users from which a statistic of the training part is taken."""
 
 
 class State:
-    """A data set as the loop sees it: random histories to train on, and items that match a proposal.
+    """A data set as the training loop sees it: random training histories, and items that match a proposal.
 
     Attributes:
         dataset: all events.
-        split: which of them training may know.
-        chosen_by: the same; of a second training (`refit`), the split whose validation users chose how to train.
-        more: which events a second training may know besides; None: it is none.
+        split: which events training may know.
+        chosen_by: the split whose validation users chose the settings; another one than `split` if there is `more`.
+        more: the events that a second training may know besides (`refit`); None: there is none.
         space: the catalogue as training may know it, with the tolerance.
         train_users: positions of the users that training draws from.
     """
@@ -40,10 +40,7 @@ class State:
     def __init__(
         self, dataset: Dataset, setup: Setup | None = None, space: Space | None = None, more: More | None = None
     ) -> None:
-        """Statistics of the training part are taken here, unless `space` brings those of a trained model.
-
-        Args:
-            more: which events training may know besides those of the setup's split.
+        """Statistics of the training part are computed here, unless `space` holds those of a trained model.
 
         Raises:
             DataError: the data set has no attributes that differ, or no user has three events to train on.
@@ -75,7 +72,7 @@ class State:
         return f"State({len(self.train_users):,} training users, {split};\n  {self.dataset!r})"
 
     def _has_inputs(self) -> None:
-        """Raises where the networks are to read what the data do not hold."""
+        """Raise an error if the setup names inputs that the data do not have."""
         inputs, dataset, algorithm = self.setup.inputs, self.dataset, self.setup.algorithm
         if not algorithm.by_attributes and dataset.users:
             if inputs.rewards and dataset.rewards is None:
@@ -87,7 +84,7 @@ class State:
         self._check_attributes(dataset.catalogue)
 
     def _check_attributes(self, catalogue: Catalogue) -> None:
-        """Raises where points are proposed, or vectors made, by attributes, and there are none that differ."""
+        """Raise a `DataError` if the setup needs attributes and no attribute differs between items."""
         algorithm, items = self.setup.algorithm, self.setup.inputs.items
         if not catalogue.informative and (algorithm.by_attributes or items in ("attributes", "both")):
             trained = " with a training event" if catalogue.constant else ""
@@ -100,7 +97,7 @@ class State:
 
     @property
     def left_out(self) -> list[str]:
-        """What to say of attributes that networks and rewards are given, and that tell them nothing."""
+        """A message about constant attributes, if networks or rewards would read attributes."""
         constant, setup = self.space.catalogue.constant, self.setup
         rewarded = any("attributes" in term.needs for term in setup.reward.terms)
         if not constant or not (
@@ -109,18 +106,18 @@ class State:
             return []
         return [
             f"left out: {counted(len(constant), 'attribute')}, the same for all items with a training event "
-            f"({some(constant)}); those of the other items do not count either"
+            f"({some(constant)}); values for other items are ignored"
         ]
 
     @cached_property
     def monitored(self) -> str:
-        """What is measured on the validation users: the setting `monitor`, or the first of the algorithm's `monitors`
-        that the log can be measured by."""
+        """The measure on the validation users: the setting `monitor`, or the first of the algorithm's `monitors` that
+        the log allows."""
         measures = self.setup.algorithm.monitors
         return self.setup.monitor or next((one for one in measures if one != "dcg@10" or self._rewarded()), measures[0])
 
     def _rewarded(self) -> bool:
-        """Whether the log's rewards count for the algorithm, differ among the training events, and bring something."""
+        """Whether logged rewards count for the algorithm, differ among the training events, and have a positive sum."""
         lowest, highest, total = np.inf, -np.inf, 0.0
         if any(isinstance(term, Logged) and (term.weight or 0) > 0 for term in self.setup.reward.terms):
             for part in (self.logged[some] for some in known_events(self.dataset, self.split.known)):
@@ -130,12 +127,12 @@ class State:
 
     @cached_property
     def logged(self) -> Float32[np.ndarray, "events"]:
-        """What the log says that each event earned."""
+        """The logged reward of each event."""
         return self.setup.reward.logged.of_events(self.dataset)
 
     @cached_property
     def box(self) -> Box:
-        """The items by their attributes."""
+        """Look-up of items by their attributes."""
         return Box(self.space.catalogue.vectors)
 
     @classmethod
@@ -145,9 +142,9 @@ class State:
 
     @classmethod
     def open(cls, setup: Setup, *, resume: bool = False, origin: Path | None = None) -> "State":
-        """The state of a setup's data: as it is measured there, or in the space of the model that training starts from.
+        """The state of a setup's data: measured there, or in the space of the model that training starts from.
 
-        Where the setup does not train, in the space of its model: nothing is measured that the model's file holds.
+        If the setup does not train, it is in the space of its model, and nothing is measured.
 
         Raises:
             CatalogueError: the model, or the run that is resumed, was made on another catalogue.
@@ -164,7 +161,7 @@ class State:
         return cls(state.dataset, setup, state.space_under(origin)) if origin else state
 
     def space_under(self, origin: Path) -> Space:
-        """The space of these data under the scaling of a trained model; the setup's tolerance goes before the model's.
+        """The space of these data under the scaling of a trained model; the setup's tolerance overrides the model's.
 
         Raises:
             ModelError: the attributes are not those of the model.
@@ -192,10 +189,10 @@ class State:
         return State(self.dataset, self.setup, space.with_tolerance(self.setup.tolerance))
 
     def get_random_user_history(self, batch: int, rng: np.random.Generator | None = None) -> History:
-        """What `batch` random training users heard, repeats among them possible.
+        """The histories of `batch` random training users, drawn with replacement.
 
-        The complete history that training may know; or, of one that is longer than the setting `window` (without it,
-        `max_length`), that many events in a row from a random place.
+        The complete history that training may know. If it is longer than the setting `window` (without it,
+        `max_length`), that many consecutive events from a random position.
         """
         rng = rng or np.random.default_rng()
         users = rng.choice(self.train_users, size=batch)
@@ -204,7 +201,7 @@ class State:
         return self.histories(users, rng.integers(known - lengths + 1), lengths)
 
     def get_user_history(self, users: Int32[np.ndarray, "batch"]) -> History:
-        """All that some users heard."""
+        """The whole histories of some users."""
         lengths = self.dataset.lengths[users]
         return self.histories(users, np.zeros_like(lengths), lengths)
 
@@ -228,7 +225,7 @@ class State:
         return replace(history, users=users, sigma=self.sigma(users), times=times)
 
     def history_of(self, ids: Sequence[str | int]) -> tuple[History, list[str]]:
-        """A history of external item ids, oldest first, and those ids that the catalogue does not hold."""
+        """A history from external item ids, oldest first, and the ids that are not in the catalogue."""
         if not len(ids):
             raise CatalogueError("the history is empty; give the ids of one item or more, oldest first, or a user's id")
         items = self.space.catalogue.index(list(ids))
@@ -245,10 +242,10 @@ class State:
         return history_of(self.space, items[None].astype(np.int32), np.array([len(items)]), numbers), unknown
 
     def with_context(self, history: History, values: Mapping[str, float]) -> History:
-        """The history with the context of its last event set: the situation in which the next item is asked for.
+        """The history with the context of its last event set to the situation of the request.
 
         Raises:
-            DataError: the data set has no such context, or a value is no finite number.
+            DataError: the data set has no such context, or a value is not finite.
         """
         names = self.space.context_names
         context = history.context.copy()
@@ -272,17 +269,17 @@ class State:
     ) -> Product:
         """For each proposal, a randomly selected item whose attributes match.
 
-        An item matches when every attribute lies within the tolerance; one attribute, drawn for each slot, may lie
-        within half of `relax`. Where none matches, one of the nearest is taken, marked as a fallback.
+        An item matches if every attribute lies within the tolerance; one attribute, drawn for each slot, may lie within
+        half of `relax`. If none matches, one of the nearest is taken and marked as a fallback.
 
         Args:
             attributes: the proposals, in standard deviations.
-            relax: width of the relaxed band, in standard deviations; None is the setup's.
-            rng: the draws: one generator, or one for each proposal; None takes the nearest items, in order.
-            request: how many items, of which, and how they are chosen, a row for each proposal. None: one, drawn by
+            relax: width of the relaxed band, in standard deviations; None: the setup's.
+            rng: one generator, or one for each proposal; None takes the nearest items, in order.
+            request: number of items, permitted items and sampler, a row for each proposal. None: one item, drawn with
                 `rng`, without its propensity.
-            score: the critic's value of pairs: the best of `selection.candidates` drawn items is taken.
-            backend: what takes items by their scores instead.
+            score: the critic's values: the best of `selection.candidates` drawn items is taken.
+            backend: selects items by score instead.
         """
         points = np.ascontiguousarray(attributes.reshape(-1, attributes.shape[-1]))
         request = request or Request(sampler=Greedy() if rng is None else Softmax(), propensities=False)
@@ -298,7 +295,7 @@ class State:
         )
 
     def matching(self, relax: float | None = None, score: Score | None = None) -> Matching:
-        """What takes items that match a point; the arguments are those of `produce`."""
+        """The selection of items that match a point; the arguments are those of `produce`."""
         relax = self.setup.relax if relax is None else relax
         candidates = self.setup.selection.candidates if score else 0
         return Matching(self.box, self.space.tolerance, relax, score, candidates)
@@ -306,7 +303,7 @@ class State:
     predict = produce  # the founding text's other name
 
     def _measured(self) -> Space:
-        """The space with what random training histories show of it: the tolerance and the typical spread."""
+        """The space with the tolerance and the typical spread, measured on random training users."""
         rng = np.random.default_rng(self.setup.split.seed)
         some = rng.permutation(self.train_users)[:SAMPLE]
         return replace(
@@ -316,20 +313,20 @@ class State:
         )
 
     def smallest_tolerance(self, rng: np.random.Generator) -> float:
-        """The smallest at which half of the different items seen in training match another one.
+        """The smallest tolerance at which half of the distinct training items match another one.
 
-        The actor proposes points of the catalogue, so a proposal matches its own item at any tolerance. In a wider box,
-        what is drawn would do something else to the spread than what was proposed.
+        The actor proposes points of the catalogue, so a proposal matches its own item at any tolerance. An item drawn
+        from a wider box would change the spread differently from the proposal.
         """
         different = rng.permutation(np.unique(self.space.catalogue.vectors[self.space.seen], axis=0))
         some = min(SAMPLE, len(different) // 2)
         return smallest_tolerance(different[some:], different[:some], 0.5) if some else 1.0
 
     def sigma(self, users: Int32[np.ndarray, "batch"]) -> Float32[np.ndarray, "batch"]:
-        """The spread of all that each user likes: of the events that training may know, or all of a user set aside."""
+        """Spread of all that each user likes: from the events that training may know, or all of a user set aside."""
         spread = self.setup.reward.spread
         if not (self.setup.algorithm.by_attributes or spread.weight):
-            return np.full(len(users), np.nan, np.float32)  # nobody asks
+            return np.full(len(users), np.nan, np.float32)  # not needed
         known = users[users >= 0]
         for user in np.unique(known[np.isnan(self._sigma[known])]):
             start = self.dataset.offsets[user]

@@ -234,5 +234,5 @@ def test_mistakes() -> None:
     with pytest.raises(SetupError, match=r"n_step is 2; allowed in a world: 1"):
         source_of(Dqn(), Single(), n_step=2)
     for algorithm in (Dqn(), Sac(), WhatNext()):
-        with pytest.raises(SetupError, match=r"world.window is 1, and what \w+ learns from is .*; allowed: above 1"):
+        with pytest.raises(SetupError, match=r"world.window is 1, and \w+ learns only from .*; allowed: above 1"):
             source_of(algorithm, Single(), world={"window": 1})

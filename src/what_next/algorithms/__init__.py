@@ -1,8 +1,8 @@
-"""The algorithms: one file each, and the line here that makes it known.
+"""The algorithms: one file each, registered by a line here.
 
-An algorithm is a frozen pydantic model, so that its hyper-parameters are the object. Adding one is its file and its
-line in `KNOWN`. Others are found through the entry point group `what_next.algorithms` of installed packages
-(`settings.plugins`), or are passed as an object from Python.
+An algorithm is a frozen pydantic model whose fields are its hyper-parameters. To add one, add its file and its line in
+`KNOWN`. Others come through the entry point group `what_next.algorithms` of installed packages (`settings.plugins`), or
+are passed as an object from Python.
 """
 
 from what_next.algorithms.a2c import A2c as A2c

@@ -1,4 +1,4 @@
-"""Advantage actor-critic over slates, or over the points that they are taken from."""
+"""Advantage actor-critic over slates, or over points whose best items are taken."""
 
 from typing import ClassVar, Literal
 
@@ -12,14 +12,14 @@ from what_next.types import Choices
 
 
 class A2c(OnPolicy):
-    """A2C: the policy gradient with advantages, one step for each experience (Mnih et al. 2016, algorithm S3)."""
+    """A2C: the policy gradient with advantages, one step per experience (Mnih et al. 2016, algorithm S3)."""
 
     name: Literal["a2c"] = "a2c"
     entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy")
     search: ClassVar[Search] = {"trace": (0.5, 1.0), "entropy": (0.0, 0.01)}
 
     def losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:  # type: ignore[override]
-        """-log chance times the advantage, with an entropy bonus; the value's; the effects'."""
+        """Minus the log probability times the advantage, with an entropy bonus; the losses of the value and effects."""
         logs, entropy = self.log_chances(context)
         actor = -mean(logs, self.advantages(context.batch)) - self.entropy * entropy.mean()
         return {"actor": actor, **self.other_losses(context)}

@@ -1,4 +1,4 @@
-"""What every algorithm is."""
+"""The base class of all algorithms, and the context of their losses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from what_next.types import Choices, Events, Shown, Transitions
 
 Networks = Mapping[str, nn.Module]
 Updates = Mapping[str, tuple[str, ...]]
-"""Of each loss the networks that it updates."""
+"""For each loss, the networks that it updates."""
 Search = Mapping[str, tuple[Any, ...]]
 Steps = TypeVar("Steps")
 States = Float[Tensor, "*grid dim"]
@@ -32,12 +32,13 @@ HEADS: Mapping[str, Callable[[int], nn.Module]] = {
     "behaviour": Point,
     "value": Value,
 }
-"""What networks are by their names, where an algorithm makes no others."""
+"""The networks made by default, by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Root:
-    """Where losses end and a network begins: they see `leaf`, and its gradient goes on into `output`, all at once."""
+    """The point where losses end and a network's backward pass begins: losses read `leaf`, and its total gradient is
+    passed on to `output` once."""
 
     output: Tensor
     leaf: Tensor
@@ -48,9 +49,9 @@ class Part:
     """The part of a batch that one of several processes learns from (`training.distributed`).
 
     Attributes:
-        rows: of the batch; `steps`: places of their steps among the `total` of the whole batch.
-        weight: of its means in those of the whole batch.
-        summed: gives the sums of some numbers over all parts, without gradient.
+        rows: rows of the batch; `steps`: positions of their steps among the `total` steps of the whole batch.
+        weight: weight of the part's means in those of the whole batch.
+        summed: sums values over all parts, without gradient.
     """
 
     rows: slice
@@ -62,17 +63,17 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class LossContext(Generic[Steps]):
-    """What the losses of one step are computed from.
+    """The inputs of one step's losses.
 
     Attributes:
         nets: all networks, `encoder` among them; `targets`: the target networks of those in `Algorithm.targets`.
         batch: the steps to learn from.
-        items: the vectors of all items, and what is computed over them.
+        items: the vectors of all items, and computations over them.
         step: counts from 0.
-        rng: all randomness of the losses.
-        roots: by network, where its one backward pass for all losses starts.
-        metrics: numbers that the losses leave for reports and alarms, by name.
-        part: which part of a batch `batch` is, where several processes share it; None: the whole.
+        rng: source of all randomness of the losses.
+        roots: for each network, where its one backward pass for all losses starts.
+        metrics: numbers from the losses for reports and alarms, by name.
+        part: which part of a batch `batch` is, if several processes share it; None: the whole.
     """
 
     nets: Networks
@@ -88,17 +89,17 @@ class LossContext(Generic[Steps]):
     def cross_entropy(
         self: "LossContext[Transitions]", weights: Float[Tensor, "steps"] | None = None
     ) -> Float[Tensor, ""]:
-        """Of the chosen items under the actor, weighted by step.
+        """The cross entropy of the chosen items under the actor, weighted by step.
 
-        Without `weights` they are imitated (`imitated`).
+        Without `weights`, they are imitated (weights of `imitated`).
         """
         weights = self.imitated if weights is None else weights
         return self.items.cross_entropy(self.nets["actor"](self.batch.states), self.batch.actions, weights)
 
     @property
     def imitated(self: "LossContext[Transitions]") -> Float[Tensor, "steps"] | None:
-        """Weights of the chosen items for a loss that imitates: what a user chose counts alike (None), what was shown
-        by what it brought, and in a world by whether it was clicked."""
+        """Weights of the chosen items for imitation: None (all equal) if users chose them, the reward they brought if a
+        service showed them, and in a world whether they were clicked."""
         if isinstance(self.batch, Choices):
             return self.batch.clicks[:, 0]
         return self.batch.weights if isinstance(self.batch, Shown) else None
@@ -108,61 +109,62 @@ class LossContext(Generic[Steps]):
         return self.items.values(self.nets["critic"](self.batch.states), self.batch.actions)
 
     def mean(self, values: Float[Tensor, "steps"]) -> Float[Tensor, ""]:
-        """The mean over the steps of the whole batch, without gradient: for a loss that is no mean over steps alone."""
+        """The mean over the steps of the whole batch, without gradient; for losses that are no plain means of steps."""
         if self.part is None:
             return values.detach().mean()
         return self.part.summed(values.sum() * (self.part.weight > 0)) / max(1, self.part.total)
 
     def draw(self: "LossContext[Transitions]", numbers: Callable[[int], np.ndarray]) -> Tensor:
-        """Numbers drawn for each step: the same however a batch is shared out. `numbers` draws them for so many."""
+        """Random numbers for each step, the same however a batch is shared out; `numbers` draws them for n steps."""
         steps = self.batch.actions
         drawn = numbers(len(steps)) if self.part is None else numbers(self.part.total)[self.part.steps]
         return torch.from_numpy(drawn).to(steps.device)
 
 
 REWARDED = ("dcg@10", "ndcg@10", "hr@10")
-"""`Algorithm.monitors` of those whose losses read rewards."""
+"""`Algorithm.monitors` of algorithms whose losses read rewards."""
 
 
 class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """An algorithm: its hyper-parameters, its networks, which of them each loss updates, and the losses.
 
-    It never touches an optimiser: `Agent.propagate` takes each loss's gradient for the networks in `updates` alone, and
-    steps them. Losses that update the same networks are summed first. Networks named in `targets` have target networks,
-    which follow by `tau` after every step in which their network changed (Polyak averaging). The states and the item
-    vectors are the encoder's: name it as well, or targets follow every step of it.
+    It never touches an optimiser: `Agent.propagate` takes each loss's gradient only for the networks in `updates`, and
+    steps those. Losses that update the same networks are summed first. Networks named in `targets` have target
+    networks, which follow by `tau` after every step in which their network changed (Polyak averaging). The states and
+    the item vectors belong to the encoder: without a target encoder, targets follow its every step.
 
-    This base reads an encoder's states after every event, the item that was chosen there, its reward. Only `losses` and
-    `updates` must be defined; what else may be is below, each with its default.
+    By default, an algorithm reads an encoder's state after every event, the item chosen there, and its reward. Only
+    `losses` and `updates` must be defined; everything else below has a default.
     """
 
     name: str
     updates: ClassVar[Updates] = {}
     targets: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "log"
-    """Where its batches come from by default: a name of `sources.SOURCES`."""
+    """Default source of its batches: a name of `sources.SOURCES`."""
     replays: ClassVar[bool] = False
-    """In a world it learns from all that was played there (`sources.ReplaySource`); `slates`: also of several items."""
+    """In a world, it learns from a replay of all play (`sources.ReplaySource`); `slates`: also from slates of several
+    items."""
     slates: ClassVar[bool] = False
     episodes: ClassVar[bool] = False
-    """In a world it learns from whole episodes: what followed a choice is known, and never estimated."""
+    """In a world, it learns from whole episodes, whose returns are known and need no estimate."""
     by_attributes: ClassVar[bool] = False
-    """It proposes points among the items' attributes, for whose box an item is drawn; otherwise it scores all items."""
+    """It proposes points among the items' attributes, and an item near the point is drawn; else it scores items."""
     one_step: ClassVar[bool] = False
-    """Its critic foresees the reward of the step alone, and no later one."""
+    """Its critic predicts only the reward of the step, no later one."""
     least_events: ClassVar[int] = 2
-    """The fewest events of a history that teach anything."""
+    """Fewest events of a history from which anything can be learned."""
     monitors: ClassVar[tuple[str, ...]] = ("ndcg@10", "hr@10", "dcg@10")
-    """What may be measured on the validation users (`spread`, too); by default the first that the log can be measured
-    by: `dcg@10`, whose gain is what the log says that the item brought, needs rewards that differ."""
+    """The measures on the validation users that may choose the best model (`spread` is another). The default is the
+    first that the log allows: `dcg@10`, whose gain is the reward of the item, needs rewards that differ."""
     encoders: ClassVar[tuple[str, ...]] = ()
-    """The only names of `model` that it knows; none: any."""
+    """The only values of `model` that it supports; empty: any."""
     ignores: ClassVar[frozenset[str]] = frozenset()
     """Settings that it does not read."""
     needs_critic: ClassVar[bool] = False
-    """`propose` or `rescore` reads networks besides encoder and actor, so that those are loaded for inference too."""
+    """`propose` or `rescore` reads networks besides encoder and actor, so inference loads them too."""
     whole_catalogue: ClassVar[bool] = False
-    """Its losses take gradients for the vectors of all items, whatever the setting `loss` says."""
+    """Its losses give gradients to the vectors of all items, whatever the setting `loss` says."""
     preset: ClassVar[Mapping[str, object]] = {
         "split": "leave_last_out",
         "dim": 128,
@@ -173,20 +175,20 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
         "learning_rate": 2e-3,
         "weight_decay": 0.1,
     }
-    """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""
+    """Settings whose defaults differ from those of `whatnext`; an algorithm inherits its bases' entries."""
     search: ClassVar[Search] = {}
-    """Where `what-next tune` looks: a field (or a setting of the setup), and a pair of numbers or the values to try."""
+    """The search space of `what-next tune`: for a field or setting, a range (pair of numbers) or the values to try."""
     linear: ClassVar[bool] = False
-    """A linear model of items by items may stand beside the encoder (`models.linear`): where the score is learned from
-    what came next, if only as one of several losses, and not where it is a value."""
+    """Whether a linear model of items on items may be beside the encoder (`models.linear`): only if at least one loss
+    learns the score from what came next, and not if the score is a value."""
     extra_features: ClassVar[int] = 0
     """How many numbers `inputs` adds to each event."""
     reads_returns: ClassVar[bool] = False
-    """`inputs` gives the encoder the returns, in training alone; rewards that know the future are refused then."""
+    """`inputs` gives the encoder the returns in training; rewards that know the future are then refused."""
 
     @classmethod
     def defaults(cls) -> dict[str, object]:
-        """`preset`, with that of the bases."""
+        """`preset`, merged with that of the bases."""
         found: dict[str, object] = {}
         for base in reversed(cls.__mro__):
             found |= vars(base).get("preset", {})
@@ -194,39 +196,39 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
 
     @classmethod
     def learns_from_decisions(cls) -> bool:
-        """Whether it can learn from what a service showed: from transitions, and what is still to come is no input."""
+        """Whether it can learn from what a service showed: it needs transitions, and no returns as inputs."""
         return cls.source in ("log", "decisions") and not cls.reads_returns
 
     @property
     def draws_points(self) -> bool:
-        """Whether it explores by points that it draws; the best items are taken for each. Else it draws items."""
+        """Whether it explores by drawing points, for which the best items are taken; otherwise it draws items."""
         return False
 
     @property
     def unready(self) -> int:
-        """Steps in which its losses still leave out what it is about (`warm_up`); no model from before is the best."""
+        """Steps of its warm-up (`warm_up`), in which its losses are incomplete; no model of it is kept as the best."""
         return int(getattr(self, "warm_up", 0) or 0)
 
     @property
     def polyak(self) -> float:
-        """How far a target network goes towards its network after a step: the field `tau`, where there is one."""
+        """The step of a target network towards its network: the field `tau`, if there is one."""
         return float(getattr(self, "tau", 0.005))
 
     @property
     def explore(self) -> int:
-        """With bandit feedback: how many random items the critic learns of besides the selected one, at each step."""
+        """With bandit feedback: number of random items per step that the critic learns besides the selected one."""
         return 0
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """New networks besides the encoder; `actor` is saved in the agent's file, all others in the critic's.
 
-        By default those of these that a loss updates: an `actor` and a `behaviour` that score items (an actor also
-        where `propose` reads it), Q values (`critic`), and the value of a state (`value`).
+        By default, the networks of `HEADS` that a loss updates: an `actor` and a `behaviour` that score items (an actor
+        also if `propose` reads it), Q values (`critic`), and the value of a state (`value`).
 
         Args:
             sizes: `dim` is the width of the encoder's states and of the item vectors.
             vectors: attributes of the items that have a training event, standardised.
-            rng: for what is drawn from them; the weights follow torch's own generator.
+            rng: source of draws from them; the weights use torch's own generator.
         """
         named = {name for updated in self.updates.values() for name in updated}
         if type(self).propose is Algorithm.propose:
@@ -234,15 +236,15 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
         return {name: head(sizes.dim) for name, head in HEADS.items() if name in named}
 
     def inputs(self, events: Events, returns: Float[Tensor, "batch time"] | None) -> Events:
-        """What the encoder reads. `returns` after each event are known in training alone; None: at inference."""
+        """The encoder's inputs. `returns` after each event are known only in training; None at inference."""
         return events
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
-        """The losses due at this step, by the names in `updates`: scalars that are means over the batch's steps."""
+        """The losses due at this step, by their names in `updates`: scalars that are means over the batch's steps."""
         raise TrainingError(f"the algorithm {self.name} defines no losses")
 
     def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"] | None:
-        """What the critic expects of the items that came next (for reports and alarms); None: there is no critic."""
+        """The critic's values of the items that came next (for reports and alarms); None: there is no critic."""
         critic = nets.get("critic")
         return items.values(critic(batch.states), batch.actions) if isinstance(critic, Point) else None
 
@@ -252,36 +254,36 @@ class Algorithm(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan
         return points
 
     def vectors(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
-        """What the points of `propose` are multiplied with; for the nearest by distance, see `nearest`."""
+        """The columns that the points of `propose` are multiplied with; for the nearest by distance, see `nearest`."""
         return vectors
 
     def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
-        """The same for an algorithm whose actor has a say in it."""
+        """As `vectors`, for an algorithm whose columns depend on its actor."""
         return self.vectors(vectors)
 
     def traits(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items traits"] | None:
-        """By which an item keeps like ones out of a slate (`types.Ranked`); None: it does not."""
+        """Traits by which an item keeps similar items out of a slate (`types.Ranked`); None: it does not."""
         return None
 
     @property
     def priced(self) -> bool:
-        """Whether items are taken by the chance of a click, less what it costs (`types.Ranked`)."""
+        """Whether items are ranked by the click probability less a price (`types.Ranked`)."""
         return False
 
     @property
     def rescored(self) -> int:
-        """How many of the best items `rescore` puts in order anew; 0: none, -1: all."""
+        """How many of the best items `rescore` reorders; 0: none, -1: all."""
         return 0
 
     def rescore(self, nets: Networks, states: States, vectors: Candidates) -> Float[Tensor, "batch candidates"]:
-        """Scores of some items, by their vectors, that go before the inner product."""
+        """Scores of some items from their vectors; they replace the order by inner product."""
         raise NotImplementedError
 
 
 def nearest(
     points: Float[Tensor, "*grid dim"], vectors: Float[Tensor, "items dim"]
 ) -> tuple[Float[Tensor, "*grid columns"], Float[Tensor, "items columns"]]:
-    """Both, so that a larger inner product is a smaller Euclidean distance: |p - v|² = |p|² - 2 <p, v> + |v|²."""
+    """Points and vectors whose inner product rises as Euclidean distance falls: |p - v|² = |p|² - 2 <p, v> + |v|²."""
     one = torch.ones_like(points[..., :1])
     return torch.cat([2 * points, one], -1), torch.cat([vectors, -vectors.square().sum(-1, keepdim=True)], -1)
 

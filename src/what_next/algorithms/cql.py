@@ -1,4 +1,4 @@
-"""Values of all items, held down where the log does not speak for them."""
+"""Values of all items, with a penalty on values that the log does not support."""
 
 from typing import ClassVar, Literal
 
@@ -14,10 +14,10 @@ from what_next.types import Transitions
 class Cql(Dqn):
     """Conservative Q-learning (Kumar et al. 2020, arXiv 2006.04779) on `dqn`: CQL(H), for a discrete choice.
 
-    Beside the temporal differences stands log sum exp Q(s, .) - Q(s, a), which lowers the values of all items and
-    raises that of the one that came next. That is the cross entropy of softmax(Q): with a large `alpha` this is
-    imitation, with 0 it is `dqn`. So `alpha` also settles how much the order of the items owes to what is common and
-    how much to what pays; it is in the unit of squared rewards over nats.
+    The penalty log sum exp Q(s, .) - Q(s, a) is added to the temporal differences. It lowers the values of all items
+    and raises that of the item that came next. It is the cross entropy of softmax(Q): a large `alpha` gives imitation,
+    0 gives `dqn`. So `alpha` balances frequency against reward in the order of the items; its unit is squared rewards
+    per nat.
     """
 
     name: Literal["cql"] = "cql"  # type: ignore[assignment]
@@ -33,7 +33,7 @@ class Cql(Dqn):
             return {"critic": error}
         batch, items = context.batch, context.items
         points = context.nets["critic"](batch.states)
-        if items.loss == "gbce":  # another loss than the cross entropy, so that the sum over all items is needed
+        if items.loss == "gbce":  # not the cross entropy of a softmax, so the sum over all items is needed
             penalty = mean(items.logsumexp(points) - items.values(points, batch.actions))
         else:
             penalty = items.cross_entropy(points, batch.actions)

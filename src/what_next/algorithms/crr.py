@@ -1,4 +1,4 @@
-"""Imitation of what was better than the policy's own choice."""
+"""Imitation of the log, weighted towards items that were better than the policy's own choice."""
 
 from typing import ClassVar, Literal
 
@@ -16,8 +16,8 @@ class Crr(Algorithm):
     """Critic-regularised regression (Wang et al. 2020, arXiv 2006.15134).
 
     The critic learns the value of the actor's own policy; the actor imitates the items of the log, weighted by how much
-    better they were than what the policy would choose on average. That mean is taken over all items, exactly, where the
-    paper draws a few. The critic is a number, where the paper learns a distribution.
+    better they were than the policy's choice on average. That mean is exact, over all items; the paper samples a few.
+    The critic is a number; the paper learns a distribution.
     """
 
     name: Literal["crr"] = "crr"
@@ -27,7 +27,7 @@ class Crr(Algorithm):
     form: Literal["exp", "binary"] = Field(default="exp", description="weight: exp(advantage / beta), or 1 where > 0")
     beta: float = Field(default=1.0, gt=0, description="temperature of exp weights, in units of reward; large imitates")
     largest_weight: float = Field(default=20.0, gt=0, description="cap of an exp weight")
-    weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
+    weight: float = Field(default=0.5, gt=0, description="weight of the critic's loss in the encoder; the actor's is 1")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
     updates: ClassVar[Updates] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "actor", "critic")
@@ -47,7 +47,7 @@ class Crr(Algorithm):
         }
 
     def weights(self, advantages: Float[Tensor, "steps"]) -> Float[Tensor, "steps"]:
-        """Of each step, by its advantage: the paper's two choices of f."""
+        """The weight of each step from its advantage: one of the paper's two choices of f."""
         if self.form == "binary":
             return (advantages > 0).float()
         return advantage_weights(advantages, self.beta, self.largest_weight)

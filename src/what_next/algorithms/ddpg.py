@@ -1,4 +1,4 @@
-"""Deterministic policy gradient over items, by points on the unit sphere; the root of td3, td3_bc and hac."""
+"""Deterministic policy gradient over items, by points on the unit sphere; the base of td3, td3_bc and hac."""
 
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -28,24 +28,24 @@ from what_next.models.item_space import ItemSpace
 from what_next.types import Transitions
 
 CELLS = 2**24
-"""Cosines that are held at once."""
+"""Cosines held in memory at a time."""
 
 
 class Ddpg(Algorithm):
-    """An actor proposes a point and climbs a critic; the items nearest to it are taken, in the critic's order.
+    """An actor proposes a point by ascending a critic; the nearest items are taken, in the critic's order.
 
     Deep deterministic policy gradient (Lillicrap et al. 2016, arXiv 1509.02971) with the Wolpertinger policy
-    (Dulac-Arnold et al. 2015, arXiv 1512.07679), on a log that is never added to. The space of actions is the unit
-    sphere: points and item vectors count by their direction, so that no point runs away along the critic's gradient,
-    and the nearest by Euclidean distance are the nearest by cosine.
+    (Dulac-Arnold et al. 2015, arXiv 1512.07679), on a fixed log. The space of actions is the unit sphere: only the
+    directions of points and item vectors count, so that no point runs away along the critic's gradient, and the nearest
+    by Euclidean distance are the nearest by cosine.
 
-    Only a cross entropy updates the item vectors as actions: it spreads them, as every item is another's wrong answer.
-    The other losses read them without gradient. Regression onto vectors that it may update draws them together (in a
-    world of five items their mean came to a length of 0.99, against 0.46); the critic's loss does not, but says nothing
-    of which items are alike.
+    Only a cross entropy updates the item vectors as actions: it spreads them, because every item is a negative of the
+    others. The other losses read the vectors without gradient. A regression onto vectors that it may update draws them
+    together (in a world of five items their mean came to a length of 0.99, against 0.46); the critic's loss does not,
+    but does not learn which items are similar.
 
-    Offline, the critic is asked about points that the log never holds, and nothing corrects what it makes up there:
-    the actor finds its errors (Fujimoto et al. 2019, arXiv 1812.02900, section 3). See `td3_bc` and `hac`.
+    Offline, the critic is asked about points that are not in the log, where nothing corrects its errors, and the actor
+    finds these errors (Fujimoto et al. 2019, arXiv 1812.02900, section 3). See `td3_bc` and `hac`.
     """
 
     name: Literal["ddpg"] = "ddpg"
@@ -61,7 +61,7 @@ class Ddpg(Algorithm):
     needs_critic: ClassVar[bool] = True
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """An actor, and a critic of any point, or several (`td3`) in one network."""
+        """An actor, and one or several (`td3`) critics of any point in one network."""
         return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim, getattr(self, "critics", 1))}
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
@@ -79,16 +79,17 @@ class Ddpg(Algorithm):
         return {"actor": -self.climb(context)[1].mean()}  # arXiv 1509.02971, equation 6
 
     def supervise(self, context: LossContext[Transitions]) -> Float[Tensor, "steps dim"]:
-        """What the supervised loss takes for points: the states themselves, so that it says nothing to the actor."""
+        """The points of the supervised loss: the states themselves, so that it does not update the actor."""
         return context.batch.states
 
     def critic_loss(self, context: LossContext[Transitions]) -> Tensor:
-        """Squared error of the logged items' values, against those of what the target actor would take next."""
+        """Squared error of the logged items' values; the target is the value of the target actor's next items."""
         targets, batch, items = context.targets, context.batch, context.items
         with torch.no_grad():
             points = self.smooth(normalize(targets["actor"](batch.next_states), dim=-1), context)
-            # The target is that of the whole policy, which takes an item (arXiv 1512.07679, algorithm 2). At the points
-            # themselves, which the log never holds, errors feed on each other: values came to five times the best.
+            # The target is the value of the whole policy, which takes an item (arXiv 1512.07679, algorithm 2). At the
+            # points themselves, which are not in the log, errors reinforce each other: values reached five times the
+            # largest possible one.
             choices = closest(points, items.target, self.candidates)
             # The smallest of the critics (`td3` has two), then the best of the candidates.
             values = targets["critic"](batch.next_states.unsqueeze(-2), choices).amin(0).amax(-1)
@@ -100,7 +101,7 @@ class Ddpg(Algorithm):
         return loss
 
     def climb(self, context: LossContext[Transitions]) -> tuple[Float[Tensor, "steps dim"], Float[Tensor, "steps"]]:
-        """The actor's points, and what the (first) critic says of them; neither carries gradient to the encoder."""
+        """The actor's points, and the (first) critic's values of them; no gradient goes to the encoder."""
         states = context.batch.states.detach()
         points = normalize(context.nets["actor"](states), dim=-1)
         values = context.nets["critic"](states, points)[0]
@@ -108,16 +109,16 @@ class Ddpg(Algorithm):
         return points, values
 
     def smooth(self, points: Points, context: LossContext[Transitions]) -> Points:
-        """The target actor's points as the target reads them: unchanged."""
+        """The target actor's points as the critic's target reads them: unchanged here, noisy in `td3`."""
         return points
 
     def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"] | None:
-        """The (first) critic's."""
+        """The (first) critic's values of the chosen items."""
         found: Tensor = nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
         return found
 
     def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
-        """The actor's point, as long as the softmax is sharp."""
+        """The actor's point, scaled to the length `sharpness`."""
         return self.sharpness * normalize(nets["actor"](states), dim=-1)
 
     def vectors(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
@@ -130,20 +131,20 @@ class Ddpg(Algorithm):
         return self.candidates if self.candidates > 1 else 0
 
     def rescore(self, nets: Networks, states: States, vectors: Candidates) -> Float[Tensor, "batch candidates"]:
-        """The critic's values; the smallest where there are several critics."""
+        """The critic's values; the smallest of several critics."""
         values: Tensor = nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)
         return values
 
 
 class Critics(nn.Module):
-    """One judge of a state and a point, or several that start differently."""
+    """One critic of a state and a point, or several with different initial weights."""
 
     def __init__(self, dim: int, count: int = 1) -> None:
         super().__init__()
         self.judges = nn.ModuleList(PairValue(dim) for _ in range(count))
 
     def forward(self, states: Float[Tensor, "*#grid dim"], points: Float[Tensor, "*#grid dim"]) -> Float[Tensor, "..."]:
-        """The values by each judge: [critics *grid]."""
+        """The values of each critic: [critics *grid]."""
         return torch.stack([judge(states, points) for judge in self.judges])
 
 
@@ -160,7 +161,7 @@ def on_sphere(items: ItemSpace) -> ItemSpace:
 def closest(
     points: Float[Tensor, "steps dim"], vectors: Float[Tensor, "items dim"], count: int
 ) -> Float[Tensor, "steps count dim"]:
-    """The vectors nearest to each point, all of length 1; few steps at a time, as products with all items are large."""
+    """The vectors nearest to each point, all of length 1; in chunks, because products with all items are large."""
     rows = max(1, CELLS // len(vectors))
     count = min(count, len(vectors))
     best = [(part @ vectors.T).topk(count).indices for part in torch.split(points, rows)]

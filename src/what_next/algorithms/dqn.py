@@ -1,4 +1,4 @@
-"""The value of every item, learnt from the log, and the best of them."""
+"""The value of every item, learned from the log; the items of largest value are recommended."""
 
 from typing import ClassVar, Literal
 
@@ -15,9 +15,9 @@ from what_next.types import Transitions
 class Dqn(Algorithm):
     """Double DQN (van Hasselt et al. 2016, arXiv 1509.06461) on the encoder's states; recommends by value.
 
-    Value learning alone: nothing holds it to the log. An item that never came after a state has an estimate there that
-    no reward has corrected, and the best of all items is often such a one (Fujimoto et al. 2019, arXiv 1812.02900,
-    section 3). It is the floor for `cql` and `bcq`, which mend that.
+    Value learning alone, without a constraint to the log. No reward corrects the estimate of an item that never came
+    after a state, and the best of all items is often such an item (Fujimoto et al. 2019, arXiv 1812.02900, section 3).
+    It is the baseline for `cql` and `bcq`, which correct that.
     """
 
     name: Literal["dqn"] = "dqn"
@@ -34,7 +34,7 @@ class Dqn(Algorithm):
         return {"critic": td_loss(context.values(), double_q_target(context))}
 
     def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
-        """The critic's point; what is added to every item's value orders nothing."""
+        """The critic's point without its level, which does not change the order of items."""
         points: Tensor = nets["critic"](states)[..., :-1]
         return points
 
@@ -47,11 +47,11 @@ def double_q_target(context: LossContext[Transitions]) -> Float[Tensor, "steps"]
 
 @torch.no_grad()
 def best_value(context: LossContext[Transitions], states: Float[Tensor, "steps dim"]) -> Float[Tensor, "steps"]:
-    """What the target critic expects of the item that the critic likes most.
+    """The target critic's value of the item that the critic ranks first.
 
-    Van Hasselt et al. 2016 (arXiv 1509.06461), section "Double DQN": the largest of many estimates is mostly the one
-    that errs upwards most, so one network chooses and the other tells the value. `states` are the target encoder's for
-    both, which saves a pass of the other.
+    Van Hasselt et al. 2016 (arXiv 1509.06461), section "Double DQN": the largest of many estimates is usually one that
+    errs upwards, so one network chooses the item and the other gives its value. Both read the target encoder's
+    `states`, which saves a pass of the other encoder.
     """
     _, chosen = context.items.best(context.nets["critic"](states))
     return context.items.target_values(context.targets["critic"](states), chosen)
@@ -59,10 +59,10 @@ def best_value(context: LossContext[Transitions], states: Float[Tensor, "steps d
 
 @torch.no_grad()
 def best_values(context: LossContext[Transitions]) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
-    """`best_value` of the target states, and of the next ones, most of which are among those and not searched twice.
+    """`best_value` of the target states, and of the next states; a next state that is also a target state is reused.
 
-    A product with all items is most of the work. With `n_step` 1 the next state is the one of the next row, but for the
-    last of each history.
+    The product with all items is most of the work. With `n_step` 1, the next state is that of the next row, except at
+    the end of each history.
     """
     batch = context.batch
     here = best_value(context, batch.target_states)

@@ -1,4 +1,4 @@
-"""Hyper-actions: a point that scores all items, and an item seen as a point."""
+"""Hyper-actions: a point that scores all items, and items as points."""
 
 from typing import ClassVar, Literal
 
@@ -11,17 +11,17 @@ from what_next.types import Transitions
 
 
 class Hac(Ddpg):
-    """Hyper-actor critic (Liu et al. 2023, arXiv 2302.03431): one critic judges the hyper-action and what comes of it.
+    """Hyper-actor critic (Liu et al. 2023, arXiv 2302.03431): one critic values hyper-actions and effect-actions.
 
     The actor's point is the hyper-action Z; its inner product with the items' vectors chooses the effect-action. The
-    way back, from an item to a hyper-action, is the item's own vector: the mean over a list, of a list with one item.
-    The critic learns at the hyper-actions inferred from the log, and the actor climbs it at Z; an alignment loss draws
-    Z to the vector of the item that it chooses, so that both are places where the critic has learnt. A supervised
-    loss holds the actor to the log, which the paper needs to be stable and a log alone needs all the more.
+    inverse, from an item to a hyper-action, is the item's own vector: the paper's mean over a list, for a list of one.
+    The critic learns at the hyper-actions inferred from the log, and the actor ascends it at Z. An alignment loss pulls
+    Z to the vector of the item that it chooses, so that the critic is asked about regions in which it has learned. A
+    supervised loss keeps the actor near the log; the paper needs it for stability, and offline learning even more so.
 
-    Left out: lists of more than one item, and noise on Z, which explores (nothing new can be tried in a log). The
-    supervised loss is the next item's cross entropy, not the binary one: a log of what was chosen has no items that
-    were shown and not chosen. The paper's kernel, a map of item features, is the encoder's own map to item vectors.
+    Left out are lists of more than one item, and exploring noise on Z (a log cannot answer new actions). The supervised
+    loss is the next item's cross entropy, not the binary one, because a log of choices has no items that were shown and
+    not chosen. The paper's kernel, a map of item features, is the encoder's own map to item vectors.
     """
 
     name: Literal["hac"] = "hac"  # type: ignore[assignment]
@@ -40,12 +40,12 @@ class Hac(Ddpg):
     needs_critic: ClassVar[bool] = False
 
     def supervise(self, context: LossContext[Transitions]) -> Tensor:
-        """The hyper-action."""
+        """The points of the supervised loss: the hyper-actions."""
         points: Tensor = context.nets["actor"](context.batch.states)
         return points
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
-        """Minus the critic's value at the hyper-action, and its distance from the effect-action."""
+        """Minus the critic's value at the hyper-action, and the hyper-action's distance from the effect-action."""
         points, values = self.climb(context)
         effect = context.items.rows(context.items.best(points)[1]).detach()
         return {

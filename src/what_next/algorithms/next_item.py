@@ -1,4 +1,4 @@
-"""The supervised floor."""
+"""The supervised baseline."""
 
 from typing import ClassVar, Literal
 
@@ -9,9 +9,9 @@ from what_next.types import Transitions
 
 
 class NextItem(Algorithm):
-    """What comes next is learnt as it was, by cross entropy (as in GRU4Rec: Hidasi et al. 2016, arXiv 1511.06939).
+    """Supervised learning of the next item, by cross entropy (as in GRU4Rec: Hidasi et al. 2016, arXiv 1511.06939).
 
-    No reward, no critic: the floor that every other algorithm is judged against, tuned with the same care.
+    No reward, no critic: the baseline that every other algorithm is judged against, tuned with the same care.
     """
 
     name: Literal["next_item"] = "next_item"

@@ -1,4 +1,4 @@
-"""What algorithms share that learn from their own choices in a world."""
+"""Base of algorithms that learn from their own choices in a world."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -24,39 +24,40 @@ from what_next.types import Choices
 class OnPolicy(Algorithm):
     """A policy over slates, and a value of the state; the base of `a2c`, `ppo` and, in a world, `reinforce`.
 
-    Over `items`, a slate is drawn slot by slot without replacement from the softmax of `<point, item>`, and its chance
-    is exact (Plackett 1975). Over `points`, the point is drawn from a normal distribution, and the best items for it
-    are taken (as in Dulac-Arnold et al. 2015): far fewer numbers to explore. Points lie among the items' attributes
-    where the encoder reads those, else among their learned vectors. Over `prices`, the policy tells what it costs that
-    a click changes the numbers that are seen of a user; items are taken by the chance of a click, less that cost.
+    Over `items`, a slate is drawn slot by slot without replacement from the softmax of `<point, item>`, and its
+    propensity is exact (Plackett 1975). Over `points`, the point is drawn from a normal distribution, and the best
+    items for it are taken (as in Dulac-Arnold et al. 2015): far fewer dimensions to explore. Points lie among the
+    items' attributes if the encoder reads those, otherwise among their learned vectors. Over `prices`, the policy sets
+    a price on each change that a click makes to the user's observed numbers; items are taken by their click probability
+    less that price.
 
-    With `balance`, and where numbers are seen of a user, a slate is made slot by slot: an item keeps those away that
-    would do the same to the user (`models.slates.Proposer`). What a click on an item does to the numbers is learned by
-    regression on what was seen; with which weight it counts, by the policy gradient. With `likeness, vectors` it keeps
-    away those of like vectors, whatever is seen of a user.
+    With `balance`, and if a user's numbers are observed, a slate is made slot by slot: a chosen item lowers the scores
+    of items with similar effects on the user (`models.slates.Proposer`). The effects of a click are learned by
+    regression on the observed changes; their weight by the policy gradient. With `likeness, vectors` it lowers the
+    scores of items with similar vectors, whatever is observed.
     """
 
     over: Literal["items", "points", "prices"] = Field(
         default="items",
-        description="items: slates are drawn from a softmax; points: a point is, and its best items taken; prices: of "
-        "what clicks do to the numbers that are seen of a user, and items are taken by their chance of a click, less "
-        "what it costs",
+        description="items: slates are drawn from a softmax; points: a point is drawn, and its best items taken; "
+        "prices: prices of a click's effects on the user's observed numbers are drawn, and items are taken by their "
+        "click probability less the price",
     )
     belief: bool = Field(
         default=False,
-        description="with over prices, whether the chance of a click comes from what was shown to the user before, by "
-        "Bayesian logistic regression from a prior that slates of random items tell; else the network tells it",
+        description="with over prices, whether the click probability comes from the slates shown to the user before, "
+        "by Bayesian logistic regression with a prior from slates of random items; otherwise the network predicts it",
     )
-    rank: int = Field(default=12, gt=0, description="with belief, columns of vectors of items that are learned for it")
-    balance: bool = Field(default=True, description="whether an item keeps out others that do the same to the user")
+    rank: int = Field(default=12, gt=0, description="with belief, columns of the item vectors that are learned for it")
+    balance: bool = Field(default=True, description="whether an item keeps similar items out of the slate")
     likeness: Literal["effects", "vectors"] = Field(
         default="effects",
-        description="with balance, like items do the same to the numbers that are seen of a user when clicked, as is "
-        "learned; or they have like vectors",
+        description="with balance, which items are similar: those whose clicks change the user's observed numbers in "
+        "the same way (learned), or those with similar vectors",
     )
-    trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages: 1 trusts no value")
+    trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages (GAE); 1: no bootstrapping")
     entropy: float = Field(default=0.0, ge=0, description="weight of the policy's entropy")
-    click_weight: float = Field(default=0.0, ge=0, description="of the loss of clicks, on which the policy then builds")
+    click_weight: float = Field(default=0.0, ge=0, description="weight of the clicks' loss; it also guides the policy")
     value_weight: float = Field(default=0.5, gt=0, description="weight of the value's loss")
     monitors: ClassVar[tuple[str, ...]] = REWARDED
     source: ClassVar[str] = "world"
@@ -84,7 +85,7 @@ class OnPolicy(Algorithm):
 
     @property
     def turns(self) -> tuple[int, int]:
-        """How often it learns from an experience, and in how many parts each time."""
+        """How often it learns from an experience, and into how many parts it divides it each time."""
         return 1, 1
 
     @property
@@ -98,7 +99,7 @@ class OnPolicy(Algorithm):
         return self.over == "prices"
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """See `Algorithm.networks`; `sizes.factors` is how many numbers are seen of a user."""
+        """See `Algorithm.networks`; `sizes.factors` is how many numbers of a user are observed."""
         width = vectors.shape[1] if self.draws_points and vectors.shape[1] else sizes.dim
         if self.over == "prices":
             return {"actor": self._pricer(sizes, vectors), "critic": Value(sizes.dim)}
@@ -110,7 +111,7 @@ class OnPolicy(Algorithm):
         }
 
     def _pricer(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"]) -> Pricer:
-        """Prices of what the world shows; a belief's weights are among the numbers, and clicks are to change others."""
+        """A network of prices. A belief's weights are among the observed numbers; prices are for the other numbers."""
         given = vectors.shape[1]
         if not sizes.factors:
             raise SetupError("algorithm.over is prices, of numbers that are seen of a user; here none are: take points")
@@ -120,9 +121,9 @@ class OnPolicy(Algorithm):
         return Pricer(sizes.dim, belief.width, sizes.factors - belief.width - 1, belief)
 
     def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
-        """The likeliest point; with `rng`, a draw where points are drawn."""
+        """The mean point; with `rng`, a draw if points are drawn."""
         actor = nets["actor"]
-        if not isinstance(actor, Proposer):  # of one that learned from a log
+        if not isinstance(actor, Proposer):  # an actor that learned from a log
             return super().propose(nets, states, rng)
         drawn = actor(states)
         if rng is not None and self.draws_points:
@@ -145,7 +146,7 @@ class OnPolicy(Algorithm):
             return actor.alike(self.known(nets, vectors)) if isinstance(actor, Proposer) else None
 
     def known(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
-        """What points are multiplied with: the items' attributes, or their learned vectors."""
+        """The vectors behind the points: the items' attributes, or their learned vectors."""
         actor = nets["actor"]
         if isinstance(actor, Pricer) and actor.belief is not None:
             return actor.belief.items[:, :-1]
@@ -157,7 +158,7 @@ class OnPolicy(Algorithm):
         return values
 
     def log_chances(self, context: LossContext[Choices]) -> tuple[Float[Tensor, "steps"], Float[Tensor, "..."]]:
-        """The log chance of each choice under the policy as it is, and its entropy."""
+        """The log probability of each choice under the current policy, and the policy's entropy."""
         batch, actor = context.batch, context.nets["actor"]
         assert isinstance(actor, Proposer)
         if self.draws_points:
@@ -168,12 +169,12 @@ class OnPolicy(Algorithm):
         return plackett_luce(scores, batch.slates, points[:, -1], traits)
 
     def advantages(self, batch: Choices) -> Float[Tensor, "steps"]:
-        """Standardised over the batch."""
+        """The advantages, standardised over the batch."""
         found = batch.returns - batch.expected
         return (found - found.mean()) / (found.std(correction=0) + 1e-8)
 
     def other_losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:
-        """Of the value, and of what clicks do to the numbers."""
+        """The losses of the value, of the effects of clicks, and of the clicks."""
         batch, actor = context.batch, context.nets["actor"]
         assert isinstance(actor, Proposer)
         found = {"critic": 2 * self.value_weight * td_loss(context.nets["critic"](batch.states), batch.returns)}
@@ -184,14 +185,14 @@ class OnPolicy(Algorithm):
         return found
 
     def clicks_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
-        """Cross entropy of the clicks on what was shown, where they are known."""
+        """Cross entropy of the clicks on the slates, where they are known."""
         batch, vectors = context.batch, self.known(context.nets, context.items.vectors)
         logits = actor.click_logits(batch.states, vectors, batch.slates)
         losses = binary_cross_entropy_with_logits(logits, batch.clicks, reduction="none").mean(-1)
         return mean(losses, batch.answered.float())
 
     def effects_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
-        """Mean square of what is not explained of the numbers' changes, in units of their variance."""
+        """Mean square of the unexplained part of the numbers' changes, in units of their variance."""
         batch, vectors = context.batch, self.known(context.nets, context.items.vectors.detach())
         clicks, numbers = batch.clicks * batch.answered[:, None], batch.numbers[:, : actor.traits]
         left = actor.unexplained(vectors, batch.slates, clicks, numbers, batch.next_numbers[:, : actor.traits])
@@ -199,7 +200,7 @@ class OnPolicy(Algorithm):
 
 
 def vectors_of(nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
-    """What drawn points are multiplied with: the items' attributes where the encoder reads those, else `vectors`."""
+    """The vectors behind drawn points: the items' attributes if the encoder reads those, otherwise `vectors`."""
     encoder = nets["encoder"]
     if isinstance(encoder, Encoder) and encoder.items.attributes is not None:
         attributes = encoder.items.attributes

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation over slates, or over the points that they are taken from."""
+"""Proximal policy optimisation over slates, or over points whose best items are taken."""
 
 from typing import ClassVar, Literal
 
@@ -12,13 +12,13 @@ from what_next.types import Choices
 
 
 class Ppo(OnPolicy):
-    """PPO: learns several times from an experience, as long as the policy has not moved away (Schulman et al. 2017)."""
+    """PPO: learns several times from an experience, within a clipped change of policy (Schulman et al. 2017)."""
 
     name: Literal["ppo"] = "ppo"
     search: ClassVar[Search] = {"clip": (0.1, 0.3), "repeats": (1, 10), "trace": (0.5, 1.0), "entropy": (0.0, 0.01)}
-    clip: float = Field(default=0.2, gt=0, lt=1, description="how far the chance of a choice may move, as a share")
+    clip: float = Field(default=0.2, gt=0, lt=1, description="largest relative change of a choice's probability")
     repeats: int = Field(default=4, gt=0, description="how often it learns from an experience")
-    parts: int = Field(default=4, gt=0, description="in how many parts it takes an experience, each a step")
+    parts: int = Field(default=4, gt=0, description="into how many parts it divides an experience, one step each")
 
     @property
     def turns(self) -> tuple[int, int]:
@@ -26,7 +26,7 @@ class Ppo(OnPolicy):
         return self.repeats, self.parts
 
     def losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:  # type: ignore[override]
-        """The clipped surrogate (equation 7) with an entropy bonus (equation 9); the value's; the effects'."""
+        """The clipped surrogate (equation 7) with an entropy bonus (equation 9); the value's and effects' losses."""
         batch = context.batch
         logs, entropy = self.log_chances(context)
         ratios = (logs - batch.propensities).exp()

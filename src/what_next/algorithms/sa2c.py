@@ -1,4 +1,4 @@
-"""The supervised head, weighted by how much better than others the item was that came next."""
+"""The supervised head, weighted by the advantage of the item that came next."""
 
 from typing import ClassVar, Literal
 
@@ -16,16 +16,16 @@ class Sa2c(Snqn):
     """Supervised advantage actor-critic (SA2C: Xin et al. 2021, arXiv 2111.03474): `snqn`, and then its advantages.
 
     After a warm-up, the actor's loss of a step is weighted by the advantage of the item that came next over the mean of
-    it and the drawn ones. An advantage may be negative; then the item is made less likely, and `clip` bounds how
-    strongly. With `smooth` above 0, a step is also weighted by a power of pi / beta, the actor's probability of the
-    item over the estimated one of whoever chose it in the log (the paper takes the item's share of all events for beta;
-    here it is a head that knows the state, as in `reinforce`, and the logged chance of what a service showed).
+    it and the drawn negatives. A negative advantage makes the item less likely, and `clip` bounds how strongly. With
+    `smooth` above 0, a step is also weighted by a power of pi / beta, the actor's probability of the item over that of
+    the log's policy. For beta the paper takes the item's share of all events; here a head estimates it from the state,
+    as in `reinforce`, or it is the logged propensity if a service showed the item.
     """
 
     name: Literal["sa2c"] = "sa2c"  # type: ignore[assignment]
-    warm_up: int = Field(default=500, ge=0, description="steps without weights, until the critic tells something")
-    clip: float = Field(default=5.0, gt=0, description="advantages are kept within plus and minus this (of reward)")
-    smooth: float = Field(default=0.0, ge=0, le=1, description="power of pi / beta (0.1 to 10) that weights; 0: none")
+    warm_up: int = Field(default=500, ge=0, description="steps without weights, while the critic's values mean little")
+    clip: float = Field(default=5.0, gt=0, description="advantages are clipped to plus and minus this (unit: reward)")
+    smooth: float = Field(default=0.0, ge=0, le=1, description="power of the weight pi / beta (0.1 to 10); 0: none")
     updates: ClassVar[Updates] = {**Snqn.updates, "behaviour": ("behaviour",)}
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ class Sa2c(Snqn):
         if context.step >= self.warm_up:
             weights = self.advantages(values.detach())
             if isinstance(batch, Shown) and not self.smooth:
-                weights = weights * batch.inverse  # what is shown often is not liked for that
+                weights = weights * batch.inverse  # an item shown often must not look better for that
         if self.smooth:
             chances, estimated = behaviour_of(context)
             losses |= estimated
@@ -49,5 +49,5 @@ class Sa2c(Snqn):
         return {"actor": context.cross_entropy(weights), **losses}
 
     def advantages(self, values: Float[Tensor, "steps choices"]) -> Float[Tensor, "steps"]:
-        """Of the first of each row over the row's mean."""
+        """The first value of each row minus the row's mean, clipped."""
         return (values[:, 0] - values.mean(-1)).clamp(-self.clip, self.clip)

@@ -18,24 +18,24 @@ from what_next.models.heads import mlp
 from what_next.types import Choices
 
 LEAST, MOST = -5.0, 1.0
-"""Of the logarithm of a standard deviation, before the hyperbolic tangent."""
+"""Bounds of the logarithm of a standard deviation, before the hyperbolic tangent."""
 
 
 class Sac(Algorithm):
     """SAC (Haarnoja et al. 2018, arXiv 1812.05905) over points, for each of which the best items are taken.
 
-    A point's entries lie between -1 and 1, by a hyperbolic tangent of what is drawn. Two critics judge the point, and
-    not the slate that is taken for it (as SAC with a top-k ranker in Deffayet et al. 2023). The weight of the policy's
-    entropy is learned, so that it comes to `entropy` times its width (section 5). Points lie among the items'
-    attributes where the encoder reads those, else among their learned vectors.
+    A hyperbolic tangent keeps a point's entries between -1 and 1. Two critics value the point, not the slate taken for
+    it (as SAC with a top-k ranker in Deffayet et al. 2023). The weight of the policy's entropy is learned so that the
+    entropy comes to `entropy` times the point's width (section 5). Points lie among the items' attributes if the
+    encoder reads those, otherwise among their learned vectors.
     """
 
     name: Literal["sac"] = "sac"
     monitors: ClassVar[tuple[str, ...]] = REWARDED
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "entropy": (-2.0, -0.5), "discount": (0.5, 0.99)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    entropy: float = Field(default=-1.0, description="of the policy, in nats for each entry of a point")
-    temperature: float = Field(default=0.1, gt=0, description="weight of the policy's entropy, at the start")
+    entropy: float = Field(default=-1.0, description="target of the policy's entropy, in nats per entry of a point")
+    temperature: float = Field(default=0.1, gt=0, description="initial weight of the policy's entropy")
     hidden: int = Field(default=128, gt=0, description="width of the critics' layers")
     source: ClassVar[str] = "world"
     replays: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class Sac(Algorithm):
         }
 
     def losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Of the critics (equation 5), the actor (equation 7) and the entropy's weight (equation 17)."""
+        """The losses of the critics (equation 5), the actor (equation 7) and the entropy's weight (equation 17)."""
         batch, nets, targets = context.batch, context.nets, context.targets
         actor, temperature = nets["actor"], nets["temperature"]
         assert isinstance(actor, Normal)
@@ -80,14 +80,14 @@ class Sac(Algorithm):
         }
 
     def estimates(self, nets: Networks, batch: Any, items: object) -> Float[Tensor, "steps"] | None:
-        """The smaller value of the points that were drawn; None where none were."""
+        """The smaller critic's value of the points that were drawn; None if no points were."""
         if not isinstance(batch, Choices) or batch.points.shape[1] != nets["actor"].width:
             return None
         found: Tensor = nets["critic"](batch.states, batch.points).amin(0)
         return found
 
     def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
-        """The point of the mean; with `rng`, a draw."""
+        """The mean point; with `rng`, a draw."""
         actor = nets["actor"]
         assert isinstance(actor, Normal)
         return actor.draw(states, rng)[0]
@@ -98,7 +98,7 @@ class Sac(Algorithm):
 
 
 class Normal(nn.Module):
-    """A normal distribution for each state, whose draws a hyperbolic tangent brings between -1 and 1."""
+    """A normal distribution for each state, whose draws a hyperbolic tangent maps to between -1 and 1."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
@@ -108,21 +108,21 @@ class Normal(nn.Module):
     def draw(
         self, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None
     ) -> tuple[Float[Tensor, "*grid width"], Float[Tensor, "*grid"]]:
-        """Draws, with gradient, and the logarithms of their densities (appendix C); without `rng`, the means."""
+        """Draws, with gradient, and their log densities (appendix C); without `rng`, the means."""
         mean, spread = self.both(states).chunk(2, -1)
         log_deviation = LEAST + (MOST - LEAST) * torch.sigmoid(spread)
         noise = torch.zeros_like(mean)
         if rng is not None:
             noise = torch.from_numpy(rng.standard_normal(tuple(mean.shape), np.float32)).to(mean)
         raw = mean + log_deviation.exp() * noise
-        # log(1 - tanh(x)²) = 2 (log 2 - x - softplus(-2 x)), which does not lose what is near 1
+        # log(1 - tanh(x)²) = 2 (log 2 - x - softplus(-2 x)), which is exact near 1
         squashed = 2 * (math.log(2) - raw - softplus(-2 * raw))
         logs = -noise.square() / 2 - log_deviation - math.log(2 * math.pi) / 2 - squashed
         return raw.tanh(), logs.sum(-1)
 
 
 class Twins(nn.Module):
-    """Two judges of a state and a point."""
+    """Two critics of a state and a point."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The value of a slate, made of the values of its items and of the chance that each is chosen."""
+"""The value of a slate, from the values of its items and the probability that each is chosen."""
 
 from typing import ClassVar, Literal
 
@@ -31,30 +31,30 @@ Steps = Float[Tensor, "steps"]
 Items = Float[Tensor, "steps items"]
 
 ROUNDS = 4
-"""Of Dinkelbach's method."""
+"""Rounds of Dinkelbach's method."""
 MOST = 20.0
-"""Of the logarithm of a weight: beyond it, who chooses at all is as good as certain."""
+"""Cap of the logarithm of a weight; beyond it, a choice is practically certain."""
 
 
 class Slateq(Algorithm):
     """SlateQ (Ie et al. 2019, arXiv 1905.12767): learns the long-term value of an item that is chosen from a slate.
 
-    Of a slate one item is chosen or none, and what follows depends on that alone (their assumptions SC and RTDS). Then
-    Q(s, A) is the sum over its items, and none, of P(chosen | s, A) Q(s, chosen) (equation 11), whose parts are learned
-    by temporal differences (equation 19). The chance of a choice is a multinomial logit, learned from clicks (section
-    5.1). The best slate is that of the largest ratio of two sums (their linear program, section 5.2); it is found by
-    Dinkelbach's method (1967) in a few rounds. Where several items of a slate are clicked, each is learned from as if
-    it had been the one: then the assumptions do not hold.
+    At most one item of a slate is chosen, and only that choice decides what follows (their assumptions SC and RTDS).
+    Then Q(s, A) is the sum over its items, and none, of P(chosen | s, A) Q(s, chosen) (equation 11), whose parts are
+    learned by temporal differences (equation 19). The probability of a choice is a multinomial logit, learned from
+    clicks (section 5.1). The best slate has the largest ratio of two sums (their linear program, section 5.2); it is
+    found by Dinkelbach's method (1967) in a few rounds. If several items of a slate are clicked, each is learned as if
+    it were the only one; the assumptions do not hold then.
 
-    The slate is made of the `candidates` items that are most likely chosen: what orders them is no inner product.
+    The slate is made of the `candidates` likeliest items, because its score is no inner product.
     """
 
     name: Literal["slateq"] = "slateq"
     monitors: ClassVar[tuple[str, ...]] = REWARDED
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.5, 0.99)}
     tau: float = Field(default=0.01, gt=0, le=1, description="how far the target networks follow after a step")
-    candidates: int = Field(default=1000, ge=1, description="items that may be taken, those that are likeliest chosen")
-    slots: int | None = Field(default=None, ge=1, description="items of a slate; none: as many as the world shows")
+    candidates: int = Field(default=1000, ge=1, description="items likeliest to be chosen, to make slates of")
+    slots: int | None = Field(default=None, ge=1, description="items in a slate; none: as many as the world shows")
     source: ClassVar[str] = "world"
     replays: ClassVar[bool] = True
     slates: ClassVar[bool] = True
@@ -64,11 +64,11 @@ class Slateq(Algorithm):
     whole_catalogue: ClassVar[bool] = True
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """Points of values, and of the logarithms of weights."""
+        """Points of the items' values, and of the logarithms of their choice weights."""
         return {"critic": Values(sizes.dim), "choice": Point(sizes.dim, offset=True)}
 
     def losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Of the values of what was chosen, towards the best slate that follows; the cross entropy of choices."""
+        """Squared error of the chosen items' values, towards the best next slate; the cross entropy of the choices."""
         batch, nets, items = context.batch, context.nets, context.items
         clicks, answered = batch.clicks, batch.answered.float()
         target = td_target(batch.rewards, batch.discounts, self.best_value(context))
@@ -78,7 +78,7 @@ class Slateq(Algorithm):
         clicked = clicks.sum(1)
         errors = (clicks * (values - target[:, None]).square()).sum(1) / clicked.clamp(min=1)
         errors = torch.where(clicked > 0, errors, (none - target).square()) / 2
-        # log P(chosen | slate), by the logarithms of weights; that of none is 0 (equation 16)
+        # log P(chosen | slate), from the logarithms of the weights; that of none is 0 (equation 16)
         logits = pad(items.values(nets["choice"](batch.states), batch.slates), (0, 1)).log_softmax(1)
         chosen = torch.cat([clicks, (clicked == 0).float()[:, None]], 1)
         entropy = -(chosen * logits).sum(1) / chosen.sum(1)
@@ -86,7 +86,7 @@ class Slateq(Algorithm):
 
     @torch.no_grad()
     def best_value(self, context: LossContext[Choices]) -> Steps:
-        """What the target networks expect of the best slate in the next states."""
+        """The target networks' value of the best slate in the next states."""
         states, targets = context.batch.next_states, context.targets
         critic = targets["critic"]
         assert isinstance(critic, Values)
@@ -101,7 +101,7 @@ class Slateq(Algorithm):
         return items.values(nets["critic"](batch.states), batch.actions)
 
     def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
-        """The point of the weights: the items that are likeliest chosen."""
+        """The point of the choice weights, which ranks the items that are likeliest to be chosen first."""
         points: Tensor = nets["choice"](states)[..., :-1]
         return points
 
@@ -111,7 +111,7 @@ class Slateq(Algorithm):
         return self.candidates
 
     def rescore(self, nets: Networks, states: States, vectors: Candidates) -> Float[Tensor, "batch candidates"]:
-        """By how much an item makes the best slate better."""
+        """The score of each item in the best slate (`best_slate`)."""
         critic = nets["critic"]
         assert isinstance(critic, Values)
         values, weights = (
@@ -122,7 +122,7 @@ class Slateq(Algorithm):
 
 
 class Values(Point):
-    """The values of items, if they are chosen; and that of choosing none."""
+    """The values of items, if they are chosen, and the value of choosing none."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, offset=True)
@@ -130,10 +130,10 @@ class Values(Point):
 
 
 def best_slate(values: Items, weights: Items, none: Steps, slots: int) -> tuple[Items, Steps]:
-    """Scores by which the best items are the best slate, and its value: (none + sum(w q)) / (1 + sum(w)).
+    """Scores whose largest ones make up the best slate, and its value: (none + sum(w q)) / (1 + sum(w)).
 
     Args:
-        values: q of the items; `weights`: log w; `none`: the value of choosing none, of weight 1.
+        values: q of the items; `weights`: log w; `none`: the value of choosing none, which has weight 1.
     """
     w, ratio = weights.clamp(max=MOST).exp(), none
     for _ in range(ROUNDS):

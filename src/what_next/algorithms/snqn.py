@@ -1,4 +1,4 @@
-"""The supervised head beside a critic that also learns of items that did not come next."""
+"""The supervised head, with a critic that also learns from items that did not come next."""
 
 from typing import Literal
 
@@ -17,23 +17,23 @@ from what_next.types import Shown, Transitions
 class Snqn(Sqn):
     """Supervised negative Q-learning (SNQN: Xin et al. 2021, arXiv 2111.03474).
 
-    A log of what users took holds hardly a negative reward, so the values of all items drift upwards together. Some
-    items that did not come next are drawn, and are taken to earn nothing and to leave the user in the same state.
-    Recommendations are those of the supervised head, as with `sqn`. With few items this sees every one of them as
-    negative many times, and values are low and flat: take fewer `negatives` then.
+    A log of users' choices has hardly any negative rewards, so the values of all items drift upwards together. So items
+    that did not come next are drawn as negatives; they are assumed to earn nothing and to leave the state unchanged.
+    The supervised head recommends, as with `sqn`. With few items, every item is drawn as a negative many times, and
+    values become low and flat: set fewer `negatives` then.
     """
 
     name: Literal["snqn"] = "snqn"  # type: ignore[assignment]
-    negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
+    negatives: int = Field(default=10, gt=0, description="items per step, drawn among those that did not come next")
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
-        """The paper's L_s, and L_q = L_p + L_n: temporal differences of the item that came next, and of the others."""
+        """The paper's L_s, and L_q = L_p + L_n: temporal differences of the item that came next and the negatives."""
         _, error = judged(context, others(context, self.negatives))
         return {"actor": context.cross_entropy(), "critic": self.weight * error}
 
 
 def others(context: LossContext[Transitions], count: int) -> Int64[Tensor, "steps choices"]:
-    """Items for each step that did not come next, each with the same chance."""
+    """Items for each step that did not come next, drawn uniformly."""
     actions, known = context.batch.actions, len(context.items)
     ahead = context.draw(lambda steps: context.rng.integers(1, max(known, 2), size=(steps, count)))
     return (actions.unsqueeze(-1) + ahead) % known
@@ -42,12 +42,12 @@ def others(context: LossContext[Transitions], count: int) -> Int64[Tensor, "step
 def judged(
     context: LossContext[Transitions], negatives: Int64[Tensor, "steps choices"]
 ) -> tuple[Float[Tensor, "steps judged"], Float[Tensor, ""]]:
-    """The values of the item that came next (first) and of the negatives, and the loss L_p + L_n of the critic.
+    """The values of the item that came next (first) and of the negatives, and the critic's loss L_p + L_n.
 
-    A negative earns 0, and the state after it is the one before it: its target is the value of the best item there,
-    discounted by one step whatever `n_step` is. It is summed over the negatives, as in the paper. Where that one step
-    ended the history, nothing follows a negative either. What a service showed and nobody took is a negative that is
-    known: there none are made up, and the loss is L_p.
+    A negative earns 0 and leaves the state unchanged: its target is the value of the best item there, discounted by one
+    step whatever `n_step` is. The loss is summed over the negatives, as in the paper. If the history ended with that
+    step, nothing follows a negative either. An item that a service showed and nobody took is a real negative; such a
+    batch has no drawn ones, and the loss is L_p.
     """
     batch = context.batch
     choices = torch.cat([batch.actions.unsqueeze(-1), negatives], 1)

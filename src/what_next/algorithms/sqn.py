@@ -1,4 +1,4 @@
-"""The supervised head, with a value of every item beside it on the same encoder."""
+"""The supervised head, with a critic of every item beside it on the same encoder."""
 
 from typing import ClassVar, Literal
 
@@ -14,17 +14,17 @@ from what_next.types import Transitions
 class Sqn(Algorithm):
     """Self-supervised Q-learning (SQN: Xin et al. 2020, arXiv 2006.05779).
 
-    The critic is a regulariser: its loss reaches the encoder and the item vectors, and recommendations are those of the
-    supervised head, which learns what came next as it was. So this is imitation on states that know of rewards; where
-    the log itself chooses badly, so does this. The paper learns two critics in turn, each on an encoder of its own;
-    here is one, on the shared encoder, and a target network of the whole.
+    The critic is a regulariser: its loss reaches the encoder and the item vectors, but the supervised head, which
+    imitates the log, recommends. So this is imitation on states that know of rewards; if the log chooses badly, so does
+    this. The paper learns two critics in turn, each with its own encoder; here one critic is on the shared encoder,
+    with a target network of both.
     """
 
     name: Literal["sqn"] = "sqn"
     monitors: ClassVar[tuple[str, ...]] = REWARDED
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
-    weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
+    weight: float = Field(default=0.5, ge=0, description="weight of the critic's loss; the supervised one's is 1")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
     updates: ClassVar[Updates] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")

@@ -15,20 +15,20 @@ from what_next.types import Transitions
 class Td3(Ddpg):
     """Three remedies against a critic that expects too much (Fujimoto et al. 2018, arXiv 1802.09477).
 
-    The smaller of two critics is the target (section 4.2), the actor is updated less often than they (section 5.2), and
-    noise on the target's action makes them alike for points that are near each other (section 5.3). They lessen what
-    the critic makes up beyond the log, and do not bind the actor to it. With one critic, no noise and no delay it is
-    `ddpg`. Unlike in the paper's algorithm 1, the target critics follow at every step, and not with the actor.
+    The smaller of two critics is the target (section 4.2), the actor is updated less often than the critics (section
+    5.2), and noise on the target's action makes nearby points alike (section 5.3). These reduce the critic's errors
+    outside the log, but do not tie the actor to the log. With one critic, no noise and no delay it is `ddpg`. Unlike in
+    the paper's algorithm 1, the target critics follow at every step, not with the actor.
     """
 
     name: Literal["td3"] = "td3"  # type: ignore[assignment]
     critics: int = Field(default=2, ge=1, description="how many critics; the smallest of their values is the target")
-    delay: int = Field(default=2, ge=1, description="the actor is updated at every so many steps")
+    delay: int = Field(default=2, ge=1, description="the actor is updated once in this many steps")
     noise: float = Field(default=0.2, ge=0, description="length of noise on the target actor's points, in radii")
-    noise_clip: float = Field(default=0.5, gt=0, description="each entry's noise is clipped, as if all were so long")
+    noise_clip: float = Field(default=0.5, gt=0, description="bound of each entry's noise, in units of dim ** -0.5")
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
-        """That of ddpg, when it is due."""
+        """The actor's loss of `ddpg`, when it is due."""
         return {} if context.step % self.delay else super().actor_losses(context)
 
     def smooth(self, points: Points, context: LossContext[Transitions]) -> Points:

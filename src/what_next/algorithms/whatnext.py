@@ -17,26 +17,26 @@ from what_next.rewards.spread import LEAST_EVENTS
 from what_next.types import BanditSteps
 
 BOLD = 10.0
-"""Log-odds of the policy at first, for each unit of the critic's prior: it prefers what suits the typical user, and is
-unsure enough to learn otherwise (at 30 it is not, where the typical user misleads)."""
+"""Initial log-odds of the policy per unit of the critic's prior: it prefers what suits the typical user, and still
+learns otherwise (at 30 it does not, if the typical user misleads)."""
 
 
 class WhatNext(Algorithm):
     """An LSTM actor proposes a point in attribute space and ascends an LSTM critic, which learns the reward.
 
-    A one-step critic: the log holds no state after an item that was not played, so there is nothing to discount.
-    A point that is free to follow the critic's gradient leaves the region where items are, and the estimate there runs
-    away; one that is held at the best of several items settles between them. So the actor's policy is a distribution
-    over prototypes, points of the catalogue spread over it: a proto-action in the sense of Dulac-Arnold et al. 2015
-    (arXiv 1512.07679), chosen as in a discrete actor-critic. Its loss is the critic's value expected under that
-    policy, exactly, over all prototypes (the all-action gradient: Allen et al. 2017, arXiv 1709.00503, equation 4),
-    with a bonus for entropy so that no prototype is given up early.
+    A one-step critic: the log has no state after an item that was not played, so there is nothing to discount. A point
+    that freely follows the critic's gradient leaves the region of the items, where the estimate diverges; a point that
+    is regressed onto the best of several items ends up between them. So the actor's policy is a distribution over
+    prototypes, points of the catalogue spread over it: a proto-action in the sense of Dulac-Arnold et al. 2015 (arXiv
+    1512.07679), chosen as in a discrete actor-critic. Its loss is minus the critic's value expected under that policy,
+    exactly, over all prototypes (the all-action gradient: Allen et al. 2017, arXiv 1709.00503, equation 4), with an
+    entropy bonus so that no prototype is given up early.
 
-    What an item would do to the typical user's spread is known beforehand. With a log, values and policy begin with
-    that, and the networks learn what differs (residual policy learning: Silver et al. 2018, arXiv 1812.06298).
+    The effect of an item on the typical user's spread is known beforehand. With a log, values and policy start from it,
+    and the networks learn the difference (residual policy learning: Silver et al. 2018, arXiv 1812.06298).
 
-    In a world the reward is the world's own, and what followed an item is there. So the critic learns, from the replay
-    of play, the reward and its value of the next step, expected under the policy of now in the same way (expected
+    In a world the reward is the world's own, and the step after an item is known. So the critic learns, from a replay
+    of play, the reward plus its value of the next step, expected under the current policy in the same way (expected
     Sarsa: Sutton and Barto 2018, equation 6.9); with `discount, 0` the reward alone.
     """
 
@@ -57,7 +57,7 @@ class WhatNext(Algorithm):
 
     @classmethod
     def defaults(cls) -> dict[str, object]:
-        """None: the settings' own defaults are this algorithm's."""
+        """Empty: the settings' own defaults are this algorithm's."""
         return {}
 
     @property
@@ -100,13 +100,13 @@ class WhatNext(Algorithm):
         prototypes: Float[Tensor, "choices dim"],
         policy: Float[Tensor, "batch time choices"],
     ) -> Float[Tensor, "batch time"]:
-        """What the target critic expects of the policy after the next event; 0 after the last one."""
+        """The target critic's value of the policy after the next event; 0 after the last one."""
         critic, batch = context.targets["critic"], context.batch
         values = critic(batch.factors, prototypes, batch.actor_prospects)
         return pad((policy * values).sum(-1)[:, 1:], (0, 1))
 
     def propose(self, nets: Networks, states: Any, rng: Rng = None) -> Points:
-        """One of the prototypes: drawn by the Gumbel-max trick, or the likeliest. `states`: factors and prospects."""
+        """A prototype: drawn by the Gumbel-max trick, or the likeliest. `states`: factors and prospects."""
         actor = nets["actor"]
         assert isinstance(actor, AgentModel)
         logits = actor(*states)

@@ -15,7 +15,7 @@ from what_next.errors import DataError
 Kind = Literal["users", "leave_last_out", "time"]
 Part = Literal["validation", "test"]
 More = Literal["validation", "all"]
-"""Which events a second training learns from besides: those of validation, or every event of the log."""
+"""The events that a second training adds: those of validation, or all that are left."""
 CHUNK = 2**22
 """Events that are looked at at once."""
 
@@ -51,7 +51,7 @@ class Split:
         return (self.known, self.until) if part == "validation" else (self.until, None)
 
     def with_more(self, dataset: Dataset, more: More) -> "Split":
-        """The same split, of which training may also know the validation events, or all events; none validate then."""
+        """The same split, but training may know the validation events too, or all events; nothing validates then."""
         nobody = self.validation[:0]
         if more == "validation":
             return _split(dataset, self.kind, self.until, self.until, nobody, self.test)

@@ -183,7 +183,7 @@ def _longer(setups: Mapping[str, Setup]) -> Iterator[str]:
 
 
 def _more(learned: Mapping[str, Sequence[Setup]]) -> Iterator[str]:
-    """That some were trained a second time, on more events, and others were not."""
+    """A note if some setups were trained a second time, on more events, and others were not."""
     refit = {name: all(refit_on(read_manifest(one.model_agent_path)) for one in some) for name, some in learned.items()}
     if len(set(refit.values())) > 1:
         second = [name for name, on in refit.items() if on]

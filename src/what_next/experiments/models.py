@@ -94,10 +94,10 @@ def is_trained(setup: Setup, state: State) -> bool:
 
 
 def judged_state(state: State, setups: Sequence[Setup], part: Part) -> State:
-    """The state that models are judged by: baselines beside them may learn from what a second training (`refit`) had.
+    """The state to judge models by: if one had a second training (`refit`), baselines learn from the same events.
 
     Raises:
-        ModelError: a model learned from what it would be judged on.
+        ModelError: a model learned from the events that it would be judged on.
     """
     more = {one: refit_on(read_manifest(one.model_agent_path, "agent")) for one in setups}
     for one, on in more.items():

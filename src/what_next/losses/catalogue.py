@@ -1,6 +1,6 @@
-"""What is computed over all items at each step, without ever holding steps times items.
+"""Computations over all items at each step, which never hold a tensor of steps times items.
 
-Points may have one column more than the vectors: it is added to each item's value (a level, which softmax ignores).
+Points may have one more column than the vectors: a level that is added to each item's value (softmax ignores it).
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Grid = Float[Tensor, "steps columns"]
 def split(
     points: Float[Tensor, "*grid columns"], dim: int
 ) -> tuple[Float[Tensor, "*grid dim"], Float[Tensor, "*grid"] | None]:
-    """The directions of the points, and their levels; None where they have no column for it."""
+    """The directions of the points, and their levels; None if they have no column for it."""
     assert points.shape[-1] in (dim, dim + 1), f"points have {points.shape[-1]} columns, the vectors {dim}"
     return points[..., :dim], points[..., dim] if points.shape[-1] > dim else None
 
@@ -27,7 +27,7 @@ def split(
 def scores(
     points: Float[Tensor, "steps dim"], vectors: Float[Tensor, "items dim"], precision: Precision
 ) -> Iterator[tuple[slice, Float[Tensor, "chunk items"]]]:
-    """<point, item> of all items for a few steps at a time, without gradient; 'bf16' rounds them to 8 bits."""
+    """<point, item> of all items for a chunk of steps at a time, without gradient; 'bf16' rounds them to 8 bits."""
     table = vectors.bfloat16() if precision == "bf16" else vectors
     for rows in chunks(len(points), len(vectors), points.device, precision):
         yield rows, (points[rows].to(table.dtype) @ table.T).to(points.dtype)
@@ -56,12 +56,12 @@ def best(
     """The largest value over all items, and its item (the first of several); no gradient.
 
     Args:
-        points: of the value function. vectors: of all items.
+        points: points of the value function. vectors: vectors of all items.
         within: points of a behaviour policy: only items that it finds at least `threshold` times as probable as its
             likeliest are considered (discrete BCQ: Fujimoto et al. 2019, "Benchmarking Batch Deep Reinforcement
             Learning Algorithms").
         threshold: in [0, 1].
-        precision: of the products of matrices; with 'bf16' the item found may be one that is worse by 0.4 %.
+        precision: of the matrix products; with 'bf16' the item found may be worse than the best by 0.4 %.
     """
     assert 0 <= threshold <= 1, f"the threshold is a share of the largest probability, not {threshold}"
     points, level = split(points, vectors.shape[1])
@@ -82,7 +82,7 @@ def expectation(
 ) -> Float[Tensor, "steps"]:
     """The mean of <point, item> over items drawn from softmax(<policy, item>); no gradient.
 
-    It is the value of the policy's mean item, so that one product with the vectors serves for all values.
+    It equals the value of the policy's mean item vector, so that one product with the vectors serves for all values.
     """
     policy, _ = split(policy, vectors.shape[1])
     points, level = split(points, vectors.shape[1])
@@ -97,8 +97,8 @@ def expectation(
 def logsumexp(points: Grid, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "steps"]:
     """log of the sum over items of exp <point, item>, with gradient for points and vectors.
 
-    The weights of the steps are known in the backward pass only, so it makes the logits again: four products of
-    matrices. The mean of `logsumexp - value(action)` is `linear_cross_entropy`, in three.
+    The gradient of each step is known only in the backward pass, which therefore recomputes the logits: four matrix
+    products. The mean of `logsumexp - value(action)` is `linear_cross_entropy`, with three.
     """
     points, level = split(points, vectors.shape[1])
     found: Tensor = _LogSumExp.apply(points, vectors)
@@ -140,13 +140,13 @@ def linear_cross_entropy(
     """The mean over steps of weight times -log softmax(<point, item>) at the step's action; 0 without steps.
 
     Equal to `torch.nn.functional.cross_entropy(points @ vectors.T, actions)`, without holding that product. It has no
-    second derivative. Weights are without gradient, and the mean divides by the number of steps, not by their sum.
+    second derivative. Weights have no gradient, and the mean divides by the number of steps, not by the weights' sum.
 
     Args:
-        points: one for each step. vectors: of all items.
-        actions: the item that came, at each step.
-        weights: of the steps; None: all 1.
-        precision: 'bf16' takes the products of matrices in bfloat16: gradients differ by about 0.3 %.
+        points: one for each step. vectors: vectors of all items.
+        actions: the item that came next, at each step.
+        weights: one for each step; None: all 1.
+        precision: 'bf16' computes the matrix products in bfloat16: gradients differ by about 0.3 %.
 
     Raises:
         RuntimeError: an action is not in [0, items).

@@ -1,9 +1,9 @@
-"""Losses of `points @ vectors.T` that never hold it whole.
+"""Losses of `points @ vectors.T` that never hold the whole product.
 
-The product is made for a few steps at a time, so few that it stays in the processor's cache; a kernel turns those
-logits into the losses of the steps and, in the same memory, into the gradient with respect to the logits; and the
-gradients of points and vectors follow at once. So there are three matrix products in all, nothing is computed twice
-in the backward pass, and the memory does not grow with steps times items.
+The product is computed for a chunk of steps at a time, small enough for the processor's cache. A kernel turns these
+logits into the steps' losses and, in the same memory, into the gradient with respect to the logits; the gradients of
+points and vectors follow at once. So there are three matrix products in all, the backward pass recomputes nothing, and
+memory does not grow with steps times items.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,34 +17,34 @@ from torch.autograd.function import once_differentiable
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
 Kernel: TypeAlias = Callable[[Tensor, slice], tuple[Tensor, Tensor | None]]
-"""Given the logits [chunk items] of some steps, and which: the steps' losses, and the gradient with respect to the
+"""From the logits [chunk items] of some steps and their slice: the steps' losses, and the gradient with respect to the
 `own` values (None without them). It leaves the gradient with respect to the logits in the logits' memory."""
 
 # Measured with one thread on a processor with 1 MB of second-level and 32 MB of third-level cache: at 300, 1,682 and
 # 3,616 items the loss is fastest with 1 to 4 MB of logits. Fewer rows make thin matrix products (and, for many items,
-# more passes over the gradient of the vectors): below these numbers all sizes lose, whatever the cache.
+# more passes over the gradient of the vectors): fewer rows than `FEWEST_STEPS` are slower whatever the cache.
 CHUNK_BYTES = {"cpu": 2**21}
 CHUNK_BYTES_ELSEWHERE = 2**28
 FEWEST_STEPS = {"fp32": 64, "bf16": 128}
 
 
 def chunk_steps(columns: int, device: torch.device, precision: Precision = "fp32") -> int:
-    """How many steps to take at once, for this many items: a multiple of 32."""
+    """How many steps to compute at once, for this many items: a multiple of 32."""
     room = CHUNK_BYTES.get(device.type, CHUNK_BYTES_ELSEWHERE) // (4 * max(columns, 1))
     return max(room // 32 * 32, FEWEST_STEPS[precision])
 
 
 def chunks(steps: int, columns: int, device: torch.device, precision: Precision = "fp32") -> Iterator[slice]:
-    """The steps, a few at a time."""
+    """The steps in chunks."""
     size = chunk_steps(columns, device, precision)
     return (slice(start, min(start + size, steps)) for start in range(0, steps, size))
 
 
 def softmax_(logits: Float[Tensor, "steps items"]) -> Float[Tensor, "steps"]:
-    """Make the logits probabilities, in their own memory; returns the logarithm of their sum of exponentials.
+    """Turn the logits into probabilities, in place; returns the logarithm of their sum of exponentials.
 
-    `torch.softmax` goes over a row once it is in the cache, with a faster exponential than `Tensor.exp_`; the sum is
-    found again from the largest probability, which is never below one over the items: log sum = max - log p(max).
+    `torch.softmax` needs one pass over a row in the cache, and its exponential is faster than `Tensor.exp_`. The sum is
+    recovered from the largest probability, which is at least one over the items: log sum = max - log p(max).
     """
     top = logits.amax(1)
     torch.softmax(logits, 1, out=logits)
@@ -64,10 +64,10 @@ def chunked_loss(
 
     Args:
         points: one for each step. vectors: one for each item.
-        kernel: what the loss of a step is, given its logits.
-        own: a value of each step that the kernel reads besides, with gradient.
-        weights: of the steps, without gradient; the mean divides by the steps, not by their sum.
-        precision: 'bf16' takes the products of matrices in bfloat16; softmax and sums stay as wide as the points.
+        kernel: computes the loss of a step from its logits.
+        own: a further input of the kernel, one value per step, with gradient.
+        weights: one per step, without gradient; the mean divides by the number of steps, not by the weights' sum.
+        precision: 'bf16' computes the matrix products in bfloat16; softmax and sums keep the points' precision.
     """
     scale = torch.full_like(points[:, 0], 1 / max(len(points), 1))
     if weights is not None:
@@ -79,7 +79,7 @@ def chunked_loss(
 
 
 class _Chunked(torch.autograd.Function):
-    """Gradients are made in the forward pass and multiplied by the loss's own gradient in the backward pass."""
+    """Gradients are computed in the forward pass and scaled by the loss's own gradient in the backward pass."""
 
     @staticmethod
     def forward(
@@ -114,19 +114,19 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # Not in place: two losses may ask for gradients of one graph.
+        # Not in place: the backward pass may run twice over one graph.
         return *(None if saved is None else saved * gradient for saved in ctx.saved_tensors), None, None, None, None
 
 
 class _Passes:
-    """The three products of a chunk, in memory that all chunks share."""
+    """The three products of a chunk, in memory that all chunks reuse."""
 
     def __init__(self, points: Tensor, vectors: Tensor, precision: Precision) -> None:
         size = min(chunk_steps(len(vectors), points.device, precision), len(points))
         self.points = points
         self.buffer = points.new_empty(size, len(vectors))
         self.half = self.buffer.new_empty(self.buffer.shape, dtype=torch.bfloat16) if precision == "bf16" else None
-        # The rounding to bfloat16 leaves 8 of 24 bits; products are summed in fp32 inside a chunk and between chunks.
+        # Rounding to bfloat16 keeps 8 of 24 bits; products are summed in fp32 within a chunk and between chunks.
         self.vectors = vectors if self.half is None else vectors.bfloat16()
         self.part: Tensor | None = None
 
@@ -138,9 +138,9 @@ class _Passes:
         return logits.copy_(torch.mm(points.bfloat16(), self.vectors.T, out=half))
 
     def back(self, rows: slice, scale: Tensor, of_points: Tensor | None, of_vectors: Tensor | None) -> None:
-        """Add a chunk to the gradients: the buffer holds that of its logits, still without the steps' weights.
+        """Add a chunk to the gradients: the buffer holds the logits' gradient, without the steps' weights.
 
-        The weights multiply the thin matrices (dim columns), not the wide one (as many columns as there are items).
+        The weights are multiplied into the thin matrices (dim columns), not into the wide one (a column per item).
         """
         wide = self.buffer[: rows.stop - rows.start]
         if self.half is not None:

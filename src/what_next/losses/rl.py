@@ -1,4 +1,4 @@
-"""Losses of reinforcement learning, as pure functions of numbers for each step. Means of no steps are 0."""
+"""Losses of reinforcement learning, as pure functions of per-step numbers. The mean of no steps is 0."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,7 +10,7 @@ Loss = Float[Tensor, ""]
 
 
 def mean(losses: Steps, weights: Steps | None = None) -> Loss:
-    """The mean over steps of weight times loss; it divides by the steps, not by the weights. 0 without steps."""
+    """The mean over steps of weight times loss; divided by the number of steps, not by the weights. 0 without steps."""
     total = losses.sum() if weights is None else torch.dot(losses, weights)
     return total / max(len(losses), 1)
 
@@ -34,9 +34,9 @@ def gae(rewards: Grid, values: Grid, next_values: Grid, discounts: Grid, traces:
     A_t = delta_t + discount_t trace_t A_(t+1), with delta_t = r_t + discount_t V(s_(t+1)) - V(s_t).
 
     Args:
-        next_values: of the states that followed, also where another episode began after them.
-        discounts: of `next_values`; 0 where the episode ended for good.
-        traces: lambda; 0 where an episode ended in whatever way: what stands in the next row is another one's.
+        next_values: values of the next states, also where another episode begins after them.
+        discounts: of `next_values`; 0 where the episode terminates.
+        traces: lambda; 0 where an episode ends or is truncated, because the next row belongs to another episode.
     """
     found = torch.empty_like(rewards)
     deltas, decays = rewards + discounts * next_values - values, discounts * traces
@@ -60,13 +60,13 @@ def plackett_luce(
     weights: Steps | None = None,
     traits: Float[Tensor, "items traits"] | None = None,
 ) -> tuple[Steps, Steps]:
-    """The log chance of slates that are drawn slot by slot without replacement (Plackett 1975), and the mean entropy.
+    """The log probability of slates drawn slot by slot without replacement (Plackett 1975), and the mean entropy.
 
-    In each slot an item is drawn from the softmax of the scores of those that are left. With `traits`, scores then fall
-    by the weight times `<traits, traits of the item>`. Slots of -1 do not count.
+    In each slot an item is drawn from the softmax of the scores of the items that are left. With `traits`, every score
+    then falls by the weight times `<traits, traits of the drawn item>`. Slots of -1 do not count.
 
     Returns:
-        The log chance of each slate, and the mean over its slots of the entropy of each draw.
+        The log probability of each slate, and the mean over its slots of the entropy of each draw.
     """
     total, entropy = scores.new_zeros(len(scores)), scores.new_zeros(len(scores))
     taken = torch.zeros_like(scores, dtype=torch.bool)
@@ -84,7 +84,7 @@ def plackett_luce(
 def expectile_loss(values: Steps, targets: Steps, expectile: float = 0.7) -> Loss:
     """The mean of |expectile - 1(u < 0)| u² with u = target - value (IQL: Kostrikov et al. 2021, equations 4 and 5).
 
-    There the target is Q(s, a) and the value V(s). With 0.5 it is half the squared error; towards 1, the value rises
+    In IQL the target is Q(s, a) and the value V(s). With 0.5 it is half the squared error; towards 1, the value rises
     towards the largest target. Targets have no gradient.
     """
     assert 0 < expectile < 1, f"an expectile lies between 0 and 1, not at {expectile}"
@@ -96,8 +96,8 @@ def topk_correction(log_probs: Steps, slots: int) -> Steps:
     """K (1 - pi(a | s))^(K - 1), without gradient (Chen et al. 2019, "Top-K Off-Policy Correction for a REINFORCE
     Recommender System", equations 7 and 8).
 
-    It multiplies the policy's gradient: an item likely enough to be in a slate of K at least once need not grow
-    further. For K = 1 it is 1.
+    It multiplies the policy's gradient: if an item is already likely to be in a slate of K, its probability need not
+    grow further. For K = 1 it is 1.
     """
     assert slots >= 1, f"a slate has at least one slot, not {slots}"
     # 1 - pi, exact for the smallest probabilities; rounding may leave a log above 0.
@@ -112,9 +112,9 @@ def importance_weights(log_policy: Steps, log_behaviour: Steps, cap: float) -> S
 
 
 def self_normalised(weights: Steps, mean: Loss | None = None) -> Steps:
-    """Weights over their mean, or over that of a larger batch (Swaminathan and Joachims 2015, "The Self-Normalized
-    Estimator for Counterfactual Learning", equation 9): a mean of rewards that are all alike is that reward, whatever
-    was drawn. 0 where all are 0.
+    """Weights over their mean, or over the mean of a larger batch (Swaminathan and Joachims 2015, "The Self-Normalized
+    Estimator for Counterfactual Learning", equation 9): the weighted mean of equal rewards is then that reward,
+    whatever was drawn. 0 if all weights are 0.
     """
     if not len(weights):
         return weights

@@ -1,7 +1,7 @@
 """Losses for catalogues too large for a softmax over all items: the target against negatives that the batch shares.
 
-They take the values of the targets and the vectors of the negatives, both gathered already, so that only those rows
-of the item table have a gradient.
+They take the targets' values and the negatives' vectors, already gathered, so that only those rows of the item table
+get a gradient.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch import Tensor
 from what_next.losses.chunked import Kernel, Precision, chunked_loss, softmax_
 
 SUMS = 2**18
-"""Sums of weights that are kept, at most: of more items, of every second, and so on; a draw makes those between."""
+"""Most partial sums of weights that are kept; with more items, one per several items, and a draw sums the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +25,9 @@ class Negatives:
     """Items drawn with replacement.
 
     Attributes:
-        ids: the distinct ones, in order.
+        ids: the distinct items, in order.
         counts: how often each was drawn.
-        log_q: log of the probability of each, at one draw.
+        log_q: log probability of each, in one draw.
         drawn: the number of draws.
     """
 
@@ -43,12 +43,12 @@ class Negatives:
         log_q: Callable[[Int64[Tensor, "distinct"]], Float[Tensor, "distinct"]],
         device: torch.device | None = None,
     ) -> "Negatives":
-        """From the draws, and what tells the distribution that they come from."""
+        """From the draws and a function that gives log probabilities."""
         ids, counts = torch.unique(drawn, return_counts=True)
         return cls(ids.to(device), counts.to(device), log_q(ids).to(device), len(drawn))
 
     def without(self, actions: Int64[Tensor, "steps"]) -> "Hits":
-        """Where the step's own action is among the negatives: there it is no negative."""
+        """The accidental hits: where a step's own action is among the negatives."""
         places = torch.searchsorted(self.ids, actions.contiguous()).clamp_(max=len(self.ids) - 1)
         return Hits(places[:, None], (self.ids[places] == actions)[:, None])
 
@@ -61,7 +61,7 @@ class Hits:
     hit: Tensor
 
     def remove_(self, logits: Tensor, rows: slice) -> None:
-        """Make them so unlikely that they count for nothing (but finite: all negatives of a step may be hits)."""
+        """Make the hits so unlikely that they do not count (finite, because all negatives of a step may be hits)."""
         places = self.places[rows]
         nothing = torch.finfo(logits.dtype).min / 4
         logits.scatter_(1, places, logits.gather(1, places).masked_fill_(self.hit[rows], nothing))
@@ -69,13 +69,13 @@ class Hits:
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """A distribution over items that negatives are drawn from. Nothing is kept of an item but its weight.
+    """A distribution over items from which negatives are drawn. Only a weight per item is kept.
 
     Attributes:
-        items: how many there are.
-        weights: what the probabilities are in proportion to, where that is more than `least`; None: all are equal.
+        items: number of items.
+        weights: the probabilities are proportional to these, or to `least` if that is more; None: uniform.
         edges: the sum of the weights before every `run` items, and of all.
-        device: where the negatives go.
+        device: device of the negatives.
     """
 
     items: int
@@ -86,18 +86,18 @@ class Draws:
 
     @classmethod
     def of(cls, weights: Real[np.ndarray, "items"], least: float = 0.0, device: torch.device | None = None) -> "Draws":
-        """By weights, which are kept as they are. Make it once, not for each batch."""
+        """From weights, which are not copied. Make it once, not for each batch."""
         starts = np.arange(0, len(weights), cls(len(weights)).run)
         sums = np.add.reduceat(np.maximum(weights, least), starts, dtype=np.float64)
         return cls(len(weights), weights, least, np.append(0.0, np.cumsum(sums, out=sums)), device)
 
     @property
     def run(self) -> int:
-        """Items between two sums."""
+        """Items between two partial sums."""
         return -(-self.items // SUMS)
 
     def log_q(self, ids: Int64[Tensor, "some"]) -> Float[Tensor, "some"]:
-        """The logarithm of the probability of some items, at one draw."""
+        """The log probability of some items, in one draw."""
         if self.weights is None or self.edges is None:
             return torch.full(ids.shape, -log(self.items))
         weights = np.maximum(self.weights[ids.numpy()], self.least)
@@ -129,23 +129,23 @@ def sampled_softmax(
     """Softmax cross entropy whose sum over all items is estimated from drawn ones: -s(a) + log Z, with
     Z = exp s(a) + sum over draws j other than a of exp(s(j)) / (draws * q(j)).
 
-    The correction by log q is that of Bengio and Senecal (2008), as in Jean et al. (2015, equation 8). The target
-    stands outside the draws, so it takes no correction, and draws that hit it are left out: the expectation of Z is
-    the full sum whatever q (to correct the target too would bias it: Khrylchenko et al. 2025, "Correcting the LogQ
-    Correction"). So every item drawn once at q = 1/items is exactly the full softmax, and more draws approach it; with
-    few, log Z is too small in expectation (Jensen), least so where q follows the softmax.
+    The correction by log q is that of Bengio and Senecal (2008), as in Jean et al. (2015, equation 8). The target is
+    not a draw, so it gets no correction, and draws that hit it are left out: the expectation of Z is the full sum
+    whatever q is (correcting the target too would bias it: Khrylchenko et al. 2025, "Correcting the LogQ Correction").
+    Every item drawn once at q = 1/items is exactly the full softmax, and more draws approach it. With few draws, log Z
+    is too small in expectation (Jensen), least so if q follows the softmax.
 
     Args:
         points: one for each step; `values`: <point, vector of the action>, with gradient.
-        vectors: of `negatives.ids`, with gradient.
-        actions: the item that came, at each step.
+        vectors: vectors of `negatives.ids`, with gradient.
+        actions: the item that came next, at each step.
         negatives: shared by all steps.
-        weights: of the steps; None: all 1.
+        weights: one for each step; None: all 1.
         precision: of the products with the negatives.
     """
     if not len(negatives.ids):
         return values.sum() * 0
-    # Draws of one item are one column, so many times as likely.
+    # All draws of an item share a column, whose weight is multiplied by their count.
     correction = (negatives.counts.to(points.dtype) / negatives.drawn).log() - negatives.log_q.to(points.dtype)
     kernel = _sampled(values.detach(), correction, negatives.without(actions))
     return chunked_loss(points, vectors, kernel, own=values, weights=weights, precision=precision)
@@ -155,7 +155,7 @@ def _sampled(values: Tensor, correction: Tensor, hits: Hits) -> Kernel:
     def kernel(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         logits += correction
         hits.remove_(logits, rows)
-        others = softmax_(logits) - values[rows]  # log of the odds against the action
+        others = softmax_(logits) - values[rows]  # log odds against the action
         share = others.sigmoid()
         logits *= share[:, None]
         return F.softplus(others, threshold=50.0), -share
@@ -180,15 +180,15 @@ def gbce(
 
     beta = alpha (t (1 - 1/alpha) + 1/alpha), with the sampling rate alpha = draws / (items - 1). With t = 1, sigmoid(s)
     is calibrated (negative sampling alone makes it overconfident); with t = 0, beta is 1: plain binary cross entropy.
-    Negatives are meant to be drawn uniformly; draws that hit the action are left out. Unlike in the paper all steps
-    share them, so draw many more than its 256 (some thousands): too few are pushed down together, step by step.
+    Negatives should be drawn uniformly; draws that hit the action are left out. Unlike in the paper, all steps share
+    them, so draw many more than its 256 (some thousands): a few items would be pushed down together at every step.
 
     The arguments are those of `sampled_softmax`, and:
 
     Args:
-        items: in the catalogue.
+        items: number of items in the catalogue.
         calibration: t, in [0, 1].
-        offset: added to every score; it changes no order. See `gbce_offset`.
+        offset: added to every score; the order stays the same. See `gbce_offset`.
     """
     assert 0 <= calibration <= 1, f"the calibration t lies in [0, 1], not {calibration}"
     beta = gbce_beta(negatives.drawn, items, calibration)
@@ -206,12 +206,12 @@ def gbce_beta(drawn: int, items: int, calibration: float) -> float:
 
 
 def gbce_offset(drawn: int, items: int, calibration: float) -> float:
-    """Where scores that tell nothing yet may rest at 0: beta sigmoid(-offset) = drawn sigmoid(offset).
+    """Offset at which uninformative scores of 0 are in equilibrium: beta sigmoid(-offset) = drawn sigmoid(offset).
 
     Without it, the positive of a step pulls scores up by beta / 2, and its negatives push them down by drawn / 2, some
-    thousand times as hard. So the first that is learnt is one direction for all states that lowers the scores of all
-    items, most of all where the batches are large; what lies farthest that way then comes first in every state, and
-    with hardly any gradient left there, it stays so.
+    thousand times as hard. So the first thing learned is one direction, for all states, that lowers the scores of all
+    items, most of all with large batches. The item that is farthest against that direction then comes first in every
+    state, and stays there, because hardly any gradient is left.
     """
     return log(gbce_beta(drawn, items, calibration) / drawn)
 

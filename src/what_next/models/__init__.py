@@ -1,4 +1,4 @@
-"""The networks: an encoder of histories, and what reads its states."""
+"""The networks: encoders of histories, and heads that read their states."""
 
 from what_next.models.actor_critic import AgentModel, CriticModel, spread_out
 

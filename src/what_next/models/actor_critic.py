@@ -1,4 +1,4 @@
-"""The actor and the critic of the founding algorithm: each an LSTM over a history, and a head that judges points."""
+"""The actor and the critic of the founding algorithm: each an LSTM over a history, with a head that values points."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,11 @@ class Sizes:
     """Widths of a network.
 
     Attributes:
-        factors: of what is read of an event; `points`: of the attribute space; `prospects`: of what a point would do.
-        dim: of the LSTM's state; `layers`: how many; `dropout`: share dropped between and after them.
-        acts: the network learns by acting in a world.
-        prior: what a point is worth at first, for each unit that it brings the sample nearer to the typical spread.
+        factors: numbers per event; `points`: dimensions of the attribute space; `prospects`: numbers on how a point
+            would change the sample.
+        dim: width of the LSTM's state; `layers`: number of layers; `dropout`: share dropped between and after them.
+        acts: whether the network learns by acting in a world.
+        prior: initial value of a point per unit by which it brings the sample nearer to the typical spread.
     """
 
     factors: int
@@ -30,7 +31,7 @@ class Sizes:
 
 
 class Encoder(nn.Module):
-    """An LSTM: one pass over a history gives the state after every event, and none knows a later event."""
+    """An LSTM: one pass over a history gives the state after every event, which depends on no later event."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
 class PointHead(nn.Module):
     """One number for a point in attribute space, given the state of a history and the point's prospects in it.
 
-    It begins as `Sizes.prior` says by the last two prospects (see `rewards.spread.prospects`); the rest is learned.
+    The learned number is added to `Sizes.prior` times a difference of two prospects (`rewards.spread.prospects`).
     """
 
     prior: Tensor
@@ -66,7 +67,7 @@ class PointHead(nn.Module):
         points: Float[Tensor, "*#gridchoices dim"],
         prospects: Float[Tensor, "*grid choices prospects"],
     ) -> Float[Tensor, "*grid choices"]:
-        """The numbers of several points for each state; points that are the same everywhere need not be repeated."""
+        """The number of several points for each state; points shared by all states need not be repeated."""
         points = points.expand(*prospects.shape[:-1], -1)
         joined = self.state(state).unsqueeze(-2) + self.point(torch.cat([points, prospects], -1))
         nearer = prospects[..., -1].abs() - prospects[..., -2].abs()
@@ -75,10 +76,10 @@ class PointHead(nn.Module):
 
 
 class AgentModel(nn.Module):
-    """The actor: after each event, how much it would like to propose each of its prototypes.
+    """The actor: after each event, the logits of proposing each of its prototypes.
 
-    The prototypes are points of the catalogue, spread over it, so that a proposal never leaves the region where items
-    are and the critic is never asked about a place where nothing was learnt.
+    The prototypes are points of the catalogue, spread over it, so that a proposal never leaves the region of the items,
+    and the critic is never asked about a region without training data.
     """
 
     prototypes: Tensor
@@ -122,7 +123,7 @@ def spread_out(
     """Positions of up to `count` items spread over a catalogue: the seeding of k-means++.
 
     Each is drawn with probability proportional to the squared distance from those drawn before (Arthur and
-    Vassilvitskii 2007, section 2.2). Fewer where the catalogue has fewer distinct vectors.
+    Vassilvitskii 2007, section 2.2). Fewer if the catalogue has fewer distinct vectors.
     """
     chosen = [int(rng.integers(len(vectors)))]
     distance = np.full(len(vectors), np.inf)

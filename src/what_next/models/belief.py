@@ -1,4 +1,4 @@
-"""What a user would click, by what was shown to that user alone: Bayesian logistic regression."""
+"""Click probabilities of a user from the slates shown to that user alone: Bayesian logistic regression."""
 
 import numpy as np
 import torch
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from what_next.data.clicks import ClickFactors
 
 THERE = 0.8
-"""The chance that a slate is looked at by someone who wants anything at all."""
+"""Prior probability that a user looks at a slate and wants anything at all."""
 STEP = 4.0
-"""How far the log odds of any item move in a step of Newton's method, at most; and `STEPS`, how many there are."""
+"""Largest change of any item's log odds in a step of Newton's method; `STEPS`: number of steps."""
 STEPS = 2
 LEAST = 1e-4
-"""Curvature of an observation."""
+"""Smallest curvature of an observation."""
 RESHAPED = 0.5
-"""Of the standard deviations of draws."""
+"""Factor of the standard deviations in draws."""
 FLOOR = 0.05
 """Added to the variances of the prior."""
 
@@ -23,10 +23,10 @@ FLOOR = 0.05
 class Belief(nn.Module):
     """Users' weights have a normal prior; the chance of a click in slot k is `decay ** k * sigmoid(<weights, item>)`.
 
-    The prior is that of users who were shown random items (`data.clicks`): an empirical Bayes estimate.
+    The prior is estimated from users who were shown random items (`data.clicks`; empirical Bayes).
 
     Attributes:
-        items: their vectors, the last column of which is 1; `mean`, `precision`: of the prior.
+        items: item vectors, whose last column is 1; `mean`, `precision`: of the prior.
     """
 
     items: Tensor
@@ -35,7 +35,7 @@ class Belief(nn.Module):
     decay: Tensor
 
     def __init__(self, count: int, width: int) -> None:
-        """Of `count` items with vectors of `width` columns; it knows nothing before `learn`."""
+        """For `count` items with vectors of `width` columns; it needs `learn` before use."""
         super().__init__()
         self.width = width
         self.register_buffer("items", torch.ones(count, width + 1))
@@ -45,7 +45,7 @@ class Belief(nn.Module):
 
     @torch.no_grad()
     def learn(self, factors: ClickFactors) -> None:
-        """Take over vectors and prior."""
+        """Set item vectors and prior."""
         self.items[:, :-1] = torch.from_numpy(factors.items)
         users = torch.from_numpy(factors.users).double()
         self.mean.copy_(users.mean(0))
@@ -55,16 +55,16 @@ class Belief(nn.Module):
 
 
 class Beliefs:
-    """The most likely weights of some users, by the latest slates of each (Laplace's approximation; MacKay 1992).
+    """The most likely weights of some users, from each user's latest slates (Laplace's approximation; MacKay 1992).
 
-    Of a slate without a click one cannot tell whether it was looked at: it counts by the chance that it was.
+    A slate without a click may not have been looked at, so it is weighted by the probability that it was.
 
     Attributes:
-        weights: of each user; `factor`: of their precision, by Cholesky.
+        weights: of each user; `factor`: Cholesky factor of their precision.
     """
 
     def __init__(self, belief: Belief, users: int, slots: int, memory: int) -> None:
-        """`memory`: how many slates are remembered of a user."""
+        """`memory`: number of slates kept per user."""
         self.belief, self.place = belief, 0
         width, device = belief.width + 1, belief.items.device
         self.shown = torch.zeros(users, memory, slots, width, device=device)
@@ -76,13 +76,13 @@ class Beliefs:
         self.looked = belief.decay ** torch.arange(slots, device=device)
 
     def forget(self, rows: Int[np.ndarray, "some"]) -> None:
-        """New users in some rows."""
+        """Replace the users in some rows by new ones."""
         places = torch.from_numpy(rows)
         self.there[places], self.weights[places] = 0, self.belief.mean
         self.factor[places] = self.prior
 
     def keep(self, rows: Int[np.ndarray, "some"]) -> None:
-        """Some users alone."""
+        """Keep only some users."""
         places = torch.from_numpy(rows)
         for name in ("shown", "clicks", "there", "weights", "factor"):
             setattr(self, name, getattr(self, name)[places])
@@ -94,9 +94,9 @@ class Beliefs:
         return found
 
     def drawn(self, rng: np.random.Generator) -> Float[Tensor, "users weights"]:
-        """Weights as likely as they are (Thompson 1933): who knows little of a user tries what might be liked.
+        """Weights drawn from the posterior (Thompson 1933): users of whom little is known get more varied items.
 
-        Their deviations are halved, which explores less (Chapelle and Li 2011, section 4, "posterior reshaping").
+        The deviations are halved, which explores less (Chapelle and Li 2011, section 4, "posterior reshaping").
         """
         noise = torch.from_numpy(rng.standard_normal(self.weights.shape, np.float32)).to(self.weights)
         far = torch.linalg.solve_triangular(self.factor.mT, noise[..., None], upper=True)
@@ -105,7 +105,7 @@ class Beliefs:
 
     @torch.no_grad()
     def watch(self, slates: Int[np.ndarray, "users slots"], clicks: Bool[np.ndarray, "users slots"]) -> None:
-        """Learn from one slate more of each user; -1: there was none."""
+        """Learn from one more slate of each user; -1: no slate."""
         known, clicked = torch.from_numpy(slates.astype(np.int64)), torch.from_numpy(clicks)
         vectors = self.belief.items[known.clamp(min=0)]
         missed = (1 - self.looked * torch.sigmoid((vectors @ self.weights[..., None]).squeeze(-1))).prod(-1)
@@ -129,7 +129,7 @@ class Beliefs:
         trust: Float[Tensor, "users shown"],
         looked: Float[Tensor, "shown"],
     ) -> None:
-        """A step to the mode of the posterior, with Fisher's information of what was not clicked."""
+        """A Newton step to the mode of the posterior; items without a click enter by their Fisher information."""
         belief, weights = self.belief, self.weights
         chance = torch.sigmoid((seen @ weights[..., None]).squeeze(-1))
         refused = looked * chance * (1 - chance) / (1 - looked * chance + 1e-6)

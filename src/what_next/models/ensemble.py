@@ -1,4 +1,4 @@
-"""Several networks as one, whose score is the mean of theirs: the weights stand side by side, as blocks."""
+"""Several networks joined into one whose score is the mean of theirs: their weights become blocks of its weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
@@ -11,12 +11,12 @@ from what_next.models.encoders.recurrent import RecurrentEncoder
 from what_next.models.heads import Point, Value
 
 Block = tuple[Tensor, Tensor, float]
-"""Where a weight of a member stands in the whole, the weight itself, and what it is multiplied with there."""
+"""A view of the joined weight, a member's weight, and the factor with which it is copied there."""
 
 
 def joinable(nets: Mapping[str, nn.Module]) -> None:
-    """Raises a `SetupError` where networks cannot be joined: what else than an encoder of cells, a `Point` or a
-    `Value` stands in no blocks."""
+    """Raise a `SetupError` if networks cannot be joined: only encoders of cells, `Point` and `Value` can be made of
+    blocks."""
     for name, net in nets.items():
         if not isinstance(net, RecurrentEncoder | Point | Value):
             raise SetupError(
@@ -27,31 +27,31 @@ def joinable(nets: Mapping[str, nn.Module]) -> None:
 
 @torch.no_grad()
 def join(whole: nn.Module, members: Sequence[nn.Module]) -> None:
-    """Set a network to the mean of others: states and item vectors of all of them, each after the other.
+    """Set a network to the mean of others, by concatenating their states and their item vectors.
 
-    So the mean of the members' scores `<point, item>` is one inner product again, and whatever serves, searches or
-    exports one network does so with several. The mean of logits is, up to a constant, the logarithm of the geometric
-    mean of the chances (Hinton 2002, "Training Products of Experts by Minimizing Contrastive Divergence").
+    The mean of the members' scores `<point, item>` is then one inner product again, so serving, search and export work
+    as for one network. The mean of logits is, up to a constant, the logarithm of the geometric mean of the
+    probabilities (Hinton 2002, "Training Products of Experts by Minimizing Contrastive Divergence").
 
     Args:
-        whole: as wide as all members together; changed.
-        members: trained by the same settings from different seeds.
+        whole: as wide as all members together; changed in place.
+        members: trained with the same settings from different seeds.
     """
     for weight in whole.parameters():
-        weight.zero_()  # nothing passes from one member to another
+        weight.zero_()  # no weight connects two members
     for place, own, scale in _blocks(whole, members):
-        place.add_(own, alpha=scale)  # members share the bias of what is one number
+        place.add_(own, alpha=scale)  # added, because members share the bias of a scalar output
     first = members[0]
     if isinstance(whole, RecurrentEncoder) and isinstance(first, RecurrentEncoder):
-        if whole.followed is not None and first.followed is not None:  # made of the log, and so the same in all
+        if whole.followed is not None and first.followed is not None:  # computed from the log: the same in all members
             whole.followed.copy_(first.followed)
-        if whole.ridge and first.ridge:  # so is this
+        if whole.ridge and first.ridge:  # the same in all members, too
             whole.ridge.load_state_dict(first.ridge.state_dict())
             whole.ridge.choose()
 
 
 def _blocks(whole: nn.Module, members: Sequence[nn.Module]) -> Iterator[Block]:
-    """The weights of all members in the whole."""
+    """The blocks of all members in the joined network."""
     for place, member in enumerate(members):
         if isinstance(whole, RecurrentEncoder):
             yield from _of_encoder(whole, cast(RecurrentEncoder, member), place, len(members))
@@ -62,8 +62,8 @@ def _blocks(whole: nn.Module, members: Sequence[nn.Module]) -> Iterator[Block]:
 
 
 def _of_encoder(whole: RecurrentEncoder, member: RecurrentEncoder, place: int, count: int) -> Iterator[Block]:
-    """Item vectors become longer, and what is read of them with that (`Encoder.inputs`): the maps of inputs make up
-    for it."""
+    """The blocks of an encoder. Its inputs are scaled by the square root of the item vectors' width (`Encoder.inputs`),
+    which the joined vectors raise by `count ** 0.5`; the maps of the inputs compensate for that."""
     dim, longer = member.sizes.dim, count**0.5
     own = slice(place * dim, (place + 1) * dim)
     for name, weight in member.cells.named_parameters():
@@ -84,7 +84,7 @@ def _of_encoder(whole: RecurrentEncoder, member: RecurrentEncoder, place: int, c
 
 
 def _of_point(whole: Point, member: Point, place: int, count: int) -> Iterator[Block]:
-    """The last row, where there is one, is added to every score, and so a mean as well."""
+    """The blocks of a point head. Its last row, if any, is a level that is added to every score; it is averaged too."""
     dim = member.linear.in_features
     own = slice(place * dim, (place + 1) * dim)
     yield whole.linear.weight[own, own], member.linear.weight[:dim], 1 / count

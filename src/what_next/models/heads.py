@@ -1,4 +1,4 @@
-"""What reads an encoder's states: a point in item space, a number, a number for a pair of state and vector."""
+"""Heads on an encoder's states: a point in item space, a number, or a number for a pair of state and vector."""
 
 import torch
 from jaxtyping import Float
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class Point(nn.Module):
-    """A state's point in item space; the score of an item is their inner product.
+    """A state's point in item space; an item's score is its inner product with the point.
 
-    A linear map that starts at the identity plus a little noise. At the identity the score is `<state, item>`, in which
+    A linear map that starts at the identity plus a little noise. At the identity the score is `<state, item>`, so that
     encoder and item vectors learn from the first step on (SASRec, Kang and McAuley 2018, equation 6, has no map at
-    all); the noise tells twins apart.
+    all). The noise makes twin networks differ.
     """
 
     def __init__(self, dim: int, offset: bool = False, noise: float = 0.1) -> None:
@@ -18,8 +18,8 @@ class Point(nn.Module):
 
         Args:
             dim: of state and point.
-            offset: one more column, last, for a value that is added to every item's; it starts at 0.
-            noise: of the map's start: standard deviation, in units of `dim ** -0.5`.
+            offset: add a last column, a value that is added to every item's score; it starts at 0.
+            noise: standard deviation of the initial noise, in units of `dim ** -0.5`.
         """
         super().__init__()
         self.linear = nn.Linear(dim, dim + offset)
@@ -35,7 +35,7 @@ class Point(nn.Module):
 
 
 class Value(nn.Module):
-    """One number for each state, by two layers; it starts near 0: a target made of it is at first the reward."""
+    """One number for each state, by two layers. It starts near 0, so a bootstrapped target starts as the reward."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class Value(nn.Module):
 class PairValue(nn.Module):
     """One number for a state and a vector (an item's, or a proposed point), by three layers; it starts near 0.
 
-    It judges any point, not items alone, and need not be linear in it: what an actor climbs that proposes points.
+    It can value any point, not only items, and need not be linear in it: an actor that proposes points ascends it.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.state = nn.Linear(dim, dim)
-        # Vectors have a length of about 1, states entries of about 1: the scale lets both speak at the start.
+        # Vectors have a length of about 1, states have entries of about 1: the scale gives both the same influence.
         self.vector = nn.Linear(dim, dim, bias=False)
         self.scale = dim**0.5
         self.hidden = nn.Sequential(nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
@@ -66,7 +66,7 @@ class PairValue(nn.Module):
     def forward(
         self, states: Float[Tensor, "*#grid dim"], vectors: Float[Tensor, "*#grid dim"]
     ) -> Float[Tensor, "..."]:
-        """The number of each pair: several vectors for a state by `states.unsqueeze(-2)`, which is read only once."""
+        """The number of each pair. Pass `states.unsqueeze(-2)` for several vectors per state: mapped only once."""
         values: Tensor = self.last(self.hidden(self.state(states) + self.vector(vectors * self.scale)))
         return values.squeeze(-1)
 
@@ -79,7 +79,7 @@ def mlp(width: int, hidden: int, columns: int) -> nn.Sequential:
 
 
 def _near_zero(dim: int) -> nn.Linear:
-    """A last layer whose numbers start near 0, and not all alike."""
+    """A last layer whose outputs start near 0, but not equal."""
     layer = nn.Linear(dim, 1)
     with torch.no_grad():
         layer.weight.mul_(0.1)

@@ -1,4 +1,4 @@
-"""The space of items: their vectors, and what is computed over all of them."""
+"""The space of items: their vectors, and computations over all of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,19 +25,19 @@ Loss = Literal["softmax", "sampled_softmax", "gbce"]
 
 @dataclass(frozen=True, eq=False)
 class ItemSpace:
-    """Vectors of all items, as the losses of an algorithm read them. Make it with `of`.
+    """Vectors of all items, as an algorithm's losses read them. Make it with `of`.
 
-    Points have as many columns as the vectors, or one more: the last is then added to every item's value (Q needs a
-    level; a softmax ignores it). Nothing of the size steps times items is ever held.
+    Points have as many columns as the vectors, or one more, which is added to every item's value (Q needs a level; a
+    softmax ignores it). No tensor of size steps times items is ever held.
 
     Attributes:
-        vectors: of all items, with gradient to the encoder. target: its target network's, without gradient.
-        draws: the distribution that negatives come from. rng: for drawing them.
-        loss: what `cross_entropy` is. negatives: how many it draws, for a loss that does.
-        precision: of the products of matrices in `cross_entropy`, `best` and `log_probs`.
+        vectors: vectors of all items, with gradient to the encoder. target: the target network's, without gradient.
+        draws: the distribution of the negatives. rng: for drawing them.
+        loss: which loss `cross_entropy` is. negatives: how many a sampled loss draws.
+        precision: of the matrix products in `cross_entropy`, `best` and `log_probs`.
         gbce_t: the calibration of gBCE.
-        sparse: `vectors` is the weight of an embedding whose gradient is sparse: only rows that were gathered have one.
-        gather: how to make the vectors of some items with gradient, instead of taking rows of `vectors`.
+        sparse: whether `vectors` is an embedding's weight with a sparse gradient, which only gathered rows have.
+        gather: makes the vectors of some items with gradient, instead of rows of `vectors`; None: rows are taken.
     """
 
     vectors: Float[Tensor, "items dim"]
@@ -61,9 +61,9 @@ class ItemSpace:
         rng: np.random.Generator | None = None,
         **how: Any,
     ) -> "ItemSpace":
-        """Without `target`, the vectors themselves; without `draws`, negatives are drawn uniformly. `how`: the rest.
+        """Without `target`, the vectors themselves; without `draws`, uniform negatives. `how`: the other attributes.
 
-        For a million items: `sparse`, a loss that draws, and an optimiser for sparse gradients; then no gradient is as
+        For a million items, use `sparse`, a sampled loss, and an optimiser for sparse gradients; then no gradient is as
         large as the table.
         """
         target = vectors if target is None else target
@@ -80,7 +80,7 @@ class ItemSpace:
 
     @property
     def whole(self) -> Float[Tensor, "items dim"]:
-        """The vectors of all items; a `SetupError` where this process holds a part of them."""
+        """The vectors of all items; a `SetupError` if this process holds only a part of them."""
         if len(self.vectors) < len(self):
             raise SetupError(
                 "cluster.items is sharded, and the algorithm or its loss looks at the vectors of all items at once; "
@@ -89,7 +89,7 @@ class ItemSpace:
         return self.vectors
 
     def rows(self, ids: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid dim"]:
-        """The vectors of some items, with gradient to those alone."""
+        """The vectors of some items, with gradient only to these items."""
         if self.gather is not None:
             return self.gather(ids)
         return F.embedding(ids, self.vectors, sparse=self.sparse)
@@ -97,8 +97,8 @@ class ItemSpace:
     def cross_entropy(self, points: Grid, actions: Actions, weights: Steps | None = None) -> Float[Tensor, ""]:
         """The mean over steps of weight * -log pi(action), by the setting `loss`; 0 without steps.
 
-        Weights have no gradient. 'sampled_softmax' estimates 'softmax' from negatives; 'gbce' is another loss, whose
-        order of items is the same.
+        Weights have no gradient. 'sampled_softmax' estimates 'softmax' from negatives; 'gbce' is another loss with the
+        same optimal order of items.
         """
         direction, level = catalogue.split(points, self.dim)
         if self.loss == "softmax":
@@ -109,7 +109,7 @@ class ItemSpace:
             values = self.values(direction, actions)
             return sampled_softmax(direction, values, vectors, actions, negatives, weights, self.precision)
         values = self.values(points, actions)
-        if level is not None:  # a column of ones for the points' last
+        if level is not None:  # a column of ones for the points' level
             vectors = F.pad(vectors, (0, 1), value=1.0)
         offset = gbce_offset(negatives.drawn, len(self), self.gbce_t)
         how = (len(self), self.gbce_t, weights, self.precision, offset)
@@ -120,7 +120,7 @@ class ItemSpace:
         return self._values(points, self.rows(actions))
 
     def target_values(self, points: Grid, actions: Int64[Tensor, "steps *choices"]) -> Float[Tensor, "steps *choices"]:
-        """`values` on the target network's vectors; a gradient goes to the points alone."""
+        """`values` with the target network's vectors; only the points get a gradient."""
         return self._values(points, F.embedding(actions, self.target))
 
     def _values(self, points: Tensor, vectors: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class ItemSpace:
     ) -> tuple[Steps, Actions]:
         """The largest value over all items, and its item; no gradient.
 
-        Only items count whose probability under softmax(<within, item>) is at least `threshold` times the largest.
+        Only items whose probability under softmax(<within, item>) is at least `threshold` times the largest count.
         """
         return catalogue.best(points, self.whole, within, threshold, self.precision)
 

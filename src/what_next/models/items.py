@@ -1,4 +1,4 @@
-"""The vectors of the items: learned, made of the attributes, or both summed."""
+"""The vectors of the items: learned, computed from the attributes, or the sum of both."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ class ItemVectors(nn.Module):
 
     A vector's entries start with the standard deviation `dim ** -0.5`, so that its length is about 1: the score
     `<point, item>` of a point with entries of about 1 then starts with a variance of about 1, where a softmax is
-    neither flat nor saturated. Beside attributes the learned rows start at 0: they learn what the attributes do not
-    tell, and an item that has attributes alone (row 0) differs from the others by nothing but that.
+    neither flat nor saturated. With attributes, the learned rows start at 0: they learn only what the attributes do not
+    explain, and an item without a learned row (row 0) differs from the others in nothing else.
 
-    The attributes are no part of the saved model: the catalogue is saved beside it. The same holds for `seen`.
+    The attributes are not saved with the model, because the catalogue is saved beside it; nor is `seen`.
     """
 
     attributes: Tensor | None
@@ -43,12 +43,12 @@ class ItemVectors(nn.Module):
         Args:
             count: number of items; `dim`: entries of a vector.
             attributes: standardised, finite; None: every vector is a learned row.
-            learned: a row is learned for each item.
-            seen: positions of the items with a training event. Beside attributes, only their rows are learned: a loss
-                over the whole catalogue would train the others as wrong answers alone. None: all.
-            sparse: the gradient of the learned rows holds the rows that were read (for `torch.optim.SparseAdam`). Only
-                `rows` gives such a gradient; one of `forward` is dense all the same.
-            ranks: the processes that hold the learned rows together (`models.shards`), where there is nothing else.
+            learned: whether each item has a learned row.
+            seen: positions of the items with a training event; None: all. With attributes, only these items' rows are
+                learned, because a loss over the whole catalogue would train all others only as negatives.
+            sparse: whether the gradient of the learned rows holds only the rows read (for `torch.optim.SparseAdam`).
+                Only `rows` gives such a gradient; that of `forward` is dense.
+            ranks: the processes that share the learned rows (`models.shards`); only without attributes.
         """
         super().__init__()
         assert learned or attributes is not None, "vectors are made of learned rows, of attributes, or of both"
@@ -69,7 +69,7 @@ class ItemVectors(nn.Module):
                 self.trained = torch.zeros(count, 1).index_fill_(0, torch.as_tensor(seen), 1.0)
 
     def _drawn(self) -> Float[Tensor, "own dim"]:
-        """Where the learned rows that lie here start: as they would if all of them did."""
+        """Initial values of the rows on this process: the same as if it held all rows."""
         first, step = (0, 1) if self.shards is None else (self.shards.own.start, self.shards.own.step)
         kept = torch.empty(len(range(first, self.count, step)), self.dim)
         for start in range(0, self.count, BLOCK):
@@ -88,7 +88,7 @@ class ItemVectors(nn.Module):
         return learned if mapped is None else mapped + learned
 
     def rows(self, ids: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid dim"]:
-        """The vectors of some items, without the others being made; 0 for -1."""
+        """The vectors of some items, without computing the others; 0 for -1."""
         missing, known = (ids < 0).unsqueeze(-1), ids.clamp(min=0)
         total: Tensor | None = None
         if self.attributes is not None:
@@ -102,10 +102,10 @@ class ItemVectors(nn.Module):
                 learned = learned * self.trained[known]
             total = learned if total is None else total + learned
         assert total is not None
-        return total.masked_fill_(missing, 0.0)  # made here, and no gradient needs it as it was
+        return total.masked_fill_(missing, 0.0)  # in place: the backward pass does not need the old values
 
     def sums(self, ids: Int64[Tensor, "rows slots"], weights: Float[Tensor, "rows slots"]) -> Float[Tensor, "rows dim"]:
-        """The weighted sum of the vectors of some items; -1 adds nothing. No vector of a single item is made."""
+        """The weighted sum of the vectors of some items, computed without each item's vector; -1 adds nothing."""
         weights, known = weights.masked_fill(ids < 0, 0.0), ids.clamp(min=0)
         total: Tensor | None = None
         if self.attributes is not None:
@@ -119,12 +119,12 @@ class ItemVectors(nn.Module):
         return total
 
     def gather_gradient(self) -> None:
-        """Where rows lie on several processes: give those that lie here the gradients of all look-ups since."""
+        """If rows are sharded, give this process's rows the gradients of all look-ups since the last call."""
         if self.shards is not None and self.learned is not None:
             self.shards.gradient(self.learned)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
-        """Of a whole table, take the rows that lie here."""
+        """Of a whole table, load only this process's rows."""
         key = f"{prefix}learned"
         if self.shards is not None and key in state_dict and len(state_dict[key]) == self.count:
             state_dict[key] = state_dict[key][self.shards.own]

@@ -1,6 +1,6 @@
-"""What is counted beside an encoder. In the log: what people who had the items of a history had, too; what came next
-after its last items; and how popular each item is. In the history: what it holds, and what came next when its last
-item was there before.
+"""Counts that score items beside an encoder. From the log: a linear model of co-occurrence, the items that came next
+after the last ones, and popularity. From the history: the items that it holds, and the items that came next when its
+last item occurred before.
 """
 
 from collections.abc import Iterator
@@ -14,65 +14,65 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 RANKS = (64, 512, 1024)
-"""Directions of the linear model: at least, and where validation finds more to be worth their columns."""
+"""Numbers of directions of the linear model: the fewest, then those that validation may choose instead."""
 ENTRIES = 2**21
-"""Of the table of directions, where there are more than the fewest."""
+"""Most entries of the table of directions before validation, unless the fewest directions already need more."""
 PENALTY = 100.0
-"""Of the ridge regression, before validation chooses another."""
+"""Penalty of the ridge regression; validation chooses a factor of it."""
 TRIED = 2**17
-"""Items up to which 512 directions are affordable (268 MB); half as many, up to which 1,024 are."""
+"""Most items for which 512 directions are affordable (268 MB). 1,024 directions are, up to half as many items."""
 RECALLED = 256
-"""Last events of a history that are looked through for what it holds, and for its last item."""
+"""How many of a history's last events `repeat` and `replay` read."""
 AGAIN = 0.8
-"""What came next after an item counts that much of what did after a later one of the same item."""
+"""Decay of `replay`: an item that followed an earlier occurrence of the last item counts this factor per later one."""
 REPEAT_DECAY = 0.9
-"""What an event counts of the one after it in what a history holds, before validation chooses another."""
+"""Decay of `repeat` per following event, before validation chooses one."""
 TRANSITION_DECAY = 0.0
-"""What an event counts of the one after it in what came next, item by item, before validation chooses another."""
+"""Decay of `transition` per following event, before validation chooses one."""
 LAST, SLOW, MANY = 10, 0.9, 2**13
-"""Last events after which it is looked up, as in `baselines.Markov`; where an event counts `SLOW` of the one after it
-or more, as many as have so many successors in all, and `RECALLED` at most."""
+"""Transitions are looked up after the last `LAST` events, as in `baselines.Markov`. From a decay of `SLOW` on, they are
+looked up after as many events as have `MANY` successors together, but at most `RECALLED`."""
 SUCCESSORS = (16, 128)
-"""Of each item that are kept, at least and at most: those that came next most often."""
+"""Successors kept per item, at least and at most: the most frequent ones."""
 CELLS = 2**22
-"""Of the table of what new items come next after, at a time: 50 MB."""
+"""Cells of the table of all items x new items that `_averages` computes at a time: 50 MB."""
 ALL_SUCCESSORS = 2**20
-"""Entries of their table, where there are more than the fewest; and items up to which there is one."""
+"""Most entries of the table of successors, unless the fewest per item need more; with more items there is no table."""
 
 TABLES = ("next_items", "next_shares", "next_totals")
-"""Of items, with as many columns as count."""
+"""Buffers with a row per item, whose number of columns depends on what counts."""
 NUMBERS = {
     "weight": 0.0, "decay": 1.0, "penalty": 1.0, "zero_diagonal": 0.0, "bias": 0.0, "replay": 0.0, "repeat": 0.0,
     "repeat_decay": REPEAT_DECAY, "transition": 0.0, "transition_decay": TRANSITION_DECAY, "temperature": 1.0,
 }  # fmt: skip
-"""The numbers that validation chooses, as they are before it has."""
+"""The numbers that validation chooses, with their values before it does."""
 LATER = tuple(name for name in NUMBERS if name not in ("weight", "decay", "penalty", "temperature"))
-"""Those that models of earlier versions may lack."""
+"""Numbers that models of earlier versions may lack."""
 FORMER = ("pull", "successors", "chain", "chain_decay", "chains", "codes")
-"""What they may have besides: what came next, in the network's item space and in codes."""
+"""Buffers of earlier versions that are dropped: transitions in the network's item space, and codes."""
 RENAMED = {"step": "transition", "step_decay": "transition_decay"}
-"""What was called otherwise there."""
+"""Former names of numbers."""
 
 
 def ranks_of(count: int) -> tuple[int, ...]:
-    """Directions of the linear model of so many items, before validation may choose more; and what it may choose."""
+    """For `count` items: the number of directions before validation, then the larger numbers that it may choose."""
     few = min(max(ENTRIES // count, RANKS[0]), RANKS[1], count)
     more = (min(rank, count) for rank in RANKS[1:] if count * rank <= TRIED * RANKS[1])
     return few, *(rank for rank in dict.fromkeys(more) if rank > few)
 
 
 def successors_of(count: int) -> int:
-    """How many items that came next are kept of each of so many items; 0 where a table of them is too large."""
+    """How many successors are kept per item, for `count` items; 0 if the table would be too large."""
     return min(max(ALL_SUCCESSORS // count, SUCCESSORS[0]), SUCCESSORS[1], count) if count <= ALL_SUCCESSORS else 0
 
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """What the linear term reads of some histories.
+    """What the linear term reads of a batch of histories.
 
     Attributes:
-        foretold: what people who had the same had, too, along the directions; of length 1.
-        recent: their last items, oldest first, and -1 before the first one; None where they do not count.
+        foretold: the linear model's prediction along the directions; of length 1.
+        recent: the last items, oldest first, padded with -1 at the start; None if they do not count.
     """
 
     foretold: Float[Tensor, "*grid rank"]
@@ -80,52 +80,52 @@ class Past:
 
 
 class LinearTerm(nn.Module):
-    """A ridge regression of items on items, of reduced rank, as so many more columns of points and item vectors.
+    """A ridge regression of items on items, of reduced rank, as additional columns of points and item vectors.
 
-    With `X` the matrix of who had what, and `V`, `s` the right singular vectors and the singular values of its first
-    directions, items are foretold from a history by `h V diag(s^2 / (s^2 + PENALTY)) V'` (Jin et al. 2021, "Towards a
-    Better Understanding of Linear Models for Recommendation": EASE without its zero diagonal). In `h` an event
-    counts `decay` to the power of how many came after it. The product up to the last `V'` is made as long as `weight`,
-    and goes into the point; `V` goes into the item vectors: the score stays one inner product. One column more is how
-    popular each item is, times `bias`: where a log holds nothing else, what a network makes of it falls short of that.
+    With `X` the users x items matrix of the log, and `V`, `s` the right singular vectors and the singular values of its
+    first directions, a history `h` predicts items by `h V diag(s^2 / (s^2 + PENALTY)) V'` (Jin et al. 2021, "Towards a
+    Better Understanding of Linear Models for Recommendation": EASE without its zero diagonal). In `h` an event counts
+    `decay` to the power of how many events follow it. The product up to the last `V'` is scaled to length `weight` and
+    appended to the point; `V` is appended to the item vectors: the score stays one inner product. One more column is
+    the popularity of each item, times `bias`, because a network reproduces popularity less exactly than a count.
 
-    The ridge foretells an item the less by others, the more it may by itself, which is of no use for one that the
-    history lacks. With `zero_diagonal` no item foretells itself, as in EASE (Steck 2019, arXiv:1905.03375, equation 8:
-    the score of each item `j` divided by `P_jj`, of the inverse `P` of `X'X + PENALTY I`): row `j` of `V` is divided by
-    `PENALTY P_jj = 1 - V_j diag(gains) V_j'`.
+    The more an item can predict itself, the less the ridge regression lets other items predict it, and an item that the
+    history lacks has only the others. With `zero_diagonal` no item predicts itself, as in EASE (Steck 2019,
+    arXiv:1905.03375, equation 8: the score of each item `j` divided by `P_jj`, of the inverse `P` of
+    `X'X + PENALTY I`): row `j` of `V` is divided by `PENALTY P_jj = 1 - V_j diag(gains) V_j'`.
 
-    An inner product of affordable size does not keep tens of thousands of items apart. So a few items of each history
-    have something beside it (`boosts`): those that came next in the log after its last ones, as in `baselines.Markov`,
-    since a rare item may have one successor, or that stood near them in any order, as in `baselines.ItemKnn`, since
-    thousands of small sets take as many directions; those that it holds, as in `baselines.PopularPersonal`, since many
-    people come back to a few items of their own, which may be rare or new; and those that came next in this very
-    history when its last item was there before, since who plays a list anew, or buys by a routine, has told what comes
-    next (as induction heads find it: Olsson et al. 2022, "In-context Learning and Induction Heads").
+    An inner product of affordable size cannot separate tens of thousands of items. So `boosts` adds to the scores of a
+    few items per history:
+
+    - items that came next in the log after the last ones, as in `baselines.Markov`, because a rare item may have one
+      successor; or items that stood near them in any order, as in `baselines.ItemKnn`, because thousands of small sets
+      need as many directions;
+    - items that the history holds, as in `baselines.PopularPersonal`, because many people come back to a few items of
+      their own, which may be rare or new;
+    - items that came next in the same history when its last item occurred before, because people replay lists and buy
+      by routine (induction heads find the same: Olsson et al. 2022, "In-context Learning and Induction Heads").
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
-    nothing is added.
-
-    What is not known of an item that comes later is taken from the items that share tags with it (`place`).
+    nothing is added. What is unknown of a new item is taken from the items that share tags with it (`place`).
 
     Attributes:
-        rank: how many directions there are.
+        rank: number of directions.
         directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
-        popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
-            may count the less, the longer they are past.
-        weight, decay, zero_diagonal, bias: as above; `penalty`: times `PENALTY`, which is what counts.
-        next_items, next_shares: [items kept], for each item those that came next most often, -1 for none, and how often
-            each did, by one more than how often anything did; or those that go with it the most surely in any order,
-            and how surely (`baselines.counts.likelihood_ratios`). No column without `transition`. `next_totals`:
-            [items 1], how often anything came next.
-        tag_steps: how many steps of the log what tags foretell counts as there; 0: it does not count.
-        tags_kept: [kinds], how often a tag of each of `Catalogue.kinds` is kept from one item to the next. No entry
-            where that is not known.
-        transition: what these shares count after the last item; after an earlier one `transition_decay` of what they do
-            after the next.
-        repeat: what the shares of items in the history count, where an event counts `repeat_decay` of the one after it.
-        replay: the same of what came next in the history after earlier ones of its last item.
-        last: after how many of the last events what came next is looked up.
-        temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
+        popularity: [items], the logarithm of one plus the item's events, less the mean; 0 for new items. The events
+            may be weighted by an exponential decay.
+        weight, decay, zero_diagonal, bias: as above; `penalty`: factor of `PENALTY`.
+        next_items, next_shares: [items kept], the successors of each item, -1 for none, and their shares: the count
+            divided by one more than the item's total. Or the items that co-occur with it most surely in any order, and
+            how surely (`baselines.counts.likelihood_ratios`). No columns without `transition`.
+        next_totals: [items 1], how often any item came next.
+        tag_steps: how many transitions of the log the prediction from tags counts as; 0 if tags are not used.
+        tags_kept: [kinds], how often the next item has the same tag, for each of `Catalogue.kinds`. Empty if unknown.
+        transition: weight of `next_shares` after the last item. It falls by the factor `transition_decay` per
+            following event.
+        repeat: weight of the items in the history, where an event counts `repeat_decay` per following event.
+        replay: weight of the items that came next in the history after earlier occurrences of its last item.
+        last: after how many of the last events transitions are looked up.
+        temperature: divides all scores, so that their softmax gives the probabilities of the next item.
     """
 
     directions: Tensor
@@ -149,7 +149,7 @@ class LinearTerm(nn.Module):
     temperature: Tensor
 
     def __init__(self, count: int) -> None:
-        """Of `count` items, about which it knows nothing yet."""
+        """Of `count` items, with nothing counted yet."""
         super().__init__()
         few = ranks_of(count)[0]
         self.register_buffer("directions", torch.zeros(count, few))
@@ -164,7 +164,7 @@ class LinearTerm(nn.Module):
 
     @property
     def counts(self) -> bool:
-        """Whether anything is added."""
+        """Whether anything is added to the scores."""
         return any(bool(getattr(self, name)) for name in ("weight", "bias", "replay", "repeat", "transition"))
 
     @property
@@ -173,14 +173,14 @@ class LinearTerm(nn.Module):
         return len(self.gains)
 
     def choose(self, **numbers: float) -> None:
-        """Set the numbers: these, and all others as in `NUMBERS`."""
+        """Set these numbers, and all others to their values in `NUMBERS`."""
         assert numbers.keys() <= NUMBERS.keys(), "what is set is one of the numbers"
         for name, value in (NUMBERS | numbers).items():
             self.register_buffer(name, torch.tensor(value, device=self.directions.device))
         self._set_last((NUMBERS | numbers)["transition_decay"])
 
     def _set_last(self, decay: float) -> None:
-        """Set `last`: a number, since no tensor decides the shapes of an exported graph."""
+        """Set `last`, a Python number because no tensor may decide the shapes of an exported graph."""
         self.last = LAST if decay < SLOW else min(MANY // max(self.next_items.shape[1], 1), RECALLED)
 
     def learn(
@@ -189,14 +189,14 @@ class LinearTerm(nn.Module):
         strengths: Float32[np.ndarray, "some"],
         events: Int64[np.ndarray, "items"],
     ) -> None:
-        """Take the directions of a log, the squares of their singular values, and how many events each item has."""
+        """Set the directions, the squares of their singular values, and the popularity from the events per item."""
         self.favour(events)
         squares = torch.from_numpy(strengths)
         self.directions = torch.from_numpy(directions).to(self.directions.device)
         self.gains = (squares / (squares + PENALTY)).to(self.directions.device)
 
     def favour(self, events: Int64[np.ndarray, "items"] | Float64[np.ndarray, "items"]) -> None:
-        """Let these be the events of each item that tell how popular it is."""
+        """Set the popularity from these events per item."""
         popularity = torch.from_numpy(events).log1p()
         self.popularity.copy_(popularity - popularity.mean())
 
@@ -209,17 +209,17 @@ class LinearTerm(nn.Module):
         whole: float | None = None,
         tag_steps: float = 0.0,
     ) -> None:
-        """Take which items came right after each one in a log, and how often: the most frequent ones alone.
+        """Keep the most frequent successors of each item.
 
         Args:
-            offsets: those of item `i` lie from `offsets[i]` to `offsets[i + 1]`.
-            whole: what the counts are shares of; None: of one more than all counts of the item.
-            tag_steps: how many steps of the log what tags foretell counts as among them.
+            offsets: the successors of item `i` lie from `offsets[i]` to `offsets[i + 1]`.
+            whole: divisor of the counts that makes them shares; None: the item's total plus one.
+            tag_steps: how many transitions of the log the prediction from tags counts as in `counts`.
         """
         count, most = len(self.directions), successors_of(len(self.directions))
         before = np.repeat(np.arange(count), np.diff(offsets))
         totals = np.bincount(before, counts, count)
-        order = np.lexsort((followers, -counts, before))  # which leaves each item's own where they lie
+        order = np.lexsort((followers, -counts, before))  # sorts within each item's own range
         places = np.arange(len(before)) - offsets[before]
         kept = places < most
         cells, chosen = (before[kept], places[kept]), order[kept]
@@ -231,17 +231,17 @@ class LinearTerm(nn.Module):
         self.tag_steps.fill_(tag_steps)
 
     def learn_tags(self, kept: Float64[np.ndarray, "kinds"]) -> None:
-        """Take how often a tag of each kind is kept from one item to the next."""
+        """Set how often the next item has the same tag, for each kind of tag."""
         self.tags_kept = torch.from_numpy(kept).to(self.directions)
 
     def forget(self) -> None:
-        """Keep nothing of the transitions, where they do not count."""
+        """Drop the transition tables if they do not count."""
         if not self.transition:
             for name in TABLES:
                 setattr(self, name, getattr(self, name)[:, :0].clone())
 
     def grow(self, count: int) -> None:
-        """Be of `count` items, about the last of which nothing is known."""
+        """Grow to `count` items; nothing is known of the new ones."""
         more = count - len(self.directions)
         self.popularity = functional.pad(self.popularity, (0, more))
         self.directions = functional.pad(self.directions, (0, 0, 0, more))
@@ -257,16 +257,16 @@ class LinearTerm(nn.Module):
         neighbours: Int32[np.ndarray, "pairs"],
         chances: Float32[np.ndarray, "pairs"],
     ) -> None:
-        """Take what the neighbours of new items tell of them, in the place of all that was known of the new ones.
+        """Replace everything known of the new items by what their neighbours tell.
 
         The direction of a new item is the mean of its neighbours'. They come next after it, and it after them, as often
-        as its tags foretell; it comes next after any other item as often as its neighbours do on average.
+        as its tags predict; it comes next after any other item as often as its neighbours do on average.
 
         Args:
             new: positions of the new items.
             offsets: the neighbours of the first lie from `offsets[0]` to `offsets[1]`, the likely ones first.
             neighbours: items that are not new.
-            chances: that each of them comes next after the new item, as its tags foretell it.
+            chances: the probability that each neighbour comes next after the new item, as its tags predict it.
         """
         self.directions[new] = mean_of(self.directions, offsets, neighbours, chances)
         if not self.next_items.shape[1] or not self.tag_steps:
@@ -293,11 +293,11 @@ class LinearTerm(nn.Module):
         steps: Float32[np.ndarray, "pairs"],
         table: tuple[Int32[np.ndarray, "items kept"], Float32[np.ndarray, "items kept"]],
     ) -> None:
-        """Put new items into the rows of others, in the place of what came next least often; `steps` of the log are
-        what the chance of each neighbour counts as."""
+        """Put new items into the successors of other items, in place of the least frequent ones; `steps`: how many
+        transitions of the log the probability of each neighbour counts as."""
         items, shares = table
         totals, start = self.next_totals[:, 0].cpu().numpy(), 0
-        least = shares.argmin(1)  # the column of each row that gives way next
+        least = shares.argmin(1)  # the column of each row that is replaced next
         lowest = shares[np.arange(len(shares)), least]
         for some in _averages(items, shares, offsets, neighbours, steps):
             for place, average in zip(new[start : start + len(some)].tolist(), some, strict=True):
@@ -313,14 +313,14 @@ class LinearTerm(nn.Module):
     def extended(
         self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch rank"]
     ) -> Float[Tensor, "batch more"]:
-        """Points that have the columns of the linear model, too."""
+        """Points with the columns of the linear model appended."""
         ones = torch.ones_like(points[:, :1])
         return torch.cat([points, self.weight * foretold, self.bias * ones], 1) / self.temperature
 
     def boosts(
         self, recent: Int64[Tensor, "batch recent"]
     ) -> tuple[Int64[Tensor, "batch some"], Float[Tensor, "batch some"]]:
-        """Some items, -1 for none, and what is added to their scores; one that stands there twice has the sum."""
+        """Items (-1 for none) and what is added to their scores; the values of an item that occurs twice are summed."""
         lags = torch.arange(recent.shape[1] - 1, -1, -1, device=recent.device)
         there, earlier, last = (recent >= 0).to(self.repeat.dtype), recent[:, :-1], recent[:, -1:]
         same = (earlier == last) * there[:, -1:]
@@ -336,7 +336,7 @@ class LinearTerm(nn.Module):
         return torch.cat([recent, next_items], 1), torch.cat([own, steps], 1) / self.temperature
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
-        """Item vectors to go with them."""
+        """Item vectors with the columns that match `extended`."""
         directions = self.directions
         if self.zero_diagonal:
             others = 1 - directions.square() @ self._kept
@@ -344,7 +344,7 @@ class LinearTerm(nn.Module):
         return torch.cat([vectors, directions, self.popularity[:, None]], 1)
 
     def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Past:
-        """What is read of some histories; `items` are those of the first, then of the second, and so on."""
+        """What is read of some histories, whose `items` are concatenated."""
         ends = lengths.cumsum(0)
         after = ends.repeat_interleave(lengths) - 1 - torch.arange(len(items), device=items.device)
         sums = functional.embedding_bag(
@@ -353,7 +353,7 @@ class LinearTerm(nn.Module):
         return Past(self.foretold(sums), last_of(items, lengths, self.recalled) if self.recalled else None)
 
     def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Past:
-        """The same after every event; -1 is padding at the end."""
+        """The same after every event of a grid; -1 is padding at the end."""
         total, found = self.directions.new_zeros(len(items), self.rank), []
         for column in items.unbind(1):
             total = self.decay * total + self.vectors(column)
@@ -363,29 +363,29 @@ class LinearTerm(nn.Module):
         return Past(torch.stack(found, 1), recent)
 
     def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid rank"]:
-        """What some items add to the sum of a history; 0 for -1."""
+        """What each item adds to the sum of a history; 0 for -1."""
         rows = functional.embedding(items.clamp(min=0), self.directions)
         return rows.masked_fill((items < 0).unsqueeze(-1), 0.0)
 
     def foretold(self, sums: Float[Tensor, "batch rank"]) -> Float[Tensor, "batch rank"]:
-        """From the sums of histories to what the log foretells of them."""
+        """The linear model's prediction along the directions, from the sums of histories."""
         return functional.normalize(sums * self._kept, dim=1)
 
     @property
     def _kept(self) -> Float[Tensor, "rank"]:
-        """The gains at the penalty that counts."""
+        """The gains at the chosen penalty."""
         return self.gains / (self.gains + self.penalty * (1 - self.gains))
 
     @property
     def recalled(self) -> int:
-        """How many of the last items of a history count, beside its sum."""
+        """How many of the last items of a history are read besides its sum."""
         if self.repeat or self.replay:
             return RECALLED
         return (self.last if self.transition_decay else 1) if self.transition else 0
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """What was saved before one of the numbers was there goes without it; tables are as wide as they were. What
-        models of earlier versions held beside them is left out."""
+        """Give buffers the shapes that were saved, defaults to numbers that an earlier version lacked, and drop buffers
+        that are no longer used."""
         for name in FORMER:
             state_dict.pop(prefix + name, None)
         for name, now in RENAMED.items():
@@ -406,7 +406,7 @@ class LinearTerm(nn.Module):
 
 
 def _shares(amounts: Float[Tensor, "batch some"]) -> Float[Tensor, "batch some"]:
-    """Of the sum of each row; 0 where that is."""
+    """Each amount divided by the sum of its row; 0 if the sum is."""
     return amounts / amounts.sum(1, keepdim=True).clamp(min=torch.finfo(amounts.dtype).tiny)
 
 
@@ -416,8 +416,8 @@ def mean_of(
     items: Int32[np.ndarray, "pairs"],
     weights: Float32[np.ndarray, "pairs"],
 ) -> Float[Tensor, "rows dim"]:
-    """Weighted means of the vectors of some items: in the first row those from `offsets[0]` to `offsets[1]`, and so on;
-    0 where there are none."""
+    """Weighted means of item vectors: the first row is the mean of the items from `offsets[0]` to `offsets[1]`, and so
+    on; a row without items is 0."""
     counts = np.diff(offsets)
     rows = np.repeat(np.arange(len(counts)), counts)
     shares = weights / np.bincount(rows, weights, len(counts))[rows]
@@ -435,10 +435,10 @@ def _averages(
     neighbours: Int32[np.ndarray, "pairs"],
     weights: Float32[np.ndarray, "pairs"],
 ) -> Iterator[Float32[np.ndarray, "some items"]]:
-    """How often the neighbours of each new item come next after every item: their weighted mean, of some new items at a
-    time."""
+    """How often the neighbours of each new item come next after every item: their weighted mean, for a chunk of new
+    items at a time."""
     known, columns = np.unique(neighbours, return_inverse=True)
-    at = np.full(len(items) + 1, -1)  # -1, which is no item, is the last
+    at = np.full(len(items) + 1, -1)  # the last entry is for -1, which is no item
     at[known] = np.arange(len(known))
     cells = at[items]
     rows, kept = np.nonzero(cells >= 0)
@@ -458,7 +458,7 @@ def _averages(
 def last_of(
     items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"], most: int
 ) -> Int64[Tensor, "batch recent"]:
-    """The last items of some histories, so many at most, each history at the end of its row; -1 before it."""
+    """The last items of some histories, at most `most`, aligned at the end of each row; -1 before them."""
     count = min(most, max(lengths.tolist(), default=0))
     places = torch.arange(count, device=items.device) - count + lengths.cumsum(0)[:, None]
     inside = places >= (lengths.cumsum(0) - lengths)[:, None]

@@ -1,10 +1,10 @@
-"""A table of item vectors whose rows lie on several processes: looked up, and learned, by all-to-all.
+"""A table of item vectors whose rows are sharded over several processes; all-to-all fetches rows and sends gradients.
 
 Item `i` is row `i // count` of process `i % count`. A catalogue's order has nothing to do with this remainder, so every
-process holds as many rows as every other, popular ones among them, and no map from items to rows is kept.
+process holds as many rows as every other, and as many popular ones, and no map from items to rows is needed.
 
-The rows that a step needs are fetched when it asks for them, and remembered. Its gradients go back the same way, in one
-exchange for each look-up, once all of them are there (`gradient`): no process waits for another within a backward pass.
+The rows that a step needs are fetched when it asks for them, and kept. Its gradients go back the same way, in one
+exchange per look-up, after the backward pass (`gradient`): no process waits for another within a backward pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,37 +16,37 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 BLOCK = 2**14
-"""Rows of a table that are made, or sent to the first process, at a time: 4 MB of dim 64."""
+"""Rows of a table that are drawn, or sent to the first process, at a time: 4 MB at dim 64."""
 
 
 @runtime_checkable
 class Exchange(Protocol):
-    """The processes that hold a table together (`training.distributed.Ranks`)."""
+    """The processes that share a table (`training.distributed.Ranks`)."""
 
     rank: int
     count: int
 
     def exchange(self, rows: Tensor, given: Sequence[int], taken: Sequence[int]) -> Tensor:
-        """All-to-all: the first `given` rows go to the first process, and so on; what the others gave comes back."""
+        """All-to-all: the first `given[0]` rows go to the first process, and so on; returns the rows received."""
         ...
 
     def summed(self, values: Tensor) -> Tensor:
-        """Numbers summed over all processes."""
+        """The sum of these values over all processes."""
         ...
 
     def collected(self, rows: Tensor) -> list[Tensor]:
-        """In the first process, as many rows of each; elsewhere nothing."""
+        """In the first process, the rows of every process, equally many of each; in the others, an empty list."""
         ...
 
 
 @dataclass(eq=False)
 class Lookup:
-    """Rows that a process fetched, and those of its own that the others fetched at the same time.
+    """Rows that this process fetched, and its own rows that the others fetched at the same time.
 
     Attributes:
-        places: in `rows`, of each item that was asked for; `rows`: of the different items.
-        given: how many of them each process had; `taken`: how many each of them took from this one, `asked`.
-        sums: of the gradients that came back to `rows`.
+        places: index in `rows` of each requested item; `rows`: one per distinct item.
+        given: number of them that each process sent; `taken`: number of rows that each took from here, `asked`.
+        sums: sums of the gradients of `rows`.
     """
 
     places: Int64[Tensor, "asked_for"]
@@ -58,7 +58,7 @@ class Lookup:
 
 
 class _Fetch(torch.autograd.Function):
-    """The rows of a look-up, one for each item; their gradients are kept there."""
+    """The rows of a look-up, one for each item; the backward pass sums their gradients in the look-up."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, lookup: Lookup) -> Tensor:
@@ -76,9 +76,9 @@ class _Fetch(torch.autograd.Function):
 
 @dataclass(eq=False)
 class Shards:
-    """How the rows of a table of `items` lie on several processes.
+    """How the rows of a table of `items` are sharded over several processes.
 
-    All of them must look up, and ask for `gradient`, equally often and in the same order.
+    All processes must call `look_up` and `gradient` equally often and in the same order.
     """
 
     items: int
@@ -87,11 +87,11 @@ class Shards:
 
     @property
     def own(self) -> slice:
-        """The items whose rows lie here."""
+        """The items whose rows this process holds."""
         return slice(self.ranks.rank, self.items, self.ranks.count)
 
     def look_up(self, table: Float[Tensor, "own dim"], items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid dim"]:
-        """The rows of some items; each is fetched once."""
+        """The rows of some items; each distinct row is fetched once."""
         count = self.ranks.count
         most = -(-self.items // count)
         keys, places = torch.unique(items % count * most + items // count, return_inverse=True)  # by process, then row
@@ -108,7 +108,7 @@ class Shards:
         return found.view(*items.shape, -1)
 
     def gradient(self, table: Float[Tensor, "own dim"]) -> None:
-        """Give the table the sum of what all processes' look-ups since the last time learned: a sparse gradient."""
+        """Set the table's sparse gradient: the sum over all processes' look-ups since the last call."""
         values = [
             self.ranks.exchange(torch.zeros_like(one.rows) if one.sums is None else one.sums, one.given, one.taken)
             for one in self.lookups
@@ -120,7 +120,7 @@ class Shards:
         self.lookups.clear()
 
     def whole(self, table: Float[Tensor, "own dim"]) -> Iterator[Float[Tensor, "rows dim"]]:
-        """In the first process the rows of all items, in order, some at a time; elsewhere nothing."""
+        """In the first process, blocks of the rows of all items in order; in the others, nothing."""
         count = self.ranks.count
         for start in range(0, -(-self.items // count), BLOCK):
             piece = table.detach()[start : start + BLOCK]

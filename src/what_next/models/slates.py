@@ -1,4 +1,4 @@
-"""What proposes slates: a point with what is likely about it, and how a chosen item moves the point."""
+"""Networks that propose slates: a distribution over points, click probabilities, and the effects of clicks."""
 
 import math
 
@@ -10,30 +10,32 @@ from what_next.models.belief import Belief
 from what_next.models.heads import mlp
 
 DEVIATION = 0.3
-"""Of a drawn point's entries at the start, where scores have a spread of about 1."""
+"""Initial standard deviation of a drawn point's entries; scores then have a standard deviation of about 1."""
 SHARE = 0.3
-"""Of the logits of clicks in the mean of a drawn point, at the start."""
+"""Initial share of the click point in the mean of a drawn point."""
 HELD_BACK = -2.0
-"""Logarithm of the weight of likeness at the start."""
+"""Initial logarithm of the weight of similarity."""
 SQUARES = (-0.5, -0.5)
-"""Logarithms of what the square of the numbers costs at the start: as they are, and by what a slate adds. Of five
-values of the first, the best in `boredom` with slates (352); with single items 55, where -1.5 gives 57."""
+"""Initial logarithms of the costs of squared numbers: of the numbers as they are, and of a slate's effect on them. The
+first is the best of five values in `boredom` with slates (352); with single items it gives 55, and -1.5 gives 57."""
 
 
 class Proposer(nn.Module):
-    """The mean and the standard deviation of a normal distribution over points, and what clicks are found to do.
+    """The mean and the standard deviation of a normal distribution over points, and the learned effects of clicks.
 
-    Its last layer starts near 0: at first all items are nearly alike, and the draws decide. With `traits`, a point has
-    one entry more, the weight with which an item that was chosen keeps those away that would do the same to the user:
-    maximal marginal relevance (Carbonell and Goldstein 1998), with a sum in place of their maximum.
+    Its last layer starts near 0: at first all items score nearly alike, and the draws decide. With `traits`, a point
+    has one more entry, the weight of similarity: a chosen item lowers the scores of items with similar effects on the
+    user by this weight. This is maximal marginal relevance (Carbonell and Goldstein 1998), with a sum in place of the
+    maximum.
 
     Attributes:
-        width: columns of the items' vectors; `traits`: numbers that are seen of a user, of which clicks change some.
-        by_vectors: like items are those of like vectors, and no effects are learned; `weighs`: a point has that entry.
-        effects: what a click on an item adds to each of those numbers, by the item's vector.
-        fades: what happens to the numbers without a click.
-        liking: with `clicks`, the point of what a user would click, the level of its logits, and what a slot further
-            down adds to them. `share`: how much of that point is in the mean of what is drawn.
+        width: columns of the item vectors; `traits`: observed numbers of a user, some of which clicks change.
+        by_vectors: similarity is that of the vectors, and no effects are learned; `weighs`: points have a weight of
+            similarity.
+        effects: the change of each number by a click on an item, from the item's vector.
+        fades: the change of the numbers without a click.
+        liking: with `clicks`, the point of the click logits, their level, and their change per slot further down.
+            `share`: share of that point in the mean of the drawn point.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Proposer(nn.Module):
             self.fades = nn.Linear(traits, traits)
 
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:
-        """The mean of what is drawn: a point, and the logarithm of the weight of likeness."""
+        """The mean of the distribution: a point, and the logarithm of the weight of similarity."""
         found: Tensor = self.mean(states)
         if self.liking is None or self.share is None:
             return found
@@ -68,7 +70,7 @@ class Proposer(nn.Module):
         vectors: Float[Tensor, "items width"],
         slates: Int64[Tensor, "steps slots"],
     ) -> Float[Tensor, "steps slots"]:
-        """Of the chance that each item of some slates is clicked."""
+        """Logits of the click probability of each item of some slates."""
         assert self.liking is not None
         liked = self.liking(states)
         shown = torch.nn.functional.embedding(slates.clamp(min=0), vectors)
@@ -78,42 +80,42 @@ class Proposer(nn.Module):
         return logits
 
     def draw(self, mean: Float[Tensor, "*grid drawn"], noise: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "..."]:
-        """A draw, by standard normal noise."""
+        """A draw from the distribution, from standard normal noise."""
         return mean + self.log_deviation.exp() * noise
 
     def log_density(
         self, states: Float[Tensor, "steps dim"], points: Float[Tensor, "steps columns"]
     ) -> Float[Tensor, "steps"]:
-        """The logarithm of the density with which points were drawn."""
+        """The log density of drawn points."""
         off = (self.drawn(points) - self(states)) / self.log_deviation.exp()
         found: Tensor = off.square() / 2 + self.log_deviation + math.log(2 * math.pi) / 2
         return -found.sum(-1)
 
     def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
-        """Points of what is drawn: the last entry is the weight of likeness, where there is one."""
+        """Points from draws: the last entry becomes the weight of similarity, if there is one."""
         if not self.weighs:
             return drawn
         return torch.cat([drawn[..., :-1], drawn[..., -1:].exp()], -1)
 
     def drawn(self, points: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
-        """What such points were made of."""
+        """The draws that gave these points; inverse of `points`."""
         if not self.weighs:
             return points
         return torch.cat([points[..., :-1], points[..., -1:].log()], -1)
 
     def columns(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items drawn"]:
-        """What points are multiplied with: an item's vector, and nothing for the weight of likeness."""
+        """The columns that points are multiplied with: an item's vector, and 0 for the weight of similarity."""
         return torch.nn.functional.pad(vectors, (0, 1)) if self.weighs else vectors
 
     def alike(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"] | None:
-        """Effects of the items, of a mean square length of 1: like items do the same to a user. Or their vectors."""
+        """Traits for similarity: the items' effects, or their vectors, scaled to a mean square length of 1."""
         if not self.weighs:
             return None
         effects = vectors if self.by_vectors else self.of_clicks(vectors)
         return effects / effects.square().sum(-1).mean().sqrt().clamp(min=1e-6)
 
     def of_clicks(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"]:
-        """What a click on each item adds to the numbers."""
+        """The change of the numbers by a click on each item."""
         effects: Tensor = self.effects(vectors)
         return effects
 
@@ -125,7 +127,7 @@ class Proposer(nn.Module):
         numbers: Float[Tensor, "steps traits"],
         following: Float[Tensor, "steps traits"],
     ) -> Float[Tensor, "steps"]:
-        """Mean square of what clicks do not explain of the numbers' changes, in units of their variance."""
+        """Mean square of the numbers' changes that clicks and fading do not explain, in units of their variance."""
         effects, changes = self.of_clicks(vectors), following - numbers
         done = nn.functional.embedding_bag(slates.clamp(min=0), effects, mode="sum", per_sample_weights=clicks)
         left: Tensor = (changes - done - self.fades(numbers)) / (changes.std(0, correction=0) + 1e-2)
@@ -133,17 +135,17 @@ class Proposer(nn.Module):
 
 
 class Pricer(Proposer):
-    """The mean and the standard deviation of a normal distribution over prices: what the effects of a click cost.
+    """The mean and the standard deviation of a normal distribution over prices of the effects of clicks.
 
-    Drawn is a price for a unit of each number that clicks change, and the logarithms of what their square costs: of the
-    numbers as they are, which fade, and of what a slate adds. The chance of a click comes from the network, or from a
-    belief (`models.belief`), whose point takes the place of this one's. What is drawn is little, whatever the items'
-    vectors are (`retrieval.slots.Priced`).
+    Drawn are a price per unit of each number that clicks change, and the logarithms of the costs of squared numbers: of
+    the numbers as they are, which fade, and of a slate's effect on them. The click probability comes from the network,
+    or from a belief (`models.belief`), whose point then replaces the network's. Few numbers are drawn, however wide the
+    item vectors are (`retrieval.slots.Priced`).
 
     Attributes:
-        belief: what a user is believed to click, where the network does not tell it. Then each item also has effects of
-            its own: of several that are as likely to be clicked, those of the least effects are taken, and what their
-            vectors do not tell would be mistaken for little.
+        belief: the belief about what a user clicks, if the network does not predict it. Then each item also has learned
+            effects of its own: among items that are equally likely to be clicked, those with the smallest effects are
+            taken, and an effect that the vectors do not explain would look small.
     """
 
     def __init__(self, dim: int, width: int, traits: int, belief: Belief | None) -> None:
@@ -158,7 +160,7 @@ class Pricer(Proposer):
             self.mean.bias[-2:] = torch.tensor(SQUARES)
 
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:
-        """The mean of what is drawn."""
+        """The mean of the distribution."""
         found: Tensor = self.mean(states)
         return found
 
@@ -168,14 +170,14 @@ class Pricer(Proposer):
         return effects if self.own is None else effects + self.own
 
     def odds(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid width_plus_1"]:
-        """The point of the log odds of clicks; 0 with a belief."""
+        """The point of the click log odds; 0 with a belief."""
         if self.liking is None:
             return states.new_zeros(*states.shape[:-1], self.width + 1)
         found: Tensor = self.liking(states)[..., :-1]
         return found
 
     def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
-        """See `Proposer.points`: the end of a point, after the odds and the numbers that are seen."""
+        """See `Proposer.points`: the last part of a point, after the log odds and the observed numbers."""
         return torch.cat([drawn[..., :-2], drawn[..., -2:].exp()], -1)
 
     def drawn(self, points: Float[Tensor, "*grid columns"]) -> Float[Tensor, "*grid drawn"]:
@@ -183,5 +185,5 @@ class Pricer(Proposer):
         return torch.cat([points[..., -self.traits - 2 : -2], points[..., -2:].log()], -1)
 
     def columns(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items width_plus_1"]:
-        """See `Proposer.columns`: an item's vector, and 1 for the level."""
+        """See `Proposer.columns`: an item's vector, and 1 for the level of the log odds."""
         return nn.functional.pad(vectors, (0, 1), value=1.0)

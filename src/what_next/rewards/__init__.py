@@ -1,4 +1,4 @@
-"""Rewards: what the critic learns to foresee, and what algorithms that learn from the log earn."""
+"""Rewards: what the critic learns to predict, and what algorithms that learn from the log optimise."""
 
 from collections.abc import Mapping
 

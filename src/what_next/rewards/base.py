@@ -1,4 +1,4 @@
-"""What every reward is, and what it reads."""
+"""The base class of all rewards, and the events that they read."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ from what_next.data import Dataset
 from what_next.errors import Explained, SetupError
 
 NEVER = torch.iinfo(torch.int64).max
-"""A time that does not come."""
+"""The time of an event that never comes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """The events of some users, oldest first, padded at the end: what rewards read.
+    """The events of some users, oldest first, padded at the end: the input of rewards.
 
-    A row may begin in the middle of a user's history; what came before it is not known to a reward. The statistics of
-    items (`vectors`, `popularity`) are fixed for a data set. What is known of a user beyond the row is a label: it may
-    know the future, and a reward that reads it says so (`Reward.reads_future`).
+    A row may begin in the middle of a user's history; a reward does not know earlier events. The item statistics
+    (`vectors`, `popularity`) are fixed for a data set. All other information about a user is a label: it may know the
+    future, and a reward that reads it must say so (`Reward.reads_future`).
 
     Attributes:
         items: positions in the catalogue; -1 is padding.
         rewards: the logged reward of each event (`Logged.of_events`).
-        times: of each event, in microseconds; None where the log has none.
-        vectors: standardised attributes of the items; no columns where the catalogue has none.
-        popularity: each item's share of all events that training may know; None where no reward asks for it.
-        sigma: a label: the spread of all that the user likes.
-        profile: a label: the mean vector of all of the user's events; None where no reward asks for it.
-        after: a label: the time of the user's first event after the row, in microseconds, `NEVER` where none is known;
-            None where the log has no times.
+        times: time of each event, in microseconds; None if the log has no times.
+        vectors: standardised attributes of the items; no columns if the catalogue has none.
+        popularity: each item's share of all events that training may know; None if no reward needs it.
+        sigma: a label: the spread of everything that the user likes.
+        profile: a label: the mean vector of all of the user's events; None if no reward needs it.
+        after: a label: the time of the user's first event after the row, in microseconds, `NEVER` if none is known;
+            None if the log has no times.
     """
 
     items: Int64[Tensor, "batch time"]
@@ -48,30 +48,28 @@ class Events:
 
     @property
     def real(self) -> Bool[Tensor, "batch time"]:
-        """Where there is an event, and no padding."""
+        """True at events, False at padding."""
         return self.items >= 0
 
     @property
     def points(self) -> Float[Tensor, "batch time attributes"]:
-        """The vectors of the events; padding holds anything finite."""
+        """The vectors of the events; at padding any finite values."""
         return self.vectors[self.items.clamp(min=0)]
 
 
 class Reward(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """A reward: for each event, what it was worth to play its item to a user who had heard the events before.
+    """A reward: for each event, the worth of playing its item to a user who had heard the events before.
 
-    Its settings are the object. It looks at the events up to the one that it rewards, and at nothing later, unless
-    `reads_future`.
+    Its settings are its fields. It reads the event and earlier ones, and nothing later, unless `reads_future`.
     """
 
     reads_future: ClassVar[bool] = False
-    """Whether it reads what follows the event, as a label: learnt from, and never an input of a network."""
+    """Whether it reads what follows the event: then it is only a label to learn from, never an input of a network."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What the data must have: `attributes`, `times`; and what is counted where it is asked for: `popularity`, and
-    `profile`, a label."""
+    """What it needs: `attributes` and `times` of the data, and on demand `popularity` and `profile` (a label)."""
 
     bounds: ClassVar[tuple[float, float]] = (-inf, inf)
-    """The `range`, where no setting changes it; infinite where there is no such bound."""
+    """The `range` if no setting changes it; infinite without a bound."""
 
     weight: float | None = Field(
         default=None,
@@ -86,10 +84,10 @@ class Reward(Explained, BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fa
 
     @abstractmethod
     def of(self, events: Events) -> Float[Tensor, "batch time"]:
-        """The reward of each event; 0 at padding, and where there is nothing to compare the item with."""
+        """The reward of each event; 0 at padding, and if there is nothing to compare the item with."""
 
     def check(self, dataset: Dataset) -> None:
-        """Raises a `SetupError` where the data lack what this reward needs."""
+        """Raise a `SetupError` if the data lack what this reward needs."""
         if "attributes" in self.needs and not dataset.catalogue.informative:
             raise SetupError(
                 f"{self.key} needs attributes of the items, and {dataset.name} has none; import the data with "
@@ -115,7 +113,7 @@ def latest(values: Float[Tensor, "batch time last"], window: int) -> Float[Tenso
 
 
 def events_since(items: Int64[Tensor, "batch time"]) -> Int64[Tensor, "batch time"]:
-    """How many events ago each event's item was heard last (1: right before); 0 where it was not."""
+    """How many events ago each event's item was last heard (1: right before); 0 if never."""
     order = items.argsort(dim=1, stable=True)
     in_order = items.gather(1, order)
     again = in_order[:, 1:] == in_order[:, :-1]

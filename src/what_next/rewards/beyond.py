@@ -1,4 +1,4 @@
-"""Rewards beyond accuracy: variety, novelty, serendipity, and what a user's own events say of tiredness and return."""
+"""Rewards beyond accuracy: diversity, novelty, serendipity, and signs of boredom and of return in a user's events."""
 
 from math import inf, sqrt
 from typing import ClassVar
@@ -15,15 +15,15 @@ from what_next.rewards.base import NEVER, Events, Reward, events_since, latest
 
 HOUR = 3600 * 10**6  # microseconds
 SMALLEST = 1e-9
-"""A profile that varies less has no correlation."""
+"""A profile with a smaller deviation has no correlation."""
 
 
 def unexpectedness(events: Events, window: int) -> Float[Tensor, "batch time"]:
     """The mean distance of each item to the `window` before it, in units of the typical distance; 0 for the first.
 
-    The typical distance of two items is the root of twice the number of attributes: for each standardised attribute,
-    two items drawn at random differ by 2 in the mean square. One difference is taken for each lag, so that memory grows
-    neither with the window nor with the history's square.
+    The typical distance of two items is the root of twice the number of attributes, because two random items differ by
+    2 in the mean square of each standardised attribute. The loop is over lags, so that memory grows neither with the
+    window nor with the square of the history.
     """
     points, steps = events.points, events.items.shape[1]
     sums = points.new_zeros(points.shape[:2])
@@ -36,8 +36,8 @@ def unexpectedness(events: Events, window: int) -> Float[Tensor, "batch time"]:
 class Diversity(Reward):
     """The mean distance of the new item to the latest ones; 1 is the typical distance of two items of the catalogue.
 
-    What the item adds to the intra-list distance (Ziegler et al. 2005, "Improving recommendation lists through topic
-    diversification") of the latest items with it; known as distance-based novelty in Vargas and Castells 2011 ("Rank
+    It is the item's contribution to the intra-list distance (Ziegler et al. 2005, "Improving recommendation lists
+    through topic diversification") of the latest items; Vargas and Castells 2011 call it distance-based novelty ("Rank
     and relevance in novelty and diversity metrics for recommender systems").
     """
 
@@ -51,11 +51,11 @@ class Diversity(Reward):
 
 
 class Serendipity(Reward):
-    """The distance of a liked item to the latest ones (see `Diversity`); 0 for one that was not liked.
+    """The distance of a liked item to the latest ones (see `Diversity`); 0 for an item that was not liked.
 
-    Unexpected and useful at once (Ge et al. 2010, "Beyond accuracy: evaluating recommender systems by coverage and
-    serendipity"); unexpected as a mean distance to what the user knows, as in Castells, Hurley and Vargas 2015
-    ("Novelty and diversity in recommender systems").
+    It is both unexpected and useful (Ge et al. 2010, "Beyond accuracy: evaluating recommender systems by coverage and
+    serendipity"). Unexpectedness is the mean distance to known items, as in Castells, Hurley and Vargas 2015 ("Novelty
+    and diversity in recommender systems").
     """
 
     needs: ClassVar[tuple[str, ...]] = ("attributes",)
@@ -71,10 +71,10 @@ class Serendipity(Reward):
 class Novelty(Reward):
     """The self-information of the item, -log2 of its share of all training events, over that of the rarest one.
 
-    0 for an item that is all that anybody hears, 1 for the rarest and for one that nobody heard. Self-information:
-    Zhou et al. 2010 (PNAS 107, "Solving the apparent diversity-accuracy dilemma of recommender systems"); on shares of
-    events it is the expected free discovery of Vargas and Castells 2011 ("Rank and relevance in novelty and diversity
-    metrics for recommender systems"). The shares are a statistic of the catalogue, as its scaling is.
+    0 for an item that has all events, 1 for the rarest item and for an item without events. Self-information: Zhou et
+    al. 2010 (PNAS 107, "Solving the apparent diversity-accuracy dilemma of recommender systems"); on shares of events
+    it is the expected free discovery of Vargas and Castells 2011 ("Rank and relevance in novelty and diversity metrics
+    for recommender systems"). The shares are a statistic of the catalogue, like its scaling.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("popularity",)
@@ -93,16 +93,16 @@ class Novelty(Reward):
 
 
 class Repeat(Reward):
-    """Minus 1 for the item that was heard right before, less the longer ago that was, 0 for one that is new.
+    """-1 for the item that was heard right before, closer to 0 the longer ago it was heard, 0 for a new item.
 
-    Who hears an item tires of it, and recovers with time: Kapoor et al. 2015 ("Just in time recommendations: modeling
-    the dynamics of boredom in activity streams"). With a positive weight it damps repeats, with a negative one it
-    brings them on. (`reward.spread.repeat_factor` damps the spread reward alone.)
+    Users tire of an item and recover with time: Kapoor et al. 2015 ("Just in time recommendations: modeling the
+    dynamics of boredom in activity streams"). A positive weight discourages repeats, a negative one encourages them.
+    (`reward.spread.repeat_factor` damps only the spread reward.)
     """
 
     bounds: ClassVar[tuple[float, float]] = (-1.0, 0.0)
     fade: float = Field(
-        default=0.9, gt=0, le=1, description="what is left of a repeat's price with each further event in between"
+        default=0.9, gt=0, le=1, description="factor of a repeat's penalty for each further event in between"
     )
 
     def of(self, events: Events) -> Float[Tensor, "batch time"]:
@@ -112,10 +112,11 @@ class Repeat(Reward):
 
 
 class ReturnTime(Reward):
-    """1 where the user's next event follows at once, 1/2 where it takes `half` hours, 0 where none is known.
+    """1 if the user's next event follows at once, 1/2 if it takes `half` hours, 0 if none is known.
 
-    The inverse of the return time, as in FeedRec (Zou et al. 2019, arXiv 1902.05570), with `half` added below the line
-    so that it stays finite. The last known event of a user earns 0, whether the user stayed away or the log ended.
+    The inverse of the return time, as in FeedRec (Zou et al. 2019, arXiv 1902.05570), with `half` added to the
+    denominator so that it stays finite. The last known event of a user earns 0, whether the user stayed away or the log
+    ended.
     """
 
     reads_future: ClassVar[bool] = True
@@ -136,8 +137,8 @@ class ReturnTime(Reward):
 class ProfileCorrelation(Reward):
     """Pearson's correlation, over the attributes, of the mean vector of the latest events with the user's profile.
 
-    The latest events are those up to and with the new item; the profile is the mean vector of all of the user's events
-    that training may know. It knows the future, so it is a label. 0 where either is the same in every attribute.
+    The latest events include the new item; the profile is the mean vector of all of the user's events that training may
+    know. It knows the future, so it is a label. 0 if either vector is constant over the attributes.
     """
 
     reads_future: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The sum that algorithms earn by the log, and the log as rewards read it: what training may know, gathered once."""
+"""The sum of rewards that algorithms learn from, and the log as rewards read it: what training may know."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from what_next.types import History
 
 @dataclass(frozen=True, eq=False)
 class RewardLog:
-    """What training may know of a data set, for `events`.
+    """The part of a data set that training may know, as the source of `events`.
 
     Attributes:
         items, times, offsets: as in the data set.
         known: how many of each user's events are known, counted from the first.
-        rewards: of every event, logged.
-        vectors: standardised attributes of the items, where rewards are computed (on the graphics card, say).
-        popularity: each item's share of the events that training may know, there too, where a reward asks for it.
-        profiles: whether a reward asks for them.
+        rewards: the logged reward of every event.
+        vectors: standardised attributes of the items, on the device that computes rewards.
+        popularity: each item's share of the events that training may know, on the same device; None if not needed.
+        profiles: whether a reward needs profiles.
     """
 
     items: Int32[np.ndarray, "events"]
@@ -50,19 +50,19 @@ class RewardLog:
         terms: Sequence[Reward],
         device: torch.device | str = "cpu",
     ) -> "RewardLog":
-        """Gather it.
+        """Gather it from a data set.
 
         Args:
             dataset: all events.
-            known: how many of each user's events training may know (`Split.known`). Of a user set aside whole (0), all
-                are taken for what is the user's own, and none for the statistics of items.
-            vectors: of the catalogue, standardised.
-            logged: how an event becomes a number; it need not count.
-            terms: the rewards that do.
-            device: where they are computed.
+            known: how many of each user's events training may know (`Split.known`). For a user set aside whole (0), all
+                events count as the user's own, but none enters the item statistics.
+            vectors: standardised attributes of the catalogue.
+            logged: converts events to numbers, even if its own weight is 0.
+            terms: the rewards that count.
+            device: device that computes rewards.
 
         Raises:
-            SetupError: a word that the data have earns no number.
+            SetupError: an event word of the data has no number.
         """
         popularity = None
         if any("popularity" in term.needs for term in terms):
@@ -80,7 +80,7 @@ class RewardLog:
         )
 
     def events(self, history: History) -> Events:
-        """What rewards read of some histories, whose users are of the data set."""
+        """The input of rewards for some histories, whose users must be in the data set."""
         users, before = history.users, np.zeros_like(history.lengths) if history.before is None else history.before
         assert (users >= 0).all(), "rewards are of users that the log holds"
         first, follows = self.offsets[users] + before, before + history.lengths < self.known[users]
@@ -102,7 +102,7 @@ class RewardLog:
         )
 
     def profile_of(self, users: Int[np.ndarray, "batch"]) -> Float[Tensor, "batch attributes"]:
-        """The mean vector of all that is known of each user."""
+        """The mean vector of all known events of each user."""
         counts = self.known[users]
         vectors = self.vectors[self._tensor(self.items[ranges(self.offsets[users], counts)]).long()].double()
         return torch.segment_reduce(vectors, "mean", lengths=self._tensor(counts)).float()
@@ -112,9 +112,9 @@ class RewardLog:
 
 
 def weighted(rewards: Iterable[Reward]) -> tuple[Reward, ...]:
-    """Those rewards that count, each with its weight.
+    """The rewards that count, each with its weight.
 
-    The logged one also counts, with weight 1, where a word earns a number, or where no weight is given at all.
+    The logged reward also counts, with weight 1, if a word has a number, or if no reward has a weight.
     """
     rewards = tuple(rewards)
     alone = all(reward.weight is None for reward in rewards)
@@ -128,7 +128,7 @@ def weighted(rewards: Iterable[Reward]) -> tuple[Reward, ...]:
 
 
 def check(terms: Sequence[Reward], dataset: Dataset) -> None:
-    """Raises a `SetupError` where no reward counts, one breaks a promise, or the data lack what it needs."""
+    """Raise a `SetupError` if no reward counts, one breaks its contract, or the data lack what one needs."""
     if not terms:
         raise SetupError("every reward has weight 0; give one another weight, such as reward.logged.weight, 1")
     for term in terms:
@@ -140,8 +140,8 @@ def total(terms: Sequence[Reward], events: Events) -> Float[Tensor, "batch time"
     """The weighted sum of some rewards (see `weighted`) for each event; 0 at padding.
 
     Raises:
-        SetupError: somebody else's reward fails, or gives no number for each event.
-        TrainingError: a reward is no finite number for some item.
+        SetupError: a custom reward fails, or does not return a number for each event.
+        TrainingError: a reward is not finite for some item.
     """
     found, each = torch.zeros_like(events.rewards), [earned(term, events) for term in terms]
     for term, one in zip(terms, each, strict=True):

@@ -1,4 +1,4 @@
-"""The logged reward: what the log itself says of an event."""
+"""The logged reward: the log's own number for an event."""
 
 from math import inf
 from typing import Annotated
@@ -14,10 +14,10 @@ from what_next.rewards.base import Events, Reward
 
 
 class Logged(Reward, extra="allow"):
-    """The log's reward column; or a number for each word of its event column, such as -1 for skip and 1 for play.
+    """The log's reward column, or a number for each word of its event column, such as -1 for skip and 1 for play.
 
-    Where the log has no event column, the words are the values of the reward column. Without any number given, and
-    without a reward column, every event earns 1.
+    If the log has no event column, the words are the values of the reward column. Without numbers and without a reward
+    column, every event earns 1.
     """
 
     __pydantic_extra__: dict[
@@ -25,31 +25,31 @@ class Logged(Reward, extra="allow"):
         Annotated[
             float | None,
             Field(
-                description="what an event of the kind WORD earns, in place of the log's reward: a key for every word "
-                "that the event column has (of the reward column, where there is none)"
+                description="the reward of an event of the kind WORD, in place of the log's: a key for every word of "
+                "the event column (of the reward column, if there is none)"
             ),
         ],
     ]
     weight: float | None = Field(
         default=None,
         description="weight of the log's own reward in the sum that an algorithm which learns from the log earns; "
-        "none: 1 where no other reward has a weight, or some word earns a number, else it does not count",
+        "none: 1 if no other reward has a weight, or if some word has a number; otherwise it does not count",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _named(cls, data: object) -> object:
-        """A word without a number is as one that was not named."""
+        """Drop words whose number is None."""
         return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
     @property
     def numbers(self) -> dict[str, float]:
-        """What each word earns; words without white space and case, as all keys are."""
+        """The number of each word; words without white space and in lower case, like all keys."""
         return {_plain(word): number for word, number in (self.__pydantic_extra__ or {}).items() if number is not None}
 
     @property
     def range(self) -> tuple[float, float]:
-        """From the lowest number that a word earns to the highest; without numbers, what the log holds."""
+        """From the lowest number of a word to the highest; unbounded without numbers."""
         return (min(self.numbers.values()), max(self.numbers.values())) if self.numbers else (-inf, inf)
 
     def of(self, events: Events) -> Float[Tensor, "batch time"]:
@@ -57,7 +57,7 @@ class Logged(Reward, extra="allow"):
         return events.rewards * events.real
 
     def check(self, dataset: Dataset) -> None:
-        """Raises a `SetupError` where a word that the data have earns no number."""
+        """Raise a `SetupError` if an event word of the data has no number."""
         if self.numbers:
             words, _ = _words(dataset)
             self._refuse(words, dataset.name)
@@ -66,7 +66,7 @@ class Logged(Reward, extra="allow"):
         """The logged reward of every event of a data set.
 
         Raises:
-            SetupError: a word that the data have earns no number.
+            SetupError: an event word of the data has no number.
         """
         if not self.numbers:
             # Ones that take no memory.
@@ -90,7 +90,7 @@ class Logged(Reward, extra="allow"):
 
 
 def _words(dataset: Dataset) -> tuple[tuple[str, ...], Int[np.ndarray, "events"]]:
-    """The words that the events have, and for each event the place of its word."""
+    """The words of the events, and for each event the position of its word."""
     if dataset.event_codes is not None:
         return dataset.event_words, dataset.event_codes
     if dataset.rewards is None:

@@ -1,4 +1,4 @@
-"""What every reward promises, tried on made-up events."""
+"""The contract of every reward, checked on made-up events."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,17 +11,17 @@ from what_next.errors import SetupError, told_of
 from what_next.rewards.base import NEVER, Events, Reward
 
 OPTIONAL = {"attributes": "vectors", "times": "times", "popularity": "popularity", "profile": "profile"}
-"""What a reward may need, and the field of `Events` that holds it."""
+"""The possible needs of a reward, each with the field of `Events` that satisfies it."""
 TIME, ITEMS, ATTRIBUTES = 9, 6, 3
 
 
 def check_promises(reward: Reward) -> Float[Tensor, "batch time"]:
-    """Try a reward on made-up events that hold no more than it `needs`: shape, padding, and whether it looks ahead.
+    """Check a reward on made-up events that hold only what it `needs`: shape, padding, and no look-ahead.
 
-    Returns what it gives for some.
+    Returns its values for one batch of events.
 
     Raises:
-        SetupError: it breaks a promise.
+        SetupError: it breaks the contract.
     """
     if unknown := sorted(set(reward.needs) - OPTIONAL.keys()):
         raise SetupError(f"{reward.key}: needs has {', '.join(unknown)}; there are {', '.join(OPTIONAL)}")
@@ -60,7 +60,7 @@ def random_events(seed: int, scale: float = 1.0) -> Events:
 
 
 def other_future(events: Events, known: int) -> Events:
-    """The same up to `known` events; other events after them, and other labels."""
+    """The same up to `known` events, with other events after them and other labels."""
     other, real = random_events(99), events.real[:, known:]
     changed: dict[str, Any] = {name: getattr(events, name).clone() for name in ("items", "rewards", "times")}
     changed["items"][:, known:] = torch.where(real, (events.items[:, known:] + 1) % ITEMS, -1)
@@ -70,13 +70,13 @@ def other_future(events: Events, known: int) -> Events:
 
 
 def no_future(events: Events, known: int) -> Events:
-    """The same up to `known` events, and nothing after them; the labels stay."""
+    """The same up to `known` events, with padding after them; the labels stay."""
     cut = torch.arange(events.items.shape[1]) >= known
     return replace(events, items=events.items.masked_fill(cut, -1))
 
 
 def _earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
-    """What it gives for events without what it does not need."""
+    """Its values for events without the fields that it does not need."""
     left: dict[str, Any] = {field: None for name, field in OPTIONAL.items() if name not in reward.needs}
     if "vectors" in left:
         left["vectors"] = events.vectors[:, :0]
@@ -86,7 +86,7 @@ def _earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
 
 
 def earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
-    """What a reward gives; a `SetupError` where it fails, or that is no number for each event."""
+    """A reward's values; a `SetupError` if it fails, or does not return a number for each event."""
     needs, shape = ", ".join(reward.needs) or "nothing", tuple(events.items.shape)
     what = f"{reward.key}: fails on events that have what it needs ({needs}), in a grid of {shape[0]} by {shape[1]}"
     with told_of(reward, what, SetupError):

@@ -1,9 +1,9 @@
 """The founding reward: bring the spread of what a person hears towards the spread of all they like.
 
 The spread of some events is the sample standard deviation (n - 1) of the Euclidean distances between their
-standardised attribute vectors. It is kept for the latest `window` events at every step of a history at once, from
-prefix sums of the distances to earlier events; one row of distances then tells what any further item would make of
-it. Distances are shifted by their mean over the history, so that squares of large, nearly equal numbers are never
+standardised attribute vectors. It is computed for the latest `window` events at every step of a history at once, from
+prefix sums of the distances to earlier events. One more row of distances then gives the spread with any further item.
+Distances are shifted by their mean over the history, so that squares of large, nearly equal numbers are never
 subtracted.
 """
 
@@ -34,7 +34,7 @@ class Samples:
     Attributes:
         vectors: standardised attributes of the events; padding may hold anything finite.
         count: events in the sample at each step, at most `window`.
-        shift: a number near the mean distance, taken off every distance of the history.
+        shift: a number near the mean distance, subtracted from every distance of the history.
         total, squares: sums over the sample's pairs of the shifted distances and of their squares.
     """
 
@@ -70,14 +70,14 @@ class Samples:
         return latest(self.vectors, self.window) / self.count[:, None]
 
     def with_item(self, points: Float[Tensor, "#batch #time choices dim"]) -> Choices:
-        """The spread of the sample at each step with one of several points added to it."""
+        """The spread of the sample at each step with each of several points added to it."""
         sums = self._shared_rows(points[:, 0]) if points.shape[1] == 1 else self._own_rows(points)
         added = 1 if self.pairs == "consecutive" else self.count[:, None]
         total, squares = self.total[..., None] + sums[0], self.squares[..., None] + sums[1]
         return _deviation(total, squares, self._pairs(self.count)[:, None] + added)
 
     def at(self, rows: Int[Tensor, "pairs"], points: Float[Tensor, "pairs dim"]) -> Float[Tensor, "pairs"]:
-        """As `with_item`, for pairs of a row of the flattened grid and a point."""
+        """As `with_item`, for pairs of a position on the flattened grid and a point."""
         batch, step = rows // self.vectors.shape[1], rows % self.vectors.shape[1]
         past, known = self._past(step)
         distances = (self.vectors[batch[:, None], past] - points[:, None]).norm(dim=-1).double()
@@ -87,21 +87,21 @@ class Samples:
         return _deviation(total, squares, self._pairs(self.count[step]) + added)
 
     def _shared_rows(self, points: Float[Tensor, "#batch choices dim"]) -> tuple[Tensor, Tensor]:
-        """Sums of distances to points that are the same at every step: one row for each event serves all steps."""
+        """Sums of distances to points that all steps share: one row per event serves all steps."""
         points = points.expand(len(self.vectors), -1, -1)
         shifted = torch.cdist(self.vectors, points, compute_mode=EXACT).double() - self.shift[:, None, None]
         width = 1 if self.pairs == "consecutive" else self.window
         return latest(shifted, width), latest(shifted.square(), width)
 
     def _own_rows(self, points: Float[Tensor, "#batch time choices dim"]) -> tuple[Tensor, Tensor]:
-        """Sums of distances to points of each step's own."""
+        """Sums of distances to points that differ from step to step."""
         past, known = self._past(torch.arange(self.vectors.shape[1], device=self.vectors.device))
         distances = torch.cdist(points.expand(len(self.vectors), -1, -1, -1), self.vectors[:, past], compute_mode=EXACT)
         shifted = (distances.double() - self.shift[:, None, None, None]) * known[:, None]
         return shifted.sum(-1), shifted.square().sum(-1)
 
     def _past(self, step: Int[Tensor, "rows"]) -> tuple[Int[Tensor, "rows width"], Bool[Tensor, "rows width"]]:
-        """Positions of the events that a further item makes a pair with, and which of them exist."""
+        """Positions of the events that a further item is paired with, and which of them exist."""
         width = 1 if self.pairs == "consecutive" else min(self.window, self.vectors.shape[1])
         past = step[:, None] - torch.arange(width, device=step.device)
         return past.clamp(min=0), past >= 0
@@ -114,8 +114,8 @@ def _within(values: Float[Tensor, "batch time lags"], window: int) -> Float[Tens
     """Sums at every step over the pairs of events that both lie in the latest `window`.
 
     Args:
-        values: at each step, of the pairs that its event makes with the one 1, 2, ... events before.
-        window: a pair that is `lag` apart lies in it until its later event is `window - lag` steps old.
+        values: at each step, the values of the pairs of its event with the event 1, 2, ... before.
+        window: a pair with lag `lag` is inside until its later event is `window - lag` steps old.
     """
     sums = values.cumsum(1)
     steps, lags = (torch.arange(size, device=values.device) for size in values.shape[1:])
@@ -146,10 +146,10 @@ def spread_of(vectors: Float[Tensor, "events dim"], pairs: Pairs = "all") -> flo
 def spread_reward(
     samples: Samples, with_item: Choices, sigma: Float[Tensor, "batch"], form: Form = "towards"
 ) -> tuple[Choices, Bool[Tensor, "batch time"]]:
-    """The reward of making a sample's spread what `with_item` says, and the steps at which it is defined.
+    """The reward of changing a sample's spread to `with_item`, and the steps at which it is defined.
 
-    `towards`: (|s_without - sigma| - |s_with - sigma|) / sigma, positive where the spread comes nearer to the user's.
-    `change`: |s_with - s_without| / sigma. Not defined: fewer than three events, or a user without spread.
+    `towards`: (|s_without - sigma| - |s_with - sigma|) / sigma, positive if the spread comes nearer to the user's.
+    `change`: |s_with - s_without| / sigma. Undefined with fewer than three events, or for a user without spread.
     """
     usable = (sigma > SMALLEST_SIGMA)[:, None] & (samples.count >= LEAST_EVENTS)
     before, target = samples.spread[..., None], sigma.double()[:, None, None]
@@ -158,7 +158,7 @@ def spread_reward(
 
 
 def learning_target(reward: Choices, count: Int[Tensor, "time"], clip: float) -> Choices:
-    """The critic's target: the reward shrinks like 1 / n with the sample's length n, so it is scaled, and clipped."""
+    """The critic's target: the reward falls as 1 / n with the sample's length n, so it is scaled by n, and clipped."""
     return (reward * count[:, None]).clamp(-clip, clip)
 
 
@@ -173,12 +173,12 @@ PROSPECTS = 4
 def prospects(
     spread: Float[Tensor, "*#grid"], with_item: Float[Tensor, "*grid"], count: Int[Tensor, "..."], typical: float
 ) -> Float[Tensor, "*grid prospects"]:
-    """What an item would do to the sample, as the networks read it: inputs, so the user's own sigma is not in them.
+    """The effect of an item on the sample, as inputs of the networks; the user's own sigma is not among them.
 
-    The last two tell how far from the typical sigma the sample is with the item, and without.
+    The last two are the distances of the sample from the typical sigma, with the item and without it.
 
     Args:
-        spread: of the sample; `with_item`: of the sample with the item.
+        spread: spread of the sample; `with_item`: spread of the sample with the item.
         count: events in the sample; differences are scaled by it, as the learning target is.
         typical: the mean sigma of the training users.
     """
@@ -195,7 +195,7 @@ POPULATION = 1000
 
 
 def population_sigma(vectors: Float[Tensor, "events dim"], pairs: Pairs = "all", seed: int = 0) -> float:
-    """A user's sigma: the spread of all their events; above 1,000 of them, of a subset of 1,000 fixed by the seed."""
+    """A user's sigma: the spread of all their events; above 1,000, that of a subset of 1,000 fixed by the seed."""
     if len(vectors) > POPULATION:
         chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:POPULATION]
         vectors = vectors[chosen.sort().values]
@@ -205,7 +205,7 @@ def population_sigma(vectors: Float[Tensor, "events dim"], pairs: Pairs = "all",
 class Spread(Reward):
     """The founding reward: what a person hears should spread as widely as what they like.
 
-    As a term of a sum it is the critic's target: scaled by the sample's length, clipped, and damped for repeats. The
+    In a sum of rewards it is the critic's target: scaled by the sample's length, clipped, and damped for repeats. The
     user's sigma is a label.
     """
 
@@ -217,11 +217,11 @@ class Spread(Reward):
         description="towards: reward for bringing the spread nearer to the user's own; change: for changing it at all",
     )
     pairs: Pairs = Field(
-        default="all", description="which pairs of events the spread is measured on: all, or neighbours in time alone"
+        default="all", description="which pairs of events the spread is measured on: all, or only neighbours in time"
     )
     window: int = Field(default=20, ge=3, description="how many of the latest events the spread is measured on")
-    # The best item after five events earns 1.3 once scaled, so at 1 the critic cannot tell the good from the best: on
-    # ml-100k's validation users the agent takes 58 % of what the oracle earns after 5 events at 1, 68 % at 3.
+    # After five events the best item earns 1.3 once scaled, so a clip at 1 hides the best among the good items: on
+    # ml-100k's validation users the agent gets 58 % of the oracle's reward after 5 events at 1, 68 % at 3.
     clip: float = Field(
         default=3.0, gt=0, description="the critic learns the reward times the sample's length, clipped at this"
     )
@@ -231,11 +231,11 @@ class Spread(Reward):
 
     @property
     def range(self) -> tuple[float, float]:
-        """Clipped; a change is never negative."""
+        """The clip's bounds; a change is never negative."""
         return (0.0 if self.form == "change" else -self.clip), self.clip
 
     def of(self, events: Events) -> Float[Tensor, "batch time"]:
-        """See `Reward.of`; 0 too where the spread is not defined (see `spread_reward`)."""
+        """See `Reward.of`; also 0 if the spread is not defined (see `spread_reward`)."""
         if events.items.shape[1] < 2:
             return torch.zeros_like(events.rewards)
         points = events.points

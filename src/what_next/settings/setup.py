@@ -252,10 +252,10 @@ class Setup(Group):
     """after so many saves without a better monitor the learning rate is halved, at the fourth time the run ends, and
     the best model is kept; none: it goes on to the end of epochs, passes or seconds"""
     refit: Literal["auto", "no", "validation", "all"] = "auto"
-    """what learns from the log is trained a second time, from the start, for as many passes and with the counts of the
-    log that validation has found to be best. validation: on the events of validation, too; all: on every event of the
-    log, for a model that is to be served, since nothing is left to judge it by; auto: validation, where it ended the
-    first training, its events are later than the others, and more than a twentieth of them; no: never"""
+    """a second training from scratch, with the passes, learning rates and counts of the log that validation chose in the
+    first one. validation: on the validation events, too; all: on every event of the log, for a model that will be
+    served, as nothing is left to judge it on; auto: validation, if validation ended the first training, its events are
+    later ones (split leave_last_out or time), and they are at least a twentieth of the training events; no: never"""
     stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
     save_every: int | None = Field(default=None, gt=0)
     """number of histories between two saves of the models; none: once in a pass over the training users, or 5000 for
@@ -374,7 +374,7 @@ class Setup(Group):
 
     @property
     def second(self) -> "Setup":
-        """By which a model is trained a second time (`refit`), in files of its own: nothing is measured there."""
+        """The settings of a second training (`refit`), which has files of its own and no validation."""
         agent, critic = self.model_agent_path, self.model_critic_path
         return self.model_copy(
             update={

@@ -1,4 +1,4 @@
-"""Where experience comes from: each source makes batches, and the learner does not know which one made them."""
+"""Sources of experience: each makes batches, and the learner does not know which source made them."""
 
 from collections.abc import Mapping
 
@@ -29,21 +29,21 @@ SOURCES: Mapping[str, type[Source]] = {
     "bandit": BanditSource,
     "world": WorldSource,
 }
-"""By the name that an algorithm gives; those of installed packages follow (group `what_next.sources`)."""
+"""Sources by the name that an algorithm uses; installed packages add theirs (group `what_next.sources`)."""
 
 
 def known_sources() -> dict[str, type[Source]]:
-    """Every source that an algorithm may name; here those of installed packages are loaded."""
+    """Every source that an algorithm may name; loads those of installed packages."""
     return {**SOURCES, **installed("what_next.sources", Source, SOURCES)}
 
 
 def source_of(state: State) -> Source:
-    """The one that the setup's algorithm learns from; beside a log, what a service showed (see `with_decisions`).
+    """The source that the setup's algorithm learns from; with a log, also the service's decisions (`with_decisions`).
 
     Raises:
-        DataError: the setup asks for what a service showed, and there is nothing to learn from.
-        SetupError: neither this package nor an installed one has the source, or the algorithm cannot learn from what
-            the setup asks for.
+        DataError: the setup asks for decisions of a service, and there are none to learn from.
+        SetupError: neither this package nor an installed one has the source, or the algorithm cannot learn from the
+            source that the setup asks for.
     """
     algorithm = state.setup.algorithm
     refuse_unable(state)
@@ -57,10 +57,10 @@ def source_of(state: State) -> Source:
 
 
 def source_in(world: World, state: State) -> WorldSource:
-    """The one by which the setup's algorithm learns in a world: its own choices as they are made, or a replay of them.
+    """The source for learning in a world: the algorithm's own choices as they are made, or a replay of them.
 
     Raises:
-        SetupError: it learns from a log alone.
+        SetupError: the algorithm learns only from a log.
     """
     algorithm = state.setup.algorithm
     if not algorithm.replays:

@@ -1,4 +1,4 @@
-"""Bandit feedback, the founding source: after every event an item is tried, and what any would earn is known."""
+"""Bandit feedback, the founding source: after every event an item is tried, and the reward of any item is known."""
 
 import numpy as np
 import torch
@@ -10,19 +10,19 @@ from what_next.sources.base import Source
 from what_next.types import Batch, Factors, History, Product, Request, repeats
 
 EVENTS = 2**12
-"""A batch holds so many events at most (or one history), whatever `batch_size` says: with long windows, memory and the
-time of a step stay bounded."""
+"""Most events in a batch (or one history), whatever `batch_size` says, to bound memory and step time with long
+windows."""
 
 
 class BanditSource(Source):
-    """Random histories; the policy's items at each of their events, some random ones beside them, and their rewards."""
+    """Random histories, the policy's items at each of their events, some random items, and all their rewards."""
 
     taken = 0
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """See `Source.next_batch`: history, predict, produce, and what each item would earn."""
+        """See `Source.next_batch`: history, predict, produce, and the reward of each item."""
         state, setup = self.state, self.setup
-        assert setup.batch_size is not None, "a setup with bandit feedback says it"
+        assert setup.batch_size is not None, "a setup with bandit feedback has a batch size"
         longest = min(setup.longest, int(state.split.known[state.train_users].max()))
         most = min(setup.batch_size, max(1, EVENTS // longest))
         history = state.get_random_user_history(max(1, min(most, self.horizon - self.taken)), rng)
@@ -34,7 +34,7 @@ class BanditSource(Source):
         return self.batch(history, proposal.factors, product, rng)
 
     def batch(self, history: History, factors: Factors, product: Product, rng: np.random.Generator) -> Batch:
-        """The batch of some histories, and of the items that were selected after each of their events."""
+        """The batch of some histories and the items selected after each of their events."""
         count = self.setup.algorithm.explore
         others = rng.choice(self.state.space.seen, size=(len(history.users), 1, count))[:, 0].astype(np.int32)
         rewards, mask = self.rewards(history, product, others)
@@ -53,9 +53,9 @@ class BanditSource(Source):
         )
 
     def rewards(self, history: History, product: Product, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the selected item at each step and the others would earn there, and the steps that count.
+        """The rewards of the selected item and of the others at each step, and the mask of the steps that count.
 
-        In units of the user's sigma. Not counted: steps without an item, and where the reward is not defined.
+        In units of the user's sigma. Steps without an item or without a defined reward do not count.
         """
         spread = self.setup.reward.spread
         vectors = torch.from_numpy(self.state.space.catalogue.vectors)

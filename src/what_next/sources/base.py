@@ -1,4 +1,4 @@
-"""What every source of experience is."""
+"""The base class of all sources of experience."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ from what_next.state import State
 from what_next.types import Batch
 
 SAVED = 5000
-"""Histories between two saves where neither the setup nor the source says."""
+"""Histories between two saves if neither the setup nor the source sets it."""
 
 
 class Source(ABC):
     """Makes the batches that an agent learns from.
 
-    A batch starts with histories; an item is chosen after each of their events: by the policy (predict, then produce),
-    or by whoever chose in a log.
+    A batch starts with histories; after each of their events an item is chosen, by the policy (predict, then produce)
+    or by the policy behind a log.
 
     Attributes:
-        shared: several processes may share the rows of its batches.
-        foreseen: a better model is one that better foresees what validation users do next, so that `patience` may
-            choose by that.
+        shared: whether several processes may share the rows of its batches.
+        foreseen: whether a better model predicts the validation users' next events better, so that `patience` may use
+            that measure.
     """
 
     shared: bool = True
@@ -34,10 +34,10 @@ class Source(ABC):
 
     @abstractmethod
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """The next batch; `policy` chooses where nothing else has chosen, by `rng`."""
+        """The next batch; `policy` chooses with `rng` where the source holds no choice."""
 
     def prepare(self, agent: Agent) -> None:  # noqa: B027 - most sources have nothing to give
-        """What an agent is given before its first step."""
+        """Prepare an agent before its first step."""
 
     @property
     def horizon(self) -> int:
@@ -47,28 +47,28 @@ class Source(ABC):
 
     @property
     def save_every(self) -> int:
-        """How many histories lie between two saves."""
+        """Number of histories between two saves."""
         return self.setup.save_every or SAVED
 
     def done(self, histories: int, steps: int) -> bool:
-        """Whether a run that learned from so many histories, in so many steps, is at its end."""
+        """Whether a run that learned from this many histories, in this many steps, is at its end."""
         return histories >= self.horizon
 
     @abstractmethod
     def resume(self, histories: int, steps: int) -> None:
-        """Go on where a run was after so many histories and steps."""
+        """Continue where a run was after this many histories and steps."""
 
     @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
-        """What the data decided where the setup left it open, for the model's file; and a sentence for each reason."""
+        """The settings that the data decided, for the manifest, and a sentence for each reason."""
         return {}, ()
 
 
 class Mixture(Source):
-    """Several sources, of which each gives a share of the batches; the first one says how long a run is."""
+    """Several sources, each of which gives a share of the batches; the first one sets the length of a run."""
 
     def __init__(self, sources: Mapping[Source, float]) -> None:
-        """`sources`: each with its share; the shares are taken relative to their sum."""
+        """`sources`: shares by source, normalised to a sum of 1."""
         self.sources = list(sources)
         super().__init__(self.sources[0].state)
         shares = np.array(list(sources.values()), np.float64)
@@ -94,12 +94,12 @@ class Mixture(Source):
 
     @property
     def horizon(self) -> int:
-        """That of the first source."""
+        """The first source's."""
         return self.sources[0].horizon
 
     @property
     def save_every(self) -> int:
-        """That of the first source."""
+        """The first source's."""
         return self.sources[0].save_every
 
     def done(self, histories: int, steps: int) -> bool:
@@ -107,7 +107,7 @@ class Mixture(Source):
         return self.sources[0].done(histories, steps)
 
     def resume(self, histories: int, steps: int) -> None:
-        """Each goes on after its share of the steps."""
+        """Each source continues after its share of the steps."""
         self.taken[:] = 0
         for _ in range(steps):
             self._turn()
@@ -116,7 +116,7 @@ class Mixture(Source):
 
     @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
-        """Those of all, the first source's before the others'."""
+        """The settings and reasons of all sources; the first source takes precedence."""
         found = [source.chosen for source in self.sources]
         values = {name: value for values, _ in reversed(found) for name, value in values.items()}
         return values, [reason for _, reasons in found for reason in reasons]

@@ -1,4 +1,4 @@
-"""Decisions as a source: what a service showed, with which chance, and what it brought, after what it knew by then."""
+"""Decisions as a source: the items a service showed, their propensities and rewards, after the events known then."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,11 +29,11 @@ Shown = Float64[np.ndarray, "shown"]
 
 
 def with_decisions(state: State) -> Source:
-    """The log, with decisions beside its events where the setup says so or leaves it open (`decisions.share`).
+    """The log, with decisions beside its events if the setup asks for them or leaves it open (`decisions.share`).
 
     Raises:
         DataError: the setup asks for decisions, and there are none to learn from.
-        SetupError: it asks for them, and its algorithm cannot learn from them.
+        SetupError: the setup asks for decisions, and its algorithm cannot learn from them.
     """
     setup, wanted = state.setup, state.setup.decisions
     path = wanted.log or setup.data
@@ -50,7 +50,7 @@ def with_decisions(state: State) -> Source:
 
 
 def refuse_unable(state: State) -> None:
-    """Raises a `SetupError` where decisions are asked for, and the algorithm cannot learn from them."""
+    """Raise a `SetupError` if decisions are asked for and the algorithm cannot learn from them."""
     setup, algorithm = state.setup, state.setup.algorithm
     share = SHARE if setup.decisions.share is None and setup.decisions.log else setup.decisions.share
     if not share or algorithm.learns_from_decisions():
@@ -68,7 +68,7 @@ def refuse_unable(state: State) -> None:
 
 
 def beside_events(source: "DecisionSource", share: float) -> Source:
-    """The decisions, and beside them the events that nothing which was shown has led to."""
+    """The decisions, mixed with the events from before the first decision about each user."""
     events, given = LogSource(source.state, source.before), source.setup.decisions.share is not None
     if share == 1 or not len(events.users):
         why = "" if share == 1 else "; no user has events from before the first of these, so nothing stands beside them"
@@ -86,7 +86,7 @@ def decisions_in(path: Path) -> DecisionLog:
     """The decisions of an exported log that can be learned from.
 
     Raises:
-        DataError: it is no such log, none has a chance that tells something, or none brought more than another.
+        DataError: it is no exported log, it has no usable propensity, or all rewards are equal.
     """
     if not is_service_log(path):
         raise DataError(
@@ -96,32 +96,32 @@ def decisions_in(path: Path) -> DecisionLog:
     log = read_log(path)
     if np.ptp(log.rewards) == 0:
         raise DataError(
-            f"{path}: all {len(log):,} items that were shown brought {log.rewards[0]:g}, so nothing tells a better one "
-            "from another; send feedback to the service, then export the log again"
+            f"{path}: all {len(log):,} items that were shown brought {log.rewards[0]:g}, so none is better than "
+            "another; send feedback to the service, then export the log again"
         )
     return log
 
 
 class DecisionSource(Source):
-    """What was shown: each position of a slate is a step of its own, in the state that the slate was chosen in.
+    """Items that were shown: each position of a slate is a step of its own, in the state in which the slate was chosen.
 
-    A step earns what its own item brought. The next state is that in which the user's next slate was chosen, and after
-    the last slate nothing follows. So rewards add up over a slate, and an item's does not hang on the others, as Chen
-    et al. (2019, section 4.3) and SlateQ (Ie et al. 2019, section 4.1) take it; all items of a slate are credited with
-    what follows it. Left out are answers to users whom the split sets aside, those after an event that it holds back or
-    with its item, and those to whom nothing was known.
+    A step's reward is that of its own item. The next state is the one in which the user's next slate was chosen; after
+    the last slate nothing follows. So rewards add up over a slate, an item's reward does not depend on the others, as
+    in Chen et al. (2019, section 4.3) and SlateQ (Ie et al. 2019, section 4.1), and all items of a slate are credited
+    with what follows it. Left out are answers to users set aside by the split, answers after a held-out event or with
+    its item, and answers for which no event was known.
 
     Attributes:
-        answers: all of the log; `decisions`: which of them are learned from, by user and time.
-        rows: of the log, all items of those; `owner`: of each of these rows its place in `decisions`.
-        before: of each user of the data the events up to the first of these decisions.
-        reasons: what is to be said of the choice.
+        answers: all answers of the log; `decisions`: those learned from, by user and time.
+        rows: rows of the log, all items of the decisions; `owner`: for each of these rows, its index in `decisions`.
+        before: for each user of the data, the number of events up to the user's first decision.
+        reasons: sentences about the choice of decisions.
     """
 
-    foreseen = False  # what people do by themselves is not what is learned here
+    foreseen = False  # it does not learn what users do by themselves
 
     def __init__(self, state: State, log: DecisionLog | None = None) -> None:
-        """Join the decisions to the events that each knew; without a `log`, those that the setup names.
+        """Join the decisions to the events known to each; without a `log`, the setup's decisions are read.
 
         Raises:
             DataError: the log has another catalogue, or no decision is left.
@@ -142,7 +142,7 @@ class DecisionSource(Source):
         self.resume(0, 0)
 
     def _usable(self) -> Int64[np.ndarray, "decisions"]:
-        """Of which training may know, and which knew something; a `DataError` where there are none."""
+        """The answers that training may know and for which events were known; a `DataError` if there are none."""
         answers = self.answers
         held, unknown = answers.held, (answers.lengths == 0) & ~answers.held
         for some, why in (
@@ -164,7 +164,7 @@ class DecisionSource(Source):
         return usable
 
     def _look_ahead(self) -> None:
-        """What follows each decision: the sum of `n_step` rewards, the decision after those, and the whole return."""
+        """For each decision, the sum of `n_step` rewards, the decision after those, and the whole return."""
         count, discount, steps = len(self.decisions), self.setup.discount, self.setup.n_step
         totals = np.bincount(self.owner, self.gains, count)
         last = np.searchsorted(self.units, self.units, "right") - 1
@@ -184,12 +184,12 @@ class DecisionSource(Source):
 
     @cached_property
     def sizes(self) -> Int64[np.ndarray, "decisions"]:
-        """How many items each decision showed."""
+        """Number of items that each decision showed."""
         return np.bincount(self.owner)
 
     @cached_property
     def most(self) -> int:
-        """About how many items make a batch; fewer where a pass would have fewer than `LEAST` batches."""
+        """About how many items make a batch; fewer if a pass would otherwise have fewer than `LEAST` batches."""
         shown, setup = len(self.owner), self.setup
         if setup.batch_size is not None:
             return max(1, round(setup.batch_size * shown / len(np.unique(self.units))))
@@ -197,14 +197,14 @@ class DecisionSource(Source):
 
     @cached_property
     def groups(self) -> list[Int64[np.ndarray, "..."]]:
-        """Decisions of one user in a row, with about as many items as a batch has at most."""
+        """Runs of one user's decisions, each with at most about as many items as a batch."""
         shown = self.sizes.cumsum() - self.sizes
         part = (shown - shown[np.searchsorted(self.units, self.units)]) // self.most
         new = (np.diff(self.units, prepend=-1) != 0) | (np.diff(part, prepend=0) != 0)
         return np.split(np.arange(len(self.units)), np.flatnonzero(new)[1:])
 
     def _order(self, passed: int) -> list[Int64[np.ndarray, "..."]]:
-        """The groups of each batch of a pass, those with histories of a length together."""
+        """The groups of each batch of a pass; groups with histories of similar length share a batch."""
         rng = np.random.default_rng([self.setup.seed, passed, 1])
         lengths = self.answers.lengths[self.decisions]
         longest = np.array([lengths[one].max() for one in self.groups])
@@ -215,7 +215,7 @@ class DecisionSource(Source):
         return [parts[turn] for turn in rng.permutation(len(parts))]
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """See `Source.next_batch`. Nobody is asked to choose: the service did. The same for the same seed and step."""
+        """See `Source.next_batch`. The policy is not asked, because the service chose. Fixed by seed and step."""
         return self.batch(policy, [self.groups[one] for one in next(self._batches)])
 
     def resume(self, histories: int, steps: int) -> None:
@@ -238,7 +238,7 @@ class DecisionSource(Source):
         inverse = inverse_chances(propensities, self.setup.decisions.weight_cap)
         impressions = Impressions(
             places=place[owner],
-            # Of a decision in another batch no more is known here than the state before it.
+            # The state after a decision is unknown if it is in another batch; the state before it stands in.
             following=np.where((ahead >= 0) & (place[ahead] >= 0), place[ahead], place[owner]),
             actions=actions[rows],
             rewards=self.rewards[shown],
@@ -253,7 +253,7 @@ class DecisionSource(Source):
         return self._on_grid(policy, history, impressions, self.gains[shown])
 
     def _states(self, groups: Sequence[Int64[np.ndarray, "..."]]) -> tuple[Int64[np.ndarray, "some"], History]:
-        """Where on the flattened grid of events each decision's state is, and the events."""
+        """The position of each decision's state on the flattened grid of events, and the events."""
         keys: dict[tuple[int, ...], int] = {}
         rows: list[np.ndarray] = []
         owners, found = [], []
@@ -271,7 +271,7 @@ class DecisionSource(Source):
         return np.array(found, np.int64) @ [history.items.shape[1], 1], history
 
     def _on_grid(self, policy: LearnedPolicy, history: History, shown: Impressions, gains: Shown) -> Batch:
-        """The events, and at each state the first item that was shown and what all of them brought."""
+        """The events, and at each state the first item shown there and the sum of the slate's rewards."""
         items = history.items
         actions = np.full(items.shape, -1, np.int32)
         actions.flat[shown.places[::-1]] = shown.actions[::-1]
@@ -289,17 +289,17 @@ class DecisionSource(Source):
     # A run
 
     def prepare(self, agent: Agent) -> None:
-        """See `Source.prepare`: as the log does."""
+        """See `Source.prepare`: as for the log."""
         LogSource(self.state).prepare(agent)
 
     @property
     def save_every(self) -> int:
-        """As of the log."""
+        """As for the log."""
         return LogSource(self.state).save_every
 
     @property
     def about(self) -> str:
-        """What is learned from, in words."""
+        """In words, the decisions that are learned from."""
         share = float((self.gains > 0).mean())
         return (
             f"of {len(self.decisions):,} answers that were drawn, {share:.1%} of the {len(self.owner):,} items that "
@@ -308,7 +308,7 @@ class DecisionSource(Source):
 
     @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
-        """What is learned from, and why; and that validation does not choose among the models."""
+        """The decisions that are learned from and why; and that validation does not choose among models."""
         reasons = [*self.reasons]
         if self.setup.patience and len(self.state.split.validation):
             reasons.append(
@@ -318,15 +318,15 @@ class DecisionSource(Source):
         loss = self.setup.loss.over(len(self.state.space.catalogue))
         times = self.answers.log.times
         assert times is not None, "answers have their times"
-        last = int(times.max())  # those that are held back brought events that may be learned from
+        last = int(times.max())  # of all decisions: events from held-out ones may be learned from
         return {"decisions": len(self.decisions), DECIDED_UNTIL: last, "loss": loss}, reasons
 
 
 def inverse_chances(propensities: Shown, cap: float) -> Float32[np.ndarray, "shown"]:
-    """One over each chance, over the mean of these, `cap` at most, and over the mean again.
+    """Inverse propensities divided by their mean, capped at `cap`, and divided by their mean again.
 
-    Rare items then count as if all had been shown alike: self-normalised (Swaminathan and Joachims 2015, NIPS, equation
-    9) and truncated (Ionides 2008, "Truncated Importance Sampling").
+    Rare items then count as if all had been shown equally often: self-normalised (Swaminathan and Joachims 2015, NIPS,
+    equation 9) and truncated (Ionides 2008, "Truncated Importance Sampling").
     """
     if not len(propensities):
         return np.zeros(0, np.float32)
@@ -336,10 +336,10 @@ def inverse_chances(propensities: Shown, cap: float) -> Float32[np.ndarray, "sho
 
 
 def imitated(inverse: Float32[np.ndarray, "shown"], gains: Shown) -> Float32[np.ndarray, "shown"]:
-    """Weights of items in a cross entropy: what each brought over its chance, with a mean of 1.
+    """Weights of items in an imitation loss: reward over propensity, scaled to a mean of 1.
 
-    What brought nothing, or less, has none. The cross entropy that is weighted so bounds what the policy earns by
-    inverse propensities (Ma, Wang and Narayanaswamy 2019, "Imitation-Regularized Offline Learning", section 3).
+    Items without a positive reward have weight 0. The weighted cross entropy bounds the policy's inverse-propensity
+    reward estimate (Ma, Wang and Narayanaswamy 2019, "Imitation-Regularized Offline Learning", section 3).
     """
     weights = inverse * np.maximum(gains, 0)
     mean = float(weights.mean()) if len(weights) else 0.0

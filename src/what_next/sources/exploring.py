@@ -1,4 +1,4 @@
-"""What slates of random items tell of a world, before anything is learned by acting."""
+"""Exploration: slates of random items, shown before anything is learned by acting."""
 
 from dataclasses import dataclass
 
@@ -13,20 +13,20 @@ from what_next.models.slates import Pricer
 from what_next.worlds import World
 
 EXPLORED = 100
-"""Slates of random items of a user, of those that explore."""
+"""Slates of random items per user."""
 PASSES = 10
-"""Over the slates, to learn what clicks do; and `ROWS`, slates of a step, and `RATE`, of Adam."""
+"""Passes over the slates to learn the effects of clicks; `ROWS`: slates per step; `RATE`: Adam's learning rate."""
 ROWS = 2_000
 RATE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class Explored:
-    """Slates of random items, by user and then time.
+    """Slates of random items, ordered by user and then time.
 
     Attributes:
-        slates: the items; `clicks`: which of them were clicked; `users`: by whom, from 0.
-        numbers, following: what else was seen of the user, before and after the slate.
+        slates: the items; `clicks`: which of them were clicked; `users`: the user of each slate, from 0.
+        numbers, following: the user's observed numbers before and after the slate.
     """
 
     slates: Int64[np.ndarray, "slates slots"]
@@ -37,13 +37,13 @@ class Explored:
 
     @property
     def clicked(self) -> tuple[Int32[np.ndarray, "clicks"], Int32[np.ndarray, "clicks"]]:
-        """The items that were clicked, in the same order; and whose clicks these are."""
+        """The clicked items in the order of the slates, and the user of each click."""
         rows, slots = np.nonzero(self.clicks)
         return self.slates[rows, slots].astype(np.int32), self.users[rows].astype(np.int32)
 
 
 def explored(world: World, slates: int, rng: np.random.Generator) -> Explored:
-    """What users do with slates of random items."""
+    """Show slates of random items to a world's users."""
     users = max(1, round(slates / EXPLORED))
     state, row = world.reset(users, rng), np.arange(users)
     parts, begun, seen = list[tuple[np.ndarray, ...]](), users, world.observe(state).numbers
@@ -69,10 +69,10 @@ def believe(
     given: Float32[np.ndarray, "items attributes"],
     seed: int,
 ) -> None:
-    """Let a belief start from what others clicked, and the actor know what clicks do to the numbers that are seen.
+    """Fit a belief's prior to the clicks, and the actor's effects of clicks to the observed numbers.
 
     Args:
-        given: attributes of the items, where vectors are made of them.
+        given: attributes of the items; no columns if the item vectors are to be learned from the clicks.
     """
     scaled = given / np.float32(max(1, given.shape[1]) ** 0.5)
     belief.learn(factorised(seen.slates, seen.clicks, seen.users, scaled, belief.width, seed))

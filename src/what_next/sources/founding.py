@@ -14,14 +14,14 @@ from what_next.worlds import Observation, World
 
 
 class FoundingPlayer(Player):
-    """The founding algorithm acts: the actor proposes a point, `produce` selects an item of the box around it.
+    """The founding algorithm acting: the actor proposes a point, and `produce` selects an item of the box around it.
 
-    An event is an item that was shown; its reward says whether it was clicked, its context what was seen afterwards. A
-    history begins with what the world showed a new user first, or, where it showed nothing, with the item in the middle
-    of the catalogue; its last events are read anew for each proposal.
+    An event is an item that was shown; its reward is whether it was clicked, its context the numbers observed
+    afterwards. A history begins with the world's first item for a new user, or, if there was none, with the item in the
+    middle of the catalogue; its last events are read anew for each proposal.
 
     Attributes:
-        epsilon: the chance with which the point is that of any item, while it learns.
+        epsilon: in training, the probability of proposing a random item's point.
     """
 
     epsilon = 0.0
@@ -29,11 +29,11 @@ class FoundingPlayer(Player):
     def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
         super().__init__(policy, world, draws=draws)
         self.middle = int(np.square(policy.agent.space.catalogue.vectors).sum(1).argmin())
-        self.width = max(1, policy.agent.setup.world.window - 1)  # as many as are learned from
+        self.width = max(1, policy.agent.setup.world.window - 1)  # as long as the histories in training
 
     @property
     def memory(self) -> Float32[np.ndarray, "users nothing"]:
-        """See `Player.memory`: each history is read from its beginning."""
+        """See `Player.memory`: empty, because each history is read from its beginning."""
         return np.zeros((self.users, 0), np.float32)
 
     def begin(self, users: int) -> None:
@@ -43,17 +43,17 @@ class FoundingPlayer(Player):
         self.numbers = np.zeros((users, self.width, len(self.policy.agent.space.event_names)), np.float32)
 
     def heard(self, shown: Int[np.ndarray, "*grid slots"]) -> Int64[np.ndarray, "*grid"]:
-        """The items of some events."""
+        """The item of each event."""
         first = shown[..., 0].astype(np.int64)
         return np.where(first < 0, self.middle, first)
 
     def look(self, seen: Observation, rows: Any = None) -> tuple[Any, Float32[np.ndarray, "users numbers"]]:
-        """See `Player.look`; the numbers are as they were seen."""
+        """See `Player.look`; the numbers are not scaled."""
         numbers = np.concatenate([seen.clicks[:, :1], seen.numbers], 1).astype(np.float32)
         return (self.heard(seen.shown), numbers), numbers
 
     def step(self, events: Any) -> History:
-        """The history of each user with one event more."""
+        """The history of each user after one more event."""
         full = self.lengths == self.width
         for kept in (self.items, self.numbers):
             kept[full, :-1] = kept[full, 1:]
@@ -64,7 +64,7 @@ class FoundingPlayer(Player):
         return history_of(self.policy.agent.space, self.items[:, :most], self.lengths, self.numbers[:, :most])
 
     def propose(self, states: History, numbers: Any, rng: Any = None, draws: Any = None) -> Proposal:
-        """See `Player.propose`: a draw of the actor's policy with `rng`."""
+        """See `Player.propose`; with `rng`, a draw from the actor's policy."""
         proposal, vectors = self.policy.agent.predict(states, rng), self.policy.agent.space.catalogue.vectors
         if rng is not None and self.epsilon:
             some = np.flatnonzero(rng.random(len(self.lengths)) < self.epsilon)
@@ -81,14 +81,14 @@ class FoundingPlayer(Player):
 
 
 class FoundingSource(ReplaySource):
-    """What the founding algorithm's policies played: a row is what one user was shown in a row, `world.window` items at
-    most. The last step of each is not learned from, unless the user left there."""
+    """Play of the founding algorithm's policies: a row is a run of events of one user, at most `world.window` long. The
+    last step of a row is not learned from, unless the user left there."""
 
     kind: ClassVar[type[Player]] = FoundingPlayer
 
     @property
     def explored(self) -> int:
-        """See `WorldSource.explored`: no vectors of items are learned."""
+        """See `WorldSource.explored`: none, because no item vectors are learned."""
         return 0
 
     def _sampler(self, player: Player) -> Sampler:
@@ -97,7 +97,7 @@ class FoundingSource(ReplaySource):
         return player.policy.sampler
 
     def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
-        """See `WorldSource`: a row for each user between a beginning and an end."""
+        """See `WorldSource`: a row for each run of a user between a beginning and an end."""
         player, made = self.player, {name: values.swapaxes(0, 1) for name, values in self.buffers.items()}
         assert isinstance(player, FoundingPlayer)
         begins = made["begins"].copy()

@@ -1,4 +1,4 @@
-"""Logged decisions joined to what each knew, and to what came of them: what `sources.decisions` makes batches of."""
+"""Logged decisions joined to the events known to each and to the rewards that followed; for `sources.decisions`."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,23 +16,24 @@ from what_next.state import State
 from what_next.types import History
 
 CELLS = 2**20
-"""How many events rewards are computed of at once."""
+"""Events whose rewards are computed at a time."""
 
 
 class Answers:
-    """The answers of a log, each a slate, with the events that it knew: those of the user that had arrived by then, or
-    the history that its request brought.
+    """The answers of a log, each a slate, with the events known to it: the user's events that had arrived by then, or
+    the history in its request.
 
     Attributes:
-        log, state: what was given; `actions`: of each row of the log, its item in the state's catalogue.
-        first: of each answer its first row, and the end of all; `units`: who it was for, in the log; `users`: in the
-            data, -1 where they are not there.
-        heard: all events; `known`: of each answer the places of those that it knew, oldest first; `lengths`: how many.
-        own: where the events of its user begin and end, whatever history it was given.
+        log, state: the arguments; `actions`: for each row of the log, its item in the state's catalogue.
+        first: for each answer its first row, and at the end the number of rows; `units`: its user in the log; `users`:
+            its user in the data, -1 if missing there.
+        heard: all events; `known`: for each answer the positions of its known events, oldest first; `lengths`: their
+            number.
+        own: where the events of its user begin and end, whatever history the request brought.
     """
 
     def __init__(self, state: State, log: DecisionLog) -> None:
-        """Join them.
+        """Join the log's answers to the events.
 
         Raises:
             DataError: the log has another catalogue than the data.
@@ -53,12 +54,12 @@ class Answers:
         self.lengths = np.array([len(one) for one in self.known], np.int64)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of answers."""
         return len(self.units)
 
     @cached_property
     def held(self) -> Bool[np.ndarray, "answers"]:
-        """To users whom the split sets aside; after an event that it holds back; or with the item of one."""
+        """Which answers are held out: to users set aside by the split, after a held-out event, or with its item."""
         found, data, known = np.zeros(len(self), np.bool_), self.state.dataset, self.state.split.known
         same = self.log.source.path.resolve() == self.setup.data.resolve()
         for answer in np.flatnonzero(known[self.users] < data.lengths[self.users]).tolist():
@@ -72,8 +73,8 @@ class Answers:
         return found
 
     def before(self, answers: Int64[np.ndarray, "some"]) -> Int64[np.ndarray, "users"]:
-        """Of each user of the data, how many events, from the first on, had arrived before all of some answers to them
-        were made; of others all that training may know."""
+        """For each user of the data, how many of the first events had arrived before all of these answers to the user;
+        for users without answers, all events that training may know."""
         found = self.state.split.known.copy()
         for answer in answers[self.users[answers] >= 0].tolist():
             start, end = self.own[answer]
@@ -82,14 +83,14 @@ class Answers:
             found[user] = min(found[user], int(later.argmax()) if later.any() else end - start)
         return found
 
-    # What they brought
+    # Rewards
 
     @cached_property
     def gains(self) -> Float64[np.ndarray, "rows"]:
-        """What each row of the log earns: what it brought, and the other rewards of the setup.
+        """The reward of each row of the log: its logged reward plus the other rewards of the setup.
 
-        Those are of hearing an item after what was heard before. So they count where the item was taken (it brought
-        more than 0), and are 0 where it was only shown.
+        The other rewards are for hearing an item after the events before. So they count if the item was taken (its
+        logged reward is above 0), and are 0 if it was only shown.
         """
         terms, log = self.setup.reward.terms, self.log
         found = log.rewards * sum(float(term.weight or 0) for term in terms if isinstance(term, Logged))
@@ -110,7 +111,7 @@ class Answers:
         return RewardLog.of(state.dataset, state.split.known, vectors, reward.logged, reward.terms)
 
     def _taken(self, rows: Int64[np.ndarray, "some"], lengths: Int64[np.ndarray, "some"]) -> Events:
-        """The latest events before some items, and the items after them, as rewards read it."""
+        """The latest events before some items, followed by these items, as rewards read them."""
         log, answers = self._rewards, np.asarray(self.log.slates)[rows]
         shape = len(rows), int(lengths.max()) + 1
         items, times, rewards = np.full(shape, -1), np.zeros(shape, np.int64), np.zeros(shape, np.float32)
@@ -138,29 +139,29 @@ class Answers:
         )
 
     def _next(self, row: int, answer: int) -> int:
-        """The time of the first event that arrived after an answer, but for that of taking the item."""
+        """The time of the first event that arrived after an answer, other than the taking of the item itself."""
         start, end = self.own[answer]
         later = start + np.flatnonzero(self.heard.arrived[start:end] > self.heard.known[answer])
         later = later[self.heard.items[later] != self.actions[row]]
         return int(self.heard.times[later].min(initial=NEVER))
 
-    # What they knew
+    # Known events
 
     @cached_property
     def told(self) -> Float32[np.ndarray, "answers numbers"]:
-        """What each was told in the place of the numbers of the last event; NaN where nothing."""
+        """The context sent with each answer, which replaces the numbers of the last event; NaN where none was."""
         return situations(self.state.space, self.context)
 
     @cached_property
     def situated(self) -> Bool[np.ndarray, "answers"]:
-        """Which were told something that the encoder reads: their state is their own."""
+        """Which answers have a context that the encoder reads: these have a state of their own."""
         reads = self.setup.inputs.context or self.setup.inputs.rewards
         return np.asarray(reads & ~np.isnan(self.told).all(1))
 
     def row(self, answer: int) -> tuple[tuple[int, ...], Int64[np.ndarray, "events"]]:
-        """What tells the row of a batch that holds an answer's state from others, and its events up to that.
+        """A key of the row of a batch that holds an answer's state, and the row's events up to it.
 
-        Answers whose histories go on from one another share a row, in windows of `max_length` events.
+        Answers whose histories continue each other share a row, in windows of `max_length` events.
         """
         known, longest = self.known[answer], self.setup.max_length
         start, length = int(self.heard.starts[answer]), len(known)
@@ -170,13 +171,13 @@ class Answers:
         return (-1, answer), known[-longest:]
 
     def history(self, rows: Sequence[Int64[np.ndarray, "..."]], answers: Int64[np.ndarray, "rows"]) -> History:
-        """The events of some rows; the numbers of the last ones are those that their answer was told."""
+        """The events of some rows; the numbers of each last event are from the context of the row's answer."""
         told = np.where(self.situated[answers][:, None], self.told[answers], np.float32("nan"))
         return self.heard.history(self.state.space, rows, told)
 
 
 def _actions(log: DecisionLog, state: State) -> Int64[np.ndarray, "rows"]:
-    """The items that were shown, in the state's catalogue."""
+    """The items shown, as positions in the state's catalogue."""
     catalogue = state.space.catalogue
     places = catalogue.index(log.items.ids.to_list()).astype(np.int64)
     strange = np.unique(log.actions[places[log.actions] < 0])

@@ -1,4 +1,4 @@
-"""The log as a source: what each user did next stands where a policy's choice would; the setup says what it earned."""
+"""The log as a source: each user's next event stands for a policy's choice, and the setup defines its reward."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,27 +25,27 @@ from what_next.training import validation
 from what_next.types import Batch, History
 
 MANY = 0.2
-"""Of the validation targets: where more are repeats, it is said that repeats are not judged. And by how much more often
-an item comes again after what earned little, or much, for that to be said."""
+"""If more than this share of the validation targets are repeats, a message says that repeats are not judged. Also the
+difference in repeat rates, after high and low rewards, from which a message mentions it."""
 FEW = 100
-"""Events of either kind that it takes to say how often the same item comes again."""
+"""Fewest events with a high and with a low reward for comparing repeat rates."""
 LONG = 100_000
-"""Histories after which the models are saved in any case."""
+"""Most histories between two saves."""
 CELLS = 2**20
-"""How many events rewards are computed of at once, ahead of training."""
+"""Events whose rewards are computed at a time, ahead of training."""
 
 
 class LogSource(Source):
     """The complete training histories, in windows; a pass takes each once.
 
-    Which ones is random, without replacement, and the same for the same seed and step.
+    The order is random, and the same for the same seed and step.
     """
 
     def __init__(
         self, state: State, known: Int64[np.ndarray, "users"] | None = None, reasons: Sequence[str] = ()
     ) -> None:
-        """`known`: how many of each user's events are learned from; None: all that training may know. `reasons`: what
-        is to be said of the choice of this source."""
+        """`known`: number of events per user that are learned from; None: all that training may know. `reasons`:
+        sentences about the choice of this source."""
         super().__init__(state)
         self.known = state.split.known if known is None else np.minimum(known, state.split.known)
         users = state.train_users
@@ -53,16 +53,16 @@ class LogSource(Source):
         self.taken, self.reasons = 0, reasons
 
     def prepare(self, agent: Agent) -> None:
-        """See `Source.prepare`: learned vectors of items start where the training events put them, and those of items
-        that nothing followed are not read."""
-        state, setup = self.state, agent.setup  # which is that of the weights that training starts from
+        """See `Source.prepare`: learned item vectors start from co-occurrence, the linear model is fitted, and items
+        that nothing followed are marked as unknown."""
+        state, setup = self.state, agent.setup  # the agent's, which may come from the weights that training starts from
         encoder = agent.nets["encoder"]
         linear, followed = getattr(encoder, "ridge", None), getattr(encoder, "followed", None)
         drawn = setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes"
         if drawn and linear is None and followed is None:
             return
         events = Known.of(state.dataset, state.split.known)
-        whole = len(events.items) == state.split.known.sum()  # of a part it is not known what nothing followed
+        whole = len(events.items) == state.split.known.sum()  # a part of the log cannot tell that nothing followed
         if followed is not None and whole and setup.item_inputs(state.space) == "learned":
             followed.zero_()[torch.from_numpy(events.transitions[0]).to(followed.device).long()] = True
         if linear is not None:
@@ -74,7 +74,7 @@ class LogSource(Source):
             agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """See `Source.next_batch`. Nobody is asked to choose: the users did."""
+        """See `Source.next_batch`. The policy is not asked, because the users chose."""
         windows = self.batches.batch(self.taken)
         self.taken += 1
         return self.batch(policy, self.windows(windows), self.later[windows])
@@ -82,17 +82,17 @@ class LogSource(Source):
     def batch(
         self, policy: LearnedPolicy, history: History, later: Float32[np.ndarray, "batch"] | None = None
     ) -> Batch:
-        """The batch of some windows; `later` is what their users earned after them, discounted to their last event."""
+        """The batch of some windows; `later`: what their users earned after them, discounted to the last event."""
         before = np.zeros_like(history.lengths) if history.before is None else history.before
-        # With the last event the whole history is over, and the state after it is worth nothing. In a log of sessions
-        # that is so; a log of people is merely cut off there, but no reward corrects what is made up of a state after
-        # which nobody chose, and it is one state of a user. Never so where the split holds back what followed, or cuts
-        # all histories at one moment: who came back is for the test to know.
+        # The state after a user's last event has value 0. In a log of sessions that is true. A log of people is merely
+        # cut off there, but no reward would correct an estimated value, and it is only one state per user. The state
+        # keeps its value if the split holds back later events, or cuts all histories at one moment, because only the
+        # test may know who came back.
         all_of_them = self.state.dataset.lengths[history.users]
         over = (before + history.lengths == all_of_them) & (self.state.split.kind != "time")
         factors, discount = policy.agent.factorize(history), self.setup.discount
         made = Batch.following(history, factors, self.earned(history), discount, over, later)
-        return replace(made, histories=int((before == 0).sum()))  # of one that is cut into windows, the first counts
+        return replace(made, histories=int((before == 0).sum()))  # a history in several windows counts once
 
     @cached_property
     def batches(self) -> Batches:
@@ -104,7 +104,7 @@ class LogSource(Source):
         return Batches(self.users, known, max_length=length, batch_size=size, batch_targets=targets, seed=seed)
 
     def windows(self, windows: Int64[np.ndarray, "batch"]) -> History:
-        """Some of the windows of `batches`."""
+        """The events of some windows of `batches`."""
         batches = self.batches
         users, starts, lengths = batches.users[windows], batches.starts[windows], batches.lengths[windows]
         history = self.state.histories(users, starts, lengths, width_of(int(lengths.max())))
@@ -112,42 +112,41 @@ class LogSource(Source):
 
     @cached_property
     def log(self) -> RewardLog:
-        """The log as rewards read it."""
+        """The log in the form that rewards read."""
         state, reward, algorithm = self.state, self.setup.reward, self.setup.algorithm
         check(reward.terms, replace(state.dataset, catalogue=state.space.catalogue))
         ahead = [term.key for term in reward.terms if term.reads_future]
         if ahead and algorithm.reads_returns:
             raise SetupError(
-                f"{algorithm.name} reads in training what is still to be earned, and {ahead[0]} knows what the user "
-                f"hears later: it would be told of the item that it is to foresee; leave {ahead[0]}.weight out, or "
-                "take another algorithm"
+                f"{algorithm.name} reads future returns in training, and {ahead[0]} knows what the user hears later, "
+                f"which gives away the item to predict; leave {ahead[0]}.weight out, or take another algorithm"
             )
         vectors = state.space.catalogue.vectors
         return RewardLog.of(state.dataset, state.split.known, vectors, reward.logged, reward.terms)
 
     def earned(self, history: History) -> Float32[np.ndarray, "batch time"]:
-        """What each event of some windows earned, as the setup weighs rewards."""
+        """The weighted reward of each event of some windows."""
         return total(self.setup.reward.terms, self.log.events(history)).float().numpy()
 
     @cached_property
     def later(self) -> Float32[np.ndarray, "windows"]:
-        """For each window of `batches`, what the user's later windows earned, discounted to its last event."""
+        """For each window of `batches`, the reward of the user's later windows, discounted to its last event."""
         batches, length, discount = self.batches, self.setup.max_length, self.setup.discount
-        after = 1 + np.flatnonzero(batches.users[1:] == batches.users[:-1])  # each full: see `Batches`
+        after = 1 + np.flatnonzero(batches.users[1:] == batches.users[:-1])  # all are full: see `Batches`
         found, weights = np.zeros(len(batches.users)), discount ** np.arange(length)
         for part in np.array_split(after[::-1], -(-len(after) * length // CELLS) or 1):
             earned = self.earned(self.windows(part))[:, 1 : length + 1] @ weights if len(part) else ()
-            for window, sum_of in zip(part, earned, strict=True):  # the last of a user first
+            for window, sum_of in zip(part, earned, strict=True):  # from each user's last window backwards
                 found[window - 1] = sum_of + discount**length * found[window]
         return found.astype(np.float32)
 
     @property
     def save_every(self) -> int:
-        """See `Source.save_every`: once in a pass, or oftener where that is long."""
+        """See `Source.save_every`: once per pass, or more often if a pass is long."""
         return self.setup.save_every or min(len(self.users), LONG)
 
     def done(self, histories: int, steps: int) -> bool:
-        """After so many batches as the histories of the run come in."""
+        """Whether as many batches were taken as the run's histories make up."""
         return steps >= max(1, round(self.horizon / len(self.users) * len(self.batches)))
 
     def resume(self, histories: int, steps: int) -> None:
@@ -162,7 +161,7 @@ class LogSource(Source):
         return {"loss": loss, "batch_size": self.batches.batch_size}, reasons
 
     def _of_networks(self, loss: str) -> Iterator[str]:
-        """Why networks and loss are as they are, where the setup left that open."""
+        """Why loss and networks are as they are, if the setup left that open."""
         setup, space = self.setup, self.state.space
         items, mean = len(space.catalogue), space.events_per_user
         if setup.loss.name == "auto":
@@ -182,7 +181,7 @@ class LogSource(Source):
         if setup.dropout is None and (share := setup.dropped(space)) != DROPOUT[0]:
             yield (
                 f"dropout {share:g}: the log has at least {LARGE:,} training events, and {OFTEN} of an item on "
-                f"average, so that it is not soon known by heart; else it is {DROPOUT[0]:g}; `dropout` sets another"
+                f"average, so it is not soon memorised; for other logs it is {DROPOUT[0]:g}; `dropout` sets another"
             )
         if setup.item_dropout is None and (share := setup.unknown(mean)):
             yield (
@@ -201,7 +200,7 @@ class LogSource(Source):
             )
 
     def _of_rewards(self) -> Iterator[str]:
-        """By what the best model is chosen where rewards differ; and where they do not, though the events do."""
+        """What chooses the best model if rewards differ; a hint if rewards are equal though the events differ."""
         setup, data = self.setup, self.state.dataset
         if setup.monitor is None and self.state.monitored == "dcg@10":
             yield (
@@ -222,14 +221,14 @@ class LogSource(Source):
             if abs(poor - rich) > MANY:
                 yield (
                     f"inputs.rewards no: after an event that earned less than the mean the same item came again in "
-                    f"{poor:.0%}, after the others in {rich:.0%}, and the encoder does not see which it was; "
-                    "`inputs.rewards, yes` lets it"
+                    f"{poor:.0%}, after the others in {rich:.0%}, and the encoder does not see rewards; "
+                    "`inputs.rewards, yes` shows them"
                 )
 
     def _again(self) -> tuple[float, float]:
-        """How often the same item comes next, after events that earned less than the mean and after the others.
+        """How often the same item comes next, after events below the mean reward and after the others.
 
-        Of the first `CELLS` events of the log, as far as training knows them; 0 and 0 where there are fewer than `FEW`.
+        Computed from the first `CELLS` events that training knows; 0 and 0 if either kind has fewer than `FEW`.
         """
         data = self.state.dataset
         places = np.arange(min(data.events, CELLS) - 1)
@@ -242,7 +241,7 @@ class LogSource(Source):
         return float(same[poor].mean()), float(same[~poor].mean())
 
     def _of_histories(self) -> Iterator[str]:
-        """Which events are learned from, how many at once, and whether what is judged can be named at all."""
+        """Which events are learned from, the batch size, and whether validation targets can be recommended at all."""
         setup, batches, known = self.setup, self.batches, self.known[self.users]
         if cut := int(((most := capped(known)) < known).sum()):
             largest = int(known.argmax())
@@ -267,7 +266,7 @@ class LogSource(Source):
             )
 
     def _held(self) -> float:
-        """The share of validation targets that stand in the history; 0 where they count like others."""
+        """The share of validation targets that the history holds; 0 if repeats are judged like others."""
         state, setup = self.state, self.setup
         if setup.evaluation.seen or not len(state.split.validation):
             return 0.0

@@ -1,4 +1,4 @@
-"""A learned policy that acts for users of a world, of whom it remembers what it has seen."""
+"""Policies that act for users of a world and keep a state of each user."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -19,18 +19,18 @@ from what_next.types import Events, Greedy, Proposal, Request
 from what_next.worlds import Draws, Observation, World
 
 MEMORY = 30
-"""Slates by which a belief knows a user."""
+"""Slates per user that a belief remembers."""
 
 
 class Player:
     """A learned policy that acts for users of a world: one step of the encoder's carried state for each slate.
 
     Attributes:
-        carried: what the encoder knows of each user; None before the first step.
+        carried: the encoder's carried state of each user; None before the first step.
     """
 
     def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
-        """`draws`: it acts as it does when it learns, by draws; else it does what it holds for the best."""
+        """`draws`: act with draws, as in training; otherwise take the best items."""
         self.policy, self.world, self.draws = policy, world, draws
         self.request = Request(world.slots, policy.sampler if draws else Greedy())
         self.carried: Carried | None = None
@@ -38,25 +38,25 @@ class Player:
 
     @property
     def belief(self) -> Belief | None:
-        """What its users are believed to click."""
+        """The belief about users' clicks, if the actor has one."""
         actor = self.policy.agent.nets.get("actor")
         return actor.belief if isinstance(actor, Pricer) else None
 
     def begin(self, users: int) -> None:
-        """New users, all of them."""
+        """Start with new users."""
         self.users, self.carried = users, None
         if self.belief is not None:
             self.beliefs = Beliefs(self.belief, users, self.world.slots, MEMORY)
 
     @property
     def encoder(self) -> Encoder:
-        """Of the agent."""
+        """The agent's encoder."""
         return cast(Encoder, self.policy.agent.nets["encoder"])
 
     def look(
         self, seen: Observation, rows: Int[np.ndarray, "some"] | None = None
     ) -> tuple[Events, Float32[np.ndarray, "users numbers"]]:
-        """What the encoder reads of an observation (of some users), and its numbers as they are read."""
+        """The encoder's input for an observation (of some users), and its standardised numbers."""
         space, learner = self.policy.agent.space, self.policy.agent.learner
         if self.beliefs is not None:
             known = self.beliefs.standardised.cpu().numpy()
@@ -68,22 +68,22 @@ class Player:
 
     @property
     def memory(self) -> Float32[np.ndarray, "users carried"]:
-        """What the encoder carries, as one array."""
+        """The encoder's carried state, as one array."""
         return flattened(self.carried or self.encoder.start(self.users))
 
     def step(self, events: Events) -> Any:
-        """The encoder's states after one event more of each user."""
+        """The encoder's states after one more event of each user."""
         before = self.carried or self.encoder.start(len(events.items))
         states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
         return states
 
     def believe(self, seen: Observation) -> None:
-        """Learn what users click from the last slates."""
+        """Update the beliefs with the last slates and clicks."""
         if self.beliefs is not None:
             self.beliefs.watch(seen.shown, seen.clicks)
 
     def forget(self, rows: Int[np.ndarray, "some"]) -> None:
-        """New users in some rows."""
+        """Replace the users in some rows by new ones."""
         if self.carried is not None and len(rows):
             places = torch.from_numpy(rows)
             for part, fresh in zip(self.carried, self.encoder.start(len(rows)), strict=True):
@@ -92,7 +92,7 @@ class Player:
             self.beliefs.forget(rows)
 
     def keep(self, rows: Int[np.ndarray, "some"]) -> None:
-        """Some users alone."""
+        """Keep only some users."""
         if self.carried is not None:
             self.carried = tuple(part[torch.from_numpy(rows)] for part in self.carried)
         if self.beliefs is not None:
@@ -105,7 +105,7 @@ class Player:
         rng: np.random.Generator | None = None,
         draws: np.random.Generator | None = None,
     ) -> Proposal:
-        """Where the actor points to; with `rng`, a draw where it draws points; with `draws`, beliefs are drawn."""
+        """The actor's points; with `rng`, drawn if it draws points; with `draws`, beliefs are drawn."""
         learner, actor = self.policy.agent.learner, self.policy.agent.nets.get("actor")
         assert isinstance(learner, EncoderLearner)
         proposal = learner.proposal(self.policy.agent.nets, states, rng)
@@ -119,7 +119,7 @@ class Player:
 
     @torch.no_grad()
     def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
+        """Slates for users of the world, in the form of `worlds.play`; episodes begin together."""
         if (state.age == 0).all():
             self.begin(len(state.age))
         seen = self.world.observe(state, self.policy.agent.setup.world.ideal)
@@ -132,23 +132,23 @@ class Player:
 
 
 class LogPlayer:
-    """A policy that learned from a log acts in a world: each item that is clicked is one more event of its history.
+    """A policy that learned from a log, acting in a world: each clicked item is one more event of the user's history.
 
-    Who has clicked nothing yet is shown items at random.
+    Users without a click are shown random items.
     """
 
     def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
-        """`draws`: it draws from its policy; else it does what it holds for the best."""
+        """`draws`: draw from the policy; otherwise take the best items."""
         self.policy, self.world, self.draws = policy, world, draws
         self.request = Request(world.slots, policy.sampler if draws else Greedy())
         self.known, self.sessions = Sessions.of(policy.agent), list[Session]()
 
     def keep(self, rows: Int[np.ndarray, "some"]) -> None:
-        """Some users alone."""
+        """Keep only some users."""
         self.sessions = [self.sessions[row] for row in rows]
 
     def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
+        """Slates for users of the world, in the form of `worlds.play`; episodes begin together."""
         seen = self.world.observe(state)
         if (state.age == 0).all():
             self.sessions = [self.known.begin()] * len(seen.shown)

@@ -1,4 +1,4 @@
-"""Replay: what an agent's policy played is kept, and learned from several times, in random parts."""
+"""Replay: play of an agent's policies is kept, and random samples of it are learned from several times."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,16 +13,16 @@ from what_next.types import Batch, EpsilonGreedy, Greedy, Request, Sampler
 from what_next.worlds import Feedback, World
 
 EXPLORING = 0.1
-"""Share of the slates that a run learns from, over which epsilon falls from 1 to its value."""
+"""Share of a run's slates during which epsilon falls from 1 to its setting."""
 EXPERIENCES = 50.0
-"""In a run, at least, where the setup leaves open how many users are acted on at once."""
+"""Fewest experiences in a run, if the setup does not set the number of users."""
 
 
 class Replay:
-    """Stretches of play, each of one row, in arrays that are made once; the newest take the place of the oldest.
+    """A ring buffer of stretches of play, one per row; the newest replace the oldest.
 
     Attributes:
-        rows: how many there is room for; `count`: how many there are.
+        rows: capacity; `count`: rows in use.
     """
 
     def __init__(self, rows: int) -> None:
@@ -30,7 +30,7 @@ class Replay:
         self.arrays: dict[str, np.ndarray] = {}
 
     def add(self, batch: Batch) -> None:
-        """Keep the rows of a batch, the last ones where there are more than there is room for."""
+        """Keep the rows of a batch; only the last ones if they exceed the capacity."""
         arrays = {name: values[-self.rows :] for name, values in batch.arrays().items() if name != "histories"}
         if not self.arrays:
             self.arrays = {name: np.empty((self.rows, *one.shape[1:]), one.dtype) for name, one in arrays.items()}
@@ -41,17 +41,17 @@ class Replay:
         self.place, self.count = (self.place + new) % self.rows, min(self.rows, self.count + new)
 
     def sample(self, rows: int, rng: np.random.Generator, histories: int = 0) -> Batch:
-        """Some of the rows, any of them as likely, with replacement; `histories`: how many the batch counts as."""
+        """Rows drawn uniformly with replacement; `histories`: how many histories the batch counts as."""
         return rows_of(self.arrays, rng.integers(self.count, size=rows), histories)
 
 
 class ReplaySource(WorldSource):
-    """Experience of the agent's own policies in a world: of the one that learns, and of those that it was before.
+    """Experience of the agent's own policies in a world: of the current one and of earlier ones.
 
-    The policy takes the items that it holds for the best, and any with a chance of `world.epsilon`, or draws points
-    where its algorithm does. As many slates are played as are learned from, `world.reuse` times each on average. A
-    stretch begins with what the encoder knew when it was played (Kapturowski et al. 2019, "stored state"); its last
-    slate, and one after which a time limit cut the episode off, are not learned from: what followed is not there.
+    The policy takes the best items, or in each slot a random one with probability `world.epsilon`; it draws points if
+    its algorithm does. On average, each slate is learned from `world.reuse` times. A stretch starts from the encoder's
+    carried state at the time of play (Kapturowski et al. 2019, "stored state"). Its last slate, and a slate after which
+    a time limit cut the episode off, are not learned from, because what followed is not in the stretch.
     """
 
     def __init__(self, state: State, world: World | None = None) -> None:
@@ -62,7 +62,7 @@ class ReplaySource(WorldSource):
         self.due: list[int] = []
 
     def _can_learn(self) -> Algorithm:
-        """Raises a `SetupError` where the algorithm does not learn from such slates."""
+        """Raise a `SetupError` if the algorithm does not learn from such slates."""
         algorithm, world = self.setup.algorithm, self.world
         if world.slots > 1 and not algorithm.slates:
             raise SetupError(
@@ -73,19 +73,19 @@ class ReplaySource(WorldSource):
             raise SetupError(f"n_step is {self.setup.n_step}; allowed in a world: 1")
         if self.setup.world.window == 1:
             raise SetupError(
-                f"world.window is 1, and what {algorithm.name} learns from is followed by another slate; "
+                f"world.window is 1, and {algorithm.name} learns only from slates that another slate follows; "
                 "allowed: above 1"
             )
         return algorithm
 
     def resume(self, histories: int, steps: int) -> None:
-        """See `Source.resume`: with new users, and nothing that was played."""
+        """See `Source.resume`: with new users and an empty buffer."""
         super().resume(histories, steps)
         self.taken, self.due = histories, []
         self.replay = Replay(self.replay.rows)
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """Some stretches of what is kept; as often as that is due, new ones are played first."""
+        """A sample of the kept stretches; new ones are played first whenever they are due."""
         rows = max(1, self.setup.world.batch // self.window)
         if not self.due:
             self.replay.add(self._experience(policy, rng))
@@ -98,12 +98,12 @@ class ReplaySource(WorldSource):
 
     @property
     def _fewest(self) -> float:
-        """See `WorldSource`: what is learned from was not played long ago."""
+        """See `WorldSource`: enough that the buffer holds recent play."""
         return EXPERIENCES
 
     @property
     def epsilon(self) -> float:
-        """The chance of any item in each slot, now."""
+        """The current probability of a random item in each slot."""
         return max(self.setup.world.epsilon, 1 - self.taken / (EXPLORING * self.horizon))
 
     def _begin(self, policy: LearnedPolicy, rng: np.random.Generator) -> Player:
@@ -114,7 +114,7 @@ class ReplaySource(WorldSource):
         return {}
 
     def _chose(self, player: Player, *_: object) -> None:
-        """Nothing: neither values nor chances are read."""
+        """Nothing: this source stores neither values nor propensities."""
 
     def _ended(self, player: Player, feedback: Feedback, time: int) -> None:
         self.cut[time] = self.begun & ~feedback.terminated
@@ -125,11 +125,11 @@ class ReplaySource(WorldSource):
         return super()._experience(policy, rng)
 
     def _sampler(self, player: Player) -> Sampler:
-        """How slates are taken while it learns."""
+        """How slates are chosen in training."""
         return Greedy() if self.algorithm.draws_points else EpsilonGreedy(self.epsilon)
 
     def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
-        """See `WorldSource`; what is followed by nothing that is known does not count."""
+        """See `WorldSource`; steps whose successor is unknown do not count."""
         batch = self._written(carried)
         batch.mask[:] = ~self.cut.T
         batch.mask[:, -1] = False

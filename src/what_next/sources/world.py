@@ -1,4 +1,4 @@
-"""A world as a source: the agent's policy plays for thousands of users at once, and learns from what came of it."""
+"""A world as a source: the agent's policy plays for thousands of users at once, and learns from their answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -32,35 +32,35 @@ from what_next.worlds import Feedback, World, known_worlds, opened, preset
 from what_next.worlds.promises import check_promises
 
 UPDATES = 750
-"""Steps of learning in a run, at least, where the setup leaves open how many users are acted on at once: more users
-make the run faster, and its experiences fewer."""
+"""Fewest learning steps in a run if the setup does not set the number of users: more users make a run faster, but leave
+it fewer experiences."""
 USERS = (32, 1024)
-"""So many users then, whatever that makes of the steps."""
+"""Bounds of the number of users in that case, whatever number of steps results."""
 
 
 def world_of(setup: Setup) -> World:
-    """The world that a setup names; a `SetupError` where it names none, or none that there is."""
+    """The world that a setup names; a `SetupError` if it names none, or an unknown one."""
     if setup.world.name is None:
         raise SetupError(NO_WORLD)
     return preset(as_known(setup.world.name))
 
 
 def as_known(name: str) -> str:
-    """The name of a world and its preset as they are written elsewhere, whatever their case is here."""
+    """The name of a world and its preset in their own case, whatever case is given."""
     worlds = known_worlds()
     known = [*worlds, *(f"{world}:{one}" for world, kind in worlds.items() for one in kind.presets)]
     return {one.lower(): one for one in known}.get(name.lower(), name)
 
 
 def in_world(world: World, setup: Setup) -> Setup:
-    """The setup with what acting in a world asks for: the encoder reads all numbers; and slates and clicks, unless the
+    """The setup changed for acting in a world: the encoder reads all numbers, and also slates and clicks, unless the
     ideal state is among the numbers.
 
     Raises:
         SetupError: it asks for numbers that only a log has.
     """
     if log := [f"inputs.{name}" for name in ("rewards", "gaps") if getattr(setup.inputs, name)]:
-        raise SetupError(f"{log[0]} is yes, and that is read from a log; in a world all numbers are read that it shows")
+        raise SetupError(f"{log[0]} is yes, and that is read from a log; in a world all its numbers are read")
     slates = not setup.world.ideal and not believes(setup.algorithm)
     inputs = setup.inputs.model_copy(update={"context": True, "slates": slates})
     name = world.known_as if setup.world.name is None else as_known(setup.world.name)
@@ -72,12 +72,12 @@ def in_world(world: World, setup: Setup) -> Setup:
 
 
 def believes(algorithm: Algorithm) -> TypeGuard[OnPolicy]:
-    """Whether an agent keeps a belief of each user (`models.belief`)."""
+    """Whether the agent keeps a belief about each user (`models.belief`)."""
     return isinstance(algorithm, OnPolicy) and algorithm.belief
 
 
 def catalogue_in(world: World) -> Catalogue:
-    """A world's items, by what they are called there."""
+    """The catalogue of a world's items, by the world's ids."""
     vectors, ids = world.item_vectors, pl.Series(world.item_ids)
     columns = {f"attribute_{place}": one for place, one in enumerate(vectors.T) if one.min() < one.max()}
     table = pl.DataFrame({"item_id": ids, "title": ids.cast(pl.String)})
@@ -85,9 +85,9 @@ def catalogue_in(world: World) -> Catalogue:
 
 
 def clicks_in(world: World | str, slates: int, rng: np.random.Generator) -> Dataset:
-    """What users of a world click of items at random, as a log: to learn from without acting.
+    """A log of users' clicks on random items of a world, for learning without acting.
 
-    A policy that was trained on it acts in the world by `wn.play`. `world`: itself, or its name (`preset`).
+    A policy trained on it can act in the world with `wn.play`. `world`: the world or its name (`preset`).
     """
     world = opened(world)
     items, users = explored(world, slates, rng).clicked
@@ -95,25 +95,25 @@ def clicks_in(world: World | str, slates: int, rng: np.random.Generator) -> Data
 
 
 def state_in(world: World, setup: Setup) -> State:
-    """The state of a world: its items as a catalogue, the numbers that are seen of users, and no log.
+    """The state of a world: its items as the catalogue, its observed numbers, and no log.
 
     Raises:
-        SetupError: it is a world of somebody's own, and breaks what all promise.
+        SetupError: a custom world breaks the contract of all worlds.
     """
-    if not type(world).__module__.startswith("what_next."):  # ours are tested, and environments are no pure functions
+    if not type(world).__module__.startswith("what_next."):  # ours are tested, and Gymnasium's are not pure functions
         check_promises(world)
     catalogue = catalogue_in(world)
     everything = np.arange(len(catalogue), dtype=np.int32)
     least, largest = world.bounds(setup.world.ideal)
     scale = np.where(largest > least, largest - least, 1.0)
     setup = in_world(world, setup)
-    if believes(algorithm := setup.algorithm):  # a belief's weights follow, standardised
-        learned = setup.inputs.items in ("auto", "learned")  # auto asks a log how rare items are, and there is none
+    if believes(algorithm := setup.algorithm):  # the belief's standardised weights are further numbers
+        learned = setup.inputs.items in ("auto", "learned")  # auto would need a log
         given = 0 if learned else catalogue.vectors.shape[1]
         more = (given or algorithm.rank) + 1
         least, scale = np.pad(least, (0, more)), np.pad(scale, (0, more), constant_values=1.0)
     names = [f"seen_{place}" for place in range(len(least))]
-    if setup.algorithm.by_attributes:  # an event is an item, its reward whether it was clicked
+    if setup.algorithm.by_attributes:  # an event is an item, and its reward whether it was clicked
         names, least, scale = ["reward", *names], np.pad(least, (1, 0)), np.pad(scale, (1, 0), constant_values=1.0)
     space = Space(
         catalogue=catalogue.standardised(everything),
@@ -124,7 +124,7 @@ def state_in(world: World, setup: Setup) -> State:
         event_center=least.astype(np.float32),
         event_scale=scale.astype(np.float32),
     )
-    known = setup.world.name or ""  # with its preset, unless it is another world that was given
+    known = setup.world.name or ""  # includes the preset; replaced if another world was given
     known = known if known.partition(":")[0] == world.known_as else world.known_as
     state = State(nobody(space.catalogue, f"world {known}"), setup, space)
     if setup.algorithm.by_attributes and setup.tolerance is None:
@@ -135,16 +135,17 @@ def state_in(world: World, setup: Setup) -> State:
 class WorldSource(Source):
     """Experience of the agent's own policy in a world.
 
-    An experience is `world.window` slates of each of `world.users` users. Its advantages are estimated once, by the
-    values of whoever acted; then it is learned from as often, and in as many parts, as the algorithm says. Time limits
-    cut an episode off: what would have followed is estimated. Where a user leaves, nothing follows. Rewards are taken
-    times `1 - discount`, so that values are means of rewards whatever the discount is. Slates count as histories do.
+    An experience is `world.window` slates of each of `world.users` users. Its advantages are estimated once, with the
+    value estimates made while acting; then it is learned from as often, and in as many parts, as the algorithm says. If
+    a time limit cuts an episode off, the value of what would have followed is estimated; if a user leaves, it is 0.
+    Rewards are multiplied by `1 - discount`, so that values are means of rewards whatever the discount is. Slates are
+    counted as histories.
 
-    For an algorithm of `episodes` it is one episode of each user, from its beginning to its end; nothing is estimated.
+    For an algorithm with `episodes`, an experience is one whole episode of each user, and no value is estimated.
     """
 
     kind: ClassVar[type[Player]] = Player
-    shared = False  # every process would play all of it
+    shared = False  # every process would have to play all of it
 
     def __init__(self, state: State, world: World | None = None) -> None:
         super().__init__(state)
@@ -163,7 +164,7 @@ class WorldSource(Source):
         self.buffers: dict[str, np.ndarray] = {}
 
     def _can_learn(self) -> Algorithm:
-        """Raises a `SetupError` where the algorithm does not learn from its own choices."""
+        """Raise a `SetupError` if the algorithm does not learn from its own choices."""
         algorithm = self.setup.algorithm
         if not isinstance(algorithm, OnPolicy):
             able = [one.model_fields["name"].default for one in KNOWN if one.replays or issubclass(one, OnPolicy)]
@@ -177,30 +178,30 @@ class WorldSource(Source):
         return algorithm
 
     def _affordable_users(self) -> int:
-        """As many as leave the run experiences enough to learn from."""
+        """A number of users that leaves the run enough experiences."""
         return int(np.clip(self.horizon / (self.window * self._fewest), *USERS))
 
     @property
     def _fewest(self) -> float:
-        """So many experiences make a run, at least."""
+        """Fewest experiences in a run."""
         repeats, parts = self.algorithm.turns
         return UPDATES / float(repeats * parts)
 
     @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
-        """How many users are acted on at once."""
+        """The number of users, if the setup leaves it open."""
         if self.setup.world.users is not None:
             return {}, ()
         slates, experience = self.horizon, self.users * self.window
         told = f"{experience:,} slates, so that {slates:,} are {slates / experience:,.0f} experiences"
-        if self.algorithm.episodes:  # which may end before their time limit
+        if self.algorithm.episodes:  # an episode may end before its time limit
             told = f"an episode of each, at most {experience:,} slates"
         reason = f"world.users {self.users:,}: an experience is {told}; `world.users` sets another"
         return {"world.users": self.users}, [reason]
 
     @property
     def explored(self) -> int:
-        """How many slates of random items tell where learned vectors of items start."""
+        """Number of slates of random items from which item vectors or a belief's prior are initialised."""
         setup = self.setup
         if believes(self.algorithm):
             return max(1, setup.world.explore)
@@ -209,12 +210,12 @@ class WorldSource(Source):
 
     @property
     def horizon(self) -> int:
-        """How many slates the whole run learns from, after those that explored."""
+        """Number of slates that the whole run learns from, without the exploring ones."""
         return max(1, self.setup.world.steps - self.explored)
 
     def prepare(self, agent: Agent) -> None:
-        """See `Source.prepare`: learned vectors of items start near those that the same users clicked; what is believed
-        of new users starts from what others clicked."""
+        """See `Source.prepare`: learned item vectors start near those of items clicked by the same users; a belief's
+        prior is fitted to the clicks."""
         if not self.explored:
             return
         if self.explored >= (steps := self.setup.world.steps):
@@ -231,11 +232,11 @@ class WorldSource(Source):
             agent.place_items(placed(*seen.clicked, self.world.items, self.setup.dim, self.setup.seed))
 
     def resume(self, histories: int, steps: int) -> None:
-        """Go on with new users: a world is not saved."""
+        """Continue with new users, because a world is not saved."""
         self.player, self.waiting = None, iter(())
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """A part of the experience that is learned from; a new one where that is used up."""
+        """A part of the current experience; a new experience is made when its parts are used up."""
         batch = next(self.waiting, None)
         if batch is None:
             self.waiting = self._parts(self._experience(policy, rng), rng)
@@ -243,7 +244,7 @@ class WorldSource(Source):
         return batch
 
     def _parts(self, whole: Batch, rng: np.random.Generator) -> Iterator[Batch]:
-        """Some users at a time, all of them in each of `repeats` turns."""
+        """The experience in parts of some users, each user once in each of `repeats` turns."""
         (repeats, parts), arrays = self.algorithm.turns, whole.arrays()
         for turn in range(repeats):
             for rows in np.array_split(rng.permutation(self.users), min(parts, self.users)):
@@ -252,7 +253,7 @@ class WorldSource(Source):
                 yield rows_of(arrays, rows, share)
 
     def _begin(self, policy: LearnedPolicy, rng: np.random.Generator) -> Player:
-        """New users, and the buffers that all experiences are written to."""
+        """Start with new users and new buffers."""
         self.users_state = self.world.reset(self.users, rng)
         self.player = self.kind(policy, self.world, draws=True)
         self.player.begin(self.users)
@@ -292,7 +293,7 @@ class WorldSource(Source):
         return self._batch(carried)
 
     def _step(self, player: Player, time: int, rng: np.random.Generator) -> None:
-        """Look, choose, and see what comes of it; into row `time` of the buffers."""
+        """Observe, choose, and take the world's step; writes row `time` of the buffers."""
         world, into, ideal = self.world, self.buffers, self.setup.world.ideal
         seen = world.observe(self.users_state, ideal)
         player.believe(seen)
@@ -321,7 +322,7 @@ class WorldSource(Source):
         player.forget(ended)
 
     def _chose(self, player: Player, states: Tensor, proposal: Proposal, product: Product, time: int) -> None:
-        """Write down what whoever chose expected, and with which chance it chose."""
+        """Store the value estimate and the propensity of each choice."""
         into = self.buffers
         into["values"][time] = self._values(player, states)
         into["chances"][time] = self._chances(player, states, proposal, product)
@@ -329,7 +330,7 @@ class WorldSource(Source):
             into["next"][time - 1] = np.where(self.begun, into["next"][time - 1], into["values"][time])
 
     def _ended(self, player: Player, feedback: Feedback, time: int) -> None:
-        """Write down where credit ends, and what is expected of those who were cut off."""
+        """Store where credit ends, and the value estimates of users whose episode or window was cut off."""
         into = self.buffers
         into["traces"][time] = np.where(self.begun, 0, self.algorithm.trace)
         if self.algorithm.episodes:
@@ -339,7 +340,7 @@ class WorldSource(Source):
             into["next"][time, rows] = self._foreseen(player, rows)
 
     def _foreseen(self, player: Player, rows: Int64[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
-        """The values of the states that some users are in now; nothing is carried on."""
+        """The value estimates of some users' current states; the carried state stays unchanged."""
         ideal, kept = self.setup.world.ideal, player.carried
         events, _ = player.look(self.world.observe(self.users_state.rows(rows), ideal), rows)
         assert kept is not None
@@ -352,7 +353,7 @@ class WorldSource(Source):
         return np.asarray(player.policy.agent.nets["critic"](states).cpu().numpy())
 
     def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product) -> np.ndarray:
-        """Of the slates, or the density of the points that were drawn."""
+        """Propensities of the slates, or densities of the drawn points."""
         if not self.algorithm.draws_points:
             assert product.propensities is not None
             return np.asarray(np.exp(np.log(product.propensities).sum(1)))
@@ -361,7 +362,7 @@ class WorldSource(Source):
         return np.asarray(actor.log_density(states, points).double().exp().cpu().numpy())
 
     def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
-        """All that the buffers hold, users first; the buffers are written over by the next experience."""
+        """The buffers as a batch with advantages, users first; the next experience overwrites the buffers."""
         made, scale = self.buffers, np.float32(1 - self.setup.discount)
         parts = (made["rewards"] * scale, made["values"], made["next"], made["discounts"], made["traces"])
         advantages = gae(*(torch.from_numpy(part) for part in parts)).numpy()
@@ -371,7 +372,7 @@ class WorldSource(Source):
         return replace(whole, returns=returns, propensities=chances, values=values)
 
     def _written(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
-        """What the world showed and what was chosen there, users first."""
+        """The buffers without estimates as a batch, users first."""
         made = self.buffers
         users = {name: np.ascontiguousarray(values.swapaxes(0, 1)) for name, values in made.items()}
         numbers, mask = users["numbers"], np.ones(users["begins"].shape, np.bool_)
@@ -395,6 +396,6 @@ class WorldSource(Source):
 
 
 def rows_of(arrays: Mapping[str, np.ndarray], rows: Int64[np.ndarray, "some"], histories: int) -> Batch:
-    """Some rows of what was played (`Batch.arrays`), which count as so many histories."""
+    """Some rows of stored play (`Batch.arrays`) as a batch that counts as this many histories."""
     some = {name: values[rows] for name, values in arrays.items() if name != "histories"}
     return Batch.of_arrays(some | {"histories": np.array(histories)})

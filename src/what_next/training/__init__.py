@@ -1,1 +1,1 @@
-"""What a run of training needs beside the steps: files, checkpoints, validation, alarms, tracking."""
+"""Helpers of the training loop: the gradient step, files, checkpoints, validation, alarms, tracking."""

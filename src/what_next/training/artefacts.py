@@ -2,8 +2,8 @@
 
 `<agent>.safetensors` holds encoder, actor and the scaling of the space, `<critic>.safetensors` all other networks,
 `<agent>.catalogue.parquet` the items, `<agent>.resume.safetensors` the optimisers and random states. All carry one run
-id and position, and are renamed into place together (whoever opens them finishes what a kill left undone); a mixed
-pair is refused. `<agent>.card.md` tells people (`card`).
+id and position, and are renamed into place together (if a kill interrupts that, the next reader completes it); a mixed
+pair is refused. `<agent>.card.md` is the model card (`card`).
 """
 
 import json
@@ -38,39 +38,39 @@ from what_next.training.card import card, card_path
 FORMAT = 1
 KEY = "what_next"
 CRITIC = "critic.safetensors"
-"""What a critic's file is called in the folder of a deployed version, whatever its name was when it was saved."""
+"""File name of the critic in the folder of a deployed version, whatever its name was when it was saved."""
 OF_AGENT = ("encoder.", "actor.")
-"""What begins the names of the agent's tensors; all others are the critic's."""
+"""Prefixes of the names of the agent's tensors; all other tensors are the critic's."""
 
 SCALING = ("center", "scale", "event_center", "event_scale")
-"""Of the space; the agent's file has them."""
+"""Scaling of the space, saved in the agent's file."""
 TRAINED = (
     "model", "algorithm", "dim", "ensemble", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss",
 )  # fmt: skip
-"""Settings that networks are made by."""
+"""Settings that determine the networks."""
 
 SKIP = "encoder.skip.weight"
-"""The map of the last input, where an encoder has one."""
+"""Tensor of the skip connection from the last input; missing if the encoder has none."""
 FOLLOWED = "encoder.followed"
-"""Which items are read, where some are unknown."""
+"""Tensor of the items that the encoder reads as known; missing if it reads all of them so."""
 LINEAR = "encoder.ridge.directions"
-"""The linear model beside the encoder, where there is one."""
+"""Tensor of the linear model beside the encoder; missing if there is none."""
 
 Role = Literal["agent", "critic", "resume"]
 
 
 class Manifest(BaseModel, frozen=True, extra="forbid"):
-    """What a model file says of itself.
+    """The metadata in a model file.
 
     Attributes:
-        format: version of the file's form; `package`: of What Next?.
+        format: version of the file format; `package`: version of What Next?.
         role: which of the files it is.
-        run: id of the training run; `histories`: how many it had been trained on.
+        run: id of the training run; `histories`: how many histories it had been trained on.
         setup: all settings.
         catalogue: hash of the catalogue (ids, attribute names and values).
-        typical, tolerance, event_names: of the space (`data.space.Space`).
-        metrics: what was measured, and on what.
-        made_with: torch release, machine and threads; a resumed run is the same bit for bit only with the same.
+        typical, tolerance, event_names: those of the space (`data.space.Space`).
+        metrics: what was measured, and on which data.
+        made_with: torch release, machine and threads; a resumed run is the same bit for bit only with the same ones.
     """
 
     format: int = FORMAT
@@ -97,20 +97,20 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def where(self) -> str:
-        """Its file, in messages."""
+        """The file's path, for messages."""
         return "the model" if self._path is None else str(self._path)
 
     def trained_by(self, known: type[Algorithm] | None = None) -> Algorithm:
-        """The algorithm with its settings; `known` is the class of one that only Python knows.
+        """The algorithm with its settings; `known`: a class of the caller's own, if it is not registered.
 
         Raises:
-            ModelError: it is neither `known` nor one that a setup may name, or has other settings by now.
+            ModelError: the algorithm is neither `known` nor registered, or it now has other settings.
         """
         values, name = self.setup["algorithm"], self.setup["algorithm"]["name"]
         called = known and known.model_fields["name"].default
         if known is not None and called == name and OWN.get(name) not in (None, known):
             raise ModelError(
-                f"{self.where}: was trained by {name!r}, which is the name of one of ours, too; give "
+                f"{self.where}: was trained by {name!r}, which is also the name of a built-in one; give "
                 f"{known.__name__} a name of its own and train again, or leave algorithm out"
             )
         kind = known if known is not None and called == name else ALGORITHMS.get(name)
@@ -134,16 +134,16 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
             ) from None
 
     def made_by(self, known: type[Algorithm] | None = None, *, learns: bool = False) -> Setup:
-        """The settings that it was made by.
+        """The settings that the model was made with.
 
         Args:
             known: as for `trained_by`.
-            learns: whether training goes on, which needs every reward; else those that are not known here are left out.
+            learns: whether training continues, which needs every reward; otherwise unknown rewards are left out.
 
         Raises:
-            ModelError: as of `trained_by`, or a part or setting of it is not known here.
+            ModelError: as of `trained_by`, or one of its parts or settings is not known here.
         """
-        complete()  # with what was registered since
+        complete()  # include classes registered since
         values = {**self.setup, "algorithm": self.trained_by(known)}
         if (model := values.get("model", "lstm")) not in get_args(Setup.model_fields["model"].annotation):
             raise ModelError(
@@ -159,13 +159,13 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
             raise ModelError(told) from None
 
     def _known(self, rewards: dict[str, Any]) -> dict[str, Any]:
-        """Those rewards that are known here."""
+        """The rewards that are known here."""
         known = known_rewards()
         if missing := [name for name in rewards if name not in known]:
             warnings.warn(
                 f"{self.where}: was made with the reward {listed(missing)}, which is not known here and is left out; "
                 "it recommends the same, and to train or measure by it, install the package that brings it",
-                stacklevel=1,  # one place, so that Python tells it once
+                stacklevel=1,  # one place, so that Python shows the warning once
             )
         return {name: one for name, one in rewards.items() if name in known}
 
@@ -188,7 +188,7 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, eq=False)
 class SavedModels:
-    """Both models, read and checked; the agent's alone where no critic's file was asked for."""
+    """Both models, read and checked; only the agent's if no critic was asked for."""
 
     manifest: Manifest
     space: Space
@@ -196,14 +196,14 @@ class SavedModels:
     critic: Path | None = None
 
     def fill(self, nets: Mapping[str, nn.Module]) -> None:
-        """Load the weights of networks; a `ModelError` where the file holds others than a network has."""
+        """Load the weights of networks; a `ModelError` if the file's tensors do not match a network's."""
         for name, net in nets.items():
             self._fill(name, net)
 
     def _fill(self, name: str, net: nn.Module) -> None:
         prefix = f"{name}."
         weights = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
-        for key, held in net.named_buffers():  # there are as many prototypes as there were in training
+        for key, held in net.named_buffers():  # training decided how many prototypes there are
             if key == "prototypes" and key in weights:
                 held.data = torch.empty_like(weights[key], device=held.device)
             if key == "head.prior":  # models of earlier versions had no prior
@@ -215,15 +215,15 @@ class SavedModels:
             raise ModelError(f"the saved network {name!r} is not the one that its setup describes: {first}") from None
 
     def trained_settings(self, present: Setup) -> dict[str, Any]:
-        """The settings that the networks were made by; those of the present setup give way to them."""
+        """The settings that the networks were made with; they replace those of the present setup."""
         trained = self.manifest.made_by(type(present.algorithm))
         made = {name: getattr(trained, name) for name in TRAINED} | self.built_with(trained)
-        if not trained.acts:  # who learned from a log may be played in a world that the present setup names
+        if not trained.acts:  # a model that learned from a log may act in the world that the present setup names
             made["world"] = present.world.model_copy(update={"name": None})
         return made
 
     def built_with(self, setup: Setup) -> dict[str, Any]:
-        """Those of the setup's settings that the data decided in training, as the weights show them."""
+        """The settings that the data decided in training, derived from the saved tensors."""
         learned, mapped = (f"encoder.items.{name}" in self.tensors for name in ("learned", "map"))
         items = "both" if learned and mapped else "attributes" if mapped else "learned"
         return {
@@ -235,17 +235,17 @@ class SavedModels:
 
 
 def made_with() -> dict[str, str | int]:
-    """What a run's exact numbers depend on besides its settings."""
+    """What a run's exact numbers depend on, besides its settings."""
     return {"torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads()}
 
 
 def catalogue_path(agent: Path) -> Path:
-    """Where the catalogue of a model lies."""
+    """Path of a model's catalogue."""
     return agent.with_name(f"{agent.stem}.catalogue.parquet")
 
 
 def resume_path(agent: Path) -> Path:
-    """Where the rest of a run lies that training goes on from."""
+    """Path of the optimisers and random states that a resumed run needs."""
     return agent.with_name(f"{agent.stem}.resume.safetensors")
 
 
@@ -263,7 +263,7 @@ def write_models(
         manifest: the agent's.
         space: with the catalogue.
         nets: all networks; `encoder` and `actor` are the agent's, the others the critic's.
-        rest: tensors and JSON values that training goes on from.
+        rest: tensors and JSON values that a resumed run needs.
 
     Raises:
         SaveError: a file could not be written.
@@ -305,7 +305,7 @@ def _writer(
 
 
 def _write(tensors: dict[str, Tensor], metadata: dict[str, str], file: Any) -> None:
-    """Straight from the tensors' memory, which may be as large as the machine's."""
+    """Write without a copy: the tensors may be as large as the machine's memory."""
     try:
         save_file(tensors, file.name, metadata)
     except safetensors.SafetensorError as error:
@@ -313,24 +313,24 @@ def _write(tensors: dict[str, Tensor], metadata: dict[str, str], file: Any) -> N
 
 
 def read_manifest(path: Path, role: Role | None = None) -> Manifest:
-    """What a model file says of itself.
+    """The manifest of a model file.
 
     Raises:
-        ModelError: it is missing, damaged, newer than this version knows, no model, or not in that role.
+        ModelError: the file is missing, damaged, of a newer version, no model, or not of this role.
     """
     return _read(path, role, tensors=False)[0]
 
 
 def read_trained(path: str | Path, overrides: Iterable[str] = ()) -> Setup:
-    """The setup of a file, to use its trained model by: the algorithm is that of the model, whatever the file says.
+    """The setup of a file, for using its trained model: the algorithm is the model's, whatever the file says.
 
-    With it come the algorithm's own defaults, of the split for instance. Where there is no such model, the setup is as
-    `Setup.read` gives it.
+    The defaults that the algorithm sets, such as those of the split, come with it. Without such a model, the setup is
+    as `Setup.read` gives it.
     """
     setup = Setup.read(path, overrides)
     try:
         trained = read_manifest(setup.model_agent_path, "agent").trained_by()
-    except ModelError:  # told when the model is opened
+    except ModelError:  # reported when the model is opened
         return setup
     if trained == setup.algorithm:
         return setup
@@ -338,14 +338,14 @@ def read_trained(path: str | Path, overrides: Iterable[str] = ()) -> Setup:
 
 
 def lacking(path: Path, agent: Path) -> ModelError:
-    """What is raised where a file is missing that was saved with an agent's."""
+    """The error for a missing file that was saved with an agent's."""
     return ModelError(f"{path}: no such model file; it belongs to {agent}, and must be copied with it")
 
 
 def _read(
     path: Path, role: Role | None, agent: Path | None = None, *, tensors: bool = True
 ) -> tuple[Manifest, dict[str, Tensor], dict[str, str]]:
-    """A file; `agent` is the one that it belongs to, where that is another."""
+    """A file's manifest, tensors and metadata; `agent`: the agent's file, if this is another file of its save."""
     finish(path)
     if not path.is_file():
         if agent is not None and not path.exists():
@@ -353,13 +353,13 @@ def _read(
         what = "is a folder, no" if path.is_dir() else "no such"
         raise ModelError(f"{path}: {what} model file; train one first (`train, yes` in the setup)")
     try:
-        path.open("rb").close()  # safetensors takes what may not be read for what is not there
+        path.open("rb").close()  # safetensors reports an unreadable file as missing
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
     except PermissionError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
-    except (safetensors.SafetensorError, OSError, RuntimeError) as error:  # the last of one that is replaced meanwhile
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: the file is being replaced
         if out_of_memory(error):
             raise
         raise ModelError(
@@ -395,7 +395,7 @@ def _manifest(path: Path, text: str) -> Manifest:
 
 
 def critic_beside(agent: Path) -> Path | None:
-    """Where the critic of an agent's file is: beside it, or where it was saved; None where there is none."""
+    """Path of the critic of an agent's file: beside it, or where it was saved; None if it was saved without one."""
     manifest = read_manifest(agent, "agent")
     named = manifest.setup["model_critic_path"]
     if not named:
@@ -404,7 +404,7 @@ def critic_beside(agent: Path) -> Path | None:
     beside, deployed = agent.with_name(critic.name), agent.with_name(CRITIC)
     if beside.is_file():  # both were moved, or the program runs elsewhere
         return beside
-    with suppress(ModelError):  # whatever else is called so
+    with suppress(ModelError):  # another file may have that name
         other = read_manifest(deployed, "critic") if deployed.is_file() else None
         if other is not None and (other.run, other.histories) == (manifest.run, manifest.histories):
             return deployed
@@ -412,7 +412,7 @@ def critic_beside(agent: Path) -> Path | None:
 
 
 def to_resume(agent: Path) -> Path:
-    """The agent's file of a run to go on with; a `ModelError` where there is none."""
+    """The agent's file of a run to resume; a `ModelError` if it is missing."""
     finish(agent)
     if not agent.exists():
         raise ModelError(f"{agent}: no such model file, so there is nothing to go on with; leave --resume out")
@@ -420,7 +420,7 @@ def to_resume(agent: Path) -> Path:
 
 
 def read_models(agent: Path, critic: Path | None = None) -> SavedModels:
-    """Both models and their catalogue; the actor alone where no critic is asked for.
+    """Both models and their catalogue; only the agent's if no critic is asked for.
 
     Raises:
         ModelError: a file is missing, damaged, newer, or does not belong to the others.
@@ -438,7 +438,7 @@ def read_models(agent: Path, critic: Path | None = None) -> SavedModels:
 
 
 def models_of(setup: Setup) -> SavedModels:
-    """The models of a setup; where it names no critic and its model cannot do without, the one beside the agent.
+    """The models of a setup. If it names no critic and the model needs one, the critic beside the agent is read.
 
     Raises:
         ModelError: as of `read_models`.
@@ -463,12 +463,12 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
     if catalogue.hash() != manifest.catalogue:
         raise ModelError(f"{path}: is not the catalogue that {agent} was trained on; take the one saved with it")
     try:
-        # Copies: what still lay in the file would change with it, and end the process where the file is cut short.
+        # Copies: a view of the file would change with it, and crash the process if the file is truncated.
         values = {name: tensors[f"space.{name}"].numpy().copy() for name in SCALING}
     except KeyError as error:
         raise ModelError(f"{agent}: is damaged, its tensor {error} is missing; train again") from None
     except TypeError:
-        raise ModelError(f"{agent}: is damaged, its scaling is of a type that it never has; train again") from None
+        raise ModelError(f"{agent}: is damaged, its scaling has a wrong type; train again") from None
     for name, value in values.items():
         count = len(manifest.event_names if name.startswith("event") else catalogue.names)
         if value.shape != (count,) or not np.isfinite(value).all() or (name == "event_scale" and not value.all()):
@@ -485,7 +485,7 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
 
 
 def read_rest(agent: Path) -> tuple[Manifest, dict[str, Tensor], dict[str, Any]]:
-    """What a run goes on from: tensors and JSON values, as `write_models` was given them.
+    """What a resumed run needs: tensors and JSON values, as `write_models` was given them.
 
     Raises:
         ModelError: there is none, it is damaged, or it does not belong to the agent's file.

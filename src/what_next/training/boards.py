@@ -1,7 +1,7 @@
-"""TensorBoard and MLflow (`track`): settings, curves, what was measured, the model's card, and how it was judged.
+"""TensorBoard and MLflow (`track`): settings, curves, validation measures, the model card, and evaluation results.
 
-Both libraries are asked to write where they would by themselves: TensorBoard into a folder beside the log of training,
-MLflow where MLFLOW_TRACKING_URI says.
+Both libraries write to their usual place: TensorBoard into a folder beside the log of training, MLflow where
+MLFLOW_TRACKING_URI says.
 """
 
 import os
@@ -17,13 +17,13 @@ from what_next.training.artefacts import read_manifest
 from what_next.training.card import HERE
 
 EXPERIMENT = "what-next"
-"""The experiment of MLflow that runs go to, unless MLFLOW_EXPERIMENT_NAME names another."""
+"""The MLflow experiment of the runs, unless MLFLOW_EXPERIMENT_NAME names another."""
 RUN = "what_next.run"
-"""MLflow's tag with our own id of a run, by which a run that is resumed or judged is found again."""
+"""MLflow tag with our own run id, by which a resumed or evaluated run finds its MLflow run."""
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-"""MLflow's name for how often it asks a server that does not answer."""
+"""MLflow's variable for how often it retries a request."""
 LONGEST = 500
-"""Characters of a setting's value that MLflow takes."""
+"""Most characters of a parameter's value in MLflow."""
 
 
 def _settings(setup: Setup) -> dict[str, str]:
@@ -32,7 +32,7 @@ def _settings(setup: Setup) -> dict[str, str]:
 
 
 class TensorBoard:
-    """A run as TensorBoard shows it: `add` takes numbers by name, `close` the card, which is empty where it failed."""
+    """A run in TensorBoard: `add` logs numbers by name, `close` the model card, which is empty if the run failed."""
 
     def __init__(self, setup: Setup, run: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -43,26 +43,26 @@ class TensorBoard:
         self.writer.add_text("settings", f"| setting | value |\n| --- | --- |\n{rows}", 0)
 
     def add(self, values: Mapping[str, float], histories: int) -> None:
-        """Numbers by name, after so many histories."""
+        """Log numbers by name, after `histories` histories."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, histories)
 
     def tell(self, name: str, text: str) -> None:
-        """A page of Markdown."""
+        """Log a page of Markdown."""
         self.writer.add_text(name, text, 0)
         self.writer.flush()
 
     def close(self, card: str) -> None:
-        """The run is over; the card of its model is empty where it failed."""
+        """End the run; the model card is empty if it failed."""
         self.tell("model card", card)
         self.writer.close()
 
 
 class MLflow:
-    """A run as MLflow shows it, with the same methods."""
+    """A run in MLflow, with the same methods."""
 
     def __init__(self, setup: Setup, run: str) -> None:
-        os.environ.setdefault(RETRIES, "4")  # half a minute; by MLflow's own 7 nothing is told for five
+        os.environ.setdefault(RETRIES, "4")  # half a minute; MLflow's own 7 wait five minutes before an error
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -76,60 +76,60 @@ class MLflow:
         title = f"{setup.algorithm.name} on {setup.data.stem}"
         self.run = self.client.create_run(experiment, run_name=title, tags={RUN: run}).info.run_id
         params = [Param(key, value) for key, value in _settings(setup).items()]
-        for first in range(0, len(params), 100):  # as many as MLflow takes at once
+        for first in range(0, len(params), 100):  # MLflow's limit per call
             self.client.log_batch(self.run, params=params[first : first + 100])
 
     def add(self, values: Mapping[str, float], histories: int) -> None:
-        """Numbers by name, in which MLflow has no `@`, after so many histories."""
+        """Log numbers by name, after `histories` histories; MLflow allows no `@` in names."""
         now = int(time.time() * 1000)
         named = {name.replace("@", "_at_"): float(value) for name, value in values.items()}
         metrics = [self.metric(name, value, now, histories) for name, value in named.items()]
         self.client.log_batch(self.run, metrics=metrics)
 
     def tell(self, name: str, text: str) -> None:
-        """A page of Markdown."""
+        """Log a page of Markdown."""
         self.client.log_text(self.run, text, f"{name}.md")
 
     def close(self, card: str) -> None:
-        """The run is over; the card of its model is empty where it failed."""
+        """End the run; the model card is empty if it failed."""
         self.tell("README", card)
         self.client.set_terminated(self.run, "FINISHED" if card else "FAILED")
 
 
 class Board:
-    """Where a run is shown, with the same methods; what fails there later on is told once, and ends nothing else."""
+    """The board that the setup names, with the same methods; a later failure is reported once and ends nothing else."""
 
     def __init__(self, setup: Setup, run: str) -> None:
         """Begin.
 
         Raises:
-            SetupError: the library cannot begin: its server does not answer, say.
-            MissingExtraError: what the library needs is not installed.
+            SetupError: the library cannot begin, for instance because its server does not answer.
+            MissingExtraError: a library is not installed.
         """
         self.name = setup.track
         try:
             kind: type[TensorBoard | MLflow] = TensorBoard if self.name == "tensorboard" else MLflow
             self.shown: TensorBoard | MLflow | None = kind(setup, run)
-        except ImportError as error:  # there is MLflow, say, and not what it keeps runs in
+        except ImportError as error:  # MLflow may be installed without its store's package
             raise MissingExtraError(
                 (error.name or str(error)).partition(".")[0], "track", f"`track, {self.name}`"
             ) from error
-        except Exception as error:  # libraries have errors of their own
+        except Exception as error:  # each library has its own errors
             raise SetupError(
                 f"track, {self.name}: the run cannot be shown there ({_first(error)}); see that it can be reached, or "
                 "leave `track` out"
             ) from error
 
     def add(self, values: Mapping[str, float], histories: int) -> None:
-        """Numbers by name, after so many histories."""
+        """Log numbers by name, after `histories` histories."""
         self._try(lambda shown: shown.add(values, histories))
 
     def tell(self, name: str, text: str) -> None:
-        """A page of Markdown."""
+        """Log a page of Markdown."""
         self._try(lambda shown: shown.tell(name, text))
 
     def close(self, card: str) -> None:
-        """The run is over; the card of its model is empty where it failed."""
+        """End the run; the model card is empty if it failed."""
         self._try(lambda shown: shown.close(card))
 
     def _try(self, do: Callable[[TensorBoard | MLflow], None]) -> None:
@@ -148,12 +148,12 @@ def _first(error: Exception) -> str:
 
 
 def board_of(setup: Setup, run: str) -> Board | None:
-    """What the setup's `track` names; `run`: our own id of the run."""
+    """The board that the setup's `track` names; `run`: our own id of the run."""
     return None if setup.track is None else Board(setup, run)
 
 
 def add_results(setup: Setup, *results: Mapping[str, Any] | None) -> None:
-    """What judging found (`evaluate_next`) joins the model's run: the agent's means, and the whole table."""
+    """Add evaluation results (`evaluate_next`) to the model's run: the agent's means, and the whole table."""
     manifest = read_manifest(setup.model_agent_path, "agent")
     board = board_of(setup, manifest.run)
     for found in results:
@@ -169,11 +169,11 @@ def add_results(setup: Setup, *results: Mapping[str, Any] | None) -> None:
 
 
 def _text(one: Mapping[str, float] | None) -> str:
-    """A mean with its interval, and how many users it is of."""
+    """A mean with its interval and its number of users."""
     return "{mean:.4g} [{low:.4g}, {high:.4g}], n {n:,}".format(**one) if one else ""
 
 
 def check(setup: Setup) -> None:
-    """Raises a `MissingExtraError` where the library of the setup's `track` is not installed."""
+    """Raise a `MissingExtraError` if the library of the setup's `track` is not installed."""
     if setup.track is not None and find_spec(setup.track) is None:
         raise MissingExtraError(setup.track, "track", f"`track, {setup.track}`")

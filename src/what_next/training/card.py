@@ -1,7 +1,7 @@
-"""The model card beside each saved model: what it was trained on, how well, with which settings, for whom not.
+"""The model card beside each saved model: its training data, measures, settings and limits.
 
-The form is that of Hugging Face's hub (Mitchell et al. 2019, "Model Cards for Model Reporting"): Markdown under a
-header of YAML, whose values are written as JSON, which YAML contains.
+It has the form of Hugging Face's hub (Mitchell et al. 2019, "Model Cards for Model Reporting"): Markdown under a YAML
+header, whose values are written as JSON, a subset of YAML.
 """
 
 import json
@@ -18,7 +18,7 @@ HERE = {
     *("train", "data", "log", "track", "user", "threads", "device", "model_agent_path", "model_critic_path"),
     *("cluster", "loop", "server"),
 }
-"""Settings, and groups of them, that tell of the machine or of the next run, not of the model."""
+"""Settings and groups that describe the machine or the next run, not the model."""
 NOT_FOR = """\
 - It ranks the items of its catalogue for people like those in its data. How it does for others (another country,
   another shop, another time) was not measured, nor was any group of people apart.
@@ -28,13 +28,13 @@ NOT_FOR = """\
 
 
 def people(valid: Mapping[str, float]) -> str:
-    """How many validation users a measurement is of, in words: `1 validation user`, or no number where none is kept."""
+    """In words, how many validation users a measurement covers: `1 validation user`, or no number if it is unknown."""
     users = valid.get("users")
     return "validation users" if users is None else counted(int(users), "validation user")
 
 
 def card_path(agent: Path) -> Path:
-    """Where the card of a model lies."""
+    """Path of a model's card."""
     return agent.with_name(f"{agent.stem}.card.md")
 
 
@@ -43,8 +43,8 @@ def card(setup: Setup, space: Space, run: str, histories: int, metrics: Mapping[
 
     Args:
         setup: all settings; `space`: with the catalogue.
-        run: id of the training run; `histories`: how many it has been trained on.
-        metrics: of the manifest: `data`, `split`, `counts`, `valid`, `alarms` and so on, as far as they are known.
+        run: id of the training run; `histories`: how many histories it has been trained on.
+        metrics: the manifest's: `data`, `split`, `counts`, `valid`, `alarms` and so on, as far as they are known.
     """
     algorithm, data = setup.algorithm, str(metrics.get("data"))
     about = (type(algorithm).__doc__ or "").strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Saving a training run, and going on from a save or from another model."""
+"""Saving a training run, and starting from a save or from another model."""
 
 import secrets
 import shlex
@@ -35,10 +35,10 @@ from what_next.training.step import network_of
 
 FREE = {
     "epochs", "passes", "seconds", "patience", "refit", "monitor", "stop_on_alarm", "train", "user", "slots",
-    "save_every", "skip", "linear", "item_dropout",  # what was saved decides
+    "save_every", "skip", "linear", "item_dropout",  # taken from the save
     "log", "track", "device", "evaluation", "server", "model_agent_path", "model_critic_path", "data",
 }  # fmt: skip
-"""Settings that a resumed run may change: the learning rate's way down follows `epochs`."""
+"""Settings that a resumed run may change. The learning rate's decay follows the new `epochs`."""
 
 
 ELSEWHERE = (
@@ -47,17 +47,17 @@ ELSEWHERE = (
 )
 
 TARGET = "slow"
-"""What begins the names of the target networks' tensors in a file."""
+"""Prefix of the names of the target networks' tensors."""
 
 
 def spare(setup: Setup, data: str, catalogue: Catalogue, origin: Path | None = None) -> None:
-    """See that training writes over no model of another algorithm or of other data, and tears no pair apart.
+    """Refuse to overwrite a model of another algorithm or of other data, or one file of another model's pair.
 
-    Data are others under another name, or where they hold less than half of the model's items. The model that training
-    starts from (`origin`) may give way to what comes of it.
+    Data count as other data if they have another name, or hold less than half of the model's items. The model that
+    training starts from (`origin`) may be overwritten.
 
     Raises:
-        ModelError: it would.
+        ModelError: training would overwrite such a model.
     """
     agent = _manifest_at(setup.model_agent_path)
     if agent is not None and not (origin and origin.resolve() == setup.model_agent_path.resolve()):
@@ -82,7 +82,7 @@ def spare(setup: Setup, data: str, catalogue: Catalogue, origin: Path | None = N
 
 
 def _manifest_at(path: Path) -> Manifest | None:
-    """What the model there says of itself; None where there is none, or it is damaged."""
+    """The manifest of the model at a path; None if there is no model, or it is damaged."""
     try:
         return read_manifest(path)
     except ModelError:
@@ -90,7 +90,7 @@ def _manifest_at(path: Path) -> Manifest | None:
 
 
 def _mostly_known(setup: Setup, catalogue: Catalogue) -> bool:
-    """Whether the data hold half of the model's items or more."""
+    """Whether the data hold at least half of the model's items."""
     try:
         ids = pl.read_parquet(catalogue_path(setup.model_agent_path), columns=["item_id"], glob=False).to_series()
     except (pl.exceptions.PolarsError, OSError):
@@ -104,7 +104,7 @@ def new_run() -> str:
 
 
 def save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[str, Any] | None = None) -> None:
-    """Write the models, and all that a resumed run needs, together; of several processes, all call it, and one writes.
+    """Write the models and everything that a resumed run needs. All processes call it; the first one writes.
 
     Raises:
         SaveError: a file could not be written; the previous save is intact.
@@ -125,12 +125,12 @@ def save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[s
 
 
 def resume(agent: Training, rng: np.random.Generator) -> str:
-    """Set weights, optimisers and random states to the last save of the same settings; returns the run's id.
+    """Restore weights, optimisers and random states from the last save of the same settings; returns the run's id.
 
     The run then goes on as if it had never stopped: bit for bit with the same torch release, machine and threads.
 
     Raises:
-        ModelError: there is no such save, it was made with other settings, or the agent is in another space than it.
+        ModelError: there is no such save, it was made with other settings, or the agent is in another space.
     """
     setup = agent.setup
     saved = read_models(setup.model_agent_path, setup.model_critic_path)
@@ -147,9 +147,9 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
             for place in (0, 1)
         )
         raise ModelError(
-            f"{setup.model_agent_path}: was trained with {before}, and the setup has {now} (what it does not name has "
-            "the default of this version); to go on, set it as it was, or add to the command what it was trained with; "
-            "or leave --resume out to start anew"
+            f"{setup.model_agent_path}: was trained with {before}, and the setup has {now} (a setting that it does "
+            "not name has this version's default); to go on, set it as it was, in the setup or the command, or leave "
+            "--resume out to start anew"
         )
     saved.fill(agent.nets)
     for name, optimiser in agent.optimisers.items():
@@ -159,16 +159,16 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
     torch.set_rng_state(tensors["random.torch"])
     rng.bit_generator.state = position["random"]
     agent.histories, agent.steps, agent.halved = manifest.histories, position["steps"], position.get("halved", 0)
-    if setup.seconds:  # the limit may have been changed
+    if setup.seconds:  # the limit may have changed
         agent.spent = position.get("spent", 0.0) * (manifest.setup.get("seconds") or 0.0) / setup.seconds
     return manifest.run
 
 
 def conclude(agent: Training, metrics: Mapping[str, Any], *, weighed: bool = True) -> None:
-    """Write the networks of the last save as they are now, what else is known of them, and that the run is at its end;
-    or, not `weighed`, that all is done but weighing counts of the log.
+    """Write the current weights and some of the manifest's `metrics` into the last save, and mark the run as ended; if
+    not `weighed`, mark that only the weighing of the log's counts is left.
 
-    Of several processes, all call it, and one writes.
+    All processes call it; the first one writes.
 
     Raises:
         SaveError: a file could not be written; the last save is intact.
@@ -183,16 +183,16 @@ def conclude(agent: Training, metrics: Mapping[str, Any], *, weighed: bool = Tru
 
 
 def replace_by(agent: Training, second: Training, refit: Mapping[str, Any]) -> None:
-    """Write what a second training came to in the place of the first one's model, which it takes over.
+    """Write the model of a second training (`refit`) over that of the first one.
 
-    Of several processes, all call it, and one writes.
+    All processes call it; the first one writes.
 
     Args:
-        agent: of the first training; `second`: of the other, saved with its own setup.
-        refit: what the manifest says of it.
+        agent: of the first training; `second`: of the second one, saved at the paths of its own setup.
+        refit: the manifest's metric of that name.
 
     Raises:
-        SaveError: a file could not be written; the first one's model is intact.
+        SaveError: a file could not be written; the model of the first training is intact.
     """
     with whole(second):
         if not agent.ranks.rank:
@@ -211,14 +211,14 @@ def take_weights(agent: Training) -> None:
 
 
 def _fill_target(agent: Training, name: str, net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Set a target network as it was; what was saved before this release may have none."""
+    """Restore a target network; a save of an earlier release may lack it."""
     prefix = f"{TARGET}.{name}."
     copied = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     if not copied:
         warnings.warn(
             f"{agent.setup.model_agent_path}: was saved without a target network of the {name}, which "
-            f"{agent.setup.algorithm.name} has now; it starts from the {name} as it is, so the run is not the one that "
-            "was stopped",
+            f"{agent.setup.algorithm.name} has now; it starts as a copy of the {name}, so the run does not go on "
+            "exactly",
             stacklevel=3,
         )
     # Earlier releases had no tensor for some buffers.
@@ -227,7 +227,7 @@ def _fill_target(agent: Training, name: str, net: nn.Module, tensors: Mapping[st
 
 
 def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tensor], nets: Networks) -> None:
-    """Set what an optimiser remembers of each weight; of rows that several processes hold, of those that lie here."""
+    """Restore an optimiser's state of each weight; of sharded rows, the state of this process's rows."""
     net = nets[network_of(name)]
     shards = net.items.shards if isinstance(net, Encoder) and name.endswith(":rows") else None
     state: dict[int, dict[str, Any]] = {}
@@ -236,16 +236,17 @@ def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tenso
         if owner == name:
             # SparseAdam counts its steps by a plain number, and computes otherwise with a tensor.
             plain = field == "step" and isinstance(optimiser, SparseAdam)
-            found = value if shards is None or not value.dim() else value[shards.own].clone()  # no view of the file
+            found = value if shards is None or not value.dim() else value[shards.own].clone()  # a copy, no view
             state.setdefault(int(place), {})[field] = int(value) if plain else found
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 
 class Progress(NamedTuple):
-    """How far a saved model was trained: `spent` is the share of its time, where that is limited.
+    """How far a saved model was trained.
 
-    `ended`: with `patience`, the run that it is the best model of came to its end; `unweighed`: that run took its last
-    step, and was interrupted before counts of the log were weighed; `same`: it was to be as long as the setup says.
+    `spent`: share of the time limit, if there is one. `ended`: with `patience`, the run that made this best model has
+    ended. `unweighed`: that run took its last step, but weighing the log's counts was interrupted. `same`: the run was
+    to be as long as the setup says.
     """
 
     histories: int
@@ -257,7 +258,7 @@ class Progress(NamedTuple):
 
 
 def progress(setup: Setup) -> Progress | None:
-    """How far the models of a setup were trained; None where they are missing, damaged or made by other settings."""
+    """How far the models of a setup were trained; None if they are missing, damaged or made with other settings."""
     try:
         manifest = read_models(setup.model_agent_path, setup.model_critic_path).manifest
         position = read_rest(setup.model_agent_path)[2]
@@ -272,10 +273,10 @@ def progress(setup: Setup) -> Progress | None:
 
 
 def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object]]:
-    """The settings in which a saved run differs, where it must not: what they were, and what they are.
+    """The settings that differ from a saved run's though they must not: their values then and now.
 
-    Where a group is another one (another algorithm, say), these are its name and the settings that it had. `...` stands
-    for a setting that one of them does not have.
+    If a group differs in name (another algorithm, say), its entries are the name and the settings that it had. `...`
+    stands for a setting that one of the two does not have.
     """
     made_by = manifest.made_by(type(setup.algorithm), learns=True)
     before, now = (_lasting(one.as_json()) for one in (made_by, setup))
@@ -283,7 +284,7 @@ def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object
     if not (before["world"]["name"] or now["world"]["name"]):
         free |= {"world"}
     for one in (before, now):
-        one["inputs"].pop("items")  # what was saved decides
+        one["inputs"].pop("items")  # taken from the save
     found = dict[str, tuple[object, object]]()
     for name in sorted(name for name in now if name not in free and now[name] != before[name]):
         one, other = dict(flat({name: before[name]})), dict(flat({name: now[name]}))
@@ -294,12 +295,12 @@ def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object
 
 
 def _given(key: str, value: object) -> str:
-    """A setting as a command takes it."""
+    """A setting as an argument of a command."""
     return shlex.quote(f"{key}={value if isinstance(value, float) else as_text(value)}")
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings without how long a run in a world is, by how many users it is judged, and who starts the processes."""
+    """The settings that must not change: without a world's length, its number of test users, and the launcher."""
     world = {name: value for name, value in values["world"].items() if name not in ("steps", "episodes")}
     return values | {"world": world, "cluster": values["cluster"]["items"]}
 
@@ -314,9 +315,9 @@ def _same(one: Space, other: Space) -> bool:
 
 
 def start_from(agent: Training, origin: Path) -> None:
-    """Take the weights of another model, made by the same settings; learned vectors of items by the items' ids.
+    """Take the weights of another model of the same settings, and its learned item vectors by the items' ids.
 
-    An item that the model did not know keeps the vector that it starts with, as it would in a new run.
+    An item that the model did not know keeps its initial vector, as in a new run.
 
     Raises:
         ModelError: a file is missing, or the networks differ.
@@ -337,7 +338,7 @@ def start_from(agent: Training, origin: Path) -> None:
             vectors[torch.from_numpy(here >= 0)] = tensors[key][here[here >= 0]].to(vectors.device)
             tensors[key] = vectors
         for own, values in net.state_dict().items():
-            if own.startswith(("ridge.", "followed")):  # made of the log, and weighed at the end
+            if own.startswith(("ridge.", "followed")):  # computed from the new log, and weighed at the end
                 tensors[f"{name}.{own}"] = values
     replace(saved, tensors=tensors).fill(agent.nets)
     for name, target in agent.targets.items():

@@ -1,11 +1,11 @@
-"""Training by several processes at once, of one machine or of many, by `torch.distributed`.
+"""Training by several processes at once, on one machine or on many, with `torch.distributed`.
 
 Data parallel: every process has the data and the same networks, makes the same batch, and computes the losses of its
-share of the rows. One all-reduce sums the gradients, each weighted by its share of the steps; so all take the same
-step, and their weights and optimisers stay the same without being sent (Goyal et al. 2017, arXiv 1706.02677, section
-2.3; Li et al. 2020, arXiv 2006.15704, without buckets). The networks of an ensemble need nothing of one another: each
-process trains some of them, whole (`Environment`). Whoever starts the processes is `torchrun`, or anything else
-that sets the same environment variables.
+share of the rows. One all-reduce sums the gradients, each weighted by its share of the steps. So all processes take the
+same step, and weights and optimisers stay equal without being sent (Goyal et al. 2017, arXiv 1706.02677, section 2.3;
+Li et al. 2020, arXiv 2006.15704, without buckets). The networks of an ensemble are independent: each process trains
+some of them whole (`Environment`). `torchrun` starts the processes, or anything else that sets the same environment
+variables.
 """
 
 import json
@@ -38,23 +38,23 @@ if TYPE_CHECKING:
     from what_next.training.sharding import Training
 
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: for the first one, while it validates."""
+"""How long a process waits for the others, for instance for the first one while it validates."""
 WHOLE = timedelta(days=30)
-"""How long it waits while another one trains whole networks."""
+"""How long a process waits while another one trains whole networks."""
 MEETING = timedelta(minutes=10)
-"""How long it looks for the coordinator that tells it where they are."""
+"""How long a process looks for the coordinator."""
 OWN = {"data", "log", "threads", "server", "loop", "user", "slots", "model_agent_path", "model_critic_path"}
 """Settings in which the processes of a run may differ."""
 MARKS = 2**12
-"""A batch's checksum is below this: so many processes' sum of them is exact in fp32."""
+"""Checksums of batches are below this, so that their sum over many processes is exact in fp32."""
 
 
 class Lost(TrainingError):
-    """Another process of the run is gone, or is not in step with this one."""
+    """Another process of the run is gone, or made another batch than this one."""
 
 
 class Refused(SetupError):
-    """All processes of a run end for the same reason, which the first of them tells."""
+    """All processes of a run end for the same reason; the first one prints it."""
 
 
 @dataclass(eq=False)
@@ -63,9 +63,9 @@ class Ranks:
 
     Attributes:
         rank: its number, from 0: the first one saves, validates and prints; `count`: how many there are.
-        joined: there are others to talk to (perhaps none but itself); else it trains alone.
+        joined: whether it belongs to a process group (perhaps as its only member); otherwise it trains alone.
         sent: bytes that it gave to collective operations in the steps so far.
-        started: by what other than `torchrun` the processes were started that it may replace; None: by nothing else.
+        started: id of the launcher, other than `torchrun`, that may replace its processes; None if there is none.
     """
 
     rank: int = 0
@@ -79,11 +79,11 @@ class Ranks:
     # A step
 
     def part(self, batch: Batch, rows: Int[np.ndarray, "steps"], seed: Sequence[int]) -> Part | None:
-        """The rows of a batch that this process learns from: about as many steps as every other; None: it is alone.
+        """The rows of a batch that this process learns from, with about as many steps as every other's; None if alone.
 
         Args:
-            batch: the same for all. rows: of each step that counts, its row; ascending but for impressions.
-            seed: of dropout, which differs by process.
+            batch: the same for all. rows: the row of each step that counts; ascending except for impressions.
+            seed: seed of dropout, which differs by process.
         """
         if not self.joined:
             return None
@@ -95,7 +95,7 @@ class Ranks:
         cuts = ends[np.searchsorted(ends, wanted)]
         cuts[-1] = len(batch.items)
         start, end = cuts[self.rank : self.rank + 2].tolist()
-        empty = start == end  # fewer rows than processes: any will do, and counts for nothing
+        empty = start == end  # fewer rows than processes: take any rows, with weight 0
         if empty:
             start, end = 0, int(ends[1])
         own = np.flatnonzero((rows >= start) & (rows < end))
@@ -103,7 +103,7 @@ class Ranks:
         return Part(slice(start, end), own, len(rows), weight, self.summed)
 
     def summed(self, values: Tensor) -> Tensor:
-        """Numbers summed over all processes."""
+        """The sum of these values over all processes."""
         total = values.detach().clone()
         self._all_reduce(total)
         return total
@@ -121,7 +121,7 @@ class Ranks:
         return several
 
     def by_row(self, rows: Int[np.ndarray, "own"], *values: np.ndarray, count: int) -> list[np.ndarray]:
-        """Values of `count` rows in order, each of which one process has measured: here those of `rows`."""
+        """Values of all `count` rows in order, of which each process measured some; this one measured `rows`."""
         if not self.joined:
             return list(values)
         found = torch.zeros(len(values), count, dtype=torch.float64)
@@ -130,43 +130,43 @@ class Ranks:
         return list(found.numpy())
 
     def share(self, count: int) -> Int[np.ndarray, "own"]:
-        """Which of some rows this process measures."""
+        """The rows, of `count`, that this process measures."""
         return np.arange(self.rank, count, self.count)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.joined:
             self._told(dist.barrier)
 
     def first(self, value: Any) -> Any:
-        """What the first process has there: all of them must decide alike."""
+        """The first process's value, because all processes must decide alike."""
         found = [value]
         if self.joined:
             self._told(dist.broadcast_object_list, found)
         return found[0]
 
     def every(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-        """What each process has there, in their order; `group`: as `patient` makes one."""
+        """Every process's value, in their order; `group`: as made by `patient`."""
         several = [value] * self.count
         if self.joined:
             self._told(dist.all_gather_object, several, value, group)
         return several
 
     def patient(self) -> dist.ProcessGroup:
-        """All processes, as those that wait for one another while they train whole networks."""
+        """A group of all processes whose waits may be as long as the training of whole networks."""
         group = dist.new_group(timeout=WHOLE, backend="gloo")
         assert isinstance(group, dist.ProcessGroup), "all are in it"
         return group
 
     def total(self, weights: Sequence[nn.Parameter], step: Step, share: float) -> Step:
-        """Sum the gradients of all processes, in place, and what their steps showed.
+        """Sum the gradients of all processes, in place, and the numbers of their steps.
 
-        The dense ones and the numbers lie in one buffer. Of a sparse gradient (item vectors of a sampled loss) every
-        process gets the rows of all others; it stays sparse.
+        The dense gradients and the numbers are sent in one buffer. Of a sparse gradient (item vectors under a sampled
+        loss) every process gets the rows of all others; it stays sparse.
 
         Args:
-            weights: those of the networks that are updated; their gradients are of losses weighted by `share`.
-            step: of this process's part; the loss is still unweighted there.
+            weights: weights of the networks that are updated; their gradients are of losses weighted by `share`.
+            step: this process's step, whose losses are still unweighted.
 
         Raises:
             Lost: another process is gone, or made another batch.
@@ -193,7 +193,7 @@ class Ranks:
         return replace(step, losses=losses, reward=numbers[-2], value=numbers[-1])
 
     def _rows(self, gradient: Tensor) -> Tensor:
-        """The sum of a sparse gradient over all processes: those of each, one after the other."""
+        """The sum of a sparse gradient over all processes, made from the gradients of each."""
         counts = torch.zeros(self.count, dtype=torch.int64, device=gradient.device)
         counts[self.rank] = gradient.indices().shape[1]
         self._all_reduce(counts)
@@ -211,7 +211,7 @@ class Ranks:
         self._told(dist.all_reduce, values, sent=values.nbytes)
 
     def _told(self, operation: Any, *arguments: Any, sent: int = 0) -> None:
-        """A collective operation; the loss of another process is told in a line."""
+        """Run a collective operation; raise a one-line `Lost` if another process is gone."""
         try:
             operation(*arguments)
         except RuntimeError as error:
@@ -223,7 +223,7 @@ class Ranks:
         self.sent += sent
 
     def follow(self, agent: "Training", stopped: bool) -> bool:
-        """After a step, what the first process says: whether the run is stopped, and its time."""
+        """After a step, take over from the first process whether the run is stopped, and its time."""
         if not self.joined:
             return stopped
         said = torch.tensor([stopped, agent.spent], dtype=torch.float64)
@@ -234,13 +234,13 @@ class Ranks:
     # A run
 
     def agree(self, told: Mapping[str, Any] | None = None, error: str | None = None) -> None:
-        """See that all processes have the same setup and data, and none an error, before the first step.
+        """Before the first step, check that all processes have the same setup and data, and that none has an error.
 
         Args:
-            told: by a name for people, what must be the same. error: why this process cannot go on.
+            told: values that must be equal, keyed by names for people. error: why this process cannot go on.
 
         Raises:
-            Refused: they differ, or one of them cannot go on; by all of them, with the same message.
+            Refused: by all processes, with the same message, if they differ or one of them cannot go on.
         """
         if not self.joined or self.agreed:
             return
@@ -261,7 +261,7 @@ class Ranks:
                 )
 
     def begin(self, setup: Setup, agent: "Training", device: torch.device, **data: Any) -> None:
-        """`agree` on all that the steps of a run follow from; and see that the graphics cards are enough."""
+        """`agree` on everything that the steps of a run depend on, and check that there are enough graphics cards."""
         if not self.joined:
             return
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -279,7 +279,7 @@ class Ranks:
 
     @property
     def launch(self) -> str | None:
-        """What tells the processes that may be replaced from those of other runs; None: nobody replaces them."""
+        """An id that processes share with those that replace them, and with no other run; None if none is replaced."""
         if self.started:
             return self.started
         if not self.joined or not int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
@@ -287,7 +287,7 @@ class Ranks:
         return f"{os.environ['TORCHELASTIC_RUN_ID']}/{os.getppid()}"
 
     def replaced(self, setup: Setup) -> bool:
-        """Whether the processes were started anew, and their run has saved: then it goes on."""
+        """Whether the processes were restarted after their run had saved: then they resume it."""
         anew = self.started or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         if self.launch is None or not anew:
             return False
@@ -299,11 +299,11 @@ class Ranks:
 
 
 ALONE = Ranks()
-"""One process, which sends nothing."""
+"""A single process, which sends nothing."""
 
 
 def _ends(batch: Batch) -> Int[np.ndarray, "ends"]:
-    """Where a batch may be cut: anywhere between rows, but not between those that a slate and the next one stand in."""
+    """Where a batch may be cut: between any rows, except those of a slate and the slate after it."""
     rows, width = batch.items.shape
     crossed = np.zeros(rows + 2, np.int64)
     if batch.impressions is not None:
@@ -315,11 +315,11 @@ def _ends(batch: Batch) -> Int[np.ndarray, "ends"]:
 
 @contextmanager
 def launched() -> Iterator[Ranks]:
-    """The processes that `torchrun` has started; alone without it. All but the first are silent.
+    """The processes that `torchrun` has started; a single one without it. All but the first are silent.
 
     Raises:
-        WhatNextError: whatever ended the run; where all ended by it (`Refused`), the first one prints it, and all exit
-            with 2.
+        WhatNextError: the error that ended the run. If all processes ended by it (`Refused`), the first one prints it,
+            and all exit with 2.
     """
     if not dist.is_torchelastic_launched():
         yield Ranks()
@@ -333,10 +333,10 @@ def launched() -> Iterator[Ranks]:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
             f"the coordinator of the processes at {place} cannot be reached; start all machines with the same "
-            "--rdzv-endpoint, the one that it names among them"
+            "--rdzv-endpoint, also the machine that it names"
         ) from None
-    # `torchrun` keeps its store when it starts processes anew: without a name of their own, they would look for each
-    # other where the ones before them were (PyTorch 2.13).
+    # `torchrun` keeps its store when it restarts the processes: without a new prefix, they would look for each other
+    # at the addresses of the previous attempt (PyTorch 2.13).
     store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
@@ -347,19 +347,19 @@ def launched() -> Iterator[Ranks]:
     except Refused as error:
         if not ranks.rank:
             print(f"what-next: {error}", file=sys.stderr, flush=True)
-        with suppress(RuntimeError):  # torchrun ends the others as soon as one has ended
+        with suppress(RuntimeError):  # torchrun ends the other processes as soon as one has ended
             dist.barrier()
-        os._exit(2)  # nothing began; at a usual end PyTorch 2.15 aborts now and then, which is 134
+        os._exit(2)  # nothing had begun; a normal exit sometimes aborts in PyTorch 2.15, with exit code 134
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
 def together(ranks: Ranks) -> Iterator[None]:
-    """One of the processes of a run: all but the first are silent, and they agree on why they cannot begin.
+    """Run as one of several processes: all but the first are silent, and all agree on why they cannot begin.
 
     Raises:
-        WhatNextError: whatever ended the run; where all ended by it, it is `Refused`.
+        WhatNextError: the error that ended the run; `Refused` if all processes ended by it.
     """
     with _silence(ranks.rank > 0):
         try:

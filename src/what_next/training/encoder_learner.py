@@ -1,4 +1,4 @@
-"""Networks with an encoder: one pass gives the state after every event; items by their inner product with a point."""
+"""Learner with an encoder: one pass gives the state after every event; items score by inner product with a point."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -33,19 +33,19 @@ States = Float[Tensor, "grid dim"]
 Numbers = Float32[np.ndarray, "batch time"]
 
 DIAGNOSED = 5
-"""At every so many steps the policy is looked at for the alarms."""
+"""The policy is diagnosed for the alarms every this many steps."""
 LOOKED_AT = 2**18
-"""Items over which that is done, at most: every second of twice as many, and so on."""
+"""Most items to diagnose over; of twice as many, every second is taken, and so on."""
 SPARSE = 50_000
 """From this many items on, a sampled loss updates the drawn rows of the item vectors alone."""
 GAP = 20.0
-"""What the logarithm of a gap in seconds is divided by: 20 is that of fifteen years."""
+"""Divisor of the logarithm of a gap in seconds: 20 is the logarithm of fifteen years."""
 VARIES = 0.01
-"""Of the mean square of returns: where their variance is less, there is nothing for a critic to explain."""
+"""If the variance of the returns is below this share of their mean square, a critic has nothing to explain."""
 
 
 class EncoderLearner(Learner):
-    """An encoder's states, heads on them, and learned vectors of the items."""
+    """Learner of an encoder, of heads on its states, and of item vectors."""
 
     kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor, Tensor | None]] | None = None
     remembered: dict[tuple[bool, bytes], Tensor] | None = None
@@ -63,15 +63,15 @@ class EncoderLearner(Learner):
         skip, unknown = setup.skips(self.space), setup.unknown(self.space.events_per_user)
         sizes = EncoderSizes(width, layers, dropout, numbers, length, skip, inputs.slates, self.linear, unknown)
         widths = Sizes(context, width, 0, width, layers, dropout, setup.acts)
-        heads = self.algorithm.networks(widths, self.known_vectors, rng)  # drawn before the encoder
+        heads = self.algorithm.networks(widths, self.known_vectors, rng)  # before the encoder, for the order of draws
         kind = ENCODERS.get(setup.model) or known_encoders().get(setup.model)
-        if kind is None:  # it is listed, and cannot be imported
+        if kind is None:  # an entry point names it, but its package cannot be imported
             raise SetupError(f"model is {setup.model!r}, whose package cannot be loaded, as a warning says; mend that")
         return {"encoder": made(kind, items, sizes), **heads}
 
     def check(self, nets: Networks) -> None:
-        """See `Learner.check`; also where an encoder of another package breaks a promise, and where points do not fit
-        the vectors of items."""
+        """See `Learner.check`; also refuse an encoder of another package that breaks its contract, and points whose
+        columns do not match the item vectors'."""
         super().check(nets)
         encoder, algorithm = nets["encoder"], self.algorithm
         if not isinstance(encoder, Encoder):
@@ -87,7 +87,7 @@ class EncoderLearner(Learner):
                     f"the algorithm {algorithm.name}: propose reads the network {error}, and networks gives "
                     f"{', '.join(nets)}"
                 ) from None
-        if type(algorithm).columns is not Algorithm.columns:  # which look at all items
+        if type(algorithm).columns is not Algorithm.columns:  # `columns` may compute over all items: too slow here
             return
         if points.shape != (columns := algorithm.vectors(some)).shape:
             raise SetupError(
@@ -97,12 +97,12 @@ class EncoderLearner(Learner):
 
     @property
     def linear(self) -> bool:
-        """Whether the linear model stands beside the encoder."""
+        """Whether the linear model is used beside the encoder."""
         return self.setup.linear == "yes" and self.algorithm.linear
 
     @property
     def item_inputs(self) -> str:
-        """What item vectors are made of."""
+        """What item vectors are made of: `learned`, `attributes` or both, as the setup or the data decide."""
         return self.setup.item_inputs(self.space)
 
     @property
@@ -112,13 +112,13 @@ class EncoderLearner(Learner):
 
     @property
     def by_row(self) -> bool:
-        """Whether a step updates the rows of the item vectors that it drew alone."""
+        """Whether a step updates only the rows of the item vectors that it drew."""
         big = len(self.space.catalogue) >= SPARSE or self.setup.cluster.items == "sharded"
         return big and self.sampled and self.item_inputs == "learned"
 
     @property
     def sampled(self) -> bool:
-        """Whether the losses take gradients for the vectors of some items alone."""
+        """Whether the losses give gradients to the vectors of some items only."""
         return self.setup.loss.over(len(self.space.catalogue)) != "softmax" and not self.algorithm.whole_catalogue
 
     def shard(self, ranks: Exchange) -> None:
@@ -136,7 +136,7 @@ class EncoderLearner(Learner):
         self.shards = ranks
 
     def factorize(self, nets: Networks, history: History) -> Factors:
-        """The numbers of each event: reward and gap, where they are asked for."""
+        """Each event's input numbers: reward, gap and context, as far as the setup asks for them."""
         columns = []
         if self.setup.inputs.rewards:
             center, scale = (self.space.event_center[0], self.space.event_scale[0])
@@ -145,7 +145,7 @@ class EncoderLearner(Learner):
         if self.setup.inputs.gaps:
             columns.append(gaps(history))
         if self.setup.inputs.context:
-            columns.extend(np.moveaxis(self.standardised(history), -1, 0))  # `+=` would add to each
+            columns.extend(np.moveaxis(self.standardised(history), -1, 0))  # `+=` would add to each array
         numbers = np.stack(columns, -1) if columns else np.zeros((*history.items.shape, 0), np.float32)
         numbers = numbers.astype(np.float32)
         return Factors(numbers, np.zeros((*history.items.shape, 0, 0), np.float32), numbers)
@@ -153,7 +153,7 @@ class EncoderLearner(Learner):
     def predict(
         self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
     ) -> Proposal:
-        """The point that items are ranked by."""
+        """The points that items are ranked by."""
         with torch.no_grad():
             states = self._states(nets, history, factors, grid)
             past = self.past(nets, history, grid)
@@ -178,7 +178,7 @@ class EncoderLearner(Learner):
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Within it, the encoder reads a batch of histories once: for as long as it changes nothing."""
+        """Within this context, the states of a batch of histories are computed once; the weights must not change."""
         self.remembered = {}
         try:
             yield
@@ -186,7 +186,7 @@ class EncoderLearner(Learner):
             self.remembered = None
 
     def past(self, nets: Networks, history: History, grid: bool) -> Past | None:
-        """What the linear model reads of some histories; None where there is none, or it does not count."""
+        """What the linear model reads of some histories; None if there is no linear model, or if it does not count."""
         linear = linear_of(nets)
         if linear is None:
             return None
@@ -197,7 +197,7 @@ class EncoderLearner(Learner):
         return linear.past(items[items >= 0], self.tensor(history.lengths).long())
 
     def events(self, items: Int32[np.ndarray, "batch time"], factors: Factors) -> Events:
-        """What the encoder reads of some events."""
+        """The encoder's input for some events."""
         return Events(self.tensor(items).long(), self.tensor(factors.actor))
 
     def proposal(
@@ -207,9 +207,9 @@ class EncoderLearner(Learner):
         rng: np.random.Generator | None = None,
         past: Past | None = None,
     ) -> Proposal:
-        """What the agent would like in some states of the encoder; with `rng`, a draw where it draws points.
+        """The points for some states of the encoder; with `rng`, an algorithm that samples its points draws them.
 
-        `past`: what the linear model reads of the histories, where there is one that counts (`linear_of`).
+        `past`: what the linear model reads of the histories; None if there is none that counts (`linear_of`).
         """
         with torch.no_grad():
             vectors, columns, traits = self.catalogue_of(nets)
@@ -233,24 +233,24 @@ class EncoderLearner(Learner):
 
     @torch.no_grad()
     def catalogue_of(self, nets: Networks) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The item vectors, what points are multiplied with, and the traits: new tensors when a weight changed, and
-        only then."""
+        """The item vectors, the columns that points are multiplied with, and the traits; recomputed only when a weight
+        has changed."""
         encoder = nets["encoder"]
         assert isinstance(encoder, Encoder)
         linear = linear_of(nets)
         made_of = [*encoder.items.parameters(), *encoder.items.buffers(), *(linear.buffers() if linear else ())]
         if type(self.algorithm).columns is not Algorithm.columns:
             made_of += [*nets["actor"].parameters(), *nets["actor"].buffers()]
-        state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # a version counts changes in place
+        state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # `_version` counts in-place changes
         if self.kept is None or self.kept[0] != state:
-            made = encoder.items().detach()  # not the weight itself: who lays it out anew sees that it is another
+            made = encoder.items().detach()  # a new tensor, so that caches keyed by it see the change
             columns = self.algorithm.columns(nets, made)
             columns = linear.columns(columns) if linear else columns
             self.kept = state, made_of, (made, columns, self.algorithm.traits(nets, made))
         return self.kept[2]
 
     def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:
-        """The states, with matrix products in the precision of the setup."""
+        """The states, with matrix products in the setup's precision."""
         if self.setup.compile:
             if encoder not in self.compiled:
                 self.compiled[encoder] = torch.compile(encoder, dynamic=True)
@@ -261,7 +261,7 @@ class EncoderLearner(Learner):
 
     @property
     def precision(self) -> Precision:
-        """`fp32` or `bf16`; auto is bf16 on a graphics card, and on processors that multiply it faster."""
+        """`fp32` or `bf16`; auto is bf16 on a graphics card, and on processors on which bf16 is faster."""
         if self.setup.precision != "auto":
             return self.setup.precision
         return "bf16" if self.device.type == "cuda" or has_fast_bf16() else "fp32"
@@ -275,9 +275,10 @@ class EncoderLearner(Learner):
         rng: np.random.Generator,
         part: Part | None = None,
     ) -> LossContext[Any]:
-        """One transition for each step that counts, rewards and states `n_step` events on, and the vectors of items.
+        """The transitions of the steps that count, with rewards and next states over `n_step` events, and item vectors.
 
-        Losses end in the states and the vectors, where the encoder's backward pass starts, once for all of them.
+        The losses' backward pass ends at the states and the vectors. From there the encoder's backward pass runs once
+        for all losses.
         """
         encoder = nets["encoder"]
         assert isinstance(encoder, Encoder)
@@ -311,7 +312,7 @@ class EncoderLearner(Learner):
     def _steps(
         self, batch: Batch, returns: Numbers, states: States, later: States
     ) -> tuple[Float[Tensor, "steps dim"], Transitions]:
-        """The states that the steps of a batch start in, and the steps, which end in a copy of these."""
+        """The states in which the steps of a batch start, and the transitions, which hold detached copies of them."""
         if batch.impressions is not None:
             return self._shown(batch.impressions, states, later)
         steps = Steps.of(batch, self.setup.n_step)
@@ -330,7 +331,7 @@ class EncoderLearner(Learner):
         )
 
     def _shown(self, shown: Impressions, states: States, later: States) -> tuple[Float[Tensor, "steps dim"], Shown]:
-        """The same of items that were shown."""
+        """The same for items that were shown."""
         places = self.tensor(shown.places)
         flat = states[places]
         return flat, Shown(
@@ -357,7 +358,7 @@ class EncoderLearner(Learner):
         sparse: bool,
         gather: Callable[[Tensor], Tensor] | None = None,
     ) -> ItemSpace:
-        """The item vectors, and what is computed over them, as the setup's loss says."""
+        """The item vectors, and the loss over them that the setup names."""
         loss = self.setup.loss
         name = loss.over(len(self.space.catalogue))
         return ItemSpace.of(
@@ -374,7 +375,7 @@ class EncoderLearner(Learner):
         )
 
     def metrics(self, context: LossContext[Any], batch: Batch) -> float:
-        """The critic's estimates of the items that were chosen."""
+        """The mean of the critic's estimates for the chosen items; every `DIAGNOSED` steps, also the diagnoses."""
         steps = context.batch
         with torch.no_grad():
             values = self.algorithm.estimates(context.nets, steps, context.items)
@@ -385,11 +386,11 @@ class EncoderLearner(Learner):
 
     @torch.no_grad()
     def _diagnosed(self, context: LossContext[Transitions], values: Float[Tensor, "steps"] | None) -> dict[str, float]:
-        """What the alarms look at, on some steps of a batch; over the items whose vectors are here, or some of them."""
+        """Diagnoses for the alarms, on some steps of a batch, over the item vectors of this process or some of them."""
         batch, here = context.batch, context.items.vectors
         stride = -(-len(here) // LOOKED_AT)
         vectors = self.algorithm.vectors(here[::stride])
-        # Evenly, since the first ones are those of a few users.
+        # Evenly spaced, because the first states are those of a few users.
         some = batch.states[:: -(-len(batch.states) // max(32, min(256, 2**21 // len(vectors))))]
         logits = self.algorithm.propose(context.nets, some) @ vectors.T
         firsts = torch.bincount(logits.argmax(1))
@@ -403,12 +404,12 @@ class EncoderLearner(Learner):
 
     @cached_property
     def compiled(self) -> dict[nn.Module, Any]:
-        """What torch.compile made of the encoders."""
+        """The compiled encoder of each encoder."""
         return {}
 
     @cached_property
     def draws(self) -> Draws:
-        """Negatives by their share of the training events; items without one count as having half of one."""
+        """Negatives drawn by their share of the training events; items without an event count as having half of one."""
         counts = self.space.counts
         if counts is None:
             return Draws(len(self.space.catalogue), device=self.device)
@@ -416,8 +417,8 @@ class EncoderLearner(Learner):
 
 
 def explained(returns: Float[Tensor, "steps"], values: Float[Tensor, "steps"]) -> float:
-    """The share of the variance of returns that a critic explains; 1 where they hardly vary, as when every user is
-    served as well as can be: then there is nothing to explain."""
+    """The share of the variance of the returns that a critic explains; 1 if the returns hardly vary, because then
+    there is nothing to explain."""
     variance = float(returns.var(correction=0)) if len(returns) else 0.0
     if not variance or variance < VARIES * float(returns.square().mean()):
         return 1.0
@@ -425,23 +426,23 @@ def explained(returns: Float[Tensor, "steps"], values: Float[Tensor, "steps"]) -
 
 
 def linear_of(nets: Networks) -> LinearTerm | None:
-    """The linear model beside the encoder, where there is one that counts."""
+    """The linear model beside the encoder; None if there is none, or if it does not count."""
     linear = getattr(nets["encoder"], "ridge", None)
     return linear if isinstance(linear, LinearTerm) and linear.counts else None
 
 
 def has_fast_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 faster than fp32: by AMX, or by AVX512-BF16 where it is not Intel's.
+    """Whether the processor multiplies bfloat16 faster than fp32: with AMX, or with AVX512-BF16 if it is not Intel's.
 
-    By the latter an LSTM of dim 128 under a softmax over 3,600 items trained 1.6 times as fast as in fp32 on an AMD
-    EPYC, and .57 times on an Intel Xeon without AMX (one thread).
+    With AVX512-BF16, an LSTM of dim 128 under a softmax over 3,600 items trained 1.6 times as fast as in fp32 on an AMD
+    EPYC, and .57 times as fast on an Intel Xeon without AMX (one thread).
     """
     has = torch.cpu.get_capabilities()
     return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and "Intel" not in str(has.get("cpu_name"))))
 
 
 def gaps(history: History) -> Numbers:
-    """The time since the event before, as the logarithm of one plus its seconds, scaled to about 1; 0 where unknown."""
+    """The time since the previous event: log(1 + seconds), scaled to about 1; 0 where unknown."""
     found = np.zeros(history.items.shape, np.float32)
     if history.times is not None:
         seconds = np.maximum(np.diff(history.times, axis=1), 0) / 1e6

@@ -1,5 +1,5 @@
-"""The founding algorithm's networks: they read attributes, the spread of the sample so far, and what an item would
-do to it."""
+"""The founding algorithm's networks: they read attributes, the spread of the sample so far, and how an item would
+change it."""
 
 from functools import cache
 from typing import Any
@@ -20,11 +20,11 @@ from what_next.types import BanditSteps, Batch, Factors, History, Proposal, Scor
 
 
 class FoundingLearner(Learner):
-    """An actor over points of the catalogue and a one-step critic, each with an LSTM of its own over the factors."""
+    """An actor over points of the catalogue and a one-step critic, each with its own LSTM over the factors."""
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """See `Learner.targets`: what follows an item is known in a world alone."""
+        """See `Learner.targets`: the critic has one only in a world, where it learns from what follows an item."""
         return ("critic",) if self.setup.acts else ()
 
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
@@ -33,8 +33,8 @@ class FoundingLearner(Learner):
 
     @property
     def sizes(self) -> Sizes:
-        """The widths that the data and the setup ask for: an event is known by its vector, its numbers, and the sample
-        so far (mean vector, spread, one over the number of events). With a log, values begin as the typical user's."""
+        """The widths that the data and the setup need. An event is read as its vector, its numbers, and the sample so
+        far (mean vector, spread, one over the number of events). With a log, values start at the typical user's."""
         setup, points, typical = self.setup, len(self.space.catalogue.names), self.space.typical
         factors = 2 * points + len(self.space.event_names) + 2
         towards = setup.reward.spread.form == "towards" and not setup.acts and typical > SMALLEST_SIGMA
@@ -46,8 +46,8 @@ class FoundingLearner(Learner):
         return history.last(self.setup.longest)
 
     def factorize(self, nets: Networks, history: History) -> Factors:
-        """Attributes of each event; its reward and context, standardised; mean and spread of the sample so far, and one
-        over its length. And, for each point that the actor chooses from, what an item there would do to the sample."""
+        """Attributes of each event; its standardised reward and context; mean and spread of the sample so far, and one
+        over its length. And, for each point that the actor chooses from, how an item there would change the sample."""
         samples, actor = self.samples(history.items), nets["actor"]
         assert isinstance(actor, AgentModel)
         numbers = self.standardised(history)
@@ -76,9 +76,9 @@ class FoundingLearner(Learner):
     def _values_at(
         self, nets: Networks, history: History, factors: Factors, places: Int[np.ndarray, "proposals"]
     ) -> Score | None:
-        """The critic's value of items at each proposal; `places` are those of the proposals on the flattened grid.
+        """The critic's value of items at each proposal; None if there is no such critic.
 
-        None where there is no such critic.
+        `places`: the proposals' positions on the flattened grid.
         """
         critic = nets.get("critic")
         if not isinstance(critic, CriticModel):
@@ -86,7 +86,7 @@ class FoundingLearner(Learner):
 
         @cache
         @torch.no_grad()
-        def read() -> tuple[Samples, Tensor]:  # once, and only if somebody asks
+        def read() -> tuple[Samples, Tensor]:  # computed once, and only if needed
             return self.samples(history.items), critic.encoder(self.tensor(factors.critic)).flatten(0, 1)
 
         @torch.no_grad()
@@ -110,9 +110,9 @@ class FoundingLearner(Learner):
         rng: np.random.Generator,
         part: Part | None = None,
     ) -> LossContext[Any]:
-        """The critic's factors grown by the item that was selected at each step, and by the others that were tried.
+        """The critic's factors grown by the item that was selected at each step, and by the other items tried.
 
-        An item joins by its vector and by what it makes of the sample; its reward comes along as a label.
+        An item enters as its vector and as its effect on the sample; its reward is the label.
         """
         batch = batch if part is None else batch.rows(part.rows)
         samples, spread = self.samples(batch.items), self.setup.reward.spread
@@ -137,7 +137,7 @@ class FoundingLearner(Learner):
         return LossContext(nets, targets, steps, ItemSpace.of(self.vectors), step, rng, part=part)
 
     def metrics(self, context: LossContext[Any], batch: Batch) -> float:
-        """The critic's estimates, as its targets."""
+        """The mean of the critic's estimates, on the scale of its targets."""
         mask, actions = batch.mask, batch.actions
         largest = float(np.abs(batch.rewards).max()) if self.setup.acts else self.setup.reward.spread.clip
         context.metrics["largest_reward"] = largest

@@ -1,4 +1,4 @@
-"""Ctrl-C while a run trains: it is noted, and told, and the run ends where it can go on."""
+"""Ctrl-C during training: it is noted and announced, and the run ends where it can be resumed."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ TOLD = b"interrupted: stops after this step, and saves; once more stops at once\
 
 
 class Interrupted(Exception):
-    """The user interrupted what follows the last step; a resumed run does it anew."""
+    """The user interrupted the work after the last step; a resumed run repeats it."""
 
 
 class Interrupts:
-    """What ends a run before its time; of several processes, the first one says.
+    """Signals that end a run early; with several processes, the first one decides.
 
     Attributes:
-        signals: those that came; 0 where `on_step` ended the steps, which does not end what follows them.
+        signals: the signals received; 0 if `on_step` ended the steps, which does not interrupt the work after them.
     """
 
     def __init__(self, ranks: Ranks, *, quiet: bool) -> None:
@@ -30,14 +30,14 @@ class Interrupts:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Within, a first Ctrl-C is noted and told, and a second one stops at once.
+        """Within this context, a first Ctrl-C is noted and announced, and a second one stops at once.
 
-        Of several processes, all but the first leave an interrupt to whoever stops them when the run has ended.
+        With several processes, all but the first ignore Ctrl-C; their launcher stops them when the run has ended.
         """
         self.signals.clear()
         try:
             before = signal.signal(signal.SIGINT, signal.SIG_IGN if self.ranks.rank else self._note)
-        except ValueError:  # not the main thread: whoever runs there has their own way to stop
+        except ValueError:  # not the main thread: its owner has its own way to stop
             yield
             return
         try:
@@ -46,11 +46,11 @@ class Interrupts:
             signal.signal(signal.SIGINT, before)
 
     def came(self) -> bool:
-        """Whether one came, be it in the last save; all processes ask."""
+        """Whether a signal came, possibly only in the last save; all processes must call it."""
         return bool(self.ranks.first(bool(self.signals)))
 
     def heeded(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The function, which raises an `Interrupted` where a signal has come; all processes call it."""
+        """The function, made to raise `Interrupted` if a signal has come; all processes must call it."""
 
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             if self.ranks.first(any(self.signals)):
@@ -62,6 +62,6 @@ class Interrupts:
     def _note(self, number: int, _: object) -> None:
         self.signals.append(number)
         signal.signal(number, signal.default_int_handler)
-        if not self.quiet and sys.stderr is not None:  # without one, 2 may be any file
-            with suppress(OSError):  # Ctrl-C ends `| tee`, too; what is raised here would end what is under way
+        if not self.quiet and sys.stderr is not None:  # without stderr, 2 may be any file
+            with suppress(OSError):  # Ctrl-C also ends a `| tee`; an error here would break off the step
                 os.write(2, TOLD)

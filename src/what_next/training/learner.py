@@ -1,4 +1,4 @@
-"""Between an algorithm and what the agent reads and learns from: its networks, their inputs, what its losses see."""
+"""Learner: builds an algorithm's networks, their inputs, and the context of its losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from what_next.training.step import Step
 from what_next.types import Batch, Factors, History, Proposal
 
 MEASURED = ("ndcg@10", "hr@10", "dcg@10", "spread")
-"""What `training.validation` measures."""
+"""Measures that `training.validation` computes."""
 
 
 class Learner(ABC):
-    """How an algorithm's networks are built, read histories, and learn from batches. It remembers nothing of a step.
+    """How an algorithm's networks are built, read histories, and learn from batches. It keeps no state of a step.
 
     Attributes:
-        setup, space: what the agent was made for; `device`: where tensors go.
-        shards: the processes that hold its item vectors together; None: it has all of them.
-        kept: what was made of the networks' weights last.
+        setup, space: the agent's; `device`: the device of its tensors.
+        shards: the processes that share its item vectors; None if it holds all of them.
+        kept: a cache of what was last computed from the networks' weights.
     """
 
     shards: Exchange | None = None
@@ -38,7 +38,7 @@ class Learner(ABC):
         self.algorithm = setup.algorithm
 
     def shard(self, ranks: Exchange) -> None:
-        """Hold the item vectors together with other processes, in networks that are built from now on.
+        """Share the item vectors out among processes, in networks that are built from now on.
 
         Raises:
             SetupError: they cannot be shared out.
@@ -58,8 +58,8 @@ class Learner(ABC):
         """New networks of the algorithm."""
 
     def check(self, nets: Networks) -> None:
-        """Raises a `SetupError` where the algorithm names networks, or a measurement, that are not there; or where a
-        network, which need not be one that a loss updates, has no file to be saved in."""
+        """Raise a `SetupError` if the algorithm names missing networks or an unknown measure, or if a network has no
+        file to be saved in (even one that no loss updates)."""
         algorithm = self.algorithm
         if missing := set(self.targets) - nets.keys():
             raise SetupError(
@@ -83,7 +83,7 @@ class Learner(ABC):
 
     @abstractmethod
     def factorize(self, nets: Networks, history: History) -> Factors:
-        """What is read of each event, as arrays."""
+        """The input of each event, as arrays."""
 
     def standardised(self, history: History) -> Float32[np.ndarray, "batch time numbers"]:
         """All numbers of each event, standardised."""
@@ -108,21 +108,21 @@ class Learner(ABC):
         rng: np.random.Generator,
         part: Part | None = None,
     ) -> LossContext[Any]:
-        """What the algorithm's losses of a batch, or of a part of it, are computed from."""
+        """The context of the algorithm's losses, for a batch or a part of it."""
 
     def rows_of_steps(self, batch: Batch) -> Int64[np.ndarray, "steps"]:
-        """Of each step that the losses are means over, its row of the batch; in the order of `context`."""
+        """For each step that the losses are means over, its row of the batch; in the order of `context`."""
         return np.nonzero(batch.mask)[0]
 
     @abstractmethod
     def metrics(self, context: LossContext[Any], batch: Batch) -> float:
-        """What the critic expected of the steps, on average; more goes into `context.metrics`."""
+        """The critic's mean estimate for the steps; further metrics go into `context.metrics`."""
 
     def shown(self, context: LossContext[Any], batch: Batch, losses: Mapping[str, Tensor]) -> Step:
-        """What a step showed: means over the steps of the batch that count."""
+        """The result of a step: means over the steps of the batch that count."""
         value, slates = self.metrics(context, batch), batch.impressions
         rewards = batch.rewards[batch.mask]
-        items = len(rewards) if slates is None else len(slates.places)  # the grid has the sum of a slate
+        items = len(rewards) if slates is None else len(slates.places)  # the grid's rewards are sums over slates
         return Step(
             losses={name: loss.item() for name, loss in losses.items()},
             reward=float(rewards.sum() / max(1, items)),
@@ -140,5 +140,5 @@ class Learner(ABC):
 
 
 def mean(values: np.ndarray) -> float:
-    """Their mean; 0 where there are none."""
+    """The mean; 0 of no values."""
     return float(values.mean()) if values.size else 0.0

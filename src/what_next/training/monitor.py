@@ -1,4 +1,4 @@
-"""What goes on beside the steps of a run: models are saved, validation decides when to stop, alarms are looked for."""
+"""Accompanies the steps of a run: saves the models, stops early by validation, and raises alarms."""
 
 import time
 from collections import deque
@@ -19,28 +19,30 @@ from what_next.training.step import Step, network_of
 from what_next.training.weighing import Weighed
 
 MEMORY = 30
-"""An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""
+"""An alarm looks at the mean of this many diagnoses, so that one odd batch raises none."""
 SHARES, FEWEST = frozenset({"top_item", "top_share", "explained"}), 32
-"""Diagnoses that are shares, and the fewest steps of which one counts. Of fewer it is noise, however many are averaged:
-the top item of a single state has 100 %, and a critic that explains a tenth of normal returns explains less than
-nothing of most pairs, and of 16 now and then."""
+"""Diagnoses that are shares, and the fewest targets in a step for one to count. With fewer they are noise, however many
+are averaged: the top item of a single state has 100 %, and a critic that explains a tenth of normal returns often has a
+negative share on two targets, and sometimes on 16."""
 WARM_UP = 0.2
-"""Share of a run in which a critic may start anywhere, and one item may lead: popularity comes first."""
+"""No alarms about the critic or about a leading item in this first share of a run: a critic may start anywhere, and a
+policy learns popularity first."""
 SLACK = 1.5
-"""A value estimate may exceed the largest possible return by this factor: it is an estimate."""
+"""Factor by which a value estimate may exceed the largest possible return, because it is an estimate."""
 TOP_SHARE = 0.5
-"""One item that is first in more than this share of the states, beside those that are its own by the log, has taken
-over: of an item with .4 of the events that is .4 + .5 * .6."""
+"""One item has taken over if it is first in more than its share of the log's events plus this share of the rest: an
+item with .4 of the events may be first in up to .4 + .5 * .6 of the states."""
 LEAST_ENTROPY = 0.02
-"""A policy's entropy below this share of the uniform policy's has collapsed."""
+"""A policy has collapsed if its entropy is below this share of the uniform policy's."""
 LARGEST_WEIGHT = 1000.0
-"""An importance weight above this makes one step count for a thousand."""
+"""Alarm threshold of the largest importance weight: one step then counts for a thousand."""
 HALVED = 4
-"""The learning rate is halved so often, at most: with the last time the run is over."""
+"""At this many halvings of the learning rate, the run ends."""
 REACHED = 10
-"""Of so many steps one counts, and every network has a gradient from one; a single step may be without."""
+"""After this many steps one must have counted, and every network must have had a gradient; a single step may lack
+both."""
 EXPLAINED = 0.01
-"""A critic that explains less than this share of the variance of the returns explains nothing."""
+"""A critic explains nothing if it explains less than this share of the variance of the returns."""
 
 
 @dataclass(eq=False)
@@ -48,10 +50,11 @@ class Alarms:
     """Signs in the steps of a run that learning has gone wrong, each raised once.
 
     Attributes:
-        discount: of the returns that a critic learns; 0 for a one-step critic.
-        unit: what the length of the run is counted in; `ranks`: how many processes share a step.
-        counts: events of each item in the log, where they are known.
-        raised: every alarm so far, in words that begin with when it was, by its name.
+        discount: discount of the returns that a critic learns; 0 for a one-step critic.
+        unit: the unit in which the length of the run is counted.
+        ranks: how many processes share a step.
+        counts: events of each item in the log, if known.
+        raised: message of every alarm so far, by the alarm's name; it begins with when the alarm was raised.
     """
 
     discount: float
@@ -63,9 +66,9 @@ class Alarms:
     _metrics: dict[str, deque[float]] = field(default_factory=dict)
 
     def look(self, step: Step, done: float, histories: int) -> list[str]:
-        """The alarms that this step raises for the first time, after so many histories; `done`: share of the run."""
+        """The alarms that this step raises for the first time, after `histories`; `done`: share of the run."""
         for name, value in {**step.metrics, "value": abs(step.value)}.items():
-            if name not in SHARES or step.targets >= FEWEST * self.ranks:  # a process looks at its own part
+            if name not in SHARES or step.targets >= FEWEST * self.ranks:  # each process diagnoses only its own part
                 self._metrics.setdefault(name, deque(maxlen=MEMORY)).append(value)
         self._largest = max(self._largest, step.metrics.get("largest_reward", 0.0))
         found = self._found(done).items()
@@ -100,51 +103,52 @@ class Alarms:
             )
         if done > WARM_UP and mean.get("explained", 1.0) < EXPLAINED:
             found["critic"] = (
-                f"the critic explains {max(0.0, mean['explained']):.2%} of the variance of the returns: what follows "
-                "it is noise; compare with `next_item`, or in a world with its references"
+                f"the critic explains {max(0.0, mean['explained']):.2%} of the variance of the returns: its advice "
+                "is noise; compare with `next_item`, or in a world with its references"
             )
         return found
 
     def _leader(self) -> tuple[float, float]:
-        """In what share of the states the same item is first, at least (of each batch only its leader is known), and
-        what share of the log's events it has."""
+        """The largest share of states in which the same item is first, and the item's share of the log's events. The
+        first share is a lower bound, because only the leader of each batch is known."""
         sums = dict.fromkeys(self._metrics["top_item"], 0.0)
         for item, share in zip(self._metrics["top_item"], self._metrics["top_share"], strict=True):
             sums[item] += share
         item = max(sums, key=sums.__getitem__)
         share, logged = sums[item] / MEMORY, 0.0
-        if share > TOP_SHARE and self.counts is not None:  # or else it has not taken over in any case
+        if share > TOP_SHARE and self.counts is not None:  # below that, no alarm is possible
             logged = float(self.counts[int(item)] / max(1, self.counts.sum()))
         return share, logged
 
 
 @dataclass(eq=False)
 class Monitor:
-    """Keeps a run's steps, saves its models, and says when it is over.
+    """Keeps a run's steps, saves its models, and decides when the run ends.
 
-    With `patience`, the models are measured at every save, and only better ones are written: the best is kept, and a
-    resumed run goes on from there, over the same steps again. Where nothing better comes, the learning rate is halved
-    first: most of what a smaller one has to give, it gives within a pass or two. Each of several processes has a
-    monitor, and all of these decide alike.
+    With `patience`, every save is measured first, and only a better model is written. A resumed run continues from that
+    best save and repeats the steps after it. When the measure stops improving, the learning rate is halved before the
+    run ends, because a smaller rate still improves the model within a pass or two. Each of several processes has a
+    monitor, and all of them decide alike.
 
-    A resumed run that was made on another split or other events, or with another loss or batches than the data decide
-    now, is a `ModelError`.
+    A `ModelError` is raised for a resumed run whose split or events have changed, or for which the data now decide on
+    another loss or other batches.
 
     Attributes:
-        agent: what learns; `rng`: all random numbers of the run; `run`: its id.
-        validate: measures the agent on the validation users; `weigh`: the last word on the trained agent, which says
-            whether it changed anything; `monitored`: by which of what was measured the best model is chosen.
-        made_on: what the model's file and its card say of the data: their name, how much they hold (`counts`), the hash
-            of their `split`, the checksum of their `events`, and what they decided (`fitted`).
+        agent: the agent that learns; `rng`: source of all random numbers of the run; `run`: its id.
+        validate: measures the agent on the validation users.
+        weigh: weighs the counts of the log beside the trained agent; returns what it chose, if anything.
+        monitored: the measure that chooses the best model.
+        made_on: what the manifest and the model card say of the data: the data set's name, its sizes (`counts`), the
+            hash of the `split`, the checksum of the `events`, and the settings that the data decided (`fitted`).
         save_every: histories between two saves.
-        patience: the setup's, or None where nothing can be chosen by validation users (`Environment._foresees`).
-        resumed: whether it goes on from the last save.
-        on_save: called after each save with the last measurement; `quiet`: nothing is printed.
-        steps: what each step showed; `targets`: how many counted; `seconds`: how long all took.
+        patience: the setup's, or None if validation users cannot choose the model (`Environment._foresees`).
+        resumed: whether the run continues from the last save.
+        on_save: called after each save with the last measurement; `quiet`: print nothing.
+        steps: every step's result; `targets`: how many targets they had; `seconds`: how long all took.
         valid: the last measurement on the validation users.
-        over: no step follows: nothing better came for as long as `patience` says, at the last rate either, or the run
-            that is resumed had taken its last one.
-        interrupted: counts of the log were not weighed to the end; a resumed run does that alone.
+        over: no step follows, because patience ran out at the last learning rate too, or because the resumed run had
+            ended already.
+        interrupted: weighing the counts of the log was interrupted; a resumed run only repeats the weighing.
     """
 
     agent: Training
@@ -175,20 +179,20 @@ class Monitor:
             self.agent.ranks.count,
             self.agent.space.counts,
         )
-        self.in_save = 0  # of the alarms
-        self.rates: list[tuple[int, float, int]] = []  # see `Recipe.of`
+        self.in_save = 0  # number of alarms before the last save
+        self.rates: list[tuple[int, float, int]] = []  # as `Recipe.of` takes them
         self.weighed: Weighed | None = None
         self.converged = False
         self.start = time.perf_counter()
-        self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
+        self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # totals of the run that is resumed
         self.best_at = self.saved
         self.best, self.worse, self.kept, self.unsaved = -np.inf, 0, self.resumed, False
-        self.concluded = self.unweighed = False  # what is resumed
+        self.concluded = self.unweighed = False  # state of the run that is resumed
         if self.resumed:
             self._resume(read_manifest(self.setup.model_agent_path).metrics)
 
     def _resume(self, before: Mapping[str, Any]) -> None:
-        """Take over what the last save says of the run so far."""
+        """Take over the state of the run from the last save."""
         if before.get("split", self.made_on["split"]) != self.made_on["split"]:
             raise ModelError(
                 f"{self.setup.model_agent_path}: was trained on split {before['split']}, and {self.setup.data} is now "
@@ -213,7 +217,7 @@ class Monitor:
         if self.patience and before.get("valid"):
             self.valid = dict(before["valid"])
             if not any(name.startswith(self.monitored) for name in self.valid):
-                self.valid = self.validate()  # the best was chosen by another measure
+                self.valid = self.validate()  # the saved measurement is of another measure
             self.best = self._score(self.valid)
         progress = checkpoint.progress(self.setup)
         if progress is not None:
@@ -221,22 +225,22 @@ class Monitor:
         self.over = self.concluded or self.unweighed
 
     def _no_refit(self) -> None:
-        """Raises a `ModelError` where a model that was trained a second time would go on with its first training."""
+        """Raise a `ModelError` if a resumed run would continue the first training of a model that had a second one."""
         progress = checkpoint.progress(self.setup)
         if progress is None or not progress.ended or self.setup.refit == "no":
             raise ModelError(
-                f"{self.setup.model_agent_path}: was trained a second time (refit), so that its first training, whose "
-                "length or settings the setup changes, cannot go on; leave --resume out to train anew"
+                f"{self.setup.model_agent_path}: was trained a second time (refit), so its first training cannot be "
+                "continued with another length or without refit; leave --resume out to train anew"
             )
 
     def _score(self, valid: Mapping[str, float]) -> float:
-        """The monitor's value; that of an algorithm in its warm-up is none."""
+        """The monitored value; minus infinity during an algorithm's warm-up."""
         if self.agent.steps < self.setup.algorithm.unready:
             return -np.inf
         return next((value for name, value in valid.items() if name.startswith(self.monitored)), -np.inf)
 
     def record(self, step: Step) -> None:
-        """One more step was taken."""
+        """Record a step; raise its alarms, and save if a save is due."""
         self.steps.append(step)
         self.unsaved = True
         self.targets += step.targets
@@ -254,11 +258,11 @@ class Monitor:
             self._keep()
 
     def finish(self, *, ended: bool) -> None:
-        """The last step was taken: save, and measure what is saved; with patience, the agent takes the best weights.
+        """Save after the last step and measure what is saved; with patience, the agent takes the best weights.
 
-        With patience, what lies between two saves is not measured: a run that is interrupted there (not `ended`) goes
-        on from its best save, and comes to the same end as one that was not. Interrupted in the last word, the agent is
-        as before it, and so is what is saved.
+        With patience, a run interrupted between two saves (not `ended`) does not measure or save its last steps: it
+        resumes from its best save, and comes to the same end as an uninterrupted run. If the weighing of the counts is
+        interrupted, agent and save are as before the weighing.
         """
         try:
             self._finish(ended=ended)
@@ -269,7 +273,7 @@ class Monitor:
 
     def _finish(self, *, ended: bool) -> None:
         if self.patience is None:
-            self._save()  # measuring may fail
+            self._save()  # first, because measuring may fail
             if ended:
                 self.weighed = self.weigh()
             self.valid = self.validate()
@@ -286,7 +290,7 @@ class Monitor:
             checkpoint.conclude(self.agent, self._concluded())
 
     def _concluded(self) -> dict[str, object]:
-        """What the manifest of the best model says besides, once the run is over."""
+        """Metrics that the manifest of the best model gets when the run ends."""
         found: dict[str, object] = {"valid": dict(self.valid)} if self.valid else {}
         saved = read_manifest(self.setup.model_agent_path).metrics.get("recipes", ())
         if self.converged and len(saved) == 1:
@@ -294,7 +298,7 @@ class Monitor:
         return found | ({"weighed": self.weighed._asdict()} if self.weighed else {})
 
     def _save(self) -> None:
-        """Write the models as they are; a `TrainingError` where nothing has moved them, or one of their networks."""
+        """Write the current models; a `TrainingError` if no step had a loss, or a network got no gradient."""
         if self.steps and not self.resumed and not any(step.losses for step in self.steps):
             raise TrainingError(
                 f"losses of {self.setup.algorithm.name!r} gives none at any of {len(self.steps):,} steps, so nothing "
@@ -307,7 +311,7 @@ class Monitor:
             self.on_save(dict(self.valid))
 
     def _reaches(self) -> None:
-        """Raises a `TrainingError` where no step has counted so far, or a loss gave no gradient to what it updates."""
+        """Raise a `TrainingError` if no step has counted so far, or a loss gave no gradient to a network it updates."""
         algorithm = self.setup.algorithm
         if self.resumed or len(self.steps) < max(REACHED, algorithm.unready):
             return
@@ -316,25 +320,25 @@ class Monitor:
                 f"{len(self.steps):,} batches had no step that counts, so nothing was learned: their histories have "
                 "one event each, or `mask` of what_next.types.Batch is False throughout"
             )
-        learned = {network_of(name) for name, one in self.agent.optimisers.items() if one.state}  # Adam's moments
+        learned = {network_of(name) for name, one in self.agent.optimisers.items() if one.state}  # had a gradient
         idle = {network_of(name) for name in self.agent.optimisers} - learned
         for loss in {loss for step in self.steps for loss in step.losses} if idle else ():
             if named := [name for name in algorithm.updates[loss] if name in idle]:
                 raise TrainingError(
                     f"the loss {loss!r} of {algorithm.name!r} updates {', '.join(named)}, and had no gradient for it "
                     f"in {len(self.steps):,} steps; compute the loss from it, or take it out of `updates`: "
-                    "what_next.testing.check_algorithm tells such things"
+                    "what_next.testing.check_algorithm finds such mistakes"
                 )
 
     def _keep(self) -> None:
-        """Save; with patience, only what is better than before."""
+        """Save; with patience, only a model that is better than the best so far."""
         self.saved, self.unsaved = self.agent.histories, False
         self.kept = True
         self.rates.append(self._rate())
         valid = self.validate() if self.patience else {}
         score = self._score(valid)
-        # Nothing measured, or nothing as before (in a warm-up, or where all targets stand in the histories): the latest
-        # is as good as any.
+        # The latest model is as good as any if nothing was measured, or if the measure stays 0 (warm-up, or all targets
+        # are in the histories).
         if score > self.best or not valid or score == self.best <= 0:
             self.best, self.best_at, self.worse, self.valid = score, self.saved, 0, valid
             self._save()
@@ -352,23 +356,23 @@ class Monitor:
 
     @property
     def alarmed(self) -> tuple[str, ...]:
-        """The alarms; those that came after the model that is kept say so."""
+        """The alarms; an alarm after the last save says that the kept model is older."""
         older = f"; the model that is kept is from before, after {self.best_at:,} {self.setup.unit}"
         return tuple(text + older * (place >= self.in_save) for place, text in enumerate(self.alarms.raised.values()))
 
     def _rate(self) -> tuple[int, float, int]:
-        """What the learning rate follows, now."""
+        """The current row of `rates`: histories, share of the horizon, halvings of the learning rate."""
         agent = self.agent
         return agent.histories, max(agent.spent, agent.histories / agent.horizon), agent.halved
 
     def _recipe(self) -> Recipe:
-        """How the agent was trained so far."""
+        """The schedule of the training so far."""
         now = self._rate()
         rates = self.rates if self.rates[-1:] == [now] else [*self.rates, now]
         return Recipe.of(rates, self.made_on["counts"]["training users"])
 
     def _metrics(self) -> dict[str, object]:
-        """What the manifest says of the run."""
+        """The run's metrics in the manifest."""
         found: dict[str, object] = {
             "recipes": [self._recipe().as_json()],
             **self.made_on,

@@ -1,6 +1,6 @@
-"""Training by processes that Ray Train starts on a cluster, and starts anew where one is lost.
+"""Training by processes that Ray Train starts on a cluster, and restarts if one is lost.
 
-Ray gives the processes their places and their process group; what they do is what `torchrun` starts, too.
+Ray gives the processes their ranks and their process group; they run the same work as under `torchrun`.
 """
 
 import secrets
@@ -25,13 +25,12 @@ Outcome = TypeVar("Outcome")
 
 
 def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
-    """What `work` returns in the first of `cluster.processes` processes, on the cluster of this machine or of
-    `RAY_ADDRESS`; one machine is started as a cluster where there is none.
+    """The result of `work` in the first of `cluster.processes` processes, on the cluster of this machine or of
+    `RAY_ADDRESS`; without one, this machine is started as a cluster.
 
     Args:
-        work: a run of training, which goes on from its save where `Ranks.replaced` says so.
-        setup: as the processes read it; its models lie where all of them can read and write.
-
+        work: a run of training, which resumes from its save if `Ranks.replaced` says so.
+        setup: as the processes read it; all of them must be able to read and write its models' folder.
     Raises:
         MissingExtraError: Ray is not installed.
         Refused: all processes end for the same reason.
@@ -59,7 +58,7 @@ def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
         ),
     )
     try:
-        with redirect_stdout(sys.stderr):  # what Ray tells of the processes is no result
+        with redirect_stdout(sys.stderr):  # Ray's messages about the processes are not the command's output
             result: Result = trainer.fit()
             ray.shutdown()
     except (TrainingFailedError, RayError, ConnectionError) as error:
@@ -82,12 +81,12 @@ def _process(work: Callable[[Ranks], Any], launch: str) -> Any:
     try:
         with together(ranks):
             return work(ranks)
-    except Refused as error:  # returned, since Ray would try again
+    except Refused as error:  # returned, because Ray would retry after an exception
         return error
 
 
 def _reason(error: Exception) -> str:
-    """In a line, why the first process that lost no other one ended; else what Ray says."""
+    """In one line, why the first process failed by itself (not because another was lost); otherwise Ray's message."""
     failures = [getattr(one, "_base_exc", one) for one in getattr(error, "worker_failures", {}).values()]
     own = [one for one in failures if not isinstance(one, Lost)]
     text = str((own or failures or [error])[0]).strip() or type(error).__name__

@@ -1,4 +1,4 @@
-"""Networks that learn by acting: as `EncoderLearner`, with slates as events and choices whose chance is known."""
+"""Learner for algorithms that act: an `EncoderLearner` whose events are slates and whose choices have propensities."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -16,17 +16,17 @@ from what_next.types import Batch, Choices, Events, Transitions
 
 
 class PlayLearner(EncoderLearner):
-    """An encoder's states after slates; each transition comes with the chance of its choice."""
+    """An encoder's states after slates; each transition comes with the propensity of its choice."""
 
     @property
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
-        """See `EncoderLearner.known_vectors`: no column where the encoder reads no attributes."""
+        """See `EncoderLearner.known_vectors`: no columns if the encoder reads no attributes."""
         known = super().known_vectors
         return known[:, :0] if self.item_inputs == "learned" else known
 
     @property
     def by_row(self) -> bool:
-        """See `EncoderLearner.by_row`: never, since the chance of a slate depends on the vectors of all items."""
+        """See `EncoderLearner.by_row`: never, because a slate's propensity depends on the vectors of all items."""
         return False
 
     def context(
@@ -39,7 +39,7 @@ class PlayLearner(EncoderLearner):
         part: Part | None = None,
     ) -> LossContext[Any]:
         """One choice for each step that counts."""
-        if batch.shown is None:  # a log: its items stand for slates
+        if batch.shown is None:  # a log: each item is a slate of one
             context = super().context(nets, targets, batch, step, rng, part)
             rows, columns = np.nonzero(batch.mask)
             return replace(context, batch=self._choices(context.batch, batch, rows, columns))
@@ -64,7 +64,7 @@ class PlayLearner(EncoderLearner):
         return LossContext(nets, targets, transitions, items, step, rng, {"encoder": roots})
 
     def seen(self, batch: Batch) -> Events:
-        """What the encoder reads of a batch of play."""
+        """The encoder's input for a batch of play."""
         assert batch.shown is not None
         assert batch.clicks is not None
         events = self.events(batch.items, batch.factors)
@@ -75,8 +75,8 @@ class PlayLearner(EncoderLearner):
     def _transitions(
         self, batch: Batch, states: Float[Tensor, "steps dim"], later: Float[Tensor, "grid dim"], *places: np.ndarray
     ) -> Choices:
-        """The choices of some places of a batch of play; `later` are the states of the whole grid, of the target
-        network. What follows the last column is not known: a source of what is learned from by it masks that."""
+        """The choices at some places of a batch of play; `later`: the target network's states on the whole grid. The
+        step after the last column is unknown, so a source whose losses need it masks the last column."""
         rows, columns = places
         leaf, width = states.detach().requires_grad_(), batch.mask.shape[1]
         nothing = torch.zeros(len(leaf), device=leaf.device)
@@ -96,12 +96,12 @@ class PlayLearner(EncoderLearner):
         return self._choices(steps, batch, *places)
 
     def _choices(self, steps: Transitions, batch: Batch, *places: np.ndarray) -> Choices:
-        """Transitions with what whoever chose knew, and what was seen afterwards."""
+        """Transitions with what the acting policy knew, and with the answers that followed."""
         rows, columns = places
         count, slates = len(rows), batch.actions[..., None] if batch.slates is None else batch.slates
         chosen, numbers = counted(slates, batch.mask), batch.factors.actor
         following = np.minimum(columns + 1, batch.mask.shape[1] - 1)
-        answered, clicks = np.ones(count, np.bool_), (chosen >= 0).astype(np.float32)  # of a log: what came next
+        answered, clicks = np.ones(count, np.bool_), (chosen >= 0).astype(np.float32)  # in a log, the item came next
         if batch.clicks is not None and batch.begins is not None:
             answered = (following > columns) & ~batch.begins[rows, following]
             clicks = np.where(answered[:, None], batch.clicks[rows, following], False).astype(np.float32)
@@ -122,7 +122,7 @@ class PlayLearner(EncoderLearner):
         )
 
     def metrics(self, context: LossContext[Any], batch: Batch) -> float:
-        """The values that whoever acted expected, or else those of the critic."""
+        """The mean of the values that the acting policy expected, or else of the critic's estimates."""
         steps = context.batch
         expected: Tensor | None = steps.expected
         if batch.values is None:
@@ -134,7 +134,7 @@ class PlayLearner(EncoderLearner):
 
 
 def counted(values: Any, mask: Bool[np.ndarray, "batch time"]) -> Any:
-    """Of the steps that count, one after the other: of all of them without a copy.
+    """The values of the steps that count, one after the other; no copy if all count.
 
     Args:
         values: an array on the grid, or a tensor on the flattened one.
@@ -145,12 +145,12 @@ def counted(values: Any, mask: Bool[np.ndarray, "batch time"]) -> Any:
 
 
 def flattened(carried: Carried) -> Float32[np.ndarray, "batch carried"]:
-    """What an encoder carries, as one array."""
+    """An encoder's carried state as one array."""
     return np.asarray(torch.cat([part.flatten(1) for part in carried], 1).cpu().numpy())
 
 
 def unflattened(encoder: Encoder, carried: Float[Tensor, "batch carried"]) -> Carried:
-    """The same as the encoder takes it."""
+    """The carried state in the encoder's own form; inverse of `flattened`."""
     parts = encoder.start(len(carried))
     several = torch.split(carried, [part[0].numel() for part in parts], 1)
     return tuple(one.reshape(part.shape) for one, part in zip(several, parts, strict=True))

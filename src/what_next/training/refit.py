@@ -1,7 +1,7 @@
-"""A second training on more events, by what validation found in the first one.
+"""A second training (`refit`) on more events than the first one, with the schedule that validation chose in it.
 
-Validation needs events that training does not see. Once it has said how long to train, at which learning rates, and how
-much the counts of the log weigh, these events can be learned from, too.
+Validation holds events back from training. Once it has chosen the number of passes, the learning rates and the weights
+of the log's counts, a second training from scratch can learn from the held-back events, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,20 @@ from what_next.settings import Setup
 from what_next.training.artefacts import Manifest, read_manifest, read_rest
 
 HELD = 0.05
-"""Share of the training events that validation must hold for a second training by default. On amazon-beauty-s3rec
-(.17), with the last event of each user set aside for the test, it brought NDCG@10 from .052 to .068, on yoochoose-100k
-(.26) from .145 to .158; on lastfm-s3rec (.02) and ml-100k (.01) it changed nothing beyond the noise."""
+"""Fewest validation events, as a share of the training events, for a second training by default. With the last event of
+each user as a test that no choice had seen, it raised NDCG@10 from .052 to .068 on amazon-beauty-s3rec (a share of .17)
+and from .145 to .158 on yoochoose-100k (.26), and changed nothing beyond noise on lastfm-s3rec (.02) and ml-100k (.01)."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network was trained, up to the checkpoint that validation chose.
+    """The schedule of one network's training, up to the checkpoint that validation chose.
 
     Attributes:
         passes: over the training users.
-        rates: at each save, the share of these passes, the share of the run's horizon, and how often the learning rate
-            had been halved.
-        converged: validation ended the training, not a limit of passes or seconds.
+        rates: for each save, the share of these passes, the share of the run's horizon, and the number of times that the
+            learning rate had been halved before it.
+        converged: whether validation ended the training, not a limit of passes or seconds.
     """
 
     passes: float
@@ -39,24 +39,27 @@ class Recipe:
 
     @classmethod
     def of(cls, rates: Sequence[tuple[int, float, int]], users: int) -> "Recipe":
-        """`rates` with histories in place of the share of passes, the last one at the checkpoint; of so many users."""
+        """The recipe of `rates` that count histories instead of shares; the last row is the checkpoint.
+
+        Args:
+            users: training users.
+        """
         histories = max(1, rates[-1][0]) if rates else 1
         return cls(histories / max(1, users), tuple((at / histories, done, half) for at, done, half in rates), False)
 
     def rate(self, share: float) -> tuple[int, float]:
-        """After a share of the passes: how often the learning rate is halved, and the share of the horizon that it has
-        fallen over."""
+        """For the step after a share of the passes: the halvings of the learning rate, and the share of the horizon."""
         ends, dones, halved = zip(*self.rates, strict=True)
         place = min(int(np.searchsorted(ends, share, side="right")), len(ends) - 1)
         return int(halved[place]), float(np.interp(share, (0.0, *ends), (0.0, *dones)))
 
     def as_json(self) -> dict[str, Any]:
-        """What a manifest holds."""
+        """The recipe in a manifest."""
         return {"passes": self.passes, "rates": [list(one) for one in self.rates], "converged": self.converged}
 
 
 def recipes_in(manifest: Manifest) -> list[Recipe]:
-    """Those of a model's networks; none where an earlier version saved it."""
+    """The recipe of each network of a model; empty if an earlier version saved it."""
     return [
         Recipe(float(one["passes"]), tuple((float(a), float(b), int(c)) for a, b, c in one["rates"]), one["converged"])
         for one in manifest.metrics.get("recipes", ())
@@ -64,16 +67,19 @@ def recipes_in(manifest: Manifest) -> list[Recipe]:
 
 
 def refit_on(manifest: Manifest) -> More | None:
-    """Which events a model's second training learned from besides; None: there was none."""
+    """The events that a model's second training added; None if there was none."""
     found: Mapping[str, Any] = manifest.metrics.get("refit") or {}
     return found.get("on")
 
 
 def due(setup: Setup, split: Split) -> More | None:
-    """Which events the setup's model, whose first training is over, is still to be trained on; None: on no others.
+    """The events to add in a second training of a setup's model, whose first training is over; None: there is no second.
+
+    Args:
+        split: the setup's, of its data.
 
     Raises:
-        ModelError: the setup asks for it, and an earlier version trained the model.
+        ModelError: the setup asks for a second training, and an earlier version trained the model.
     """
     if setup.acts or setup.refit == "no":
         return None
@@ -87,8 +93,8 @@ def due(setup: Setup, split: Split) -> More | None:
             return None
         if not recipes:
             raise ModelError(
-                f"{setup.model_agent_path}: was trained by an earlier version, which did not keep at which learning "
-                "rates; leave --resume out to train anew"
+                f"{setup.model_agent_path}: was trained by an earlier version, which did not keep its learning rates; "
+                "leave --resume out to train anew"
             )
         return setup.refit
     converged = bool(recipes) and all(one.converged for one in recipes)
@@ -96,7 +102,7 @@ def due(setup: Setup, split: Split) -> More | None:
 
 
 def _in_time(setup: Setup, manifest: Manifest) -> bool:
-    """Whether the seconds that are left suffice: it takes about as long as the first training did up to its best."""
+    """Whether enough of `seconds` is left: a second training takes about as long as the first one up to its best."""
     if not setup.seconds:
         return True
     spent = read_rest(setup.model_agent_path)[2].get("spent_in_all", 1.0)

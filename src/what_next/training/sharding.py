@@ -1,4 +1,4 @@
-"""All rows of a table that several processes hold, for as long as they are read: by validation, or to be saved."""
+"""All rows of a table that is sharded among processes, while they are read for validation or saving."""
 
 import shutil
 import tempfile
@@ -24,7 +24,7 @@ from what_next.training.learner import Learner
 
 @runtime_checkable
 class Training(Protocol):
-    """What of an agent is saved, and set to what was saved."""
+    """The parts of an agent that are saved and restored."""
 
     setup: Setup
     space: Space
@@ -42,11 +42,11 @@ class Training(Protocol):
 
 @contextmanager
 def whole(agent: Training, *, optimisers: bool = False) -> Iterator[None]:
-    """Within it, the agent's item vectors (and what their optimiser remembers of them) are those of all processes.
+    """Within this context, the agent holds the item vectors of all processes (and their optimiser state).
 
-    The first process collects them, some at a time, in files beside the models; all processes map these into memory,
-    where they take no more than the system can spare. Nothing may learn meanwhile. Where nothing is sharded, all is as
-    it was.
+    The first process collects the rows, a block at a time, in files beside the models. All processes map these files
+    into memory, where the system can drop their pages. Nothing may learn within the context. Without sharding, nothing
+    changes.
 
     Raises:
         SaveError: the files could not be written.

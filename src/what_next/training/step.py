@@ -15,29 +15,29 @@ from what_next.errors import SetupError, TrainingError, told_of
 from what_next.models.encoders import Encoder
 
 SLOWEST = 0.01
-"""The share of the learning rate that is left at the end of a run."""
+"""Share of the learning rate at the end of a run."""
 Total = Callable[[Sequence[nn.Parameter]], Mapping[str, float]]
-"""Makes the gradients of some weights those of all processes; returns the losses of all."""
+"""Sums the gradients of some weights over all processes; returns the losses, also summed."""
 
 
 class OutOfTime(Exception):
-    """The time for training ended within a step, which is given up; the loop takes it for its end."""
+    """The time for training ended within a step. The step is given up, and the loop ends."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of training showed: means over the steps of the histories that count.
+    """The result of one step of training: means over the steps of the histories that count.
 
     Attributes:
         losses: by the algorithm's names.
-        reward: of the step alone, whatever `n_step` is, of an item; the founding one in units of the user's sigma.
-        value: what the critic expected of them, scaled as its target is.
+        reward: mean one-step reward per item, whatever `n_step` is; the founding reward in units of the user's sigma.
+        value: the critic's mean estimate, on the scale of its target.
         fallback: share of proposals that no item matched.
-        matches: items that matched a proposal.
+        matches: mean number of items that matched a proposal.
         masked: share of the steps that do not count (padding; in the founding algorithm, fewer than three events, or a
             user without spread).
-        targets: how many do.
-        metrics: numbers for the alarms, by name.
+        targets: number of steps that count.
+        metrics: diagnoses for the alarms, by name.
     """
 
     losses: dict[str, float]
@@ -62,8 +62,8 @@ def descend(
     """Take each loss's gradient for the networks in its `updates`, and step those networks, in that order.
 
     Losses that update the same networks are summed first. Gradients are scaled down to a norm of at most `clip` for
-    each network. A network with `roots` has one backward pass for all losses that update it. Where several processes
-    share a batch, `total` makes the gradients of some weights, and the losses, those of all of them.
+    each network. A network with `roots` has one backward pass for all losses that update it. If several processes share
+    a batch, `total` sums gradients and losses over them.
 
     Returns:
         The networks that were updated.
@@ -85,7 +85,7 @@ def descend(
         for key, optimiser in optimisers.items():
             if network_of(key) == name:
                 optimiser.step()
-        torch.autograd.graph.increment_version(weights[name])  # Adam's fused kernel leaves it as it was
+        torch.autograd.graph.increment_version(weights[name])  # Adam's fused kernel does not
     return set(weights)
 
 
@@ -93,7 +93,7 @@ def losses_of(algorithm: Algorithm, context: LossContext[Any], nets: Networks) -
     """The losses of a step, `checked`.
 
     Raises:
-        SetupError: somebody else's algorithm fails.
+        SetupError: a custom algorithm fails.
         TrainingError: as of `checked`.
     """
     with told_of(algorithm, f"losses of {algorithm.name!r} failed", SetupError):
@@ -102,11 +102,11 @@ def losses_of(algorithm: Algorithm, context: LossContext[Any], nets: Networks) -
 
 
 def checked(losses: object, algorithm: Algorithm, nets: Networks) -> dict[str, Tensor]:
-    """What an algorithm's `losses` returned, where these networks can learn from it.
+    """The losses that an algorithm returned, if these networks can learn from them.
 
     Raises:
-        TrainingError: it is no mapping from names of `updates` to tensors of one number with a gradient, or a network
-            that one updates is not there.
+        TrainingError: not a mapping from names of `updates` to scalar tensors with a gradient, or a loss updates a
+            network that does not exist.
     """
     updates = algorithm.updates
     if not updates:
@@ -128,7 +128,7 @@ def checked(losses: object, algorithm: Algorithm, nets: Networks) -> dict[str, T
             )
         if not loss.requires_grad:
             raise TrainingError(
-                f"the loss {name!r} of {algorithm.name!r} teaches nothing: it has no gradient, as where it is detached"
+                f"the loss {name!r} of {algorithm.name!r} teaches nothing: it has no gradient (is it detached?)"
             )
     return dict(losses)
 
@@ -139,7 +139,7 @@ def _backward(
     listed: Mapping[str, Sequence[nn.Parameter]],
     roots: Mapping[str, Sequence[Root]],
 ) -> None:
-    """Give the weights of the networks that losses update their gradients; `listed` by network."""
+    """Give the networks that losses update their gradients; `listed`: the weights of each network."""
     together: dict[tuple[str, ...], Tensor] = {}
     for name, loss in losses.items():
         together[updates[name]] = together.get(updates[name], 0) + loss
@@ -162,9 +162,9 @@ def _backward(
 
 
 def _clipped(net: nn.Module, weights: Sequence[nn.Parameter], clip: float) -> Tensor:
-    """Scale a network's gradients down to a norm of at most `clip` together; returns the norm that they had.
+    """Scale a network's gradients down to a joint norm of at most `clip`; returns the norm that they had.
 
-    As `torch.nn.utils.clip_grad_norm_`, which knows no sparse gradients, and no rows that lie on other processes.
+    Like `torch.nn.utils.clip_grad_norm_`, which supports neither sparse gradients nor rows on other processes.
     """
     dense, sparse = list[Tensor](), list[Tensor]()
     for weight in weights:
@@ -185,26 +185,26 @@ def _clipped(net: nn.Module, weights: Sequence[nn.Parameter], clip: float) -> Te
 
 
 def _collect(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add gradients to those that the weights have."""
+    """Add gradients to the weights' own."""
     for weight, gradient in zip(weights, gradients, strict=True):
         if gradient is not None:
             weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
 def network_of(optimiser: str) -> str:
-    """The network that an optimiser steps: `encoder:rows` is one of several of `encoder`."""
+    """The network that an optimiser updates: `encoder:rows` is one of several optimisers of `encoder`."""
     return optimiser.partition(":")[0]
 
 
 def decay_rate(optimisers: Mapping[str, Optimizer], rate: float, done: float) -> None:
-    """The learning rate falls in a straight line to a hundredth; `done` is the share of the run so far."""
+    """Let the learning rate fall linearly to a hundredth; `done`: share of the run so far."""
     for optimiser in optimisers.values():
         for group in optimiser.param_groups:
             group["lr"] = rate * max(SLOWEST, 1 - done)
 
 
 def polyak_update(nets: Networks, targets: Networks, updated: set[str], tau: float) -> None:
-    """Every target network whose network was updated goes a step of `tau` towards it (Polyak averaging)."""
+    """Move every target network whose network was updated by `tau` towards it (Polyak averaging)."""
     with torch.no_grad():
         for name in updated & set(targets):
             for old, new in zip(targets[name].parameters(), nets[name].parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes on: a progress bar, a log of JSON lines, and what `track` names (`boards`)."""
+"""Progress of a run: a progress bar, a log of JSON lines, and the board that `track` names (`boards`)."""
 
 import json
 import math
@@ -19,17 +19,17 @@ TENTHS = 10
 
 
 class Tracker:
-    """Shows and keeps every step of a run; a context manager.
+    """Shows and logs every step of a run; a context manager.
 
-    Where no bar can be drawn, a line at every tenth of the run stands in for the progress bar.
+    If no bar can be drawn, a line is printed at every tenth of the run.
     """
 
     def __init__(
         self, log: Path, done: int, total: int, users: int, quiet: bool = False, board: Board | None = None
     ) -> None:
-        """`done` of `total` histories are behind us; lines of the log beyond that are dropped (0: all of them).
+        """`done` of `total` histories are already trained; later lines of the log are dropped (0: all lines).
 
-        `users` is how many histories a pass has; 0 in a world, where slates are counted. `quiet`: nothing is shown.
+        `users`: histories per pass; 0 in a world, where slates are counted. `quiet`: show nothing.
         """
         self.users = users
         self.console = Plain(stderr=True, quiet=quiet)
@@ -56,13 +56,13 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-        with suppress(OSError):  # a line that could not be written was told already
+        with suppress(OSError):  # a line that could not be written was reported already
             self.file.close()
         if self.board is not None and kind is not None:
             self.board.close("")
 
     def show(self, step: Step, histories: int) -> None:
-        """One more step, after which `histories` have been trained on."""
+        """Show and log a step, after which `histories` have been trained on."""
         values = {name: value for name, value in asdict(step).items() if name not in ("losses", "metrics")}
         values |= {f"loss_{name}": loss for name, loss in step.losses.items()}
         values |= {f"note_{name}": value for name, value in step.metrics.items()}
@@ -81,7 +81,7 @@ class Tracker:
             self.board.add(values, histories)
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in step.losses.items())
         shown = f"reward {step.reward:+.3f}, loss {losses}"
-        done = min(histories, self.total)  # the last batch may hold more than are left
+        done = min(histories, self.total)  # the last batch may exceed the total
         self.progress.update(self.task, completed=done, shown=shown)
         tenth = histories * TENTHS // self.total > self.done * TENTHS // self.total
         if tenth and not draws(self.console):
@@ -95,8 +95,8 @@ def _opened(log: Path, done: int) -> Any:
         log.parent.mkdir(parents=True, exist_ok=True)
         kept = _until(log, done) if done and log.exists() else 0
         file = log.open("a")
-        if log.is_file():  # no device
-            file.truncate(kept)  # which needs no room on a full disk
+        if log.is_file():  # not a device
+            file.truncate(kept)  # needs no space on a full disk
     except OSError as error:
         told = f"{log}: the log of training cannot be written ({error.strerror}); set `log` to another path"
         raise SaveError(told) from None
@@ -104,7 +104,7 @@ def _opened(log: Path, done: int) -> Any:
 
 
 def _until(log: Path, done: int) -> int:
-    """The bytes of the lines up to some histories; one that a crash cut short, and all after it, were of later ones."""
+    """The bytes of the log up to `done` histories; a line that a crash cut short, and all lines after it, are later."""
     kept = 0
     with log.open("rb") as lines:
         for line in lines:

@@ -1,4 +1,4 @@
-"""The transitions of a batch: the steps that count, and where each leads to."""
+"""The transitions of a batch: the steps that count, and the state that each leads to."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ class Steps:
     """The transitions of a batch; places are on the flattened grid `[batch time]`.
 
     Attributes:
-        places: of the states that they start in; `following`: of those that they lead to.
-        counts: how many events lie between: `n_step`, or fewer before the end of the row.
-        discounts: of the value of the state that each leads to; 0 where nothing follows.
-        known: the item after that state is on the grid.
+        places: positions of the states that they start in; `following`: of the states that they lead to.
+        counts: number of events between the two: `n_step`, or fewer before the end of the row.
+        discounts: discount of the value of the state that each leads to; 0 if nothing follows.
+        known: whether the item after that state is on the grid.
     """
 
     places: Int64[np.ndarray, "steps"]
@@ -27,7 +27,7 @@ class Steps:
 
     @classmethod
     def of(cls, batch: Batch, n_step: int) -> "Steps":
-        """All transitions of the steps that count."""
+        """The transitions of all steps that count."""
         width, last = batch.mask.shape[1], batch.lengths - 1
         counts = np.clip(last[:, None] - np.arange(width), 0, n_step)
         rows, columns = np.nonzero(batch.mask & (counts > 0))
@@ -39,8 +39,8 @@ class Steps:
         return cls(places, places + count, count, discounts.astype(np.float32), columns + count < last[rows])
 
     def summed(self, batch: Batch) -> Float32[np.ndarray, "steps"]:
-        """The discounted sum of the rewards of each transition (Sutton and Barto 2018, equation 7.1): up to an end, if
-        there is one before."""
+        """The discounted sum of the rewards of each transition, up to the end of an episode if one comes first (Sutton
+        and Barto 2018, equation 7.1)."""
         rewards, discounts = batch.rewards.ravel(), batch.discounts.ravel()
         found, weights = np.zeros(len(self.places)), np.ones(len(self.places))
         for step in range(int(self.counts.max(initial=0))):

@@ -1,4 +1,4 @@
-"""How good a policy is on the validation users, whose targets training never saw."""
+"""How good a policy is on the validation users, whose targets are held out from training."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,21 +29,21 @@ from what_next.types import (
 )
 
 MOST = 10_000
-"""Validation users that are measured during training, at most: always the same ones."""
+"""Most validation users that are measured during training; always the same ones."""
 ROWS = 64
-"""Of them at a time."""
+"""Users measured at a time."""
 FEW = 2000
-"""Those of whom every item's chance is computed, or the whole history read, at most."""
+"""Most users for whom every item's probability is computed, or the whole history is read."""
 FEWEST = 500
-"""Of whom every item's chance is computed, however many items there are."""
+"""At least this many users have every item's probability computed, however many items there are."""
 EVENTS = 2**21
-"""Events of their histories, at most (or one user's)."""
+"""Most events of the validation users' histories together (or one user's)."""
 SCORES = 2**26
-"""Of items for users in each of many measurements, at most, where that leaves `FEW` users or more."""
+"""Most scores (items x users) in each of many measurements, as long as that allows `FEW` users or more."""
 
 
 def affordable(items: int) -> int:
-    """Users of whom all items can be ranked many times."""
+    """Number of users for whom all items can be ranked many times."""
     return min(MOST, max(FEW, SCORES // items))
 
 
@@ -59,10 +59,11 @@ def next_items(
     ranks: Ranks = ALONE,
     earned: Float32[np.ndarray, "events"] | None = None,
 ) -> dict[str, float]:
-    """HR@10 and NDCG@10 of what came next, among items of the history too where `seen`. Empty: nobody is judged.
+    """HR@10 and NDCG@10 of the item that came next; with `seen`, items of the history are ranked too. Empty: no users.
 
-    Of so many users at `most`. Each of several processes (`ranks`) measures its share of them. With what each event of
-    the log `earned`, also DCG@10: the gain of what came next is what it earned (Jarvelin and Kekalainen 2002).
+    At most `most` users are measured. Each of several processes (`ranks`) measures its share of them. With `earned`,
+    the reward of each event of the log, also DCG@10, whose gain is the reward of the item that came next (Jarvelin and
+    Kekalainen 2002).
     """
     targets = some_targets(dataset, split, seed, most)
     if not len(targets):
@@ -79,17 +80,16 @@ def next_items(
 
 
 class Shortlist(Policy[Proposal]):
-    """A policy that is asked for the best items of the same histories again and again, while little of it changes.
+    """A policy that is asked for the best items of the same histories many times, while few of its scores change.
 
-    What some items have beside the inner product is never below 0 (`models.LinearTerm.boosts`). So the best ones are
-    among those that have it, and those that would be the best without it. The latter are remembered as long as points
-    and vectors are the same; only the two are looked at. Slates are those of the policy, made of fewer scores. It is
-    for greedy requests of one length.
+    Boosts (`models.LinearTerm.boosts`) are never below 0. So the best items are among those with a boost and those that
+    are best without boosts. The latter are cached as long as points and vectors stay the same, and only these two sets
+    are scored. The slates are the policy's own, from fewer scores. Requests must be greedy and of one length.
 
     Attributes:
-        policy: what was given.
-        vectors: of the items, in the last call.
-        best: with them, the best items without boosts, by a hash of the points and of what may not be chosen.
+        policy: the policy that it wraps.
+        vectors: the item vectors of the last call.
+        best: the best items without boosts for these vectors, by a hash of the points and the excluded items.
     """
 
     def __init__(self, policy: Policy[Proposal]) -> None:
@@ -98,17 +98,17 @@ class Shortlist(Policy[Proposal]):
 
     @property
     def sampler(self) -> Sampler:
-        """That of the policy."""
+        """The policy's sampler."""
         return self.policy.sampler
 
     def states(self, history: History) -> Proposal:
-        """Those of the policy."""
+        """The policy's states."""
         return self.policy.states(history)
 
     def propensities(
         self, states: Proposal, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Float64[np.ndarray, "batch slots"]:
-        """Those of the policy."""
+        """The policy's propensities."""
         return self.policy.propensities(states, request, slates)
 
     def act(self, states: Proposal, request: Request, rng: Random = None) -> Slate:
@@ -136,7 +136,7 @@ class Shortlist(Policy[Proposal]):
 
 
 def some_targets(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:
-    """The targets of the validation users; of so many at most, always the same ones."""
+    """The targets of the validation users; at most `most`, always the same ones."""
     targets = Targets.of(dataset, split, "validation")
     if len(targets) <= most and targets.before.sum() <= EVENTS:
         return targets
@@ -146,14 +146,14 @@ def some_targets(dataset: Dataset, split: Split, seed: int, most: int) -> Target
 
 
 def _parts(targets: Targets, rows: Int[np.ndarray, "rows"], histories: Histories) -> Iterator[tuple[Targets, History]]:
-    """Some of the rows of targets at a time, each with what was heard before it."""
+    """Chunks of the rows of targets, each with the histories before its targets."""
     for start in range(0, len(rows), ROWS):
         some = targets.of_rows(rows[start : start + ROWS])
         yield some, histories(some.users, np.zeros_like(some.before), some.before)
 
 
 def repeated(dataset: Dataset, split: Split, histories: Histories, *, seed: int) -> float:
-    """The share of the targets that stand in their user's history; 0 where nobody is judged."""
+    """The share of the targets that the user's history holds; 0 without validation users."""
     targets = some_targets(dataset, split, seed, FEW)
     parts = _parts(targets, np.arange(len(targets)), histories)
     found = [(history.items == some.items[:, None]).any(1) for some, history in parts]
@@ -163,10 +163,10 @@ def repeated(dataset: Dataset, split: Split, histories: Histories, *, seed: int)
 def surprise(
     policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool, ranks: Ranks = ALONE
 ) -> float:
-    """The mean negative logarithm of the chance that a softmax of the scores gives to what came next.
+    """The mean negative log-likelihood of the item that came next, under a softmax of the scores.
 
-    Targets that may not be recommended, since they stand in the history, are left out; infinite where all are. A chance
-    that is too small for a number counts as the smallest: scores that are too sure are the worse for it.
+    Targets that may not be recommended, because the history holds them, are left out; infinite if all are. A
+    probability that underflows counts as the smallest positive number, which penalises overconfident scores.
     """
     most = min(FEW, max(FEWEST, SCORES // len(dataset.catalogue)))
     targets, found = some_targets(dataset, split, seed, most), list[np.ndarray]()
@@ -183,7 +183,7 @@ def surprise(
 def spread(
     policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, space: Space, setup: Setup
 ) -> dict[str, float]:
-    """The mean spread reward (`towards`) on a window of each validation user. Empty: nobody is judged."""
+    """The mean spread reward (`towards`) on a window of each validation user. Empty: no users to judge."""
     spread = setup.reward.spread
     since, until = split.targets("validation")
     windows = draw_windows(

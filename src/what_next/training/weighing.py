@@ -1,4 +1,4 @@
-"""How much counts of the log weigh beside the network: chosen on the validation users, once it is trained."""
+"""Choose how much the counts of the log weigh beside a trained network, on the validation users."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,40 +21,42 @@ Counts = Float64[np.ndarray, "items"]
 WEIGHTS = (
     4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0, 240.0, 360.0, 540.0, 810.0, 1215.0, 1800.0, 2700.0, 4000.0,
 )  # fmt: skip
-"""Of what the linear model points to, beside the network's logits."""
+"""Candidate weights of the linear model's scores beside the network's logits."""
 DECAYS = (0.9, 0.8)
-"""Of an event in what the linear model makes of a history, for each one after it."""
+"""Candidate decays: in the linear model's input an event counts `decay` to the power of how many events follow it."""
 PENALTIES = (0.1, 0.3, 3.0)
-"""Of the linear model: times the one that it was made with."""
+"""Candidate penalties of the ridge regression, as factors of the penalty that it was fitted with."""
 REPEATS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
-"""Of what the history holds; and of what came next there when its last item was there before."""
+"""Candidate weights of `repeat` (items that the history holds) and of `replay` (items that came next in the history
+after earlier occurrences of its last item)."""
 REPEAT_DECAYS = (1.0, 0.5)
-"""Of an event in what a history holds, for each one after it."""
+"""Candidate decays per following event, for the items that a history holds."""
 LARGER = 0.995
-"""The largest weight of what a history holds is taken that has this share of what the best one has: the network knows
-by heart what validation users have, and scores it high by itself; later histories it never saw."""
+"""`repeat` takes its largest candidate weight that reaches this share of the best measure: the network has memorised
+the histories of the validation users and scores their items high by itself, but it has not seen later histories."""
 TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
-"""Of which items came next after the last ones."""
+"""Candidate weights of the items that came next in the log after the last items of the history."""
 TRANSITION_DECAYS = (0.0, 0.4, 0.8, 1.0)
-"""Of an event there, for each one after it. Each is tried with all weights: what is best for one is not for another."""
+"""Candidate decays per following event, for those last items. Each decay is tried with all `TRANSITIONS`, because the
+best weight depends on the decay."""
 WORTH = 1.02
-"""More directions must make so much of the measure: they are as many more columns."""
+"""Factor by which more directions must improve the validation measure: they add as many columns to every score."""
 GAIN = 1 / 6
-"""What the ridge regression keeps of the last of many directions, where still more may be worth a look: with three
-tenths of its penalty, which so many go with, it keeps .4 of that."""
+"""Still more directions are tried only if the gain of the last direction, `s^2 / (s^2 + PENALTY)`, is at least this.
+Many directions go with 0.3 of the penalty, at which the ridge regression keeps .4 of that last direction."""
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Of the logarithm of how many events an item has."""
+"""Candidate weights of popularity: the logarithm of an item's number of events."""
 SHARES = (1.0, 1 / 4, 1 / 16, 1 / 64)
-"""Of the median age of the events: half-lives of what was popular of late."""
+"""Candidate half-lives of recent popularity, as shares of the median age of the events."""
 NEWER = 0.97
-"""A shorter half-life is taken where it has this share of what the best one has: what will be recommended lies later
-than what validation users did, and there the shorter one is nearer to what is popular."""
+"""The shortest half-life that reaches this share of the best measure is taken: recommendations are made later than the
+validation users' events, so recent events describe popularity at that time better."""
 UNITS = (("days", DAY), ("hours", DAY / 24), ("seconds", DAY / 86_400))
 MANY, MORE, LONG = 70, 20, 5.0
-"""About so many passes over the validation users are made, and so many more for another way to tell what came next;
-where they take more than so many seconds, it is said before."""
+"""About `MANY` passes over the validation users are made, and `MORE` for each further transition table. If they are
+expected to take more than `LONG` seconds, a message says so first."""
 PATIENCE = 3
-"""So many values in a row that are worse than the best, and larger ones are not tried."""
+"""The search over a number's ascending values ends after this many worse values in a row."""
 TEMPERATURES = (
     0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 80.0, 120.0, 180.0, 270.0, 400.0,
     600.0, 900.0, 1350.0, 2000.0, 3000.0,
@@ -72,24 +74,27 @@ def weigh(
     *,
     repeats: bool = False,
     quiet: bool = False,
-) -> "Weighed | None":
-    """Set the numbers of the linear term one after the other, each to the best for the validation users; returns what
-    was chosen, or None where nothing counts.
+) -> bool:
+    """Set the numbers of the linear term one after the other, each to the value that is best for the validation users.
 
-    The weight comes first, with decay, penalty and directions, then which items came next, then the bias for what is
-    popular, or was of late, 0 included, then the diagonal; where all stay 0, the network is better alone, and that is
-    all. The temperature comes last.
+    The order: the weight with its decay and penalty; the transition table; the number of directions; what the history
+    repeats; popularity, of all time or recent; the zero diagonal; the temperature. If everything else stays 0, the
+    network is better alone, and the temperature is left as it is.
 
     Args:
-        linear: with what was counted in the log; changed.
-        measured: words for what `score` measures of the agent as it is now, more is better.
-        surprise: the mean negative logarithm of the chance that it gives to what came next.
-        recent: by words for it, the events of each item where those that are long past count less.
-        learn: give the linear term so many directions; None: it has all that there may be.
-        transitions: by words for it, give it what came next; None: it has that. The first ones stay where others are no
-            better.
-        repeats: an item of the history may be recommended again.
-        quiet: nothing is printed.
+        linear: the linear term with the log's counts; changed in place.
+        measured: words for what `score` measures.
+        score: the validation measure of the agent as it is now; more is better.
+        surprise: the mean negative log-likelihood of the items that came next.
+        recent: exponentially decayed event counts per item, keyed by words for their half-life.
+        learn: gives the linear term this many directions; None if it already has as many as it may have.
+        transitions: functions that give the linear term a transition table, keyed by words for the table; None if it
+            has one. The first table stays unless another is better.
+        repeats: whether an item of the history may be recommended again.
+        quiet: print nothing.
+
+    Returns:
+        Whether the linear term adds anything to the scores.
     """
     console = line_console(quiet=quiet)
     trial, start = Trial(linear, score), monotonic()
@@ -126,12 +131,12 @@ def weigh(
 
 
 class Weighed(NamedTuple):
-    """What `weigh` chose.
+    """The choice of `weigh`, as a manifest holds it.
 
     Attributes:
-        numbers: of the linear term; `rank`: its directions.
-        table: by which words of `transitions_of` it knows what came next.
-        recent: place in `recent_of` of what it knows of popularity; None: all events count alike.
+        numbers: of the linear term; `rank`: number of its directions.
+        table: the transition table, by its key in `transitions_of`.
+        recent: the popularity half-life, by its position in `recent_of`; None: all events count alike.
     """
 
     numbers: dict[str, float]
@@ -146,7 +151,7 @@ class Weighed(NamedTuple):
         learn: Callable[[int], None],
         transitions: Mapping[str, Callable[[], None]],
     ) -> None:
-        """Set the linear term likewise, by the counts of another log; the arguments are as of `weigh`."""
+        """Give the linear term these numbers and the counts of another log; arguments as for `weigh`."""
         learn(self.rank)
         if transitions:
             transitions.get(self.table, transitions[""])()
@@ -158,10 +163,11 @@ class Weighed(NamedTuple):
 
 @dataclass
 class Trial:
-    """Numbers of the linear term, as they are tried on the validation users.
+    """Numbers of the linear term while they are tried on the validation users.
 
     Attributes:
-        numbers: those that are chosen so far; `best`: the measure with them.
+        numbers: the values chosen so far.
+        best: the validation measure with these values.
     """
 
     linear: LinearTerm
@@ -170,22 +176,22 @@ class Trial:
     best: float = -np.inf
 
     def copy(self) -> "Trial":
-        """Another, which goes on from here."""
+        """An independent trial that starts from the values chosen here."""
         return replace(self, numbers=dict(self.numbers))
 
     def take(self, other: "Trial") -> None:
-        """Choose what another has."""
+        """Adopt the values of another trial."""
         self.numbers, self.best = other.numbers, other.best
 
     def measured(self, **changes: float) -> float:
-        """The measure with the numbers that are chosen, and some changes."""
+        """The validation measure with the chosen values and these changes."""
         self.linear.choose(**self.numbers | changes)
         return self.measure()
 
     def improve(self, name: str, values: Sequence[float], patience: int = PATIENCE) -> None:
-        """Choose the best value of a number, where one is better than what there is.
+        """Choose the best of some values, if it beats what is chosen now.
 
-        Each takes a pass over the validation users, so that it ends where larger values only get worse.
+        Each value takes a pass over the validation users, so the search ends after `patience` worse values in a row.
         """
         worse = 0
         for value in values:
@@ -197,21 +203,21 @@ class Trial:
                 break
 
     def enlarge(self, name: str, values: Sequence[float], least: float) -> None:
-        """Choose larger values of a number that is chosen, until one changes nothing, or leaves less than `least`."""
+        """Raise a chosen number step by step, until a value changes nothing or the measure falls below `least`."""
         for value in [value for value in values if value > self.numbers[name]]:
             if (found := self.measured(**{name: value})) < least or found == self.best:
                 return
             self.best, self.numbers[name] = found, value
 
     def adjust(self, name: str, values: Sequence[float]) -> None:
-        """Choose a better value of a number that is chosen: larger ones are tried first, then smaller ones."""
+        """Search the neighbourhood of a chosen number: larger values first, then smaller ones."""
         here = self.numbers[name]
         self.improve(name, [value for value in values if value > here])
         self.improve(name, [value for value in reversed(values) if value < here])
 
 
 def _count(trial: Trial) -> None:
-    """Choose how much people who had the same items count."""
+    """Choose the weight of the linear model, its decay and its penalty."""
     trial.improve("weight", WEIGHTS)
     if trial.numbers["weight"]:
         trial.improve("decay", DECAYS)
@@ -221,15 +227,15 @@ def _count(trial: Trial) -> None:
 
 
 def _widen(trial: Trial, learn: Callable[[int], None]) -> None:
-    """Take more directions, as long as they are worth their columns."""
+    """Take more directions, as long as the validation measure gains enough for the columns that they add."""
     linear = trial.linear
     for rank in ranks_of(len(linear.directions))[1:]:
         if linear.rank >= RANKS[1] and linear.gains[-1] < GAIN:
             return
         fewer, wider = (linear.directions, linear.gains), trial.copy()
         learn(rank)
-        if linear.rank > len(fewer[1]):  # or else the log has no more
-            wider.numbers.pop("penalty", None)  # that of all was of a few
+        if linear.rank > len(fewer[1]):  # otherwise the log has no more directions
+            wider.numbers.pop("penalty", None)  # it was chosen for fewer directions
             wider.improve("weight", [weight for weight in WEIGHTS if weight >= trial.numbers["weight"]])
             if wider.numbers["weight"]:
                 wider.improve("penalty", PENALTIES)
@@ -242,7 +248,7 @@ def _widen(trial: Trial, learn: Callable[[int], None]) -> None:
 
 
 def _clear(trial: Trial) -> None:
-    """Let no item foretell itself, where that is better: it goes with a penalty and a weight of its own."""
+    """Set the diagonal to zero if that is better, with a weight and a penalty of its own."""
     cleared = trial.copy()
     cleared.numbers["zero_diagonal"] = 1.0
     cleared.best = cleared.measured()
@@ -253,16 +259,16 @@ def _clear(trial: Trial) -> None:
         trial.take(cleared)
 
 
-def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> str:
-    """Choose the table of which items came next, and how much it counts; returns the words for it. Where none counts,
-    none is kept."""
+def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]:
+    """Choose the transition table, its decay and its weight; returns the words for the table. No table is kept if its
+    weight is 0."""
     linear, first, words, name = trial.linear, trial.copy(), "", ""
     for name, learn in (tables or {"": lambda: None}).items():
         learn()
         if linear.next_items.shape[1] and (best := _decayed(first)).best > trial.best:
             trial.take(best)
             words = name
-    if words != name:  # the last one that it was given
+    if words != name:  # the linear term still holds the last table tried
         tables[words]()
     linear.choose(**trial.numbers)
     linear.forget()
@@ -270,14 +276,14 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> str:
 
 
 def _decayed(first: Trial) -> Trial:
-    """What came next with its best decay and weight: slower decays are tried as long as they are better, else faster
-    ones."""
+    """The trial with the best transition decay and weight. From the second decay, slower ones are tried as long as they
+    get better, then faster ones."""
 
     @cache
     def at(place: int) -> Trial:
         one = first.copy()
         one.numbers["transition_decay"] = TRANSITION_DECAYS[place]
-        one.improve("transition", TRANSITIONS, len(TRANSITIONS))  # alone it may be better than beside the network
+        one.improve("transition", TRANSITIONS, len(TRANSITIONS))  # no early end: it may be best without the network
         return one
 
     here = 1
@@ -288,7 +294,7 @@ def _decayed(first: Trial) -> Trial:
 
 
 def _repeat(trial: Trial) -> None:
-    """Choose how much counts what a history holds, and what came next in it."""
+    """Choose the weights of `replay` and `repeat`, and the decay of `repeat`."""
     trial.improve("replay", REPEATS)
     without = trial.best
     trial.improve("repeat", REPEATS)
@@ -298,8 +304,8 @@ def _repeat(trial: Trial) -> None:
 
 
 def _calibrate(trial: Trial, surprise: Measure) -> None:
-    """Choose the temperature: all together are surer than each, and a softmax of their scores is calibrated by what
-    came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2)."""
+    """Choose the temperature: the summed scores are more confident than each part, so their softmax is calibrated on
+    what came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2)."""
     likely = replace(trial.copy(), measure=lambda: -surprise())
     likely.best = likely.measured()
     likely.improve("temperature", TEMPERATURES)
@@ -308,8 +314,8 @@ def _calibrate(trial: Trial, surprise: Measure) -> None:
 
 
 def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> dict[str, Callable[[], None]]:
-    """Ways to give the linear term what came next in the log as it is now, by words for each: alone, or with what tags
-    foretell; or what goes together in any order. None where there are too many items."""
+    """Functions that give the linear term a transition table, keyed by words for it: the log's transitions alone, or
+    with those that tags predict, or co-occurrence in any order. Empty if there are too many items for a table."""
     most = successors_of(events.catalogue)
     if not most:
         return {}
@@ -340,7 +346,7 @@ def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> d
 
 
 def recent_of(events: Known) -> dict[str, Counts]:
-    """What was popular of late, by words for the half-life of an event's weight."""
+    """Exponentially decayed event counts per item, keyed by words for their half-life, from long to short."""
     median = float(np.median(events.ages)) if len(events.ages) else 0.0
     units = (("events of a user", 1.0),) if events.times is None else UNITS
     found = dict[str, Counts]()
@@ -350,9 +356,9 @@ def recent_of(events: Known) -> dict[str, Counts]:
     return found
 
 
-def _favour(trial: Trial, recent: Mapping[str, Counts]) -> str:
-    """Choose how much counts what is popular; of late, where that is better: the words for what was chosen. A first
-    look tells whether any half-life is worth a search."""
+def _favour(trial: Trial, recent: Mapping[str, Counts]) -> list[str]:
+    """Choose the weight of popularity, and its half-life if recent popularity is better; returns the words for the
+    half-life. The half-lives are searched only if a first look, with the weight chosen for all time, is promising."""
     trial.improve("bias", BIASES)
     linear, better = trial.linear, list[str]()
     always = linear.popularity.clone()
@@ -361,7 +367,7 @@ def _favour(trial: Trial, recent: Mapping[str, Counts]) -> str:
         linear.favour(recent[words])
         return trial.measured(bias=trial.numbers.get("bias", 1.0))
 
-    found = {words: replace(trial.copy(), best=-np.inf) for words in recent}  # the half-lives fall
+    found = {words: replace(trial.copy(), best=-np.inf) for words in recent}  # from long half-lives to short ones
     if any(first_look(words) > _times(NEWER, trial.best) for words in recent):
         for words, one in found.items():
             linear.favour(recent[words])
@@ -377,5 +383,5 @@ def _favour(trial: Trial, recent: Mapping[str, Counts]) -> str:
 
 
 def _times(factor: float, value: float) -> float:
-    """As much better or worse as the factor says, of a measure that may be negative."""
+    """`value` improved by the factor (made worse if it is below 1); works for a negative measure, too."""
     return value + (factor - 1) * abs(value)

@@ -1,4 +1,4 @@
-"""What passes between State, Agent and Environment. Axes: batch, time, slots, choices, items, dim (see the design).
+"""Values passed between State, Agent and Environment. Axes: batch, time, slots, choices, items, dim (see the design).
 
 Everything here is frozen: a step of the loop makes new values and changes none.
 """

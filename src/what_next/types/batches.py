@@ -1,4 +1,4 @@
-"""Experience to learn from, as sources make it and as the losses of algorithms read it."""
+"""Batches of experience, as sources make them and as the losses of algorithms read them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,23 +14,23 @@ from what_next.types.histories import Factors, History
 
 @dataclass(frozen=True, eq=False)
 class Impressions:
-    """Items that were shown, a row for each: of a slate, every position is a row of its own.
+    """Items that were shown, a row for each: every position of a slate is a row of its own.
 
-    What an item brings does not hang on the others of its slate, and the slate's items share what follows it (Chen et
-    al. 2019, section 4.3; Ie et al. 2019, SlateQ, arXiv 1905.12767, section 4.1). States are places on the flattened
+    An item's reward does not depend on the other items of its slate, and all of them share what follows it (Chen et al.
+    2019, section 4.3; Ie et al. 2019, SlateQ, arXiv 1905.12767, section 4.1). States are positions on the flattened
     grid `[batch time]` of a batch's events.
 
     Attributes:
-        places: of the state in which it was shown; `following`: of the state that its slate led to.
+        places: the state in which it was shown; `following`: the state after its slate.
         actions: the item.
-        rewards: what it brought; with `n_step`, and the discounted sums of the slates that followed.
-        discounts: of the value of the following state; 0 where no further slate was shown.
-        step_discounts: the same of one step, whatever `n_step` is.
-        next_actions: the first item of the slate that was shown in the following state; -1: none was.
-        returns: what it brought, and the discounted sum of all that later slates brought. A label.
-        propensities: the chance with which it was shown, given the items above it.
-        inverse: one over that chance, self-normalised and capped (`sources.decisions.inverse_chances`).
-        weights: of an item in a loss that imitates (`sources.decisions.imitated`).
+        rewards: its reward; with `n_step`, plus the discounted sums of the following slates.
+        discounts: discount of the following state's value; 0 if no further slate was shown.
+        step_discounts: the same for one step, whatever `n_step` is.
+        next_actions: the first item of the slate shown in the following state; -1: none.
+        returns: its reward plus the discounted sum of all later slates' rewards. A label.
+        propensities: the probability with which it was shown, given the items above it.
+        inverse: the inverse propensity, self-normalised and capped (`sources.decisions.inverse_chances`).
+        weights: the item's weight in an imitation loss (`sources.decisions.imitated`).
     """
 
     places: Int64[np.ndarray, "shown"]
@@ -50,31 +50,31 @@ class Impressions:
 class Batch:
     """Experience to learn from: at each step the events up to it are known, and an item is chosen.
 
-    A value, wherever it comes from: it may be learned from again, kept, or sent to another process (`arrays`).
+    It is a value, whatever its source: it may be learned from again, kept, or sent to another process (`arrays`). A
+    field that is None is unknown.
 
     Attributes:
-        items: of the events, positions in the catalogue; -1 is padding, at the end of a row.
-        factors: what the networks read of each event (`Agent.factorize`).
-        actions: the item that was chosen after each event; -1: none.
-        rewards: what it earned. A label, as all that follows is.
+        items: items of the events, as positions in the catalogue; -1 is padding, at the end of a row.
+        factors: the networks' inputs for each event (`Agent.factorize`).
+        actions: the item chosen after each event; -1: none.
+        rewards: the reward of the action. A label, like all fields below.
         mask: the steps that count.
-        discounts: worth of the state that the action leads to; 0 where the history ends with it.
+        discounts: discount of the value of the state after the action; 0 if the history ends with it.
         histories: how many user histories the batch counts as.
-        returns: discounted sum of all rewards from the step on that training may know of the user, also beyond the row.
-        propensities: the chance with which whoever chose it took the action; of a slate, of all its items in this
-            order; of a point that was drawn, its density.
-        values: what whoever chose it expected of the action, or of the state.
-        others: items whose reward at every step of a row is known as well (bandit feedback), and `other_rewards`.
+        returns: discounted sum of all of the user's rewards from this step on that training may know, also beyond the
+            row.
+        propensities: the probability with which the acting policy took the action; for a slate, that of all its items
+            in this order; for a drawn point, its density.
+        values: the acting policy's value estimate of the action, or of the state.
+        others: further items whose reward is known at every step of a row (bandit feedback); `other_rewards`: these.
         matches, fallback: of the selected items, as in `Product`.
         shown, clicks: in a world, the slate of each event, and which of its items were clicked.
-        slates: in a world, what was chosen after each event; `actions` are the first slots.
-        points: where the slates were chosen from, for a policy that draws points.
-        begins: in a world, the events with which another user takes the row's place: nothing before them is known.
-        carried: what the encoder knew before the first event of each row, flattened.
-        impressions: of a log of decisions, all items that were shown; then the grid holds of each state the first item
-            that was shown there, and what all of them brought.
-
-    What is None is not known.
+        slates: in a world, the slate chosen after each event; `actions` are its first slots.
+        points: the points from which the slates were chosen, for a policy that draws points.
+        begins: in a world, the events with which another user takes over the row, without any known past.
+        carried: the encoder's carried state before the first event of each row, flattened.
+        impressions: for a log of decisions, all items that were shown; the grid then holds, for each state, the first
+            item shown there and the sum of the slate's rewards.
     """
 
     items: Int32[np.ndarray, "batch time"]
@@ -101,11 +101,11 @@ class Batch:
 
     @property
     def lengths(self) -> Int64[np.ndarray, "batch"]:
-        """Events of each row."""
+        """Number of events of each row."""
         return np.asarray((self.items >= 0).sum(1), np.int64)
 
     def check(self, items: int) -> None:
-        """Raises a `DataError` where a batch of histories cannot be learned from; `items`: of the catalogue."""
+        """Raise a `DataError` if a batch of histories cannot be learned from; `items`: size of the catalogue."""
         shape = self.items.shape
         if not self.items.size:
             raise DataError(f"a batch has items of shape {shape}, which are no events; expected a row for each history")
@@ -120,14 +120,14 @@ class Batch:
             "actions has no item of the catalogue at a step that mask counts": bool(
                 ((chosen < 0) | (chosen >= items)).any()
             ),
-            "rewards has what is no finite number": not np.isfinite(self.rewards).all(),
+            "rewards has a value that is no finite number": not np.isfinite(self.rewards).all(),
             "discounts is below 0 or above 1": bool(((self.discounts < 0) | (self.discounts > 1)).any()),
         }
         if told := [what for what, holds in wrong.items() if holds]:
             raise DataError(f"of a batch, {told[0]}; see what_next.types.Batch, and Batch.following")
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it as named arrays, as safetensors and shared memory hold them; `of_arrays` reads them back."""
+        """The batch as named arrays, for safetensors and shared memory; `of_arrays` reads them back."""
         parts = {"factors": self.factors, "impressions": self.impressions}
         found = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in parts}
         for name, part in parts.items():
@@ -136,7 +136,7 @@ class Batch:
         return {name: np.ascontiguousarray(value) for name, value in found.items() if value is not None}
 
     def rows(self, rows: slice) -> "Batch":
-        """Some rows in succession, with the impressions whose states are there; it counts as many histories."""
+        """Consecutive rows with the impressions whose states they hold; each row counts as one history."""
         shown, width = self.impressions, self.items.shape[1]
         if shown is not None:
             first, end = rows.start * width, rows.stop * width
@@ -158,14 +158,14 @@ class Batch:
         over: Bool[np.ndarray, "batch"] | None = None,
         later: Float32[np.ndarray, "batch"] | None = None,
     ) -> "Batch":
-        """Of histories in which each event was chosen after those before it.
+        """A batch from histories in which each event was the choice after the events before it.
 
         Args:
-            factors: of the histories (`Agent.factorize`).
-            earned: what each event earned.
+            factors: factors of the histories (`Agent.factorize`).
+            earned: the reward of each event.
             discount: per event.
-            over: the rows after whose last event nothing follows; None: all.
-            later: what their users earned after the last event, discounted to it; None: nothing that is known.
+            over: the rows whose histories end with their last event; None: all.
+            later: the users' rewards after the last event, discounted to it; None: none known.
         """
         items, rewards = history.items, np.zeros_like(earned)
         actions = np.full_like(items, -1)
@@ -187,7 +187,7 @@ class Batch:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Batch":
-        """The batch of some `arrays`."""
+        """The inverse of `arrays`."""
         values: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
         for name, part in (("factors", Factors), ("impressions", Impressions)):
             if any(key.startswith(f"{name}.") for key in arrays):
@@ -202,16 +202,16 @@ class Transitions:
     A target of temporal differences is `rewards + discounts * value(next)`.
 
     Attributes:
-        states: of the encoder, after the events so far; they carry the gradient to it.
+        states: the encoder's states after the events so far; they carry its gradient.
         actions: the item that was chosen.
-        rewards: for it; with `n_step`, the discounted sum of those of as many steps.
-        next_states: after those steps, without gradient; of the encoder's target network, without dropout, where the
+        rewards: its reward; with `n_step`, the discounted sum over as many steps.
+        next_states: the states after those steps, without gradient; from the target encoder, without dropout, if the
             algorithm has one.
         target_states: the same for `states`.
-        next_actions: the item that came after those; -1 where it is not known.
-        discounts: of the value of the next state; 0 where the history ended.
+        next_actions: the item chosen in the next state; -1 if unknown.
+        discounts: discount of the next state's value; 0 if the history ended.
         returns: `Batch.returns`. A label.
-        step_discounts: as `discounts`, of one step whatever `n_step` is: for actions that the log does not hold.
+        step_discounts: `discounts` for one step, whatever `n_step` is: for actions that the log does not hold.
     """
 
     states: Float[Tensor, "steps dim"]
@@ -227,11 +227,11 @@ class Transitions:
 
 @dataclass(frozen=True, eq=False)
 class Shown(Transitions):
-    """Transitions of items that were shown, and were perhaps not taken.
+    """Transitions of items that were shown, whether taken or not.
 
     Attributes:
-        log_propensities: the logarithm of the chance with which each was shown, given the items above it.
-        inverse, weights: of each, as in `Impressions`.
+        log_propensities: log probability with which each was shown, given the items above it.
+        inverse, weights: as in `Impressions`.
     """
 
     log_propensities: Float[Tensor, "steps"]
@@ -241,16 +241,16 @@ class Shown(Transitions):
 
 @dataclass(frozen=True, eq=False)
 class Choices(Transitions):
-    """Transitions of whom the chance of each choice is known, as algorithms that learn by acting read them.
+    """Transitions whose propensities are known, for algorithms that learn by acting.
 
     Attributes:
-        slates: what was chosen, of which `actions` are the first slots; -1 pads.
-        propensities: the logarithm of the chance with which whoever chose took the slate, or of the point's density.
-        expected: the value of the state at that time. `returns` are what it should have been, estimated.
-        points: where the slates were chosen from, for a policy that draws points.
-        numbers, next_numbers: what else was seen, before and after the slate.
+        slates: the chosen slates; `actions` are their first slots; -1 pads.
+        propensities: log probability with which the acting policy chose the slate, or log density of its point.
+        expected: the acting policy's value of the state. `returns` are the estimated targets for it.
+        points: the points from which the slates were chosen, for a policy that draws points.
+        numbers, next_numbers: the user's observed numbers before and after the slate.
         clicks: which of the slate's items were clicked.
-        answered: where `next_numbers` and `clicks` are known, and of the same user.
+        answered: whether `next_numbers` and `clicks` are known and of the same user.
     """
 
     slates: Int64[Tensor, "steps slots"]
@@ -265,16 +265,17 @@ class Choices(Transitions):
 
 @dataclass(frozen=True, eq=False)
 class BanditSteps:
-    """A batch as the founding algorithm reads it, on the grid: after the events up to step t, items are judged.
+    """A batch as the founding algorithm reads it, on the grid: after the events up to step t, items are valued.
 
     Attributes:
-        factors: of each event, for the critic.
-        actor_factors: of each event, for the actor; `actor_prospects`: of the points that it chooses from.
-        points: vectors of the judged items; the selected one first.
-        prospects: what each judged item would do to the sample (`rewards.spread.prospects`).
+        factors: the critic's factors of each event.
+        actor_factors: the actor's factors of each event; `actor_prospects`: prospects of the points that it chooses
+            from.
+        points: vectors of the valued items; the selected one first.
+        prospects: effect of each valued item on the sample (`rewards.spread.prospects`).
         targets: their rewards, scaled for learning. Labels.
         mask: the steps that count.
-        discounts: in a world, of the value of the step after the selected item; None: nothing that follows is known.
+        discounts: in a world, discount of the value after the selected item; None: the next step is unknown.
     """
 
     actor_factors: Float[Tensor, "batch time factors"]
@@ -295,10 +296,10 @@ def returns(
 ) -> Float32[np.ndarray, "batch time"]:
     """After each event, the discounted sum of the rewards of all later ones (Sutton and Barto 2018, equation 3.8).
 
-    `later` is that of the last event of each row: of what the row does not hold. 0 at padding.
+    `later`: the same for the last event of each row, from beyond the row. 0 at padding.
     """
     rows, width = rewards.shape
-    ahead = np.zeros((width + 1, rows))  # by event, what it earned; then what the row does not hold
+    ahead = np.zeros((width + 1, rows))  # each event's reward; after the last one, the return from beyond the row
     ahead[:width] = np.where(np.arange(width)[:, None] < lengths, rewards.T, 0)
     ahead[lengths, np.arange(rows)] = 0 if later is None else later
     found = np.zeros_like(ahead)

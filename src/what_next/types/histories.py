@@ -1,4 +1,4 @@
-"""What was heard: histories, and what networks read of them."""
+"""Histories, and the inputs that networks read of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +12,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What some users heard, oldest first, padded at the end.
+    """The events of some users, oldest first, padded at the end.
 
     Attributes:
-        users: positions in the data set; -1 for a user it does not hold.
+        users: positions in the data set; -1 for a user that is not in it.
         items: positions in the catalogue; -1 is padding.
         lengths: number of events of each row.
-        rewards: the log's reward of each event; 0 where it has none.
+        rewards: the log's reward of each event; 0 if it has none.
         context: further columns of the log, and the time of day (see `State`).
         sigma: the spread of all that the user likes, in standard deviations of the catalogue. A label: it may know the
-            user's future, and no network may read it. NaN where it is not known.
-        times: of each event, in microseconds; None where the log has none.
-        before: how many events of the user came before the first of the row.
+            user's future, and no network may read it. NaN if unknown.
+        times: time of each event, in microseconds; None if the log has no times.
+        before: number of the user's events before the first of the row.
     """
 
     users: Int32[np.ndarray, "batch"]
@@ -37,17 +37,17 @@ class History:
 
     @classmethod
     def nobody(cls, batch: int) -> "History":
-        """Of people of whom nothing is known."""
+        """Empty histories of unknown users."""
         empty = np.zeros((batch, 0), np.float32)
         users, nothing = np.full(batch, -1, np.int32), np.full(batch, np.nan, np.float32)
         return cls(users, empty.astype(np.int32), np.zeros(batch, np.int64), empty, empty[..., None], nothing)
 
     @classmethod
     def of(cls, items: Sequence[Any], rewards: Sequence[Any] | None = None) -> "History":
-        """Of people whom no data set holds.
+        """Histories of users that are not in a data set.
 
         Args:
-            items: of each a list or an array of positions in the catalogue, oldest first; `rewards`: of as many.
+            items: for each user, positions in the catalogue, oldest first; `rewards`: in the same shape.
         """
         lengths = np.array([len(row) for row in items], np.int64)
         real = np.arange(lengths.max(initial=0)) < lengths[:, None]
@@ -64,7 +64,7 @@ class History:
         return History(**parts)
 
     def last(self, window: int) -> "History":
-        """The last `window` events of each history (fewer where there are no more)."""
+        """The last `window` events of each history (all, if there are fewer)."""
         width = min(window, self.items.shape[1])
         starts = np.maximum(self.lengths - width, 0)
         columns = starts[:, None] + np.arange(width)
@@ -81,7 +81,7 @@ class History:
 
 
 def repeats(items: Int[np.ndarray, "*grid slots"], history: History) -> Bool[np.ndarray, "*grid slots"]:
-    """Which items stand in the history already: on a grid, up to the step at which they are chosen."""
+    """Which items the history holds already; on a grid, up to the step at which they are chosen."""
     if items.ndim == 2:
         return np.asarray((items >= 0) & (items[..., None] == history.items[:, None]).any(-1))
     same = (items[..., None] >= 0) & (items[..., None] == history.items[:, None, None])
@@ -91,10 +91,10 @@ def repeats(items: Int[np.ndarray, "*grid slots"], history: History) -> Bool[np.
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """What the networks read of a history: one row of factors for each event. NumPy; tensors share its memory.
+    """The networks' inputs for a history: one row of factors per event. NumPy; tensors share its memory.
 
-    The critic's rows are joined by those of the selected item (`Agent.add_prediction`). `prospects` is what each point
-    that the actor chooses from would do to the sample.
+    The critic's rows are joined by those of the selected item (`Agent.add_prediction`). `prospects` are the effects on
+    the sample of each point that the actor chooses from.
     """
 
     actor: Float32[np.ndarray, "batch time factors"]
@@ -104,12 +104,12 @@ class Factors:
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """What an encoder reads: one row for each history, oldest event first.
+    """An encoder's input: one row for each history, oldest event first.
 
     Attributes:
         items: positions in the catalogue; -1 is padding, at the end of a row.
-        numbers: what else is known of each event, standardised: its reward, the time since the one before.
-        shown: of events in a world, the slate that was shown; -1 pads. clicks: which of its items were clicked.
+        numbers: further standardised inputs of each event: its reward, the time since the previous event.
+        shown: for events in a world, the slate that was shown; -1 pads. clicks: which of its items were clicked.
     """
 
     items: Int64[Tensor, "batch time"]

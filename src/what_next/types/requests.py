@@ -1,4 +1,4 @@
-"""What may be chosen, how, and what was: requests, slates and the policies between them."""
+"""Requests for items, slates, and the policies between them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +14,19 @@ from typing_extensions import TypeVar  # of Python 3.13: with a default
 from what_next.types.histories import Factors, History
 
 Score = Callable[[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]], Float[np.ndarray, "pairs"]]
-"""Worth of pairs (row of the flattened grid of proposals, item): higher is better."""
+"""Values of pairs (row of the flattened grid of proposals, item): higher is better."""
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """The best items, the lower one among equals."""
+    """The best items; ties go to the lower position in the catalogue."""
 
 
 @dataclass(frozen=True)
 class Softmax:
     """Items drawn one after the other, without replacement, from the softmax of their scores over the temperature.
 
-    A policy that has no scores draws uniformly among the items that match, at any temperature.
+    A policy without scores draws uniformly among the items that match, at any temperature.
     """
 
     temperature: float = 1.0
@@ -38,7 +38,7 @@ class Softmax:
 
 @dataclass(frozen=True)
 class EpsilonGreedy:
-    """At each slot the best item that is left or, with probability epsilon, any that is left, all alike."""
+    """At each slot the best item that is left or, with probability epsilon, a uniformly drawn one that is left."""
 
     epsilon: float
 
@@ -49,7 +49,7 @@ class EpsilonGreedy:
 
 Sampler = Greedy | Softmax | EpsilonGreedy
 Random = np.random.Generator | Sequence[np.random.Generator] | None
-"""What draws: one generator for a batch, or one for each row; None where nothing is drawn."""
+"""Source of draws: one generator for a batch, or one for each row; None if nothing is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +66,11 @@ class ItemSet:
 
 @dataclass(frozen=True, eq=False)
 class Permitted:
-    """Which items may be chosen for each row of a batch: those of its set, without some.
+    """Which items may be chosen for each row of a batch: those of its set, minus some excluded ones.
 
     Attributes:
-        sets: one for each row, or a single one for all; None there is the whole catalogue, as is no set at all.
-        without: items that each row may not be given, -1 pads; None: there are none.
+        sets: one for each row, or a single one for all; None, or no set at all, is the whole catalogue.
+        without: excluded items of each row, -1 pads; None: none are excluded.
     """
 
     sets: tuple[ItemSet | None, ...] = ()
@@ -82,7 +82,7 @@ class Permitted:
         mask: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
         without: Int32[np.ndarray, "batch width"] | None = None,
     ) -> "Permitted":
-        """By a mask of all rows or of each."""
+        """From one mask for all rows, or one for each row."""
         if mask is None:
             return cls((), without)
         return cls(tuple(ItemSet(row) for row in (mask[None] if mask.ndim == 1 else mask)), without)
@@ -92,16 +92,16 @@ class Permitted:
         return self.sets[row if len(self.sets) > 1 else 0] if self.sets else None
 
     def rows(self, rows: Int[np.ndarray, "some"]) -> "Permitted":
-        """The same for some rows."""
+        """Only some rows."""
         sets = tuple(self.sets[row] for row in rows) if len(self.sets) > 1 else self.sets
         return Permitted(sets, None if self.without is None else self.without[rows])
 
     def but(self, items: Int32[np.ndarray, "batch more"]) -> "Permitted":
-        """The same without further items, -1 pads."""
+        """With further excluded items; -1 pads."""
         return Permitted(self.sets, items if self.without is None else np.concatenate([self.without, items], axis=1))
 
     def masks(self) -> list[tuple[int | slice, Bool[np.ndarray, "items"]]]:
-        """The masks of the sets, and of which row or rows each is."""
+        """The masks of the sets, each with the row or rows that it applies to."""
         shared = len(self.sets) == 1
         return [(slice(None) if shared else row, one.mask) for row, one in enumerate(self.sets) if one is not None]
 
@@ -116,11 +116,11 @@ class Permitted:
         return found
 
     def of_row(self, row: int, items: int) -> Bool[np.ndarray, "items"]:
-        """The same for one row."""
+        """The mask of one row."""
         return np.asarray(self.rows(np.array([row])).mask(1, items)[0])
 
     def allow(self, items: Int[np.ndarray, "batch slots"]) -> Bool[np.ndarray, "batch slots"]:
-        """Which of some items each row may be given."""
+        """Whether each of some items is permitted for its row."""
         found = items >= 0
         for rows, mask in self.masks():
             found[rows] &= mask[items[rows]]
@@ -140,13 +140,13 @@ class Permitted:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a batch of users is to be given; each row may differ.
+    """The number, choice and permitted set of items for a batch of users; each row may differ.
 
     Attributes:
-        slots: how many items, of all rows or of each.
-        sampler: how they are chosen, likewise.
-        permitted: which may be.
-        propensities: whether they are asked for; a policy may tell them unasked where that costs nothing.
+        slots: number of items, for all rows or for each.
+        sampler: how items are chosen, for all rows or for each.
+        permitted: which items may be chosen.
+        propensities: whether they are needed; a policy may return them anyway if that costs nothing.
     """
 
     slots: int | Sequence[int] = 1
@@ -156,48 +156,48 @@ class Request:
 
     @property
     def width(self) -> int:
-        """The most slots of a row."""
+        """The largest number of slots of a row."""
         return self.slots if isinstance(self.slots, int) else max(self.slots, default=1)
 
     def slots_of(self, row: int) -> int:
-        """How many items a row is to be given."""
+        """The number of items of a row."""
         return self.slots if isinstance(self.slots, int) else self.slots[row]
 
     def counts(self, rows: Int[np.ndarray, "some"]) -> Int64[np.ndarray, "some"]:
-        """How many items some rows are to be given."""
+        """The numbers of items of some rows."""
         return np.full(len(rows), self.slots) if isinstance(self.slots, int) else np.asarray(self.slots, np.int64)[rows]
 
     def sampler_of(self, row: int) -> Sampler:
-        """How the items of a row are chosen."""
+        """The sampler of a row."""
         return self.sampler[row] if isinstance(self.sampler, Sequence) else self.sampler
 
     def drawn(self, rows: Int[np.ndarray, "some"]) -> Bool[np.ndarray, "some"]:
-        """For which of some rows a softmax is drawn from."""
+        """Which of some rows are drawn from a softmax."""
         if not isinstance(self.sampler, Sequence):
             return np.full(len(rows), isinstance(self.sampler, Softmax))
         return np.array([isinstance(self.sampler[row], Softmax) for row in rows.tolist()], np.bool_)
 
     def rows(self, rows: Int[np.ndarray, "some"]) -> "Request":
-        """The same for some rows."""
+        """Only some rows."""
         slots = self.slots if isinstance(self.slots, int) else [self.slots[row] for row in rows]
         sampler = [self.sampler[row] for row in rows] if isinstance(self.sampler, Sequence) else self.sampler
         return replace(self, slots=slots, sampler=sampler, permitted=self.permitted.rows(rows))
 
     def but(self, items: Int32[np.ndarray, "batch more"]) -> "Request":
-        """The same without further items, -1 pads."""
+        """With further excluded items; -1 pads."""
         return replace(self, permitted=self.permitted.but(items))
 
 
 @dataclass(frozen=True, eq=False)
 class Slate:
-    """What a policy recommends, a row for each user or step of a batch.
+    """A policy's recommendations, a row for each user or step of a batch.
 
     Attributes:
-        items: positions in the catalogue, best first; -1 where no further item is permitted or asked for.
-        propensities: exact probability with which each was chosen, given those before it; None where not asked for.
-        scores: by which they were chosen; None for a policy without scores.
-        fallback: nothing matched the proposal, and a nearest item was taken; None: it cannot be.
-        candidates: of each row the items that approximate search found, ascending; None: all were looked at.
+        items: positions in the catalogue, best first; -1 if no further item is permitted or asked for.
+        propensities: exact probability with which each was chosen, given those before it; None if not asked for.
+        scores: the scores by which they were chosen; None for a policy without scores.
+        fallback: whether nothing matched the proposal, so that a nearest item was taken; None: not applicable.
+        candidates: for each row, the items that approximate search found, ascending; None: all were scored.
     """
 
     items: Int32[np.ndarray, "*grid slots"]
@@ -207,7 +207,7 @@ class Slate:
     candidates: Sequence[Int32[np.ndarray, "..."] | None] | None = None
 
     def each(self) -> list["Slate"]:
-        """The slates of a batch, row by row, each as long as it has items."""
+        """The slates of a batch, row by row, without padding."""
         found, parts = [], (self.propensities, self.scores, self.fallback)
         for row, count in enumerate((self.items >= 0).sum(1).tolist()):
             chances, scores, fallback = (None if part is None else part[row, :count] for part in parts)
@@ -221,8 +221,8 @@ class Product(Slate):
     """The items that `State.produce` selected for proposals.
 
     Attributes:
-        matches: how many items matched, at each step of the slate.
-        fallback: nothing matched, and a nearest item was taken; or there is no item.
+        matches: how many items matched, at each slot.
+        fallback: whether nothing matched, so that a nearest item was taken or there is no item.
     """
 
     matches: Int64[np.ndarray, "*grid slots"]
@@ -231,22 +231,22 @@ class Product(Slate):
 
 @dataclass(frozen=True, eq=False)
 class Boosts:
-    """What is added to the scores of some items, for each row of a batch.
+    """Amounts added to the scores of some items, for each row of a batch.
 
     Attributes:
-        items: -1 for none; one that stands there twice has the sum of both.
-        amounts: of each.
+        items: -1 for none; the amounts of an item that occurs twice are summed.
+        amounts: one for each item.
     """
 
     items: Int[np.ndarray, "batch some"]
     amounts: Float32[np.ndarray, "batch some"]
 
     def rows(self, rows: Int64[np.ndarray, "some"]) -> "Boosts":
-        """Those of some rows."""
+        """Only some rows."""
         return Boosts(self.items[rows], self.amounts[rows])
 
     def among(self, row: int, items: Int32[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
-        """What is added to some items of a row, which ascend."""
+        """The amounts of some items of a row, given in ascending order."""
         found = np.zeros(len(items), np.float32)
         places = np.searchsorted(items, self.items[row])
         inside = places < len(items)
@@ -255,7 +255,7 @@ class Boosts:
         return found
 
     def of(self, items: Int[np.ndarray, "batch slots"]) -> Float32[np.ndarray, "batch slots"]:
-        """What is added to some items of each row; what stands for -1 means nothing."""
+        """The amounts of some items of each row; those of -1 have no meaning."""
         found = np.zeros(items.shape, np.float32)
         for row, some in enumerate(items):
             found[row] = (some[:, None] == self.items[row]) @ self.amounts[row]
@@ -264,17 +264,17 @@ class Boosts:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """How a proposal becomes items where every item has a score: `<point, item>`, and what some have beside.
+    """How a proposal becomes items if every item has a score: `<point, item>` plus its boost.
 
     Attributes:
-        vectors: of the items; they have the points' number of columns.
-        rescored: how many of the best by that score are put in order anew by `rescore`; 0 for none.
-        rescore: scores of some items for each of some rows of the proposals, which go before those by the vectors.
-        traits: by which an item that was chosen keeps like ones out of the slate: scores fall by the point's last entry
-            times `<traits, traits of the chosen>`; None: no item has a say in the next ones.
-        priced: with `traits`, scores are log odds of clicks; points hold what a unit of each trait costs, before the
-            last entry (`retrieval.slots.Priced`).
-        boosts: of each row of the proposals; without `traits`.
+        vectors: the items' vectors, with as many columns as the points.
+        rescored: how many of the best items by that score `rescore` reorders; 0 for none.
+        rescore: scores of some items for some rows of the proposals; they replace the order by vectors.
+        traits: traits by which a chosen item keeps similar items out of the slate: scores fall by the point's last
+            entry times `<traits, traits of the chosen item>`; None: a chosen item does not affect the next slots.
+        priced: with `traits`, scores are log odds of clicks; before the last entry, points hold the price per unit of
+            each trait (`retrieval.slots.Priced`).
+        boosts: boosts of each row of the proposals; not with `traits`.
     """
 
     vectors: Float[Tensor, "items dim"]
@@ -289,15 +289,15 @@ class Ranked:
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """Where the actor points to, after each event of a history or after the last one: a policy's states.
+    """The actor's points, after each event of a history or after the last one: a policy's states.
 
     Attributes:
         points: in the standardised attribute space, or in the space of the vectors of `ranked`.
-        score: the critic's value of items at each point; None where the selection does not ask for it.
+        score: the critic's values at each point, for selecting items; None if the selection does not use them.
         ranked: how items are taken by score; None: from a box around the point.
-        values: the critic's value likewise, whatever the selection asks for; None where there is no such critic.
-        encoded: the encoder's states that the points were made of, if any.
-        factors: what the networks read of the history, for the batch that is learned from.
+        values: the critic's values at each point, whatever the selection uses; None if there is no such critic.
+        encoded: the encoder's states from which the points were computed, if any.
+        factors: the networks' inputs for the history, for the batch to learn from.
     """
 
     points: Float32[np.ndarray, "*grid dim"]
@@ -312,20 +312,20 @@ class Proposal:
 
 
 States = TypeVar("States", default=Any)
-"""What a policy knows of a batch of users, a row each: arrays with a batch axis."""
+"""A policy's states of a batch of users: arrays with a batch axis."""
 
 
 @runtime_checkable
 class Policy(Protocol[States]):
-    """Whatever recommends: a trained agent, a rule, chance."""
+    """Anything that recommends: a trained agent, a rule, chance."""
 
     @property
     def sampler(self) -> Sampler:
-        """How it chooses where nobody says."""
+        """The default sampler."""
         ...
 
     def states(self, history: History) -> States:
-        """What it knows of each user after some histories."""
+        """The states of some users after their histories."""
         ...
 
     def act(self, states: States, request: Request, rng: Random = None) -> Slate:
@@ -335,5 +335,5 @@ class Policy(Protocol[States]):
     def propensities(
         self, states: States, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Float64[np.ndarray, "batch slots"]:
-        """The chance with which `act` chooses each item of some slates, given those above it; NaN for -1."""
+        """The probability with which `act` chooses each item of some slates, given those above it; NaN for -1."""
         ...

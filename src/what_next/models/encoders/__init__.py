@@ -12,7 +12,7 @@ from what_next.models.encoders.transformer import TransformerEncoder
 ENCODERS: Mapping[str, type[Encoder]] = MappingProxyType(
     {"lstm": LstmEncoder, "gru": GruEncoder, "transformer": TransformerEncoder, "mean": MeanEncoder, "mlp": MlpEncoder}
 )
-"""By the name that a setup gives."""
+"""Encoders by the name that a setup gives."""
 
 __all__ = [
     "ENCODERS",

@@ -1,4 +1,4 @@
-"""What every encoder is: a batch pass over histories, and the same by single steps."""
+"""Base of all encoders: a batch pass over histories, and the same result event by event."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from what_next.types import Events
 Grid = Float[Tensor, "batch time dim"]
 
 State = tuple[Tensor, ...]
-"""What an encoder must know of the events so far. The first axis of each tensor is `batch`: a cache slices users."""
+"""What an encoder carries from event to event. The first axis of each tensor is `batch`, so users can be sliced."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class EncoderSizes:
     """Widths of an encoder.
 
     Attributes:
-        dim: of the states, and of the item vectors.
-        layers: how many; `dropout`: share of entries that is dropped in training.
-        numbers: how many further numbers are read of an event.
-        max_length: how many events back a layer of the transformer reads; the others have no such bound.
+        dim: width of the states and of the item vectors.
+        layers: number of layers; `dropout`: share of entries that is dropped in training.
+        numbers: further input numbers per event.
+        max_length: number of events that a layer of the transformer reads; the other encoders have no such bound.
         skip: whether a recurrent encoder adds a linear map of the last input to its state.
-        slates: whether an event is a slate that was shown, and what was clicked of it, instead of an item.
-        linear: whether a linear model of items by items goes with it.
-        item_dropout: share of the items read that are taken for unknown in training.
+        slates: whether an event is a slate with its clicks instead of an item.
+        linear: whether a linear model of items on items is beside it.
+        item_dropout: share of the input items that are masked as unknown in training.
     """
 
     dim: int
@@ -49,8 +49,8 @@ class EncoderSizes:
 class SharedDropout(nn.Module):
     """Drops the same entries at every step of a history (Gal and Ghahramani 2016, arXiv 1512.05287, section 4).
 
-    Beside what the paper says for it, it draws as many random numbers as a history has entries, not entries times
-    steps: one call of the generator took a seventh of a training step.
+    It also draws fewer random numbers: one per entry of a history, not one per entry and step. One call of the
+    generator took a seventh of a training step.
     """
 
     def __init__(self, share: float) -> None:
@@ -58,7 +58,7 @@ class SharedDropout(nn.Module):
         self.share = share
 
     def forward(self, inputs: Float[Tensor, "batch *time dim"]) -> Float[Tensor, "batch *time dim"]:
-        """The inputs, some entries 0 and the others larger in proportion; as they are outside of training."""
+        """The inputs, with some entries 0 and the others scaled up; unchanged outside of training."""
         if not self.training or self.share == 0:
             return inputs
         shape = (len(inputs), *[1] * (inputs.ndim - 2), inputs.shape[-1])
@@ -67,26 +67,26 @@ class SharedDropout(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The state after every event of a history, none of which knows a later event.
+    """The state after every event of a history, which depends on no later event.
 
     The input of a step is the item's vector, scaled to entries of about 1 (as in Vaswani et al. 2017, section 3.4; an
-    item vector has a length of about 1), plus a linear map of the event's numbers. Of a slate it is a linear map of the
-    mean of what was shown and of the sum of what was clicked. A kind of encoder defines `encode`, `start` and
-    `advance`, so that a step more gives what a batch pass over one event more would give.
+    item vector has a length of about 1), plus a linear map of the event's numbers. For a slate, it is a linear map of
+    the mean of the items shown and of the sum of the items clicked. An encoder class defines `encode`, `start` and
+    `advance`, so that one more step gives the same as a batch pass over one more event.
 
-    An unknown item is read as zeros. With `sizes.item_dropout` some are taken for unknown in training, as words are
-    (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods", section 2.2): so the encoder learns what
-    to say where it knows nothing of an item. Of an item that nothing followed in training it knows nothing: whatever
-    its vector is, it was never read.
+    The vector of an unknown item is read as zeros. With `sizes.item_dropout`, items are masked as unknown at random in
+    training, as words are in Iyyer et al. 2015 ("Deep Unordered Composition Rivals Syntactic Methods", section 2.2), so
+    that the encoder learns to cope with them. An item that nothing followed in training is unknown, because its vector
+    was never read as an input.
 
     Attributes:
-        followed: [items], whether an item is read; None without `sizes.item_dropout`: all are.
+        followed: [items], whether an item is known; None without `sizes.item_dropout`, when all are.
     """
 
     followed: Tensor | None
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
-        """An encoder that reads `items`; their vectors are part of it, and learn with it."""
+        """An encoder that reads `items`; their vectors are part of it, and are learned with it."""
         super().__init__()
         if not isinstance(sizes, EncoderSizes):
             raise SetupError(
@@ -102,20 +102,20 @@ class Encoder(nn.Module):
         self.register_buffer("followed", torch.ones(items.count, dtype=torch.bool) if sizes.item_dropout else None)
 
     def forward(self, events: Events) -> Grid:
-        """The state after every event. What stands at padding means nothing."""
+        """The state after every event; the states at padding have no meaning."""
         return self.encode(self.inputs(events))
 
     def step(self, state: State, events: Events) -> tuple[Float[Tensor, "batch dim"], State]:
-        """The states after one event more: `events` has one column. A row of padding keeps what it was."""
+        """The states after one more event: `events` has one column. Rows of padding keep their state."""
         states, after = self.advance(state, self.inputs(events).squeeze(1))
         return states, where(events.items[:, 0] >= 0, after, state)
 
     def replay(self, events: Events, lengths: Int64[Tensor, "batch"] | None = None) -> tuple[Grid, State]:
-        """The state after every event, and what is known after the last one, as so many steps would give it.
+        """The state after every event, and the carried state after the last one, equal to that of single steps.
 
         Args:
-            events: here they are taken one by one; kinds that carry their state out of one batch pass override it.
-            lengths: of each history, at least 1; what follows is padding. None: there is none.
+            events: read step by step here; encoders that can carry their state out of one batch pass override it.
+            lengths: length of each history, at least 1; later events are padding. None: no padding.
         """
         state, states = self.start(len(events.items)), []
         for place in range(events.items.shape[1]):
@@ -125,11 +125,11 @@ class Encoder(nn.Module):
         return torch.stack(states, 1), state
 
     def resume(self, events: Events, state: State, begins: Bool[Tensor, "batch time"]) -> Grid:
-        """The state after every event, going on from what was known before the first.
+        """The state after every event, starting from a carried state.
 
         Args:
-            events: without padding; `state`: what is known before them.
-            begins: the events before which nothing is known of the row.
+            events: without padding; `state`: the carried state before them.
+            begins: the events before which the row starts anew.
         """
         inputs, states = self.inputs(events), list[Tensor]()
         places = torch.nonzero(begins.any(0))[:, 0].tolist()
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
         return torch.cat(states, 1)
 
     def proceed(self, state: State, inputs: Grid) -> tuple[Grid, State]:
-        """The states after some inputs more; kinds that do it in one pass override it."""
+        """The states after several more inputs; encoders that can do it in one pass override it."""
         states = list[Tensor]()
         for one in inputs.unbind(1):
             after, state = self.advance(state, one)
@@ -150,11 +150,11 @@ class Encoder(nn.Module):
         return torch.stack(states, 1), state
 
     def inputs(self, events: Events) -> Grid:
-        """What is read of each event."""
+        """The input of each event."""
         vectors: Tensor | float = 0.0
         if self.slate is not None and events.shown is not None and events.clicks is not None:
             vectors = self.slate(self._of_slates(events.shown, events.clicks))
-        elif self.numbers is None or events.shown is None:  # else of slates that are not read: numbers tell it all
+        elif self.numbers is None or events.shown is None:  # otherwise slates are not read: only the numbers count
             vectors = self.items.rows(events.items).mul_(self.sizes.dim**0.5)
             if self.followed is not None:
                 vectors = vectors.masked_fill(self.unknown(events.items).unsqueeze(-1), 0.0)
@@ -164,7 +164,7 @@ class Encoder(nn.Module):
         return dropped
 
     def unknown(self, items: Int64[Tensor, "*grid"]) -> Bool[Tensor, "*grid"]:
-        """Which items are read as unknown."""
+        """Which items are read as unknown: those that nothing followed, and in training also random ones."""
         if self.followed is None:
             return torch.zeros_like(items, dtype=torch.bool)
         found = ~self.followed[items.clamp(min=0)]
@@ -175,7 +175,7 @@ class Encoder(nn.Module):
     def _of_slates(
         self, shown: Int64[Tensor, "batch time slots"], clicks: Float[Tensor, "batch time slots"]
     ) -> Float[Tensor, "batch time twice_dim"]:
-        """The mean of what was shown, and the sum of what was clicked."""
+        """The mean of the items shown, and the sum of the items clicked."""
         flat, some = shown.flatten(0, 1), clicks.flatten(0, 1)
         alike = torch.full_like(some, 1 / some.shape[1])
         both = torch.cat([self.items.sums(flat, alike), self.items.sums(flat, some)], -1)
@@ -188,28 +188,28 @@ class Encoder(nn.Module):
 
     @abstractmethod
     def start(self, batch: int) -> State:
-        """What is known before any event."""
+        """The carried state before any event."""
 
     @abstractmethod
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
-        """The states after one input more."""
+        """The states after one more input, and the carried state."""
 
     def _zeros(self, *shape: int) -> Tensor:
-        """Zeros where the parameters are, of their type."""
+        """Zeros on the parameters' device and of their type."""
         return next(self.parameters()).new_zeros(shape)
 
 
 def where(rows: Bool[Tensor, "batch"], state: State, other: State) -> State:
-    """The one state in some rows, and the other in all others."""
+    """The one state in some rows, and the other in all other rows."""
     masks = (rows.view(-1, *[1] * (part.ndim - 1)) for part in state)
     return tuple(torch.where(mask, one, two) for mask, one, two in zip(masks, state, other, strict=True))
 
 
 def made(kind: type[Encoder], items: ItemVectors, sizes: EncoderSizes) -> Encoder:
-    """An encoder of a kind, which may be somebody's own.
+    """An encoder of a class, which may be a custom one.
 
     Raises:
-        SetupError: it cannot be made so.
+        SetupError: the class cannot be constructed from these arguments.
     """
     try:
         encoder = kind(items, sizes)
@@ -224,12 +224,12 @@ def made(kind: type[Encoder], items: ItemVectors, sizes: EncoderSizes) -> Encode
 
 
 @torch.no_grad()
-@torch.backends.cudnn.flags(enabled=False)  # whose TF32 differs from pass to step
+@torch.backends.cudnn.flags(enabled=False)  # its TF32 makes pass and step differ
 def check(encoder: Encoder, steps: int = 40) -> None:
-    """Try what every encoder promises on made-up inputs: shapes, no look ahead, and single steps equal to the pass.
+    """Check the contract of every encoder on made-up inputs: shapes, no look-ahead, and single steps equal to the pass.
 
     Raises:
-        SetupError: it breaks one.
+        SetupError: the encoder breaks it.
     """
     kind, dim, training = type(encoder).__name__, encoder.sizes.dim, encoder.training
     if missing := [name for name in ("encode", "start", "advance") if _abstract(getattr(encoder, name))]:
@@ -262,7 +262,7 @@ def check(encoder: Encoder, steps: int = 40) -> None:
 
 
 def _tried(encoder: Encoder, method: str, *given: Any) -> Any:
-    """What a method gives; a `SetupError` where somebody else's fails."""
+    """What a method returns; a `SetupError` if a custom one fails."""
     what = f"the encoder {type(encoder).__name__}: {method} fails where states have {encoder.sizes.dim} columns"
     with told_of(encoder, what, SetupError):
         return getattr(encoder, method)(*given)
@@ -277,7 +277,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _shaped(found: object, like: Tensor, who: str) -> None:
-    """Raises a `SetupError` where what an encoder gave has not the shape and type of what it read."""
+    """Raise a `SetupError` if an encoder's output has not the shape and type of its input."""
     if not isinstance(found, Tensor) or found.shape != like.shape:
         shape = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise SetupError(f"{who} gives {shape}; expected a tensor of shape {tuple(like.shape)}, as what it read")

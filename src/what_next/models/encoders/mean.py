@@ -1,4 +1,4 @@
-"""The mean of what was heard, recent events weighing more: the floor that an encoder must clear."""
+"""The mean of the inputs, recent events weighing more: the baseline that an encoder must beat."""
 
 import math
 
@@ -10,14 +10,14 @@ from what_next.models.encoders.base import Encoder, EncoderSizes, Grid, State
 from what_next.models.items import ItemVectors
 from what_next.types import Events
 
-START = 0.9  # a weight of ten events or so
-BLOCK = 128  # events that are weighed by one matrix product
+START = 0.9  # averages over about ten events
+BLOCK = 128  # events per matrix product
 
 
 class MeanEncoder(Encoder):
     """Exponentially weighted mean of the inputs, then a linear map: `sum_i d^(t-i) x_i / sum_i d^(t-i)`.
 
-    The decay d is learned, as its logit, from 0.9. It has one layer whatever `sizes.layers` says.
+    The decay d is learned as a logit, starting at 0.9. It has one layer, whatever `sizes.layers` says.
     """
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
@@ -37,9 +37,9 @@ class MeanEncoder(Encoder):
         return states, (sums[torch.arange(len(states)), lengths - 1], counts[lengths - 1])
 
     def _pass(self, inputs: Grid) -> tuple[Grid, Grid, Float[Tensor, "time 1"]]:
-        """States, sums and weights. Powers of the decay only ever shrink: no length is too long."""
+        """States, sums and weights. Only non-negative powers of the decay occur, so no length overflows."""
         time = torch.arange(min(inputs.shape[1], BLOCK), device=inputs.device)
-        decay = nn.functional.logsigmoid(self.logit)  # its logarithm
+        decay = nn.functional.logsigmoid(self.logit)  # log of the decay
         lags = time[:, None] - time
         weights = torch.exp(decay * lags.clamp(min=0)) * (lags >= 0)
         carried = torch.exp(decay * (time + 1))[:, None]
@@ -57,11 +57,11 @@ class MeanEncoder(Encoder):
         return states, sums, counts
 
     def start(self, batch: int) -> State:
-        """The weighted sum [batch dim] and the weight [batch 1] of the inputs so far: none."""
+        """The weighted sum [batch dim] and the weight [batch 1] of the inputs so far; zeros."""
         return self._zeros(batch, self.sizes.dim), self._zeros(batch, 1)
 
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
-        """The states after one input more."""
+        """The states after one more input, and the carried state."""
         total, weight = state
         decay = torch.sigmoid(self.logit)
         total, weight = decay * total + inputs, decay * weight + 1

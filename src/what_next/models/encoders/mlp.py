@@ -1,4 +1,4 @@
-"""A multilayer perceptron on the last event alone: enough where an event tells all that matters of the past."""
+"""A multilayer perceptron on the last event alone: enough if the last event holds all that matters of the past."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from what_next.models.items import ItemVectors
 
 
 class MlpEncoder(Encoder):
-    """Two layers or more of tanh, as in Schulman et al. (2017, section 6.1); nothing is carried from event to event.
+    """Two or more tanh layers, as in Schulman et al. (2017, section 6.1); nothing is carried from event to event.
 
-    The first one is the map of the inputs themselves; `sizes.layers` counts those that follow.
+    The first layer is the map of the inputs themselves; `sizes.layers` counts the layers after it.
     """
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
@@ -24,11 +24,11 @@ class MlpEncoder(Encoder):
         return states
 
     def start(self, batch: int) -> State:
-        """Nothing; the one column only says how many rows there are."""
+        """An empty state; its one column only tells the number of rows."""
         return (self._zeros(batch, 1),)
 
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
-        """The states after one input more."""
+        """The states after one more input, and the carried state."""
         states: Tensor = self.dropout(self.layers(inputs))
         return states, state
 

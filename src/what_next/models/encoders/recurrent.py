@@ -1,4 +1,4 @@
-"""Recurrent encoders: LSTM and GRU. All that they know of the past is the state itself."""
+"""Recurrent encoders: LSTM and GRU. Their hidden state is all that they carry."""
 
 from typing import Any, ClassVar
 
@@ -12,19 +12,19 @@ from what_next.models.items import ItemVectors
 from what_next.types import Events
 
 SKIPPED = 0.5
-"""What the last input is multiplied with at the start."""
+"""Initial weight of the last input in the skip connection."""
 
 
 class RecurrentEncoder(Encoder):
-    """What both kinds share: the output of their cells, and with `sizes.skip` a linear map of the last input.
+    """Base of both: the output of the cells, and with `sizes.skip` a linear map of the last input.
 
-    In short histories the last item tells most of the next one, as in a Markov chain. A cell learns slowly to pass it
-    on through its gates; the map passes it on from the first step.
+    In short histories the last item predicts most of the next one, as in a Markov chain. A cell learns only slowly to
+    pass it through its gates; the map passes it on from the first step.
     """
 
     cells: nn.RNNBase
     parts: ClassVar[int]
-    """Tensors of a state: the output of each layer, and of an LSTM its cell."""
+    """Number of tensors in a state: the hidden state of each layer, and for an LSTM its cell state."""
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         super().__init__(items, sizes)
@@ -37,7 +37,7 @@ class RecurrentEncoder(Encoder):
     def output(
         self, states: Float[Tensor, "batch *time dim"], inputs: Float[Tensor, "batch *time dim"]
     ) -> Float[Tensor, "batch *time dim"]:
-        """The encoder's states, of those of its cells and of what they read."""
+        """The encoder's states, from the cells' outputs and their inputs."""
         dropped: Tensor = self.dropout(states)
         return dropped if self.skip is None else dropped + self.skip(inputs)
 
@@ -52,11 +52,11 @@ class RecurrentEncoder(Encoder):
         return self.output(states, inputs), _carried(last)
 
     def start(self, batch: int) -> State:
-        """Of each layer its output, and of an LSTM its cell: [batch layers dim], zeros."""
+        """Hidden state of each layer, and for an LSTM its cell state: [batch layers dim], zeros."""
         return (self._zeros(batch, self.sizes.layers, self.sizes.dim),) * self.parts
 
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
-        """The states after one input more."""
+        """The states after one more input, and the carried state."""
         states, last = self.cells(inputs.unsqueeze(1), _hidden(state))
         return self.output(states.squeeze(1), inputs), _carried(last)
 
@@ -67,10 +67,9 @@ class RecurrentEncoder(Encoder):
 
 
 class LstmEncoder(RecurrentEncoder):
-    """An LSTM (Hochreiter and Schmidhuber 1997), of one layer or more; dropout before, between and after them.
+    """An LSTM (Hochreiter and Schmidhuber 1997) of one or more layers; dropout before, between and after them.
 
-    The bias of the forget gate starts at 1, so that the past is kept until learning says otherwise (Jozefowicz et al.
-    2015, section 2.2).
+    The bias of the forget gate starts at 1, so that the past is kept at first (Jozefowicz et al. 2015, section 2.2).
     """
 
     parts = 2
@@ -81,7 +80,7 @@ class LstmEncoder(RecurrentEncoder):
         forget = slice(sizes.dim, 2 * sizes.dim)  # the gates are stacked: input, forget, cell, output
         with torch.no_grad():
             for name, bias in self.cells.named_parameters():
-                if name.startswith("bias_"):  # there are two for each layer, and they are added
+                if name.startswith("bias_"):  # each layer has two, which are added
                     bias[forget] = 0.5
 
 
@@ -96,18 +95,18 @@ class GruEncoder(RecurrentEncoder):
 
 
 def _carried(last: Tensor | tuple[Tensor, ...]) -> State:
-    """What the library returns of the last step as a state, whose first axis is the batch."""
+    """The library's last hidden states as a state whose first axis is the batch."""
     return tuple(part.transpose(0, 1) for part in (last if isinstance(last, tuple) else (last,)))
 
 
 def _hidden(state: State) -> Any:
-    """A state as the library takes it: a pair for an LSTM, one tensor for a GRU."""
+    """A state in the library's form: a pair for an LSTM, one tensor for a GRU."""
     parts = tuple(part.transpose(0, 1).contiguous() for part in state)
     return parts if len(parts) > 1 else parts[0]
 
 
 def passed(cells: nn.RNNBase, inputs: Grid, lengths: Int64[Tensor, "batch"] | None) -> tuple[Grid, Any]:
-    """The states after every input, and the last ones of each layer: of each history at its own end."""
+    """The states after every input, and the last hidden states of each layer, at each history's own end."""
     if lengths is None:
         states, last = cells(inputs)
         return states, last

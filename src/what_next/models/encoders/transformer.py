@@ -11,18 +11,18 @@ from what_next.types import Events
 
 Heads = Float[Tensor, "batch heads time width"]
 
-BLOCK = 256  # queries that attend at once in a history longer than `max_length`
-HEAD = 32  # width of a head, at least
+BLOCK = 256  # queries per attention call, in histories longer than `max_length`
+HEAD = 32  # least width of a head
 Pair = tuple[Tensor, Tensor]
 
 
 class TransformerEncoder(Encoder):
     """Causal self-attention over the history (SASRec, Kang and McAuley 2018), pre-norm, with rotary positions.
 
-    Every layer reads the last `max_length` events of its input, in training as when it streams (a band, as in Beltagy
-    et al. 2020, section 3.1): the keys and values of the last `max_length - 1` are then all that a step has to know,
-    whatever the history's length. Positions enter as differences alone (Su et al. 2021, equation 14), so that a window
-    may start anywhere. The feed-forward part is twice as wide as the state: a layer has as many weights as an LSTM's.
+    Every layer reads the last `max_length` events of its input, in training as in streaming (a band, as in Beltagy et
+    al. 2020, section 3.1). So a step needs only the keys and values of the last `max_length - 1` events, however long
+    the history is. Only differences of positions enter (Su et al. 2021, equation 14), so that a window may start
+    anywhere. The feed-forward part is twice as wide as the state: a layer has as many weights as an LSTM's.
     """
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
@@ -40,7 +40,7 @@ class TransformerEncoder(Encoder):
         return normed
 
     def replay(self, events: Events, lengths: Int64[Tensor, "batch"] | None = None) -> tuple[Grid, State]:
-        """See `Encoder.replay`: one batch pass, of which the keys and values of the latest events are kept."""
+        """See `Encoder.replay`: one batch pass, which keeps the keys and values of the latest events."""
         states = self.inputs(events)
         past, time = self.sizes.max_length - 1, states.shape[1]
         kept: list[Pair] = []
@@ -55,13 +55,13 @@ class TransformerEncoder(Encoder):
         return normed, (keys, values, there.expand(len(states), past))
 
     def start(self, batch: int) -> State:
-        """Keys and values of each layer, newest last: [batch layers heads past width]; which of them are there."""
+        """Keys and values of each layer, newest last: [batch layers heads past width]; and a mask of those present."""
         heads, past = heads_of(self.sizes.dim), self.sizes.max_length - 1
         zeros = self._zeros(batch, self.sizes.layers, heads, past, self.sizes.dim // heads)
         return zeros, zeros, torch.zeros(batch, past, dtype=torch.bool, device=zeros.device)
 
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
-        """The states after one input more."""
+        """The states after one more input, and the carried state."""
         states, keys, values = inputs.unsqueeze(1), [], []
         there = torch.cat([state[2], state[2].new_ones(inputs.shape[0], 1)], 1)
         for layer, old_keys, old_values in zip(self.layers, state[0].unbind(1), state[1].unbind(1), strict=True):
@@ -76,7 +76,7 @@ class TransformerEncoder(Encoder):
 class Layer(nn.Module):
     """Attention and a feed-forward part, each on the normed states and added to them.
 
-    No weights of the attention are dropped, only what is added: PyTorch's fused attention on a CPU has no dropout.
+    Dropout is on the added outputs, not on the attention's weights: PyTorch's fused attention on a CPU has none.
     """
 
     def __init__(self, sizes: EncoderSizes) -> None:
@@ -96,7 +96,7 @@ class Layer(nn.Module):
         """Outputs, keys and values, block by block: memory does not grow with the square of the history."""
         queries, keys, values = self._project(states)
         time = states.shape[1]
-        if time <= self.band:  # without a mask a graphics card takes its fastest kernel
+        if time <= self.band:  # without a mask, a graphics card uses its fastest kernel
             return self._finish(states, attend(queries, keys, values, None)), (keys, values)
         read = []
         for start in range(0, time, BLOCK):
@@ -109,7 +109,7 @@ class Layer(nn.Module):
     def advance(
         self, states: Float[Tensor, "batch 1 dim"], past: Pair, there: Bool[Tensor, "batch band"]
     ) -> tuple[Float[Tensor, "batch 1 dim"], Pair]:
-        """The output for one input more, and what the next one has to know."""
+        """The output for one more input, and the keys and values that the next one needs."""
         queries, *new = self._project(states)
         keys, values = (torch.cat([old, one], 2) for old, one in zip(past, new, strict=True))
         read = attend(queries, keys, values, there[:, None, None])
@@ -121,7 +121,7 @@ class Layer(nn.Module):
         return [part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in projected.chunk(3, 2)]
 
     def _finish(self, states: Grid, read: Heads) -> Grid:
-        """What was read is added to the states, then what the feed-forward part makes of them."""
+        """Add the attention's output to the states, then that of the feed-forward part."""
         states = states + self.dropout(self.joined(read.transpose(1, 2).flatten(2)))
         wide = self.dropout(functional.gelu(self.wide(self.forward_norm(states))))
         added: Tensor = states + self.dropout(self.narrow(wide))
@@ -129,14 +129,14 @@ class Layer(nn.Module):
 
 
 def heads_of(dim: int) -> int:
-    """How many heads share a state: each has 32 columns or more, and an even number of them, which are turned."""
+    """Number of heads: each has 32 columns or more, and an even number of them, because rotary positions need pairs."""
     return next(heads for heads in range(max(dim // HEAD, 1), 0, -1) if dim % (2 * heads) == 0)
 
 
 def newest(
     vectors: Heads, count: int, lengths: Int64[Tensor, "batch"] | None = None
 ) -> Float[Tensor, "batch heads {count} width"]:
-    """The last `count` in time, of each row before its padding; zeros come before them where there are fewer."""
+    """The last `count` in time, before each row's padding; preceded by zeros if there are fewer."""
     if lengths is not None:
         places = lengths[:, None].to(vectors.device) - torch.arange(count, 0, -1, device=vectors.device)
         found = vectors.gather(
@@ -148,7 +148,7 @@ def newest(
 
 
 def banded(count: int, past: int, band: int, device: torch.device) -> Bool[Tensor, "queries keys"]:
-    """Which keys a query reads: its own and the `band - 1` before it; `past` keys come before the first query."""
+    """Which keys each query reads: its own and the `band - 1` before it; `past` keys come before the first query."""
     own = torch.arange(past, past + count, device=device)[:, None]
     keys = torch.arange(past + count, device=device)
     return (keys <= own) & (keys > own - band)
@@ -160,9 +160,10 @@ def attend(
     values: Float[Tensor, "batch heads keys width"],
     mask: Bool[Tensor, "*#some queries keys"] | None,
 ) -> Float[Tensor, "batch heads queries width"]:
-    """What each query reads, by the mask or else its own key and all before; the last stands where the last key stands.
+    """What each query reads: the keys of the mask, or without one its own key and all before; the last query is at the
+    last key.
 
-    Positions are counted from the first key here, so that they stay small: only their differences matter.
+    Positions are counted from the first key given, so that they stay small: only their differences matter.
     """
     turns = rotations(keys.shape[2], keys.shape[3], keys)
     own = [turn[-queries.shape[2] :] for turn in turns]
