@@ -252,8 +252,8 @@ class Setup(Group):
     """after so many saves without a better monitor the learning rate is halved, at the fourth time the run ends, and
     the best model is kept; none: it goes on to the end of epochs, passes or seconds"""
     refit: Literal["auto", "no", "validation", "all"] = "auto"
-    """a second training from scratch, with the passes, learning rates and counts of the log that validation chose in the
-    first one. validation: on the validation events, too; all: on every event of the log, for a model that will be
+    """a second training from scratch, with the passes, learning rates and counts of the log that validation chose in
+    the first one. validation: on the validation events, too; all: on every event of the log, for a model that will be
     served, as nothing is left to judge it on; auto: validation, if validation ended the first training, its events are
     later ones (split leave_last_out or time), and they are at least a twentieth of the training events; no: never"""
     stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")

@@ -19,7 +19,8 @@ from what_next.training.artefacts import Manifest, read_manifest, read_rest
 HELD = 0.05
 """Fewest validation events, as a share of the training events, for a second training by default. With the last event of
 each user as a test that no choice had seen, it raised NDCG@10 from .052 to .068 on amazon-beauty-s3rec (a share of .17)
-and from .145 to .158 on yoochoose-100k (.26), and changed nothing beyond noise on lastfm-s3rec (.02) and ml-100k (.01)."""
+and from .145 to .158 on yoochoose-100k (.26); on lastfm-s3rec (.02) and ml-100k (.01) it changed nothing beyond noise.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Recipe:
 
     Attributes:
         passes: over the training users.
-        rates: for each save, the share of these passes, the share of the run's horizon, and the number of times that the
-            learning rate had been halved before it.
+        rates: for each save, the share of these passes, the share of the run's horizon, and how often the learning rate
+            had been halved before it.
         converged: whether validation ended the training, not a limit of passes or seconds.
     """
 
@@ -73,7 +74,7 @@ def refit_on(manifest: Manifest) -> More | None:
 
 
 def due(setup: Setup, split: Split) -> More | None:
-    """The events to add in a second training of a setup's model, whose first training is over; None: there is no second.
+    """The events to add in a second training of a setup's model, after the first one; None: there is no second one.
 
     Args:
         split: the setup's, of its data.
