@@ -74,7 +74,7 @@ def weigh(
     *,
     repeats: bool = False,
     quiet: bool = False,
-) -> bool:
+) -> "Weighed | None":
     """Set the numbers of the linear term one after the other, each to the value that is best for the validation users.
 
     The order: the weight with its decay and penalty; the transition table; the number of directions; what the history
@@ -94,7 +94,7 @@ def weigh(
         quiet: print nothing.
 
     Returns:
-        Whether the linear term adds anything to the scores.
+        What was chosen; None if the linear term adds nothing to the scores.
     """
     console = line_console(quiet=quiet)
     trial, start = Trial(linear, score), monotonic()
@@ -259,7 +259,7 @@ def _clear(trial: Trial) -> None:
         trial.take(cleared)
 
 
-def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> list[str]:
+def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> str:
     """Choose the transition table, its decay and its weight; returns the words for the table. No table is kept if its
     weight is 0."""
     linear, first, words, name = trial.linear, trial.copy(), "", ""
@@ -356,7 +356,7 @@ def recent_of(events: Known) -> dict[str, Counts]:
     return found
 
 
-def _favour(trial: Trial, recent: Mapping[str, Counts]) -> list[str]:
+def _favour(trial: Trial, recent: Mapping[str, Counts]) -> str:
     """Choose the weight of popularity, and its half-life if recent popularity is better; returns the words for the
     half-life. The half-lives are searched only if a first look, with the weight chosen for all time, is promising."""
     trial.improve("bias", BIASES)
