@@ -323,6 +323,7 @@ def test_from_python(tmp_path: Path) -> None:
     model = wn.fit(frame, folder=tmp_path, passes=2, dim=8, refit="all", verbose=False)
     assert model.training is not None
     assert model.training.refit == "all"
+    assert "then trained on every event of the log" in repr(model)
     with pytest.raises(ModelError, match="every event of the log"):
         model.evaluate(verbose=False)
     assert len(wn.load(tmp_path).recommend(["i1", "i2"], k=3).items) == 3

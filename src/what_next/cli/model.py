@@ -93,8 +93,8 @@ def _next(setup: Path, overrides: list[str] | None, settings: "Setup") -> str:
     """What is done with a trained model."""
     if settings.acts:
         return command("simulate", setup, overrides, "train=no")
-    recommend, evaluate = (command(name, setup, overrides) for name in ("recommend", "evaluate"))
-    return f"{recommend} --user ID, and {evaluate}"
+    then = "serve" if settings.refit == "all" else "evaluate"  # nothing is left to judge it on
+    return f"{command('recommend', setup, overrides)} --user ID, and {command(then, setup, overrides)}"
 
 
 def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, ranks: "Ranks") -> "Report":

@@ -21,7 +21,7 @@ from what_next.data.importing.columns import recognise
 from what_next.data.importing.ids import as_text, several
 from what_next.data.importing.times import read_times
 from what_next.data.splits import Part
-from what_next.environment import Report
+from what_next.environment import ON, Report
 from what_next.errors import CatalogueError, DataError, ModelError, some, told_in_python
 from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.baselines import EVERY
@@ -38,6 +38,7 @@ from what_next.training import checkpoint
 from what_next.training.artefacts import Manifest, catalogue_path, read_manifest, resume_path
 from what_next.training.boards import add_results
 from what_next.training.card import card_path, people
+from what_next.training.refit import refit_on
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -118,6 +119,8 @@ class Model(Recommender):
         if valid := self.manifest.metrics.get("valid"):
             measured = ", ".join(f"{name} {value:.4g}" for name, value in valid.items() if name != "users")
             found["measured"] = f"{measured}, on {people(valid)}, by events that training never saw"
+        if on := refit_on(self.manifest):
+            found["then trained on"] = ON[on]
         try:
             folder = self.agent_file().parent
             found["kept in"] = "a temporary folder (save it)" if self._home else str(folder)
