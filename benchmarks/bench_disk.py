@@ -1,13 +1,13 @@
-"""Training on a log that is mapped from the disk, beside the same log in memory: targets per processor second, memory.
+"""Training on a log that is mapped from the disk and on the same log in memory: targets per processor second, memory.
 
     python benchmarks/bench_disk.py                                         a small log, made for it
     python benchmarks/bench_import.py --rows 100000000 --memory 1GiB --folder DIR
     python benchmarks/bench_disk.py DIR/imported.parquet                    40 steps of each, in turn three times
-    python benchmarks/bench_disk.py DIR/imported.parquet --only disk --pass a pass of reading all batches, unlearned
+    python benchmarks/bench_disk.py DIR/imported.parquet --only disk --pass    reads all batches of a pass
 
-Prints JSON lines; each measurement is a process of its own. `anonymous_gib` is what the process itself needs at most;
-`resident_gib` has the pages of mapped files in it, too, which the system takes back when memory is short. `--cold` has
-the system drop the files from its cache first. `read_gib` came from the disk; `targets_per_s` is by the clock.
+Prints JSON lines; each measurement is a process of its own. `anonymous_gib` is the peak of the process's own memory;
+`resident_gib` includes the pages of mapped files, which the system reclaims when memory is short. `--cold` drops the
+files from the system's cache first. `read_gib` is read from the disk; `targets_per_s` is by the clock.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from what_next.sources import source_of
 
 
 def memory() -> dict[str, float]:
-    """What this process has in memory now, in GiB."""
+    """The current memory of this process, in GiB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     kinds = {"anonymous_gib": "RssAnon", "resident_gib": "VmRSS"}
     return {name: int(lines[kind].split()[0]) / 2**20 for name, kind in kinds.items()}
 
 
 def drop(data: Path) -> None:
-    """Have the system forget what it holds in memory of a data set's files."""
+    """Drop a data set's files from the system's cache."""
     for folder in (data, data.with_suffix(".events")):
         for path in folder.iterdir():
             with path.open("rb") as file:
@@ -46,7 +46,7 @@ def drop(data: Path) -> None:
 
 
 def in_memory(dataset: wn.Dataset) -> wn.Dataset:
-    """The same arrays, copied."""
+    """A copy of the arrays in memory."""
     arrays = {one.name: getattr(dataset, one.name) for one in fields(dataset)}
     return replace(dataset, **{name: np.array(one) for name, one in arrays.items() if isinstance(one, np.memmap)})
 
@@ -95,14 +95,14 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?", help="a folder of parts that what-next data import has written")
+    parser.add_argument("data", type=Path, nargs="?", help="a folder of parts written by what-next data import")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--only", choices=("disk", "memory"))
     parser.add_argument(
-        "--pass", dest="whole", action="store_true", help="read all batches of a pass, and learn nothing"
+        "--pass", dest="whole", action="store_true", help="read all batches of a pass, without training"
     )
-    parser.add_argument("--cold", action="store_true", help="before each measurement, drop the files from the cache")
+    parser.add_argument("--cold", action="store_true", help="drop the files from the cache before each measurement")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = given.data

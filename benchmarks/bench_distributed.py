@@ -1,9 +1,8 @@
-"""What it costs to share a batch out to processes: processor time of a step, in one process and in two.
+"""The cost of splitting a batch over processes: processor time of a step, in one process and in two.
 
     OMP_NUM_THREADS=1 PYTHONPATH=src python benchmarks/bench_distributed.py [STEPS] [BATCH] [DIM] [ITEMS]
 
-Processor time, summed over processes and threads, is measured and not the clock: it hardly depends on what else the
-machine does.
+Processor time is summed over processes and threads, because it hardly depends on the other work of the machine.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""How soon the loop's alarm notices that answers earn less, and how often it is wrong. Prints JSON lines; a minute.
+"""Delay and false alarms of the loop's drift detector when rewards fall. Prints JSON lines; a minute.
 
-A stream of rewards of answers, whose mean falls by some share in the middle, or does not. The detector is fed anew at
-each look, as the loop does it: what it says at any look counts.
+A stream of rewards of answers, whose mean falls by a given share in the middle, or does not fall. As in the loop, the
+detector reads the whole stream anew at each look, and an alarm at any look counts.
 """
 
 import argparse
@@ -16,7 +16,7 @@ MEAN = 0.3
 
 
 def rewards(kind: str, fall: float, rng: np.random.Generator) -> np.ndarray:
-    """Of answers: 0 or 1; or the likes of six items of people of whom some like much and others little."""
+    """Rewards of answers: 0 or 1; or the likes of six items, of users who differ in how much they like."""
     means = np.where(np.arange(ANSWERS) < ANSWERS // 2, MEAN, MEAN * (1 - fall))
     if kind == "click":
         return (rng.random(ANSWERS) < means).astype(float)
@@ -25,7 +25,7 @@ def rewards(kind: str, fall: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def noticed(stream: np.ndarray, delta: float) -> int | None:
-    """At which look the loop raises an alarm, as a number of answers; None: at none."""
+    """The number of answers at the look that raises an alarm; None: no alarm."""
     for look in range(LOOK, len(stream) + 1, LOOK):
         found = change(stream[:look].tolist(), delta)
         if found is not None and found[2] < found[1]:

@@ -1,8 +1,8 @@
-"""Encoders, forward and backward: share of the machine's fp32 matrix rate that they reach. Prints JSON lines.
+"""Encoders, forward and backward: the share of the machine's fp32 matrix rate that they reach. Prints JSON lines.
 
-The flops counted are those of the encoder's matrix products: 2 for each multiply-add, times 3 for forward and backward.
-The rate of the machine's own matrix product is measured beside each case, since other work may slow both. A share above
-1 is possible in bf16 only.
+Counted are the flops of the encoder's matrix products: 2 for each multiply-add, times 3 for forward and backward. The
+machine's matrix rate is measured alternately with each case, because other work may slow both. A share above 1 is
+possible only in bf16.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from what_next.types import Events
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> list[float]:
-    """Durations of a call, after one that does not count."""
+    """Durations of a call, after a warm-up call."""
     call()
     durations = []
     for _ in range(repeats):
@@ -31,7 +31,7 @@ def seconds_of(call: Callable[[], object], repeats: int) -> list[float]:
 
 
 def flops_of(kind: str, sizes: EncoderSizes, batch: int, length: int) -> float:
-    """Of one pass forward and backward over a batch of histories."""
+    """Flops of a forward and backward pass over a batch of histories."""
     dim, band = sizes.dim, min(sizes.max_length, length)
     attended = band * (band + 1) / 2 + (length - band) * band  # pairs of query and key
     per_event = {"lstm": 8 * dim**2, "gru": 6 * dim**2, "transformer": 8 * dim**2, "mean": dim**2}[kind]
@@ -41,7 +41,7 @@ def flops_of(kind: str, sizes: EncoderSizes, batch: int, length: int) -> float:
 
 
 def measured(kind: str, sizes: EncoderSizes, batch: int, length: int, half: bool, repeats: int) -> dict[str, object]:
-    """One line: medians of the pass, and of the matrix product between the passes."""
+    """One line of output: medians of the pass, and of the matrix product between the passes."""
     encoder: Encoder = ENCODERS[kind](ItemVectors(5000, sizes.dim), sizes)
     events = Events(torch.randint(5000, (batch, length)), torch.zeros(batch, length, 0))
     vectors = encoder.inputs(events).detach().requires_grad_()
@@ -54,7 +54,7 @@ def measured(kind: str, sizes: EncoderSizes, batch: int, length: int, half: bool
         states.float().backward(weight)
 
     passes, products = [], []
-    for _ in range(repeats):  # by turns, so that both meet the same load
+    for _ in range(repeats):  # alternately, so that both have the same load
         passes += seconds_of(once, 1)
         products += seconds_of(lambda: left @ right, 3)
     seconds, rate = statistics.median(passes), 2 * 1024**3 / statistics.median(products)

@@ -1,10 +1,9 @@
 """The cost of judging: `what-next evaluate` with all baselines, on ml-100k and on 22,000 users and 12,000 items.
 
-Prints JSON lines. Each set is judged in a process of its own by the command itself, its start included, beside a model
-of one pass: the first time settings of baselines are chosen (`--anew`), the second time what is kept is used again. A
-set that is not there is left out. `seconds` is the time on the clock; `processor_seconds` is what a quiet machine would
-take at least, with one thread. Memory is the peak of the process; the rate of the machine's own matrix product stands
-beside all of it.
+Prints JSON lines. Each set is judged by the command in a process of its own, including its start, with a model of one
+pass: first with new baselines (`--anew`), then with the cached ones. Missing sets are left out. `seconds` is by the
+clock; `processor_seconds` is a lower bound for an idle machine with one thread. Memory is the peak of the process. Each
+line has the machine's matrix rate.
 """
 
 import argparse
@@ -42,7 +41,7 @@ def prepare(name: str, folder: Path, threads: int, data: Path) -> None:
 
 
 def command(name: str, folder: Path, threads: int, *options: str) -> dict[str, float]:
-    """Run a command; what it took."""
+    """Run a command; returns its time and memory."""
     words = [sys.executable, "-m", "what_next", name, str(folder / "setup.txt"), *options]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()

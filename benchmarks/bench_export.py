@@ -1,8 +1,8 @@
-"""What exporting the service's log takes: seconds of a processor, and memory at its peak.
+"""Export of the service's log: processor seconds, and peak memory.
 
 Fills an SQLite store with answers of five items to 1,000 people, as many events, and feedback on every third answer.
-Then two processes of their own export all of it, and go on from that file (`--append`). Prints a JSON line for each;
-`base` is the program itself. Filling takes longer than what is measured.
+Then one process exports all of it, and another one continues from that file (`--append`). Prints a JSON line for each;
+`base` is the memory of the program itself. Filling takes longer than the measurement.
 
     python benchmarks/bench_export.py                      # 50,000 answers: a quarter of a minute
     python benchmarks/bench_export.py --answers 1000000
@@ -31,11 +31,11 @@ from what_next.serving.store.export import appended, exported
 
 USERS, ITEMS, SLOTS, GROUP = 1_000, 2_000, 5, 5_000
 START, STEP = 1_700_000_000_000_000, 1_000_000
-"""Microseconds: when the first answer was given, and between two."""
+"""Time of the first answer, and between two answers, in microseconds."""
 
 
 def fill(path: Path, answers: int) -> None:
-    """A store with so many answers and events."""
+    """A store with this number of answers and events."""
     rng, store = np.random.default_rng(0), Store.open(path)
     for first in range(0, answers, GROUP):
         places = range(first, min(first + GROUP, answers))
@@ -59,7 +59,7 @@ def fill(path: Path, answers: int) -> None:
 
 
 def measure(path: Path, to: Path, how: str, answers: int) -> None:
-    """One export; in a process of its own, whose memory it measures."""
+    """One export, measured in a process of its own."""
     names = [str(item) for item in range(ITEMS)]
     catalogue = Catalogue.from_table(pl.DataFrame({"item_id": names, "title": names}))
     store, base, start = Store.open(path), peak(), time.process_time()
@@ -73,7 +73,7 @@ def measure(path: Path, to: Path, how: str, answers: int) -> None:
 
 
 def peak() -> int:
-    """MiB of memory that this process took at most so far."""
+    """Peak memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

@@ -1,12 +1,12 @@
-"""How fast, and within what memory, a log is imported, beside what Polars needs just to read and sort the same file.
+"""Speed and memory of importing a log, against Polars reading and sorting the same file.
 
     python benchmarks/bench_import.py                   2 million rows, medians of 3
     python benchmarks/bench_import.py --rows 100000000  the large case, once; needs 5 GB of disk
     python benchmarks/bench_import.py --rows 1000000000 --memory 8GiB --folder DIR
                                                         sorted on the disk, a line for each stage; needs 45 GB there
 
-Prints JSON lines. Each measurement is a process of its own, so that its peak memory is its own: the largest resident
-set, in which files that are mapped count. Without `--memory` everything is in memory.
+Prints JSON lines. Each measurement is a process of its own, so that its peak memory can be measured: the largest
+resident set, including mapped files. Without `--memory` the import sorts in memory.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 CHUNK = 5_000_000
-"""Rows made at a time: the maker must not need the memory that the importer does without."""
+"""Rows made at a time, so that making the file needs no more memory than the import."""
 
 
 def make(path: Path, rows: int, seed: int = 7) -> None:
@@ -49,24 +49,24 @@ def make(path: Path, rows: int, seed: int = 7) -> None:
 
 
 def importing() -> Callable[[Path], object]:
-    """What `what-next data import` does, its files included."""
+    """The work of `what-next data import`, including its files."""
     from what_next.data import import_files, save
 
     return lambda path: save(import_files([path]), path.with_name("imported.parquet"))
 
 
 def sorting() -> Callable[[Path], object]:
-    """Read and sort with Polars, in memory; nothing is checked and nothing written."""
+    """Read and sort with Polars, in memory, without checks or output."""
     return lambda path: pl.read_parquet(path).sort("user_id", "timestamp")
 
 
 def large(memory: str) -> Callable[[Path], object]:
-    """What `what-next data import --memory` does where that is too little."""
+    """The work of `what-next data import --memory` for a log beyond that size."""
     from what_next.data.importing.large import import_large, memory_of
     from what_next.data.stages import Done, Stages
 
     class Timed(Stages):
-        """Prints what each stage took, when the next begins."""
+        """Prints the time of each stage when the next begins."""
 
         name = ""
 
@@ -90,7 +90,7 @@ def large(memory: str) -> Callable[[Path], object]:
 
 
 def measured(task: str, path: Path, repeats: int, *more: str) -> tuple[float, float, float]:
-    """Median seconds, of the clock and of processors, and largest peak GiB of a task, over processes of its own."""
+    """Median elapsed and processor seconds, and largest peak in GiB, of a task repeated in separate processes."""
     found = []
     for _ in range(repeats):
         command = [sys.executable, __file__, "--task", task, "--file", str(path), *more]
@@ -107,8 +107,8 @@ def peak() -> float:
 
 
 def perform(task: str, path: Path, memory: str) -> None:
-    """Do one task in this process and print what it took."""
-    # Loading the package is not what is measured.
+    """Do one task in this process, and print its time and memory."""
+    # Loading the package is not measured.
     work = {"import": importing, "polars": sorting, "large": lambda: large(memory)}[task]()
     start, used = time.perf_counter(), time.process_time()
     work(path)
@@ -117,7 +117,7 @@ def perform(task: str, path: Path, memory: str) -> None:
 
 
 def on_disk(path: Path, rows: int, memory: str) -> dict[str, object]:
-    """The line of an import that sorts on the disk."""
+    """The output line of an import that sorts on the disk."""
     seconds, used, most = measured("large", path, 1, "--memory", memory)
     line = {"benchmark": "import_large", "rows": rows, "memory": memory, "seconds": round(seconds, 1)}
     return {**line, "cpu_s": round(used, 1), "rows_per_s": round(rows / seconds), "peak_gib": round(most, 2)}
@@ -127,8 +127,8 @@ def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--memory", help="sort on the disk within so much memory, such as 8GiB")
-    parser.add_argument("--folder", type=Path, help="where the files go, and stay")
+    parser.add_argument("--memory", help="sort on the disk within this memory, such as 8GiB")
+    parser.add_argument("--folder", type=Path, help="folder for the files, which are kept")
     parser.add_argument("--task", choices=("import", "polars", "large"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()

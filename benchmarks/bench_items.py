@@ -1,12 +1,11 @@
-"""Item tables shared out by rows: memory of each process, bytes sent, and whether the losses are those of one process.
+"""Sharded item tables: memory of each process, bytes sent, and the losses beside those of one process.
 
     OMP_NUM_THREADS=1 PYTHONPATH=src python benchmarks/bench_items.py [--items N] [--ranks N] [--steps N] [--whole]
 
-Prints a line of JSON for one process with the whole table, and one for several that share it out. `tables` are bytes of
-the item vectors and of what their optimiser remembers of them; `peak` is all memory of the process that was in use at
-once (its largest resident set), `before` that of the data alone. `shared` is what is in use at the end, where a page
-that several processes have in memory together, as those of libraries are, is counted once (the proportional set size).
-`--whole` leaves the single process out.
+Prints a line of JSON for one process with the whole table, and one for several that shard it. `tables`: bytes of the
+item vectors and their optimiser state. `peak`: the largest resident set of the process; `before`: the same with the
+data alone. `shared`: the proportional set size at the end, in which pages that processes share, such as those of
+libraries, are counted once. `--whole` leaves the single process out.
 """
 
 import argparse
@@ -29,7 +28,7 @@ LENGTH, USERS, DIM = 50, 2000, 64
 
 
 def measured(ranks: Ranks, folder: Path, items: int, steps: int) -> dict[str, object]:
-    """Of this process."""
+    """Memory, bytes sent and losses of this process."""
     torch.set_num_threads(1)
     rng, ids = np.random.default_rng(0), pl.Series(np.arange(items))
     log = wn.Dataset(
@@ -73,7 +72,7 @@ def measured(ranks: Ranks, folder: Path, items: int, steps: int) -> dict[str, ob
     moments = agent.optimisers["encoder:rows"].state[encoder.items.learned].values()
     tables = encoder.items.learned.nbytes + sum(one.nbytes for one in moments if isinstance(one, torch.Tensor))
     used = Path("/proc/self/smaps_rollup").read_text().split("\nPss:")[1].split()[0]
-    ranks.wait()  # all of them are there until each has looked
+    ranks.wait()  # so that every process still runs while the others measure shared memory
     return {
         "tables": tables,
         "shared": 1024 * int(used),

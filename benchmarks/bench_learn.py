@@ -1,9 +1,9 @@
-"""A training step on the log: its share of the machine's fp32 matrix rate, and what an RL algorithm's step costs.
+"""A training step on the log: its share of the machine's fp32 matrix rate, and the cost of RL algorithms.
 
-Prints JSON lines. A step is what a run does for a batch: histories, encoder, losses, gradients, optimiser. Counted are
-the products of matrices of an LSTM and a full softmax, 2 flops for each multiply-add, times 3 for forward and backward.
-The data are made up: 64 histories of 201 events, 3,616 items. Steps of the variants take turns, so that a busy moment
-of the machine falls on all of them.
+Prints JSON lines. A step is the whole work of a run for one batch: histories, encoder, losses, gradients, optimiser.
+Counted are the flops of the matrix products of an LSTM and a full softmax: 2 for each multiply-add, times 3 for forward
+and backward. The data are made up: 64 histories of 201 events, 3,616 items. The variants alternate step by step, so
+that other work on the machine affects all of them.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
         for precision in ("fp32", "bf16")
     ]
     rates = []
-    for _ in range(arguments.steps + 2):  # two to warm up
+    for _ in range(arguments.steps + 2):  # two warm-up steps
         rates.append(matrix_rate(repeats=3))
         for variant in variants:
             variant.step()

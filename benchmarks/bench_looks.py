@@ -1,9 +1,9 @@
-"""Gates that are asked again and again on a growing log: how often they promote what is no better, how soon what is.
+"""Gates repeated on a growing log: how often they promote a policy that is not better, and how soon a better one.
 
-Prints JSON lines; two minutes. Two policies are judged by SNIPS on a log of a third one, whose truth is known. At each
-look the fixed gate takes an interval for one look (here the normal one, to which the bootstrap comes), and the other
-one the confidence sequence of `what-next gate --looks any`. Rows are drawn as counts of their kinds (an item and its
-reward), so that thousands of logs take seconds; that this gives the gate's own bounds is checked first.
+Prints JSON lines; two minutes. Two policies of known value are judged by SNIPS on the log of a third one. At each look
+the fixed gate uses an interval for one look (here the normal one, the limit of the bootstrap), and the other gate the
+confidence sequence of `what-next gate --looks any`. Rows are drawn as counts of their kinds (an item and its reward),
+so that thousands of logs take seconds; a first check compares the bounds with those of the gate itself.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from what_next.off_policy.weighting import Terms, snips
 
 NORMAL = 1.959964
 FEW = 100
-"""Rewards, below which no gate decides."""
+"""The least number of rewards with which a gate decides."""
 
 
 @dataclass(frozen=True)
 class Shop:
-    """What each item earns (the chance of a reward of 1), and how often each policy shows it."""
+    """The expected reward of each item (the probability of a reward of 1), and how often each policy shows it."""
 
     name: str
     worth: np.ndarray
@@ -33,7 +33,7 @@ class Shop:
 
     @property
     def kinds(self) -> np.ndarray:
-        """Of each kind of row: its chance, reward, and the weights of both policies. Shape [items * 2, 4]."""
+        """For each kind of row: its probability, reward, and the weights of both policies. Shape [items * 2, 4]."""
         rows = []
         for reward in (0.0, 1.0):
             chance = self.logging * (self.worth if reward else 1 - self.worth)
@@ -42,18 +42,19 @@ class Shop:
         return np.concatenate(rows)
 
     def better(self, by: float) -> "Shop":
-        """The same where the new policy earns so much more, as a part, since its favourite item earns more."""
+        """The same with a new policy that earns more by the share `by`, because its favourite item earns more."""
         worth = self.worth.copy()
         apart = self.new - self.current
         item = int(apart.argmax())
-        # worth is the same for all before: worth * (1 + new * x) = (1 + by) * worth * (1 + current * x)
+        # Before, all items have the same worth: worth * (1 + new * x) = (1 + by) * worth * (1 + current * x).
         worth[item] *= 1 + by / (self.new[item] - (1 + by) * self.current[item])
         assert np.isclose(self.new @ worth, (1 + by) * (self.current @ worth))
         return Shop(f"{self.name}, {by:.0%} better", worth, self.logging, self.new, self.current)
 
 
 def shops() -> list[Shop]:
-    """Four items, and fifty of which most are rare: there a few weights of 50 and more carry the estimate."""
+    """Shops of four items, and of fifty of which most are rare, where a few weights of 50 and more dominate the
+    estimate."""
     four = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.15, 0.2, 0.25, 0.4]), np.array([0.35, 0.3, 0.2, 0.15])
     rare = np.arange(1, 51) ** -1.0
     rare /= rare.sum()
@@ -67,7 +68,7 @@ def shops() -> list[Shop]:
 
 @dataclass(frozen=True)
 class Looked:
-    """What looks at many logs saw, each [runs, looks]: the difference, its standard error, the mean reward, rewards."""
+    """Looks at many logs, each [runs, looks]: the difference, its standard error, the mean reward, rewards."""
 
     mean: np.ndarray
     error: np.ndarray
@@ -93,7 +94,7 @@ def looked(shop: Shop, runs: int, looks: int, rows: int, rng: np.random.Generato
     number, sums = counts.sum(axis=2), counts @ parts
     squares = counts @ (parts[:, :, None] * parts[:, None, :]).reshape(len(parts), -1)
     ours, theirs = sums[..., 0] / sums[..., 1], sums[..., 2] / sums[..., 3]
-    # Of each row's influence, new (reward - ours) / mean weight - current (reward - theirs) / mean weight.
+    # The influence of each row: new (reward - ours) / mean weight - current (reward - theirs) / mean weight.
     line = np.stack(
         [number / sums[..., 1], -ours * number / sums[..., 1], -number / sums[..., 3], theirs * number / sums[..., 3]],
         axis=-1,
@@ -104,7 +105,7 @@ def looked(shop: Shop, runs: int, looks: int, rows: int, rng: np.random.Generato
 
 
 def check(shop: Shop, rng: np.random.Generator) -> None:
-    """The same bounds from rows, as the gate has them."""
+    """The same bounds from rows, computed by the gate."""
     chance, reward, new, current = shop.kinds.T
     state = rng.bit_generator.state
     counts = rng.multinomial(3000, chance / chance.sum())
@@ -118,15 +119,15 @@ def check(shop: Shop, rng: np.random.Generator) -> None:
 
 
 def equal(shop: Shop, runs: int, looks: int, rows: int, rng: np.random.Generator) -> dict[str, float]:
-    """In which share of logs two equal policies are told apart at some look."""
+    """The share of logs in which one of two equal policies is promoted at some look."""
     seen = looked(shop, runs, looks, rows, rng)
     said = {"one": seen.one, "any": seen.any_(), "any, 90 %": seen.any_(90.0)}
     return {name: float(promoted.any(axis=1).mean()) for name, promoted in said.items()}
 
 
 def sooner(shop: Shop, runs: int, rng: np.random.Generator, power: float) -> dict[str, float]:
-    """The rows after which the fixed gate, asked once, promotes in `power` of logs; and the share of logs that are
-    promoted within 1.5 and 2 times as many by any of 200 looks, with sequences of 95 % and of 90 %."""
+    """Rows with which the fixed gate, used once, promotes in a share `power` of logs; and the share of logs in which
+    one of 200 looks promotes within 1.5 and 2 times as many rows, with sequences of 95 % and of 90 %."""
     rough = looked(shop, 200, 1, 20_000, rng)
     need = (NORMAL + 1.2) ** 2 * 20_000 * float(np.square(rough.error / rough.mean.mean()).mean())
     step = max(1, round(2.4 * need / 200))
@@ -142,14 +143,14 @@ def sooner(shop: Shop, runs: int, rng: np.random.Generator, power: float) -> dic
 
 
 def growing(runs: int, looks: int, rng: np.random.Generator) -> Iterator[tuple[Terms, Terms, float]]:
-    """Logs of 500 users who come back: each has a taste of its own, and a row in a tenth of looks.
+    """Logs of 500 returning users, each with their own taste and a row in a tenth of the looks.
 
-    Yields, of each look of each log, both estimates by user and the mean reward.
+    Yields, for each look of each log, both estimates by user and the mean reward.
     """
     users, (item, other) = 500, (0, 1)
     for _ in range(runs):
         rows = rng.random((looks, users)) < 0.2
-        likes = rng.beta(1, 1, users)  # how much of one item; the other earns the rest: as good on average
+        likes = rng.beta(1, 1, users)  # the rate of one item; the other has the rest, so both are equal on average
         shown = np.where(rng.random((looks, users)) < 0.5, item, other)
         chance = np.where(shown == item, likes, 1 - likes) * 0.6
         reward = rows * (rng.random((looks, users)) < chance)
@@ -162,7 +163,7 @@ def growing(runs: int, looks: int, rng: np.random.Generator) -> Iterator[tuple[T
 
 
 def returning(runs: int, looks: int, rng: np.random.Generator) -> dict[str, float]:
-    """The same of users who come back, by user."""
+    """The same for returning users, with users as units."""
     wrong = np.zeros((runs, looks), bool)
     for place, (ours, theirs, earned) in enumerate(growing(runs, looks, rng)):
         bounds = asymptotic(ours, theirs, 0.1 * earned)
@@ -171,7 +172,7 @@ def returning(runs: int, looks: int, rng: np.random.Generator) -> dict[str, floa
 
 
 def live(runs: int, looks: int, share: float, better: float, rng: np.random.Generator) -> dict[str, float]:
-    """Two arms of users by live feedback, at a rate of .2: how often each is called the better one at some look."""
+    """Two arms of users with live feedback, at a rate of .2: how often each is called the better one at some look."""
     users, rows = 2000, 20_000
     said = {"better": 0, "worse": 0}
     for _ in range(runs):

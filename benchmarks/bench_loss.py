@@ -1,8 +1,8 @@
 """The loss over a whole catalogue, forward and backward: ours, PyTorch's fused one, the plain one. Prints JSON lines.
 
-The flops counted are those of the three matrix products that are needed (the logits, and the gradients of points and
-of vectors): 2 for each multiply-add. They are set against the machine's own product of two fp32 matrices, measured
-beside each loss, since the speed of a shared machine wanders.
+Counted are the flops of the three necessary matrix products (the logits, and the gradients of points and of vectors):
+2 for each multiply-add. They are compared with the machine's fp32 matrix rate, measured beside each loss, because the
+speed of a shared machine varies.
 """
 
 import argparse
@@ -53,7 +53,7 @@ LOSSES: dict[Key, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """With one thread, of processor time: the time when others had the processor does not count."""
+    """Processor seconds of one thread, which exclude the time of other programs."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     work()
@@ -61,9 +61,9 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def shares(losses: Mapping[Key, Callable[[], object]], flops: float, repeats: int) -> dict[Key, tuple[float, float]]:
-    """Of each loss: median seconds, and the median share of the matrix rate measured just before and after.
+    """For each loss: median seconds, and the median share of the matrix rate measured just before and after.
 
-    They take turns, so that a busy minute of the machine falls on all of them.
+    The losses alternate, so that other work on the machine affects all of them.
     """
     size = 1024
     left, right = torch.randn(size, size), torch.randn(size, size)
@@ -74,7 +74,7 @@ def shares(losses: Mapping[Key, Callable[[], object]], flops: float, repeats: in
             around = [seconds_of(lambda: left @ right) for _ in range(3)]
             passed = seconds_of(loss)
             around += [seconds_of(lambda: left @ right) for _ in range(3)]
-            if turn:  # the first is to warm up
+            if turn:  # the first is a warm-up
                 seconds[key].append(passed)
                 found[key].append(flops / passed / (2 * size**3 / statistics.median(around)))
     return {key: (statistics.median(seconds[key]), statistics.median(found[key])) for key in losses}

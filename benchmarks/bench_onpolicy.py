@@ -1,8 +1,8 @@
-"""Learning by acting, end to end: slates a second of PPO in a world, acting, world and learning together.
+"""Learning by acting, end to end: slates a second of PPO in a world, including acting, the world and learning.
 
     python benchmarks/bench_onpolicy.py [--slates 200000] [--threads 2] [--sb3 20000]
 
-By time on the wall, and by time of the processors: on a machine that is busy with other work the second one holds.
+By elapsed time, and by processor time, which is the reliable one on a busy machine.
 """
 
 import argparse
@@ -53,7 +53,7 @@ FILES = {"model_agent_path": "agent.safetensors", "model_critic_path": "critic.s
 
 
 def measure(settings: dict[str, Any], slates: int) -> tuple[float, float, float]:
-    """Slates a second on the wall, and of the processors; the share of the latter that acting took."""
+    """Slates per elapsed second and per processor second; the share of processor time that acting took."""
     setup = Setup(train=True, data="-", device="cpu", **FILES, **settings)
     world = world_of(setup)
     state = state_in(world, setup)
@@ -61,7 +61,7 @@ def measure(settings: dict[str, Any], slates: int) -> tuple[float, float, float]
     source, policy = WorldSource(state, world), LearnedPolicy(agent, state)
     agent.horizon = 10**9
     batches = source.algorithm.turns[0] * source.algorithm.turns[1]
-    for _ in range(batches):  # one experience to warm up
+    for _ in range(batches):  # one warm-up experience
         agent.propagate(source.next_batch(policy, rng), rng)
     start, processors, acting, done = time.perf_counter(), time.process_time(), 0.0, 0
     while done < slates:
@@ -76,7 +76,7 @@ def measure(settings: dict[str, Any], slates: int) -> tuple[float, float, float]
 
 
 def measure_sb3(slates: int) -> tuple[float, float]:
-    """Of Stable-Baselines3's PPO in the first case's world, by its defaults: slates a second, likewise."""
+    """The same rates of Stable-Baselines3's PPO with its defaults in the first case's world."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv
 

@@ -1,10 +1,10 @@
-"""Beside RecTools SASRec and RecBole GRU4Rec: targets per second, and the time to the quality that they have.
+"""Comparison with RecTools SASRec and RecBole GRU4Rec: targets per second, and the time to reach their quality.
 
-Prints JSON lines. The peers run by peers.py, each in an environment of its own, on the same data, split and number of
-threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time to its quality
-is that of the epochs that this takes it, at the rate measured here; with --full it is run for all of them. Ours counts
-training alone, without imports, reading and judging; the test targets are judged after every pass. RecBole's time holds
-its reading and judging, too, which without --full count once for each epoch.
+Prints JSON lines. The peers run in peers.py, each in an environment of its own, on the same data, split and number of
+threads; if one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time to its quality is
+that of the epochs it needs, at the rate measured here; with --full all of them are run. Our time is that of training
+alone, without imports, reading and judging; the test targets are judged after every pass. RecBole's time includes
+reading and judging, which without --full count once for each epoch.
 """
 
 import argparse
@@ -41,7 +41,7 @@ OURS: dict[str, dict[str, Any]] = {
     "ml-1m-part": {"passes": 8, "learning_rate": 4e-3, "batch_size": 32},
     "ml-100k": {"passes": 12, "learning_rate": 4e-3, "batch_size": 16},
 }
-"""Short runs, since the quality asked for is that of a peer."""
+"""Short runs, because only the quality of a peer must be reached."""
 
 
 def tell(**values: object) -> None:
@@ -49,7 +49,7 @@ def tell(**values: object) -> None:
 
 
 def run_peer(name: str, dataset: wn.Dataset, epochs: int, threads: int) -> dict[str, Any] | None:
-    """The JSON line of a peer on these data; None where it cannot be run."""
+    """The JSON line of a peer on these data; None if it cannot be run."""
     python = ENVIRONMENTS / name / "bin" / "python"
     if not python.exists():
         tell(peer=name, missing=f"{python}; benchmarks/peers.py says how it is made")
@@ -84,7 +84,7 @@ def started(dataset: wn.Dataset, threads: int, **changes: Any) -> wn.Environment
 
 
 def steps(environment: wn.Environment) -> Iterator[tuple[int, float]]:
-    """One step after another: its targets and its seconds."""
+    """The targets and the seconds of each step."""
     agent = environment.agent
     while not environment.done():
         start = time.perf_counter()
@@ -94,7 +94,7 @@ def steps(environment: wn.Environment) -> Iterator[tuple[int, float]]:
 
 
 def rate(dataset: wn.Dataset, threads: int, count: int, **changes: Any) -> float:
-    """Targets per second over some steps: the median of three parts."""
+    """Targets per second over a number of steps: the median of three parts."""
     found, run = [], steps(started(dataset, threads, batch_size=64, **changes))
     next(run)
     for _ in range(3):
@@ -104,7 +104,7 @@ def rate(dataset: wn.Dataset, threads: int, count: int, **changes: Any) -> float
 
 
 def time_to(dataset: wn.Dataset, threads: int, ndcg: float, **changes: Any) -> tuple[float | None, float]:
-    """Seconds of training until the test targets are ranked so well (None: never), and the best seen."""
+    """Seconds of training until NDCG@10 on the test targets reaches `ndcg` (None: never), and the best value."""
     environment = started(dataset, threads, **changes)
     agent, state = environment.agent, environment.state
     targets, spent, best = Targets.of(dataset, state.split, "test"), 0.0, 0.0

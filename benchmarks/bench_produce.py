@@ -1,6 +1,6 @@
-"""What a selection costs, beside the same filter in pandas, one proposal at a time. Prints JSON lines.
+"""The time of a selection, and of the same filter in pandas, one proposal at a time. Prints JSON lines.
 
-The pandas filter only finds the matches and samples one of them; it looks for no nearest item where there is none.
+The pandas filter only finds the matches and samples one of them; without a match it does not search for the nearest.
 """
 
 import argparse
@@ -20,7 +20,7 @@ WINDOW = 20
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median duration; the first run warms up."""
+    """Median duration, after a warm-up run."""
     durations = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -44,7 +44,7 @@ def filter_with_pandas(frame: pd.DataFrame, points: np.ndarray, tolerance: float
 
 
 def proposals(vectors: np.ndarray, box: Box, tolerance: float, batch: int, matching: bool) -> np.ndarray:
-    """Means of windows of random items: those that match something, or those that do not, ever farther out."""
+    """Means of windows of random items that match an item, or that match none, scaled farther and farther out."""
     rng = np.random.default_rng(2)
     found = np.empty((0, DIM), np.float32)
     stretch = 1.0
@@ -58,7 +58,7 @@ def proposals(vectors: np.ndarray, box: Box, tolerance: float, batch: int, match
 
 def compare(items: int, batch: int, repeats: int) -> None:
     rng = np.random.default_rng(0)
-    mixing = np.eye(DIM) + 0.3 * rng.standard_normal((DIM, DIM))  # attributes depend on each other, as real ones do
+    mixing = np.eye(DIM) + 0.3 * rng.standard_normal((DIM, DIM))  # correlated attributes, like real ones
     vectors = (rng.standard_normal((items, DIM)) @ mixing).astype(np.float32)
     vectors = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0)
     start = time.perf_counter()

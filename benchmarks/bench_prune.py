@@ -1,8 +1,8 @@
-"""What pruning saves: the best score on the validation users against processor seconds, with and without.
+"""Savings of pruning: the best score on the validation users against processor seconds, with and without pruning.
 
-Prints a JSON line for each search: when each trial ended, and the best score until then. A search with pruning has as
-much processor time as the one without, and so more trials; it is told after which share of the time of the one
-without it had that one's best score.
+Prints a JSON line for each search: when each trial ended, and the best score until then. A search with pruning gets the
+same processor time, and so has more trials; its line gives the share of that time after which it reached the best score
+of the search without pruning.
 
     python benchmarks/bench_prune.py                    # ml-100k, 12 trials of 5 passes, two seeds: ten minutes
     python benchmarks/bench_prune.py --seeds 0 --trials 4 --passes 2
@@ -27,11 +27,11 @@ KINDS = (None, "halving", "hyperband")
 
 
 class OverError(Exception):
-    """A search had its time."""
+    """The time of a search is used up."""
 
 
 def search(state: State, setup: Setup, trials: int, prune: str | None, most: float = math.inf) -> dict[str, Any]:
-    """One search of so many trials or seconds: processor seconds at the end of each, its score and the best so far."""
+    """One search of `trials` or `most` seconds: processor seconds at the end of each trial, score, best so far."""
     ends, start = list[list[float]](), time.process_time()
 
     def tell(trial: Trial, best: Trial) -> None:
@@ -45,7 +45,7 @@ def search(state: State, setup: Setup, trials: int, prune: str | None, most: flo
 
 
 def until(found: dict[str, Any], score: float) -> float:
-    """Processor seconds until a search had a score; infinite where it never had."""
+    """Processor seconds until a search reached a score; infinite if it never did."""
     return next((seconds for seconds, _, best in found["ends"] if best >= score), math.inf)
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--kinds", nargs="+", type=lambda kind: None if kind == "none" else kind, default=KINDS)
-    parser.add_argument("--seconds", type=float, default=math.inf, help="of the processor in each search, at most")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="processor seconds of each search, at most")
     asked = parser.parse_args()
     dataset, found = sets.read(asked.set, asked.folder), {}
     for seed in asked.seeds:

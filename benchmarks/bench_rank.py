@@ -1,9 +1,9 @@
-"""Judging: users per second on the whole catalogue, beside a bare matrix product with top-k, and beside RecTools.
+"""Judging: users per second on the whole catalogue, against a bare matrix product with top-k, and against RecTools.
 
 Prints JSON lines. First, made-up vectors: 100,000 users with 50 events each on 50,000 items of 20 attributes; HR,
 NDCG and MRR, then all metrics, against `(points @ vectors.T).topk(10)` in the same chunks and the same run. Memory is
-the peak of the process. Then ml-1m-part: our judging of each encoder, reading histories and encoding included, against
-`recommend` of RecTools' SASRec of the same width on the same number of threads, which runs in an environment of its own
+the peak of the process. Then ml-1m-part: our judging of each encoder, including reading and encoding of histories,
+against `recommend` of RecTools' SASRec of the same width on the same number of threads, in an environment of its own
 (see `peers.py`).
 """
 
@@ -32,7 +32,7 @@ from what_next.types import History
 
 HEARD, ATTRIBUTES, K = 50, 20, 10
 DIM = 64
-"""Of the model that is judged on ml-1m-part: the width of the peer's."""
+"""Width of the model that is judged on ml-1m-part, equal to the peer's."""
 
 
 def tell(**values: object) -> None:
@@ -40,7 +40,7 @@ def tell(**values: object) -> None:
 
 
 class Points:
-    """A policy whose points are known: what is measured is the judging."""
+    """A policy with given points, so that only judging is measured."""
 
     def __init__(self, points: torch.Tensor, vectors: torch.Tensor) -> None:
         self.points, self.vectors = points, vectors
@@ -98,7 +98,7 @@ def engine(users: int, items: int, dim: int, repeats: int) -> None:
             metric(places, K)
 
     def everything() -> None:
-        fresh = replace(evaluator)  # which has not yet looked at histories and popular items
+        fresh = replace(evaluator)  # without its caches of histories and popular items
         fresh.means({"": fresh.score([policy])})
 
     taken = {work.__name__: [] for work in (bare, accuracy, everything)}
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=sets.FOLDER)
-    parser.add_argument("--no-peer", action="store_true", help="the made-up vectors alone")
+    parser.add_argument("--no-peer", action="store_true", help="only the made-up vectors")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     engine(arguments.users, arguments.items, arguments.dim, arguments.repeats)

@@ -1,12 +1,12 @@
-"""How cost grows with events, items and users, and the constants that `what-next plan` reckons with.
+"""Growth of costs with events, items and users, and the constants of `what-next plan`.
 
-Every size is measured in a process of its own, since memory is that of the whole process; seconds are those of the
-processor and not of the clock, which other work on the machine changes. Prints a JSON line for each.
+Every size is measured in a process of its own, because memory is that of a whole process; seconds are of processor
+time, which hardly depends on other work of the machine. Prints a JSON line for each.
 
     python benchmarks/bench_scale.py                      # all parts: half an hour on one core
     python benchmarks/bench_scale.py --only training      # some of them
-    python benchmarks/bench_scale.py --keep               # writes the constants anew, the page and the picture
-    python benchmarks/bench_scale.py --draw               # measures nothing: page and picture from what is kept
+    python benchmarks/bench_scale.py --keep               # updates the constants, the page and the picture
+    python benchmarks/bench_scale.py --draw               # measures nothing: page and picture from stored lines
 
 `import`: Parquet with integer ids, 100 events a user. `training`: `next_item`, an LSTM, sampled softmax with 1,024
 negatives, batches of 64 histories of 100 events, a bounded number of steps on a made-up log. `search`: the 100 best of
@@ -44,17 +44,17 @@ from what_next.serving.store import AddEvents, AddImpression, EventRow, Store
 from what_next.sources import source_of
 
 LENGTH = 100
-"""Events of a user, in a log."""
+"""Events of each user in the log."""
 Row = dict[str, Any]
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def peak() -> int:
-    """The most bytes that this process ever had in memory; `getrusage` tells those of its parent, too."""
+    """Peak resident memory of this process, in bytes; `getrusage` would include that of its parent."""
     return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
 
 
@@ -78,7 +78,7 @@ def made_up(items: int, events: int) -> wn.Dataset:
 
 
 def agent_of(items: int, events: int, dim: int) -> tuple[wn.Agent, wn.State]:
-    """One that knows nothing yet, and the made-up log."""
+    """An untrained agent, and the made-up log."""
     setup = wn.Setup(
         train=True, data=Path("log.parquet"), algorithm="next_item", model="lstm",
         loss={"name": "sampled_softmax", "negatives": 1024},
@@ -90,7 +90,7 @@ def agent_of(items: int, events: int, dim: int) -> tuple[wn.Agent, wn.State]:
 
 
 def importing(events: int, folder: str) -> Row:
-    """What `what-next data import` does, its files included; and what reading the result back takes."""
+    """The work of `what-next data import`, including its files, and the cost of reading the result back."""
     path, before = Path(folder) / "log.parquet", resident()
     busy = time.process_time()
     save(import_files([path]), path.with_name("imported.parquet"))
@@ -140,7 +140,7 @@ def searching(items: int, dim: int, queries: int) -> Row:
 def remembering(users: int, heard: int, dim: int) -> Row:
     agent, _ = agent_of(10_000, 100_000, dim)
     sessions, rng, kept = Sessions.of(agent.eval()), np.random.default_rng(0), list[Any]()
-    sessions.replays([[Event(1, place) for place in range(heard)]] * 1000)  # what is allocated but once
+    sessions.replays([[Event(1, place) for place in range(heard)]] * 1000)  # what is allocated only once
     before, busy = resident(), time.process_time()
     for start in range(0, users, 1000):
         items = rng.integers(10_000, size=(min(1000, users - start), heard))
@@ -198,7 +198,7 @@ def answering(items: int, dim: int, answers: int) -> Row:
         asked = [{"user_id": user, "k": 10, "explore": {"temperature": 1.0}} for user in made.users[:500]]
         sent = [load.request("POST", "/v1/recommendations", json.dumps(one).encode(), made.key) for one in asked]
         with served.serving(made, None, "server.deadline=60000") as service:
-            load.closed(service.port, iter(sent).__next__, connections=16, count=len(sent))  # everybody is in memory
+            load.closed(service.port, iter(sent).__next__, connections=16, count=len(sent))  # all users are in memory
             before, turns = service.busy, answers // len(sent)
             told = load.closed(service.port, iter(sent * turns).__next__, connections=16, count=turns * len(sent))
             spent = (service.busy - before) / (turns * len(sent))
@@ -213,7 +213,7 @@ def answering(items: int, dim: int, answers: int) -> Row:
 
 
 def alone(function: Callable[..., Row], *given: Any) -> Row:
-    """What a function finds in a process of its own."""
+    """The result of a function in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as pool:
         return pool.apply(function, given)
 
@@ -270,11 +270,11 @@ def main() -> None:
     parser.add_argument("--events", type=int, nargs="+", default=[10**6, 3 * 10**6, 10**7])
     parser.add_argument("--items", type=int, nargs="+", default=[10**4, 10**5, 10**6])
     parser.add_argument("--users", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6])
-    parser.add_argument("--steps", type=int, default=20, help="of training")
-    parser.add_argument("--postgres", help="the URL of an empty database, to be measured beside SQLite")
+    parser.add_argument("--steps", type=int, default=20, help="training steps")
+    parser.add_argument("--postgres", help="URL of an empty PostgreSQL database, to measure besides SQLite")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--keep", action="store_true", help="write what is measured to the constants of the plan")
-    parser.add_argument("--lines", type=Path, help="keep what was printed before into this file, and measure nothing")
+    parser.add_argument("--keep", action="store_true", help="write the measurements to the constants of the plan")
+    parser.add_argument("--lines", type=Path, help="keep the lines printed earlier into this file, and measure nothing")
     parser.add_argument("--draw", action="store_true", help="measure nothing")
     sizes = parser.parse_args()
     if sizes.lines:
@@ -288,7 +288,7 @@ def main() -> None:
 
 
 def told(rows: Iterator[Row], part: str) -> Iterator[Row]:
-    """The same with the part's name, each printed; numbers to four digits."""
+    """The lines with the name of the part, printed; numbers to four digits."""
     for row in rows:
         row = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
         found = {"part": part, **row}

@@ -1,18 +1,18 @@
 """Approximate search beside exact: recall and speed-up at 1,000,000 items of dim 64, one query at a time.
 
-Prints JSON lines. The vectors are trained by our own model (sampled softmax, sparse rows) on a made-up log of a fixed
-seed, for a fixed number of steps: 3,000 take four minutes on one thread of its own, most of this run. In the log,
-users walk from topic to topic, mostly to near ones, and popularity within a topic falls by a power law. The queries
-are the trained actor's points for the histories of users that training has not seen; that it has learned is told by
-how often their next item is among the exact top 100, beside the 100 most popular items.
+Prints JSON lines. The vectors are trained by our own model (sampled softmax, sparse rows) on a made-up log
+of a fixed seed, for a fixed number of steps: 3,000 take four minutes of one thread, most of this run. In the log, users
+walk from topic to topic, mostly to near ones, and popularity within a topic falls by a power law. The queries are the
+trained actor's points for histories of held-out users. As a check of the training, a line gives how often their next
+item is among the exact top 100, and among the 100 most popular items.
 
-`--drawn` spares the training, for catalogues that take long to learn: vectors are drawn as it leaves them. There is a
-topic's direction for half of the items, alike for near topics, some of their own, and unequal lengths; the others lie
-where no event has moved them. Points lie between near topics.
+`--drawn` skips the training, for catalogues that take long to learn: vectors are drawn with the structure of trained
+ones. Half of the items have the direction of their topic, similar for near topics, plus a direction of their own, with
+unequal lengths; the others have initial values. Points lie between near topics.
 
-Exact search is the faster of two: PyTorch's product of matrix and vector with its top-k, and faiss's scan, which keeps
-the best as it goes. It and the index answer each query in turn, so that a busy machine is busy for both; the speed-up
-is told in time on the clock, and in time of the processor, which other programs do not change much.
+Exact search is the faster of two: PyTorch's matrix-vector product with top-k, and faiss's scan. Exact search and the
+index alternate on each query, so that other work on the machine affects both; the speed-up is given in elapsed time,
+and in processor time, which depends little on other programs.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def tell(part: str, **values: object) -> None:
 
 
 def walks(items: int, users: int, seed: int) -> np.ndarray:
-    """What users hear: one topic to the next on a ring of topics, which are of unequal size."""
+    """Histories: walks of users over a ring of topics of unequal size."""
     rng = np.random.default_rng(seed)
     topics = max(20, items // 500)
     sizes = rng.pareto(1.5, topics) + 1
@@ -128,7 +128,7 @@ def trained(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def drawn(items: int, queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and points as training might leave them; some at a time, since float64 would need twice the memory."""
+    """Vectors and points like trained ones, drawn in chunks, because float64 would need twice the memory."""
     rng, topics = np.random.default_rng(seed), max(20, items // 500)
     steps = rng.normal(size=(topics, DIM))
     for topic in range(1, topics):
@@ -151,12 +151,12 @@ def drawn(items: int, queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lengths_of(vectors: np.ndarray) -> list[float]:
-    """Shortest, median and longest."""
+    """The shortest, median and longest length."""
     return [round(float(length), 2) for length in np.quantile(np.linalg.norm(vectors, axis=1), (0, 0.5, 1))]
 
 
 def in_turn(searches: dict[str, Search], points: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The median seconds of each, on the clock and of the processor, and what it found; query by query."""
+    """Alternating on each query: median elapsed and processor seconds of each search, and its results."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in searches}
     found: dict[str, list[np.ndarray]] = {name: [] for name in searches}
     for point in points:
@@ -214,7 +214,7 @@ def compare(vectors: np.ndarray, points: np.ndarray, following: np.ndarray | Non
 
 
 def resident() -> int:
-    """Bytes of the process that are in memory."""
+    """Resident memory of the process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -228,8 +228,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of training and of building; a search has one")
-    parser.add_argument("--drawn", action="store_true", help="vectors that are drawn, not trained")
+    parser.add_argument("--threads", type=int, default=1, help="threads of training and building; a search has one")
+    parser.add_argument("--drawn", action="store_true", help="drawn vectors instead of trained ones")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.drawn:
@@ -239,7 +239,7 @@ def main() -> None:
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     compare(vectors, points, following, arguments.threads)
-    table = torch.ones(2**28)  # 1 GiB: more than caches hold
+    table = torch.ones(2**28)  # 1 GiB, to flush the caches
     rate = table.numel() * 4 / median_seconds(table.sum, 5)
     tell("machine", torch=torch.__version__, faiss=faiss.__version__, read_gb_per_s=round(rate / 1e9, 1))
 

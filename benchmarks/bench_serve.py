@@ -1,17 +1,17 @@
 """The service under load, on loopback: the service on one core, the client on another. Prints JSON lines.
 
-The model is made up and untrained (an LSTM of `--dim`), the log as well; every request names a user with a stored
-history, draws 10 items by the softmax over all items (exact propensities), is checked for its key, and is answered when
-its impression is on the disk. Every figure is the median of `--repeats`, with all values beside it. (`pressure` is
-measured once.)
+The model is untrained (an LSTM of `--dim`), and the log is made up. Every request names a user with a stored history,
+draws 10 items by the softmax over all items (exact propensities), has its key checked, and is answered when the answer
+is logged on the disk. Every figure is the median of `--repeats`, with all values beside it, except for `pressure`,
+which is measured once.
 
-`latency`: an open loop of 100 requests a second, users whom the service knows already, and users whom it has not seen
-since it started. `throughput`: a closed loop, by turns with a bare ASGI application under the same server, parser, loop
+`latency`: an open loop of 100 requests a second, for users in memory, and for users whom the service has not seen since
+it started. `throughput`: a closed loop, alternating with a bare ASGI application under the same server, parser, loop
 and client. `batching`: the same with `server.batch` 1 and 64. `events`: batches of 100 on SQLite. `start`: from the
-process's start until it is ready. `pressure`: closed loops of `--crowds` connections, then open loops of `--overload`
-times the best rate on 4,000 connections: what is answered by the model (goodput), how fast, what is refused, and what
-could not be sent since all connections waited. `cold`: batches of 100 users who
-are not in memory. `--soak MINUTES`: half of the throughput, and the memory of the process.
+start of the process until it is ready. `pressure`: closed loops of `--crowds` connections, then open loops of
+`--overload` times the best rate on 4,000 connections: the rate and latency of the model's answers (goodput), refusals,
+and requests that could not be sent because all connections waited. `cold`: batches of 100 users who are not in memory.
+`--soak MINUTES`: half of the throughput, and the memory of the process.
 """
 
 import argparse
@@ -43,27 +43,27 @@ MINUTE = 60
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """The name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
 class Goodput(NamedTuple):
-    """Answers of the model in a second of the clock, and in one of the service's processor."""
+    """Answers of the model per elapsed second, and per processor second of the service."""
 
     per_second: float
     per_cpu_second: float
 
 
 def goodput(told: load.Told) -> Goodput:
-    """What a load brought of it."""
+    """The goodput of a load."""
     answers = len(told.latencies) - told.fallbacks
     return Goodput(answers / told.seconds, answers / max(told.spent, 0.01))
 
 
 class Bench:
-    """One made-up model, and what is measured of it."""
+    """One made-up model, and its measurements."""
 
     def __init__(self, made: served.Made, common: dict[str, Any], arguments: argparse.Namespace) -> None:
         self.made, self.common, self.arguments = made, common, arguments
@@ -71,13 +71,13 @@ class Bench:
         self.rng = np.random.default_rng(1)
 
     def tell(self, what: str, **values: object) -> None:
-        """One line."""
+        """Print one line."""
         loads = [round(value, 2) for value in os.getloadavg()]
         print(json.dumps({"benchmark": "serve", "what": what, **values, **self.common, "load_average": loads}))
         sys.stdout.flush()
 
     def asks(self, users: Sequence[str]) -> load.Make:
-        """Requests for recommendations, of these users in turn."""
+        """Requests for recommendations, cycling over these users."""
         requests = [
             load.request(
                 "POST",
@@ -90,7 +90,7 @@ class Bench:
         return itertools.cycle(requests).__next__
 
     def some(self, count: int) -> list[str]:
-        """Users, each once."""
+        """Distinct users."""
         return self.rng.permutation(self.made.users)[:count].tolist()
 
     def repeated(self, measure: Callable[[], float]) -> list[float]:
@@ -98,7 +98,7 @@ class Bench:
         return [measure() for _ in range(self.arguments.repeats)]
 
     def warm(self, service: served.Service, users: Sequence[str]) -> None:
-        """Each of the users once."""
+        """Send one request for each of the users."""
         load.closed(service.port, self.asks(users), connections=8, count=len(users))
 
     def latency(self) -> None:
@@ -131,7 +131,8 @@ class Bench:
     def beside(self) -> None:
         """The p99 of one recommendation at 100 requests a second while a model is trained on the service's own core.
 
-        As the loop does it: a process of its own, on one thread, that stands back (`nice 10`). It is stopped in turn.
+        As in the loop, training is a process of its own, with one thread and low priority (`nice 10`). It is paused and
+        resumed alternately.
         """
         seconds, users = self.arguments.seconds, self.some(min(1000, len(self.made.users)))
         told: dict[str, list[float]] = {"without": [], "with": []}
@@ -164,7 +165,7 @@ class Bench:
         return told
 
     def throughput(self) -> None:
-        """Recommendations a second beside a bare ASGI application, by turns."""
+        """Recommendations a second, alternating with a bare ASGI application."""
         hello, users = load.request("GET", "/"), self.some(1000)
         with served.serving(self.made, self.core) as service, served.greeting(self.core) as bare:
             self.warm(service, users)
@@ -186,13 +187,13 @@ class Bench:
                 client_busy=[round(max(one.busy for one in kind), 2) for kind in (ours, theirs)],
                 refused=sum(one.refused for one in ours),
                 fallbacks=sum(one.fallbacks for one in ours),
-                # Seconds of the processor do not depend on who else computes; wall time does.
+                # Processor seconds do not depend on other programs; elapsed time does.
                 service_cpu_ms=round(1000 * spent, 3),
                 service_mib=round(service.memory / 2**20),
             )
 
     def batching(self) -> None:
-        """What micro-batching gains."""
+        """The gain of micro-batching."""
         users, rates = self.some(1000), {}
         for size in (1, 64):
             with served.serving(self.made, self.core, f"server.batch={size}") as service:
@@ -234,7 +235,7 @@ class Bench:
                 )
 
     def start(self) -> None:
-        """Seconds until the service is ready, its store filled already; files are in the system's cache."""
+        """Seconds until the service is ready, with a filled store and cached files."""
 
         def once() -> float:
             with served.serving(self.made, self.core) as service:
@@ -249,7 +250,7 @@ class Bench:
         )
 
     def pressure(self) -> None:
-        """More than can be answered: closed loops of ever more connections, then multiples of the best rate."""
+        """Overload: closed loops with more and more connections, then open loops at multiples of the best rate."""
         seconds, users = self.arguments.seconds, self.some(1000)
         with served.serving(self.made, self.core) as service:
             self.warm(service, users)
@@ -282,7 +283,7 @@ class Bench:
             goodput_per_s=round(found.per_second),
             of_best=round(found.per_second / best.per_second, 3),
             goodput_per_cpu_s=round(found.per_cpu_second),
-            # Where others compute on that core, too, this tells more than what came of a second of the clock.
+            # If other programs use that core, too, this says more than the rate per elapsed second.
             of_best_per_cpu_s=round(found.per_cpu_second / best.per_cpu_second, 3),
             service_busy=round(told.spent / told.seconds, 2),
             refused_per_s=round(told.refused / told.seconds),
@@ -316,7 +317,7 @@ class Bench:
             )
 
     def soak(self, minutes: float) -> None:
-        """The memory of the process under half load; the first tenth of the time is left out."""
+        """The memory of the process under half load, without the first tenth of the time."""
         users = self.some(1000)
         with served.serving(self.made, self.core) as service:
             self.warm(service, users)
@@ -350,10 +351,16 @@ def main() -> None:
     parser.add_argument(
         "--crowds", type=int, nargs="+", default=[64, 512, 2000, 4000], help="connections of `pressure`"
     )
-    parser.add_argument("--overload", type=float, nargs="+", default=[2, 3, 10], help="times the best rate")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument(
+        "--overload",
+        type=float,
+        nargs="+",
+        default=[2, 3, 10],
+        help="rates of `pressure`, as multiples of the best rate",
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default=",".join(ONLY), help=f"of {', '.join(ONLY)}")
+    parser.add_argument("--only", default=",".join(ONLY), help=f"some of {', '.join(ONLY)}")
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
     arguments = parser.parse_args()
     core, client = served.cores()

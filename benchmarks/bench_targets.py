@@ -1,8 +1,8 @@
-"""Targets a second of training on sets of long and of short histories, by turns in one run. Prints JSON lines.
+"""Targets a second of training on sets of long and of short histories, alternating in one run. Prints JSON lines.
 
-A step is what a run does for a batch: histories, encoder, losses, gradients, optimiser; settings are the defaults but
-for those that a line names. `share` is the rate over that on the first set; the machine's fp32 matrix rate stands
-beside it.
+A step is the whole work of a run for one batch: histories, encoder, losses, gradients, optimiser. Settings are the
+defaults, except for those that a line names. `share` is the rate relative to that on the first set. Each line has the
+machine's fp32 matrix rate.
 """
 
 import argparse
@@ -29,7 +29,7 @@ VARIANTS = (
 
 
 class Training:
-    """One variant on one set; a pass of its batches is drawn from evenly, since they differ in width."""
+    """One variant on one set; steps are spread evenly over the batches of a pass, because these differ in width."""
 
     def __init__(self, dataset: wn.Dataset, settings: dict[str, str], threads: int) -> None:
         text = "train, yes, data, memory, model_agent_path, agent, model_critic_path, critic"
@@ -41,7 +41,7 @@ class Training:
         self.rng, self.rates = np.random.default_rng(0), list[float]()
 
     def run(self, seconds: float) -> None:
-        """Some steps, and their rate."""
+        """Make some steps; returns their rate."""
         targets, start = 0, time.process_time()
         while (passed := time.process_time() - start) < seconds:
             targets += self.agent.propagate(self.source.next_batch(self.policy, self.rng), self.rng).targets
@@ -50,9 +50,9 @@ class Training:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", default="ml-1m-part,amazon-beauty-s3rec", help="others are compared with the first")
+    parser.add_argument("--sets", default="ml-1m-part,amazon-beauty-s3rec", help="the first is the reference")
     parser.add_argument("--folder", type=Path, default=sets.FOLDER)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of processor time, in each turn")
+    parser.add_argument("--seconds", type=float, default=4.0, help="processor time of each turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     wanted = parser.parse_args()

@@ -1,8 +1,8 @@
 """The founding algorithm: steps per second, and the share of the machine's fp32 matrix rate that they reach.
 
 Prints JSON lines.
-The flops counted are those of the networks' matrix products: 2 for each multiply-add, times 3 for forward and backward
-(times 1 for what runs without a gradient). The data are made up, of the size of ml-100k's catalogue.
+Counted are the flops of the networks' matrix products: 2 for each multiply-add, times 3 for forward and backward
+(times 1 without a gradient). The data are made up, of the size of ml-100k's catalogue.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from what_next.training.founding_learner import FoundingLearner
 
 
 def flops_of_step(agent: wn.Agent, batch: int, window: int) -> float:
-    """Of one training step: proposing, and the losses of actor and critic."""
+    """Flops of one training step: proposing, and the losses of actor and critic."""
     assert isinstance(agent.learner, FoundingLearner)
     sizes, algorithm = agent.learner.sizes, agent.setup.algorithm
     steps, dim = batch * window, sizes.dim
     encoder = 2 * steps * 4 * dim * (sizes.factors + dim)
-    head = 2 * ((sizes.points + sizes.prospects) * dim + dim * dim + dim)  # for each point that is judged
+    head = 2 * ((sizes.points + sizes.prospects) * dim + dim * dim + dim)  # for each point that the critic judges
     state = 2 * steps * dim * dim
     choices, judged = len(agent.nets["actor"].prototypes), 1 + algorithm.explore
     actor = encoder + state + steps * choices * head

@@ -1,8 +1,8 @@
-"""User steps a second of every world, of Gymnasium's side of them, and of the originals, as JSON lines.
+"""User steps a second of every world, of its Gymnasium interface, and of the originals, as JSON lines.
 
-One thread, slates drawn once; users begin anew when their episodes end. A world and its original take turns, so that
-what else the machine does hits both. `steps_per_cpu_second` counts the time of the processor, which other programs do
-not change much.
+One thread, slates drawn once; users begin anew when their episodes end. A world and its original alternate, so that
+other work on the machine affects both. `steps_per_cpu_second` uses processor time, which depends little on other
+programs.
 """
 
 import json
@@ -71,7 +71,7 @@ def recsim() -> Step:
 
 
 def speed(step: Step, users: int) -> np.ndarray:
-    """User steps in a second on the clock, and of the processor."""
+    """User steps per elapsed second and per processor second."""
     clock, cpu, steps = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - clock < SECONDS:
         step(steps)

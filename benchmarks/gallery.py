@@ -1,6 +1,6 @@
-"""Pictures of docs/gallery.md that no other benchmark draws: a fitted world's foresight, boredom, any number of looks.
+"""Pictures of docs/gallery.md that no other benchmark draws: a fitted world's calibration, boredom, repeated looks.
 
-python benchmarks/gallery.py calibration    # one of them, in seconds; without a word: all
+python benchmarks/gallery.py calibration    # one of them, in seconds; without a name: all
 """
 
 import argparse
@@ -26,7 +26,7 @@ BLUE, ORANGE, GREEN, GREY = "#0b5fb5", "#b8450b", "#00735f", "#64748b"
 
 
 def calibration(to: Path) -> None:
-    """A world is fitted to 20,000 clicks and skips of a known one, and predicts rows that it has not seen."""
+    """A world fitted to 20,000 clicks and skips of a known world predicts held-out rows."""
     world, rng = Boredom(items=60, topics=8, slots=1, threshold=11, slope=6.0, seed=1), np.random.default_rng(0)
     users, rows = 1000, 20
     state = world.reset(users, rng)
@@ -52,7 +52,7 @@ def calibration(to: Path) -> None:
 
 
 def boredom(to: Path) -> None:
-    """What each reference of `boredom` earns slate after slate, and how many users are bored."""
+    """The reward of each reference of `boredom`, slate by slate, and the share of bored users."""
     world, users, steps = preset("boredom:SlateTopK-Bored-v0"), 500, 60
     figure, (above, below) = _figure(5.0, rows=2)
     for (name, policy), colour in zip(world.references().items(), (GREY, GREEN, ORANGE, BLUE), strict=True):
@@ -113,8 +113,8 @@ PICTURES: dict[str, Callable[[Path], None]] = {"calibration": calibration, "bore
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="*", choices=[*PICTURES, []], help="none: all of them")
-    parser.add_argument("--to", type=Path, default=DOCS, help="the folder that they go to")
+    parser.add_argument("pictures", nargs="*", choices=[*PICTURES, []], help="default: all")
+    parser.add_argument("--to", type=Path, default=DOCS, help="folder of the pictures")
     given = parser.parse_args()
     for name in given.pictures or PICTURES:
         PICTURES[name](given.to / f"{name}.svg")

@@ -1,8 +1,8 @@
-"""What a served log tells of another model, beside what that model really earns. Prints JSON lines; minutes.
+"""The estimate of a model from another model's served log, and its true reward. Prints JSON lines; minutes.
 
-A `next_item` of 3,000 histories of ml-100k serves, and one of 25,000 is judged. Each user's last 30 events are kept
-from both: an item that is shown and is among them earns 1. The truth is the same service with the other model, on other
-draws.
+A `next_item` trained on 3,000 histories of ml-100k serves, and one trained on 25,000 is judged. Each user's last 30
+events are held out from both: a shown item that is among them earns 1. The truth comes from the same service with the
+other model, on other draws.
 """
 
 import argparse
@@ -40,7 +40,7 @@ server.deadline, 60000
 
 
 def made(folder: Path, data: Path) -> tuple[pl.DataFrame, Mapping[str, set[str]]]:
-    """Train both models; the events that they know, and the items that came later, by user."""
+    """Train both models; returns their training events, and the held-out items by user."""
     log, items = sets.ml_100k(data)
     log = log.sort("user_id", "timestamp").with_columns(
         left=pl.len().over("user_id") - pl.int_range(pl.len()).over("user_id")
@@ -61,7 +61,7 @@ def made(folder: Path, data: Path) -> tuple[pl.DataFrame, Mapping[str, set[str]]
 def serve(
     setup: Setup, known: pl.DataFrame, later: Mapping[str, set[str]], count: int, k: int, seed: int, log: Path
 ) -> float:
-    """Answer `count` questions in turn, log them, and return what an answer earned on average."""
+    """Answer `count` requests in turn, log them, and return the mean reward of an answer."""
     store = Store.open(log.with_suffix(".sqlite"))
     writer = Writer(store)
     engine = Engine(setup, store, writer, None)

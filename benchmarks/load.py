@@ -1,7 +1,7 @@
-"""A load generator on loopback: connections that are kept, one request at a time on each (no pipelining).
+"""A load generator on loopback: persistent connections, one request at a time on each (no pipelining).
 
-It reads no more of an answer than its status and length. `closed` keeps every connection busy (saturation), `opened`
-sends at times that were drawn before, whatever comes back (latency, counted from the time that was drawn).
+It reads only the status and length of an answer. `closed` keeps every connection busy (saturation). `opened` sends at
+times that were drawn before, independent of the answers; latency is counted from the drawn time.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ import numpy as np
 import uvloop
 
 Make = Callable[[], bytes]
-"""Gives the next request."""
+"""Returns the next request."""
 Clock = Callable[[], float]
-"""Reads the seconds that a service has computed."""
+"""Returns the processor seconds of a service."""
 
 
 def request(method: str, path: str, body: bytes = b"", key: str | None = None) -> bytes:
-    """A whole HTTP/1.1 request."""
+    """A complete HTTP/1.1 request."""
     head = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]
     if key:
         head.append(f"authorization: Bearer {key}")
@@ -31,16 +31,16 @@ def request(method: str, path: str, body: bytes = b"", key: str | None = None) -
 
 @dataclass
 class Told:
-    """What a load brought.
+    """The result of a load.
 
     Attributes:
-        latencies: seconds of each answer, in order. refused: answers by a status other than 200 and 201.
-        seconds: until the last answer that is no refusal; busy: the client's share of it that it computed in.
-        spent: what `clock` counted from the first request until the last answer.
+        latencies: seconds of each answer, in order. refused: number of answers with a status other than 200 and 201.
+        seconds: until the last answer that is not a refusal; busy: the share of it in which the client computed.
+        spent: seconds on `clock` from the first request to the last answer.
         first: the beginning of the first refusal.
-        fallbacks: answers that do not say `"fallback":null`: of the safe policy, or of no recommendation at all.
-        replaced: answers of the safe policy, each question of a batch counted.
-        answered: seconds of each answer that is no refusal. statuses: how many answers had each.
+        fallbacks: answers without `"fallback":null`: of the fallback policy, or without a recommendation.
+        replaced: answers of the fallback policy, counting each request of a batch.
+        answered: seconds of each answer that is not a refusal. statuses: the number of answers with each status.
         unsent: requests that were due while every connection waited for an answer.
     """
 
@@ -71,11 +71,11 @@ SETTLED = 1.0
 CONNECTIONS = 4000
 """Connections of an open loop, at most: a little less than the service takes."""
 BURST = 16
-"""Requests that are sent before answers are looked at, where more are due than can be sent."""
+"""Requests that are sent before answers are read, if more are due than can be sent."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection: `done` is called with whether the answer is good, and the answer's head."""
+    """One connection: `done` is called with whether the request succeeded, and the head of the answer."""
 
     def __init__(self, done: Callable[["Connection", bool, bytes], None]) -> None:
         self.done, self.buffer, self.since, self.asked = done, b"", 0.0, False
@@ -170,7 +170,7 @@ class _Load:
             lost = answer == b"connection lost"
             if lost:
                 every.discard(connection)
-            if self.closing or not connection.asked:  # closed while nothing was asked
+            if self.closing or not connection.asked:  # closed without an open request
                 return
             self.count(connection, good, answer)
             under_way -= 1
@@ -189,7 +189,7 @@ class _Load:
         await asyncio.sleep(SETTLED)
         self.begin()
         start = self.began
-        # A timer is too coarse for milliseconds: the last of them are waited out, unless many are due in each.
+        # A timer is too coarse for milliseconds: the last ones are spent in a busy loop, unless many are due in each.
         coarse = 0.0 if len(due) > 1000 * due[-1] else 0.003
         for place, after in enumerate(due):
             if place % BURST == 0:
@@ -221,7 +221,7 @@ class _Load:
 def closed(
     port: int, make: Make, *, connections: int, seconds: float = 1e9, count: int = 0, clock: Clock | None = None
 ) -> Told:
-    """As many requests as come back: each connection sends its next one when the last is answered."""
+    """A closed loop: each connection sends its next request when the last one is answered."""
     load = _Load(port, make, clock)
     return _run(load, load.closed(connections, seconds, count))
 
@@ -236,7 +236,7 @@ def opened(
     connections: int = 8,
     clock: Clock | None = None,
 ) -> Told:
-    """Requests at times of a Poisson process of `rate` a second; some connections are there before."""
+    """An open loop: requests at times of a Poisson process of `rate` a second, on connections opened before."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
     load = _Load(port, make, clock)
     return _run(load, load.opened(np.cumsum(gaps).tolist(), connections))

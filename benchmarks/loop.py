@@ -1,8 +1,8 @@
-"""Does the loop pay? A simulated shop uses the real service over HTTP, day after day, while every night the loop runs.
+"""Does the loop pay? A simulated shop uses the real service over HTTP, day by day, and the loop runs every night.
 
-Users of a world ask, answer and come back. The first model has seen a log of popular items. Each arm has the same users
-and the same luck; what a user does hangs on what is shown alone. Prints a JSON line for each arm and seed, and a table;
-`--out` keeps the lines, `--draw` draws the days.
+Users of a world request recommendations, answer them and come back. The first model was trained on a log of popular
+items. Each arm has the same users and random numbers, so that users differ only by what they are shown. Prints a JSON
+line for each arm and seed, and a table; `--out` appends the lines to a file, `--draw` draws the days.
 
     python benchmarks/loop.py                                         # 200 users, 6 days: minutes
     python benchmarks/loop.py --users 2000 --days 30 --seeds 0 1 2    # hours
@@ -34,7 +34,7 @@ from what_next.worlds import Boredom, Sessions, Streams, World
 
 DAY, MINUTE = 86_400 * 10**6, 60 * 10**6
 STEPS = {"boredom": 5, "sessions": 12}
-"""Slates of a visit, at most; in `sessions` the user leaves before."""
+"""Maximum number of slates in a visit; in `sessions` the user leaves earlier."""
 WORLDS: dict[str, World] = {
     "boredom": Boredom(items=300, slots=10, steps=None),
     "sessions": Sessions(items=300, reward="visits", month=10_000, steps=None),
@@ -43,7 +43,7 @@ ITEMS = 300
 ARMS = ("loop rl", "loop next_item", "no loop", "popular", "random", "greedy", "aware")
 RULES = ("popular", "random", "greedy", "aware")
 TOGETHER = 100
-"""Questions of a request."""
+"""Recommendations in one batch request."""
 SETUP = """train, yes
 data, first.parquet
 inputs.items, learned
@@ -76,10 +76,10 @@ RL = {"boredom": "algorithm, reinforce\n", "sessions": "algorithm, reinforce\n"}
 
 @dataclass(eq=False)
 class People:
-    """The users of a world, each with luck of their own.
+    """The users of a world, each with their own random stream.
 
     Attributes:
-        world: theirs; `state`: how they are; `draws`: their luck; `visits`: how many they have made.
+        world: their world; `state`: their state; `draws`: their random streams; `visits`: their number of visits.
     """
 
     world: World
@@ -94,14 +94,14 @@ class People:
         return cls(world, world.reset(users, draws), draws)
 
     def present(self, day: int) -> np.ndarray:
-        """Who visits today."""
+        """The users who visit today."""
         days = getattr(self.state, "day", None)
         here = np.arange(len(self.state.age)) if days is None else np.flatnonzero(days == day)
         self.visits += len(here)
         return here
 
     def see(self, users: np.ndarray, slates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Show each of some users a slate; returns what each item was worth (0 where it was passed over), who stays."""
+        """Show each of some users a slate; returns the reward of each item (0 if it was skipped), and who stays."""
         after, feedback = self.world.step(self.state.rows(users), slates, self.draws.of(users))
         self.state = self.state.put(users, after)
         if not isinstance(self.world, Sessions):
@@ -111,19 +111,19 @@ class People:
         return worth, ~feedback.left  # type: ignore[attr-defined]
 
     def change_tastes(self) -> None:
-        """Everybody likes other topics from now on."""
+        """Change the tastes of all users to other topics."""
         self.state = replace(self.state, tastes=np.roll(self.state.tastes, 3, axis=1))
 
 
 @dataclass
 class Days:
-    """What happened, a number for each day, or for each user.
+    """The results, a number for each day or for each user.
 
     Attributes:
-        reward: of an answer; `answers`, `visits`: how many. `coverage`, `gini`: of the items of all answers.
-        change_error: standard error of the change of `reward` since the day before, users being the units; the first is
-            0. Who came on one of the two days alone is in that day's mean alone.
-        late_reward, late_answers: of each user, in the last third of the days. `visits_of_user`: on all of them.
+        reward: mean of an answer; `answers`, `visits`: their numbers. `coverage`, `gini`: of the items of all answers.
+        change_error: standard error of the change of `reward` since the day before, with users as units; the first is
+            0. A user who came on only one of the two days counts only in that day's mean.
+        late_reward, late_answers: of each user, in the last third of the days. `visits_of_user`: on all days.
     """
 
     reward: list[float] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Days:
     """By how much each user moved the mean of the latest day (the delta method of a ratio); it is not kept."""
 
     def add(self, day: "Day", late: bool) -> None:
-        """A day that is over; `late`: it is one of the last third."""
+        """Add a day; `late`: it is in the last third."""
         earned, answers = day.earned, day.answers
         value = earned.sum() / max(answers.sum(), 1)
         moved = (earned - value * answers) / max(answers.mean(), 1e-9)
@@ -162,12 +162,12 @@ class Days:
         self.gini.append(float(((2 * places - len(counts) - 1) * counts).sum() / (len(counts) * total)))
 
     def kept(self) -> dict[str, Any]:
-        """What a line says of them."""
+        """The content of a JSON line."""
         return {name: value for name, value in vars(self).items() if name != "moved"}
 
 
 class Day:
-    """What is counted on a day: of each user, whether they were here, what they earned in how many answers."""
+    """Counts of a day, for each user: whether they came, their rewards, and their number of answers."""
 
     def __init__(self, users: int, here: np.ndarray) -> None:
         self.here, self.earned, self.answers = np.zeros(users, np.int64), np.zeros(users), np.zeros(users)
@@ -175,14 +175,14 @@ class Day:
         self.here[here] = 1
 
     def note(self, users: np.ndarray, slates: np.ndarray, worth: np.ndarray) -> None:
-        """Some answers, one for each of some users."""
+        """Add one answer for each of some users."""
         self.earned[users] += worth.sum(axis=1)
         self.answers[users] += 1
         np.add.at(self.shown, slates, 1)
 
 
 class Shop:
-    """The service over HTTP, one connection."""
+    """A client of the service with one HTTP connection."""
 
     def __init__(self, port: int) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
@@ -193,7 +193,7 @@ class Shop:
             try:
                 self.connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
                 answer = self.connection.getresponse()
-            except (http.client.HTTPException, OSError):  # it was idle for long, and the service closed it
+            except (http.client.HTTPException, OSError):  # the service closed the idle connection
                 self.connection.close()
                 continue
             told = answer.read()
@@ -205,7 +205,7 @@ class Shop:
         return json.loads(told)
 
     def slates(self, users: np.ndarray, slots: int) -> tuple[np.ndarray, list[str]]:
-        """An answer for each user, and its id."""
+        """The slate of each user, and the id of the recommendation."""
         items, names = np.zeros((len(users), slots), np.int64), list[str]()
         for start in range(0, len(users), TOGETHER):
             some = users[start : start + TOGETHER].tolist()
@@ -221,7 +221,7 @@ class Shop:
         return items, names
 
     def tell(self, users: np.ndarray, slates: np.ndarray, names: Sequence[str], worth: np.ndarray, when: int) -> None:
-        """What was played, and what it was worth."""
+        """Send the plays and their rewards."""
         rows, slots = np.nonzero(worth)
         told = []
         for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
@@ -238,11 +238,11 @@ class Shop:
 
 
 def first_log(people: People, folder: Path, days: int = 3) -> None:
-    """Some days of popular items, and of any now and then; what was played is the log."""
+    """Write the log of some days on which items were drawn in proportion to their plays so far."""
     world, rng, rows = people.world, np.random.default_rng(1), list[tuple[str, str, int, float]]()
     start = time.time_ns() // 1000 - 60 * DAY
     counts, everyone = np.ones(ITEMS), np.arange(len(people.state.age))
-    if hasattr(people.state, "day"):  # they begin on as many days
+    if hasattr(people.state, "day"):  # first visits are spread over several days
         people.state = replace(people.state, day=(everyone % days).astype(np.int32))
     for day in range(days):
         users = people.present(day)
@@ -269,7 +269,7 @@ def first_log(people: People, folder: Path, days: int = 3) -> None:
 
 @contextmanager
 def serving(setup: Path) -> Iterator[int]:
-    """`what-next serve` as a process of its own; its port."""
+    """Run `what-next serve` as a process of its own; yields its port."""
     words = [sys.executable, "-m", "what_next", "serve", str(setup), "server.port=0", "--json"]
     with (setup.parent / "service.log").open("w") as log:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -286,7 +286,7 @@ def serving(setup: Path) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Case:
-    """What all arms of a comparison share."""
+    """The conditions that all arms of a comparison share."""
 
     world: str
     users: int
@@ -299,7 +299,7 @@ class Case:
     passes: int
 
     def late(self, day: int) -> bool:
-        """Whether a day is in the last third; the first three are the log's."""
+        """Whether a day is in the last third; the first three days are those of the log."""
         return day - 3 >= self.days - self.days // 3
 
     def people(self) -> People:
@@ -307,7 +307,7 @@ class Case:
 
 
 def by_rule(case: Case, arm: str, folder: Path) -> Days:
-    """A policy that needs no service."""
+    """Run an arm with a policy that needs no service."""
     people, days = case.people(), Days()
     first_log(people, folder)
     rule = people.world.references()[arm]
@@ -328,7 +328,7 @@ def by_rule(case: Case, arm: str, folder: Path) -> Days:
 
 
 def by_service(case: Case, arm: str, folder: Path) -> tuple[Days, dict[str, Any]]:
-    """A model that the service answers by, and that the loop changes, where there is one."""
+    """Run an arm with a model in the service, which the loop changes, if the arm has one."""
     people, days = case.people(), Days()
     first_log(people, folder)
     first = SETUP.format(temperature=case.temperature, passes=case.passes, answers=case.answers)
@@ -382,7 +382,7 @@ def by_service(case: Case, arm: str, folder: Path) -> tuple[Days, dict[str, Any]
 
 
 def wait_for(store: Store, port: int) -> None:
-    """Until the service has taken up what the store names."""
+    """Wait until the service has loaded the versions that the store names."""
     wanted, newest = store.second(), store.deployments()[-1].version
     for _ in range(600):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -403,12 +403,12 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--shift", type=int, help="days before tastes change")
+    parser.add_argument("--shift", type=int, help="days until tastes change")
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--passes", type=int, default=5)
-    parser.add_argument("--answers", type=int, default=20_000, help="of a canary, at most")
+    parser.add_argument("--answers", type=int, default=20_000, help="answers of a canary, at most")
     parser.add_argument("--rl", nargs="+", default=["algorithm, reinforce"], help="lines of the setup of `loop rl`")
-    parser.add_argument("--out", type=Path, help="where the lines are added")
+    parser.add_argument("--out", type=Path, help="file to add the lines to")
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for world in asked.world:

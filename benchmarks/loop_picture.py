@@ -1,4 +1,4 @@
-"""docs/loop.svg and its table: what answers earned day after day in each arm of benchmarks/loop.py."""
+"""docs/loop.svg and its table: the reward of answers by day, in each arm of benchmarks/loop.py."""
 
 import json
 import sys
@@ -69,7 +69,7 @@ def draw(lines: Lines) -> str:
 
 
 def told(lines: Lines) -> str:
-    """What was simulated."""
+    """A description of the simulation."""
     first, seeds = lines[0], sorted({line["seed"] for line in lines})
     shift = "" if first["shift"] is None else f", tastes change on day {first['shift'] + 1}"
     return f"World {first['world']}, {first['users']:,} users, {first['days']} days, seeds {seeds}{shift}"
@@ -99,7 +99,7 @@ def table(lines: Lines) -> str:
 
 
 def _visits(runs: Lines) -> str:
-    """Of a user on all days; with an interval over users, where the visits of each are kept."""
+    """Visits of a user on all days; with an interval over users, if the visits of each are stored."""
     if not all("visits_of_user" in run for run in runs):
         return f"{np.mean([sum(run['visits']) / run['users'] for run in runs]):.2f}"
     each = [np.array(run["visits_of_user"]) for run in runs]
@@ -108,11 +108,11 @@ def _visits(runs: Lines) -> str:
 
 
 def falls(lines: Lines, level: float = 0.95) -> list[str]:
-    """Day against day: a row for each run, in Markdown.
+    """Days with significant falls: a row for each run, in Markdown.
 
-    A day is below the one before it where the interval of the change lies below 0. The intervals of all days of a run
-    hold together with a chance of `level` (Bonferroni), by the normal law, users being the units. Such a fall is mended
-    where the loop tells on that day or the next of a version that was rolled back, a canary included.
+    A day is below the one before it if the interval of the change lies below 0. The intervals of all days of a run hold
+    simultaneously with probability `level` (Bonferroni, normal approximation, users as units). A fall counts as
+    corrected if the loop rolled back a version or a canary on that day or the next.
     """
     rows = ["| arm | seed | days below the day before | of them without a rollback | largest fall |",
             "|---|---:|---|---:|---:|"]  # fmt: skip
@@ -132,7 +132,7 @@ def falls(lines: Lines, level: float = 0.95) -> list[str]:
 
 
 Late = tuple[float, np.ndarray]
-"""The reward of an answer, and by how much each user moves it."""
+"""The mean reward of an answer, and each user's influence on it."""
 
 
 def _late(run: Mapping[str, Any]) -> Late:
@@ -142,13 +142,13 @@ def _late(run: Mapping[str, Any]) -> Late:
 
 
 def _apart(ours: Lines, theirs: Lines) -> tuple[float, float]:
-    """Of the runs of the same seeds, whose users are the same: a user's luck is in both."""
+    """The paired difference of runs with the same seeds, which have the same users and random numbers."""
     pairs = [(_late(one), _late(other)) for one in ours for other in theirs if one["seed"] == other["seed"]]
     return _mean([(one[0] - other[0], one[1] - other[1]) for one, other in pairs])
 
 
 def _mean(found: Sequence[Late]) -> tuple[float, float]:
-    """The mean over seeds, and half of its interval."""
+    """The mean over seeds, and the half-width of its interval."""
     errors = [influence.std(ddof=1) / np.sqrt(len(influence)) for _, influence in found]
     return float(np.mean([value for value, _ in found])), 1.96 * float(np.linalg.norm(errors)) / len(found)
 
@@ -162,7 +162,7 @@ def _text(x: float, y: float, words: str, kind: str) -> str:
 
 
 def main() -> None:
-    """Of the file that is named, or else of the kept one, whose picture is drawn."""
+    """Print the table of the given file; by default, use the stored file and draw its picture, too."""
     lines = [json.loads(line) for line in Path([*sys.argv, LINES][1]).read_text().splitlines()]
     if len(sys.argv) == 1:
         PICTURE.write_text(draw(lines))

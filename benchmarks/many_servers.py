@@ -1,9 +1,10 @@
-"""Two and four processes of the service behind the proxy of `deploy/`, on one PostgreSQL, and what goes wrong.
+"""Failures of two and four processes of the service behind the proxy of `deploy/`, on one PostgreSQL.
 
     PYTHONPATH=src python benchmarks/many_servers.py [--processes 2 4] [--only kill,routing]
 
-The trials are those of the slow tests (`tests/serving/fleet.py`): small models, few requests, since what counts is what
-becomes of each. HAProxy must be on the PATH, and `far` needs root (network namespaces, /dev/net/tun).
+The trials are those of the slow tests (`tests/serving/fleet.py`): small models and few requests, because the outcome of
+each request is counted, not the speed. HAProxy must be on the PATH, and `far` needs root (network namespaces,
+/dev/net/tun).
 """
 
 import argparse
@@ -22,17 +23,17 @@ from tests.serving.processes import Forks  # noqa: E402
 
 ONLY = ("changes", "swap", "kill", "restart", "away", "take_over", "routing", "far")
 DELAY, LOSS = 0.02, 0.01
-"""Seconds each way, and share of the packets: of the bad line."""
+"""Delay of the bad line in seconds each way, and its share of lost packets."""
 
 
 def tell(name: str, processes: int, found: dict[str, Any]) -> None:
-    """One row."""
+    """Print one row."""
     told = "; ".join(f"{key} {value}" for key, value in found.items() if value != {})
     print(f"| {name} | {processes} | {told} |", flush=True)
 
 
 def run(name: str, forks: list[Forks], folder: Path, postgres: Postgres) -> None:
-    """One trial on a new database."""
+    """Run one trial on a new database."""
     words, users = (("server.sessions=60",), 45 * len(forks)) if name == "routing" else ((), 30)
     (service := folder / "service").mkdir()
     (more := folder / "more").mkdir()
@@ -42,7 +43,7 @@ def run(name: str, forks: list[Forks], folder: Path, postgres: Postgres) -> None
 
 
 def taken_over(forks: list[Forks], folder: Path) -> None:
-    """The trial with a standby."""
+    """Run the trial with a standby database."""
     wheel = package()
     assert wheel is not None
     with server(wheel) as primary, standby(primary) as second:
@@ -52,7 +53,7 @@ def taken_over(forks: list[Forks], folder: Path) -> None:
 
 
 def far(forks: list[Forks], folder: Path) -> None:
-    """The trial with a bad line: the last process is at its end."""
+    """Run the trial with a bad line between the last process and the database."""
     with trials.far_server(DELAY, LOSS) as (postgres, url, line):
         urls = [*[postgres.url("trial")] * (len(forks) - 1), url]
         with trials.fleet(forks, folder, postgres, urls=urls) as made:
@@ -63,7 +64,7 @@ def far(forks: list[Forks], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--only", default=",".join(ONLY), help=f"of {', '.join(ONLY)}")
+    parser.add_argument("--only", default=",".join(ONLY), help=f"some of {', '.join(ONLY)}")
     arguments = parser.parse_args()
     wanted = [name for name in ONLY if name in arguments.only.split(",")]
     if (lacks := trials.missing("far" in wanted)) is not None:

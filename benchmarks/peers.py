@@ -1,13 +1,13 @@
-"""A peer trained and judged on a log's leave-one-out split: one JSON line. Needs nothing of What Next?.
+"""Train and judge another library's model on a log's leave-one-out split: one JSON line. Does not need What Next?.
 
-Each peer has an environment of its own, where bench_peers.py and bench_rank.py look for it:
+Each library has an environment of its own, where bench_peers.py and bench_rank.py look for it:
 
     python3 -m venv ~/.cache/peers/rectools && ~/.cache/peers/rectools/bin/pip install 'rectools[torch]>=0.19'
     python3 -m venv ~/.cache/peers/recbole && ~/.cache/peers/recbole/bin/pip install \
         recbole==1.2.1 'setuptools<81' 'pandas<2.2' 'numpy<2' 'scipy<1.12'
 
-The log is a CSV of `user,item`, each user's events in order. The last event of each is the test target, the one before
-it the validation target; the whole catalogue is ranked but for what the user had.
+The log is a CSV of `user,item`, with each user's events in order. The last event of each user is the test target, the
+one before it the validation target; the whole catalogue is ranked, except for the user's items.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def gru4rec(log: pd.DataFrame, epochs: int) -> dict[str, Any]:
             },
         )
         seconds = time.perf_counter() - start
-    targets = int((log.after >= 2).sum()) - log.user.nunique()  # its first event is nobody's target
+    targets = int((log.after >= 2).sum()) - log.user.nunique()  # the first event is not a target
     return {"seconds": seconds, "targets": targets, "ndcg@10": found["test_result"]["ndcg@10"]}
 
 

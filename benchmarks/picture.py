@@ -1,5 +1,5 @@
-"""Two pictures drawn from docs/results.json: docs/picture.svg, how well each algorithm names the next item, beside
-baselines; docs/tradeoff.svg, what the first item that each recommends earns, against that."""
+"""Draw two pictures from docs/results.json: docs/picture.svg, the accuracy of algorithms and baselines;
+docs/tradeoff.svg, the reward of the first recommended item against accuracy."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ EARNED = "reward@1"
 WIDTH, MARGIN, LEFT, RIGHT, GAP = 880, 18, 186, 22, 36
 ROW, HEADING, TOP = 15, 22, 78
 BESIDE, END, FLOOR = 70, WIDTH - 190, 458
-"""Of the plane of the second picture."""
+"""The borders of the plot area of the second picture."""
 KEYS = ("low", "mean", "high")
 STYLE = """
     svg { --paper: #ffffff; --ink: #1f2328; --dim: #59636e; --line: #d8dee4;
@@ -54,7 +54,7 @@ def groups(cells: Cells) -> Groups:
 
 
 def draw(cells: Cells) -> str:
-    """The picture as the text of an SVG file."""
+    """The first picture as the text of an SVG file."""
     grouped = groups(cells)
     bottom = TOP + sum(HEADING + ROW * len(rows) for _, rows in grouped.values()) + 6
     told = f"Mean NDCG@10 with 95 % intervals; higher is better, 1 is first place for all. {_measured(cells)}"
@@ -69,7 +69,7 @@ def draw(cells: Cells) -> str:
 
 
 def draw_tradeoff(cells: Cells) -> str:
-    """What the first item earns against how high the next one stands, one point for each row of the first data set."""
+    """The reward of the first item against NDCG@10, one point for each row of the first data set."""
     name = next(iter(SETS))
     rows = {row: cell["metrics"] for row, cell in cells[name].items() if EARNED in cell.get("metrics", {})}
     kinds = {row: kind for kind, some in groups(cells).values() for row in some}
@@ -104,7 +104,7 @@ def draw_tradeoff(cells: Cells) -> str:
 
 
 def _crossed(row: str, kind: str, across: Sequence[float], up: Sequence[float], words: float) -> list[str]:
-    """A point with both its intervals, and its name beside the plane, at the height `words`."""
+    """A point with both its intervals, and its name beside the plot area, at the height `words`."""
     (low, x, high), (below, y, above) = across, up
     lines = f"M{low:.1f} {y:.1f}H{high:.1f}M{x:.1f} {below:.1f}V{above:.1f}"
     return [
@@ -116,7 +116,7 @@ def _crossed(row: str, kind: str, across: Sequence[float], up: Sequence[float], 
 
 
 def _svg(parts: Sequence[str], height: int, title: str) -> str:
-    """The file, of its parts."""
+    """The SVG file of the given parts."""
     size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n  <title>{title}</title>\n'
     paper = '  <rect width="100%" height="100%" style="fill: var(--paper)"/>'

@@ -1,4 +1,4 @@
-"""What the machine can do, measured in the run whose figures are held against it."""
+"""The machine's own rates, measured in the same run as the figures that are compared with them."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ import torch
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
-    """The median time that some work takes, after one call that is not counted."""
+    """The median duration of a call, after a warm-up call."""
     work()
     durations = []
     for _ in range(repeats):

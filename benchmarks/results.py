@@ -1,6 +1,6 @@
 """The founding tables of docs/results.md: trains three seeds on each data set and judges them on the test users.
 
-The playlists are imported from the file given with --playlists; where it is missing, that table is left as it is.
+The playlists are imported from the file given with --playlists; without it, that table is not changed.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""The constants of `what-next plan` from what `bench_scale.py` printed; docs/scale.svg and the tables of docs/scale.md.
+"""The constants of `what-next plan` from the lines of `bench_scale.py`; docs/scale.svg and the tables of docs/scale.md.
 
-python benchmarks/scale_picture.py    # draws from what is kept
+python benchmarks/scale_picture.py    # draws from the stored lines
 """
 
 import datetime
@@ -18,7 +18,7 @@ from what_next.experiments.plan import ANSWER, DIM, KEPT, Plan, Size, cells, kep
 PICTURE, PAGE = ROOT / "docs/scale.svg", ROOT / "docs/scale.md"
 MARK, END = "<!-- what-next plan -->\n", "<!-- end -->"
 CASES = [Size(users, items, 100 * users, requests=users / 86_400) for users in (1e6, 1e8, 1e9) for items in (1e5, 1e7)]
-"""Of docs/scale.md: 100 events of each user, and a visit a day."""
+"""The plans of docs/scale.md: 100 events and a visit a day for each user."""
 Row = Mapping[str, Any]
 
 PANELS = (
@@ -41,13 +41,13 @@ PANELS = (
         ("database", "bytes", "database, disk", {"database": "SQLite"}),
     ]),
 )  # fmt: skip
-"""Of the picture: what grows, and with each curve its part, its value, its name, and what is the same along it."""
+"""Panels of the picture: the growing size, and for each curve its part, value, name and the fixed sizes."""
 COLOURS = ("#1a7f37", "#0969da", "#bc4c00", "#8250df", "#bf3989")
 TOP, HIGH, LEFT = 76, 250, 46
 
 
 def markdown(plans: Sequence[Plan]) -> str:
-    """Several plans as the tables of a page: what each part needs, and where each breaks first."""
+    """Several plans as Markdown tables: the needs of each part, and the part that fails first."""
     head = ["users", "items", "part", "memory", "disk", "network", "processors", "cost a month"]
     rows = [[_round(one.size.users), _round(one.size.items), *cells(one, part)] for one in plans for part in one.parts]
     ends = [[_round(one.size.users), _round(one.size.items), one.verdict] for one in plans]
@@ -67,7 +67,7 @@ def _round(number: float) -> str:
 
 
 def points(rows: Sequence[Row], part: str, along: str, value: str, same: Row) -> list[tuple[float, float]]:
-    """One curve; what is told for each user is told for all of them."""
+    """The points of one curve; values per user are multiplied by the number of users."""
     found = {}
     for row in rows:
         if row["part"] == part and all(row[name] == one for name, one in same.items()):
@@ -87,13 +87,13 @@ def growth(some: Sequence[tuple[float, float]]) -> float:
 
 
 def slope(some: Sequence[tuple[float, float]]) -> float:
-    """What one more costs, between the last two points."""
+    """The cost of one more, between the last two points."""
     (x, y), (further, more) = some[-2:]
     return (more - y) / (further - x)
 
 
 def constants(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Each with its value, its unit, and of which lines it was made."""
+    """The constants, each with its value, unit and the lines that it was computed from."""
 
     def along(part: str, name: str, value: str, **same: Any) -> list[tuple[float, float]]:
         return points(rows, part, name, value, same)
@@ -107,7 +107,7 @@ def constants(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     imports = {name: along("import", "events", name) for name in ("cpu_s", "peak_bytes", "file_bytes")}
     approximate = along("search", "items", "approximate_cpu_s")
     session, heard = slope(along("sessions", "users", "bytes", dim=DIM, events_of_a_user=20)), 20
-    stored = [row for row in rows if row["part"] == "database"][-1]  # PostgreSQL, where it was measured
+    stored = [row for row in rows if row["part"] == "database"][-1]  # PostgreSQL, if it was measured
     quick = [row for row in rows if row["part"] == "database" and row["database"] == "SQLite"][-1]
     answers = along("service", "items", "cpu_s")
     resident = along("service", "items", "resident_bytes")
@@ -149,7 +149,7 @@ def constants(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def keep(new: Sequence[Row], machine: str) -> None:
-    """Put what was measured in the place of what is kept of the same sizes, and make the constants anew."""
+    """Replace stored lines by new ones of the same sizes, and compute the constants again."""
     sizes = ("part", "events", "items", "users", "dim", "events_of_a_user", "database")
 
     def key(row: Row) -> tuple[Any, ...]:
@@ -217,7 +217,7 @@ def _panel(place: int, title: str, curves: Sequence[tuple[str, Sequence[tuple[fl
 
 
 def write() -> None:
-    """The picture and the tables, from what is kept."""
+    """Write the picture and the tables from the stored lines."""
     before, _, rest = PAGE.read_text().partition(MARK)
     text = before + MARK + markdown([plan(size) for size in CASES]) + END + rest.partition(END)[2]
     write_files({PICTURE: lambda file: file.write(draw(kept()["rows"]).encode()),

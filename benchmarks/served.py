@@ -1,4 +1,4 @@
-"""What `bench_serve.py` measures: a made-up model with its log, and the service as a process of its own on one core."""
+"""The setup of `bench_serve.py`: a made-up model with its log, and the service as a process of its own on one core."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from what_next.training import checkpoint
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 PATIENCE = 600
-"""Seconds that a service may take to start."""
+"""Longest start of a service, in seconds."""
 
 SETUP = """train, no
 algorithm, {algorithm}
@@ -37,7 +37,7 @@ server.keys, yes
 server.rate, 0
 server.temperature, 1
 """
-"""One thread, keys checked, no limit of the rate, exact draws by the softmax."""
+"""One thread, keys checked, no rate limit, exact draws by the softmax."""
 
 HELLO = """
 import uvicorn
@@ -56,8 +56,8 @@ class Made:
     """A folder with setup, model and log.
 
     Attributes:
-        folder: of all files; the store comes to lie there too.
-        users: ids of the people with a history. key: an API key that may do everything.
+        folder: holds all files, later also the store.
+        users: ids of the users with a history. key: an API key of the role admin.
     """
 
     folder: Path
@@ -66,10 +66,10 @@ class Made:
 
 
 def make(folder: Path, items: int, users: int, heard: int, dim: int, algorithm: str) -> Made:
-    """An agent of `items` items that knows nothing yet, and a log of `users` users with `heard` events each."""
+    """An untrained agent with `items` items, and a log of `users` users with `heard` events each."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    # Some items are played often, most seldom: a power law, as in any log of listening.
+    # Plays of items follow a power law, as in any log of listening.
     played = (items * rng.random(users * heard) ** 3).astype(np.int64)
     names = [f"u{number}" for number in range(users)]
     log = pl.DataFrame(
@@ -95,18 +95,18 @@ def make(folder: Path, items: int, users: int, heard: int, dim: int, algorithm: 
 
 
 def command(*words: str) -> list[str]:
-    """A call of `what-next`."""
+    """The command line of a call of `what-next`."""
     return [sys.executable, "-m", "what_next", *words]
 
 
 def environment() -> dict[str, str]:
-    """One thread, and the package of this repository."""
+    """The environment variables: one thread, and the package of this repository."""
     return {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
 def training(made: Made, core: int | None) -> Iterator[subprocess.Popen[bytes]]:
-    """A training on the log of a model, on one core, that stands back as the loop does; it has begun."""
+    """Run a training on the log of a model, on one core, with low priority as in the loop; yields once it has begun."""
     words = [str(made.folder / "setup.txt"), "seconds=600", "model_agent_path=beside.safetensors"]
     words += ["model_critic_path=beside.critic.safetensors", "log=beside.jsonl", "--force"]
     told = made.folder / "beside.log"
@@ -127,20 +127,20 @@ def training(made: Made, core: int | None) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def pinned(core: int | None) -> None:
-    """This process on one core alone, where the system lets it."""
+    """Pin this process to one core, if the system allows it."""
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
 
 
 def cores() -> tuple[int | None, int | None]:
-    """One for the service, another for the client; none where there are not two."""
+    """One core for the service, and one for the client; none if there are fewer than two."""
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return (there[0], there[1]) if len(there) > 1 else (None, None)
 
 
 @dataclass
 class Service:
-    """A process that answers on a port of this machine."""
+    """A service process on a port of this machine."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -148,7 +148,7 @@ class Service:
 
     @property
     def memory(self) -> int:
-        """Bytes of the process that are in memory."""
+        """Resident memory of the process, in bytes."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
@@ -156,14 +156,14 @@ class Service:
 
     @property
     def busy(self) -> float:
-        """Seconds that the process has computed."""
+        """Processor seconds of the process so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def serving(made: Made, core: int | None, *overrides: str) -> Iterator[Service]:
-    """`what-next serve`, until the block ends; `seconds` from the start of the process until it is ready."""
+    """Run `what-next serve` until the block ends; `seconds`: from the start of the process until it is ready."""
     words = command("serve", str(made.folder / "setup.txt"), *overrides, "--json")
     with (made.folder / "serve.log").open("ab") as log:
         start = time.perf_counter()
@@ -183,7 +183,7 @@ def serving(made: Made, core: int | None, *overrides: str) -> Iterator[Service]:
 
 @contextmanager
 def greeting(core: int | None) -> Iterator[Service]:
-    """A bare ASGI application under the same server, parser and loop."""
+    """Run a bare ASGI application under the same server, parser and loop."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

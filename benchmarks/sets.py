@@ -1,4 +1,4 @@
-"""The data sets that the tables and benchmarks are made on, read from a folder that holds them: see `SETS`."""
+"""The data sets of the tables and benchmarks, read from a folder that holds them: see `SETS`."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ def ml_1m_part(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def sequences(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """S3-Rec's form: a line for each user, the items in order; and the tags of each item as JSON."""
+    """S3-Rec's format: a line for each user, with the items in order; and the tags of each item as JSON."""
     lines = [line.split() for line in next(folder.glob("*.txt")).read_text().splitlines()]
     pairs = [(int(user), int(item)) for user, *items in lines for item in items]
     log = pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row")
@@ -51,7 +51,7 @@ def sequences(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def yoochoose(folder: Path) -> tuple[pl.DataFrame, None]:
-    """Sessions taken as users: the training file, then that of the day after."""
+    """Sessions as users: the training file, then that of the day after."""
     parts = [
         pl.read_csv(folder / f"yoochoose-clicks-100k_{part}.txt", separator="\t") for part in ("train_full", "test")
     ]
@@ -60,7 +60,7 @@ def yoochoose(folder: Path) -> tuple[pl.DataFrame, None]:
 
 
 def playlists(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Playlists taken as users, songs by their 12 audio features, and the names of artist and album."""
+    """Playlists as users, songs with their 12 audio features, and the names of artist and album."""
     log = pl.read_csv(folder / "spotify_songs.csv.gz", infer_schema_length=None)
     features = log.columns[log.columns.index("danceability") :]
     items = log.unique("track_id", keep="first", maintain_order=True)
@@ -84,14 +84,14 @@ TAGGED = ("spotify-playlists",)
 
 
 def read(name: str, folder: Path = FOLDER) -> Dataset:
-    """One of `SETS`; ends the program with a message where its folder is not there."""
+    """Read one of `SETS`; ends the program with a message if its folder is missing."""
     if not (folder / name).is_dir():
         raise SystemExit(f"{folder / name}: not there; name the folder that holds the data sets with --folder")
     return Dataset.from_frame(*SETS[name](folder / name), name=name)
 
 
 def _genres(items: pl.DataFrame) -> pl.DataFrame:
-    """The words of each item as columns of 0 and 1; words that no item or every item has are left out."""
+    """The words of each item as 0/1 columns, without words that no item or every item has."""
     words = sorted(items["words"].explode().drop_nulls().unique())
     marks = (pl.col("words").list.contains(word).cast(pl.Float32).alias(f"is {word}") for word in words)
     found = items.select("item_id", "title", *marks)

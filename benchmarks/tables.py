@@ -1,8 +1,8 @@
 """The tables of docs/results.md: every algorithm on public data sets, judged on next items, one cell at a time.
 
-A cell is an algorithm on a data set, with all its seeds. What is measured stands in docs/results.json, so that the
-tables can be filled in several runs; `tune` finds the settings that all sets are trained with, on ml-100k alone, and
-keeps them in benchmarks/tuned.json. `show` writes the tables anew from what there is.
+A cell is an algorithm on a data set, with all its seeds. Results are stored in docs/results.json, so that the tables
+can be filled in several runs. `tune` finds the settings for all sets, on ml-100k alone, and stores them in
+benchmarks/tuned.json. `show` writes the tables from the stored results.
 """
 
 import argparse
@@ -35,11 +35,11 @@ ALGORITHMS = {name: kind for name, kind in KNOWN.items() if kind.source != "worl
 """Those that learn from a log."""
 MAIN = ("ml-100k", "lastfm-s3rec")
 MORE = ("ml-1m-part", "amazon-beauty-s3rec", "yoochoose-100k", "spotify-playlists")
-"""Sets that are judged with three seeds unless told otherwise, and those with one."""
+"""The sets with three seeds by default, and those with one."""
 SHORT, MORE_SEEDS = 60.0, (3, 4)
-"""Where no training of the three takes so many seconds, these seeds follow."""
+"""Further seeds, if each of the first three trainings is shorter than this number of seconds."""
 WHOLE = (*MAIN, "amazon-beauty-s3rec")
-"""Sets for every algorithm; the others are for two of them and the best of the rest."""
+"""The sets for every algorithm; on the others only `ALWAYS` and the best of the rest are measured."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
 RULES = (*OF_TAGS, "ease", "item_knn", "markov", "popular_recent", "popular", "random")
 VARIANTS = {
@@ -47,19 +47,23 @@ VARIANTS = {
     "next_item-transformer": ("next_item", {"model": "transformer"}),
     "next_item-refit": ("next_item", {"refit": "validation"}),
 }
+<<<<<<< HEAD
 """Rows of an algorithm by other settings than its own; all others are trained once (`refit, no`)."""
 REFIT = "-refit"
 AGAIN = ("next_item-refit", *(f"{rule}{REFIT}" for rule in ("ease", "item_knn", "markov")))
 """Rows of what learned from the validation events, too, and the sets where `refit, auto` comes to that."""
 SHORT_ONES = ("amazon-beauty-s3rec", "yoochoose-100k")
 ROWS = list(dict.fromkeys([*ALGORITHMS, *VARIANTS, *RULES, *AGAIN]))
+=======
+"""Further rows of an algorithm, with other settings."""
+>>>>>>> main
 TRIALS, TRIAL_SECONDS = 6, 60.0
 
 Cells = dict[str, dict[str, dict[str, Any]]]
 
 
 def plan(cells: Cells, wanted: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """The data sets and algorithms to measure, in order; which are the best is known once the main sets are full."""
+    """The data sets and algorithms to measure, in order; the best ones are known once the main sets are complete."""
     for name in wanted.sets:
         rows = ROWS if name in WHOLE else [*ALWAYS, *VARIANTS, *best(cells), *RULES, *AGAIN]
         known = [row for row in dict.fromkeys(rows) if row not in OF_TAGS or name in sets.TAGGED]
@@ -68,7 +72,7 @@ def plan(cells: Cells, wanted: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def best(cells: Cells) -> list[str]:
-    """The algorithms of the highest NDCG@10 on average over the main sets; none while one is not measured there."""
+    """The algorithms with the highest mean NDCG@10 over the main sets; none until all are measured there."""
     others = [name for name in ALGORITHMS if name not in ALWAYS]
     if any(name not in cells.get(one, {}) for one in MAIN for name in others):
         return []
@@ -78,7 +82,7 @@ def best(cells: Cells) -> list[str]:
 
 
 def setup_of(row: str, seed: int, seconds: float, folder: Path, tuned: Mapping[str, Any]) -> Setup:
-    """What a cell is trained by."""
+    """The setup of a cell."""
     algorithm, settings = VARIANTS.get(row, (row, {}))
     setup = Setup(
         train=True,
@@ -99,24 +103,30 @@ def setup_of(row: str, seed: int, seconds: float, folder: Path, tuned: Mapping[s
 
 @cache
 def data_of(name: str, folder: Path) -> tuple[Dataset, State, Evaluator]:
-    """A data set, its state for an algorithm that learns from the log, and whom all are judged on."""
+    """A data set, its state for an algorithm that learns from the log, and the test targets."""
     dataset = sets.read(name, folder)
     state = State(dataset, setup_of("next_item", 0, 1.0, SCRATCH, {}))
     return dataset, state, evaluator_of(state, "test")
 
 
 @cache
+<<<<<<< HEAD
 def rules_of(name: str, folder: Path, refit: bool) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
     """What the baselines come to, each with the settings that validation chose; `refit`: on its events, too."""
     dataset, state, evaluator = data_of(name, folder)
     state = State(dataset, state.setup, more="validation") if refit else state
+=======
+def rules_of(name: str, folder: Path) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
+    """The results of the baselines, each with the settings chosen by validation."""
+    _, state, evaluator = data_of(name, folder)
+>>>>>>> main
     return rules(evaluator, state)[:2]
 
 
 def measure(
     name: str, algorithm: str, seeds: Sequence[int], seconds: float, folder: Path, more: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """One cell; with `more` seeds where each takes less than `SHORT` seconds."""
+    """Measure one cell; with `more` seeds if each takes less than `SHORT` seconds."""
     dataset, state, evaluator = data_of(name, folder)
     about = protocol(state, "test", evaluator, seeds)
     torch.set_num_threads(1)
@@ -160,13 +170,13 @@ def measure(
 
 
 def commit() -> str:
-    """What the sources are at."""
+    """The commit of the sources."""
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return found.stdout.strip() or "unknown"
 
 
 def fill(wanted: argparse.Namespace) -> None:
-    """Measure what is missing, and write the page after each cell."""
+    """Measure the missing cells, and write the page after each."""
     count = 0
     while count < wanted.cells:
         cells = read(CELLS)
@@ -178,7 +188,7 @@ def fill(wanted: argparse.Namespace) -> None:
         seeds = wanted.seeds or ([0, 1, 2] if main else [0])
         more = MORE_SEEDS if main and not wanted.seeds else ()
         cell = measure(name, row, seeds, wanted.seconds if main else wanted.more_seconds, wanted.folder, more)
-        cells = read(CELLS)  # anew: another run may have filled cells meanwhile
+        cells = read(CELLS)  # again, because another run may have filled cells meanwhile
         write(CELLS, {**cells, name: {**cells.get(name, {}), row: cell}})
         show()
         count += 1
@@ -187,7 +197,7 @@ def fill(wanted: argparse.Namespace) -> None:
 
 
 def search(wanted: argparse.Namespace) -> None:
-    """Tune the algorithms that are not tuned yet, on the validation users of ml-100k."""
+    """Tune the algorithms without tuned settings, on the validation users of ml-100k."""
     due = [name for name in ALGORITHMS if name in wanted.algorithms and name not in read(TUNED)]
     for name in due[: wanted.cells]:
         print(name, flush=True)
@@ -209,7 +219,7 @@ def search(wanted: argparse.Namespace) -> None:
 
 
 def show() -> None:
-    """Write the tables and the setups of their rows from what is measured."""
+    """Write the tables and the setups of their rows from the stored results."""
     cells = read(CELLS)
     put("tables", page(cells, read(TUNED), ROWS, (*MAIN, *MORE)))
     for path, text in configs(cells).items():
@@ -218,7 +228,7 @@ def show() -> None:
 
 
 def configs(cells: Cells) -> dict[Path, str]:
-    """A setup for each row that was trained: what the row was measured with, once the set is imported."""
+    """The setup of each trained row, for use after an import of its data set."""
     return {
         CONFIGS / f"{name}.{row}.txt": "".join(f"{line}\n" for line in _config(name, row, cell))
         for name, rows in cells.items()
@@ -246,35 +256,41 @@ def _config(name: str, row: str, cell: Mapping[str, Any]) -> Iterator[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file of JSON; nothing where it is not there."""
+    """The content of a JSON file; empty if it is missing."""
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
-    """Whole, or not at all."""
+    """Write the file atomically."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(part, path)  # noqa: PTH105 (the same, by another name)
+    os.replace(part, path)  # noqa: PTH105 (same as Path.replace)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("fill", "tune", "show"), default="fill")
-    parser.add_argument("--cells", type=int, default=10**6, help="measure (or tune) so many, and end")
+    parser.add_argument("--cells", type=int, default=10**6, help="number of cells to measure (or tune)")
     parser.add_argument("--sets", type=_words, default=[*MAIN, *MORE], help="separated by commas; default: all")
+<<<<<<< HEAD
     parser.add_argument("--algorithms", type=_words, default=ROWS, help="likewise")
+=======
+    parser.add_argument(
+        "--algorithms", type=_words, default=[*ALGORITHMS, *VARIANTS, *RULES], help="separated by commas; default: all"
+    )
+>>>>>>> main
     main_sets = " and ".join(MAIN)
     parser.add_argument(
         "--seeds",
         type=lambda text: [int(one) for one in text.split(",")],
-        help=f"separated by commas; default: 0,1,2 on {main_sets}, 3,4 too where each is short, 0 on the others",
+        help=f"separated by commas; default: 0,1,2 on {main_sets}, also 3,4 if each is short, 0 on the others",
     )
-    parser.add_argument("--seconds", type=float, default=120.0, help=f"of training at most, on {main_sets}")
+    parser.add_argument("--seconds", type=float, default=120.0, help=f"training time at most, on {main_sets}")
     parser.add_argument("--more-seconds", type=float, default=600.0, help="the same on the other sets")
-    parser.add_argument("--trials", type=int, default=TRIALS, help="of tuning, for each algorithm")
-    parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of training in each, at most")
-    parser.add_argument("--folder", type=Path, default=sets.FOLDER, help="where the data sets are")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="trials of tuning for each algorithm")
+    parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="training time of each trial")
+    parser.add_argument("--folder", type=Path, default=sets.FOLDER, help="folder of the data sets")
     wanted = parser.parse_args()
     SCRATCH.mkdir(exist_ok=True)
     if unknown := [name for name in wanted.sets if name not in sets.SETS]:

@@ -1,4 +1,4 @@
-"""What is written into docs/results.md: its text is written by hand, its tables stand between markers."""
+"""The tables of docs/results.md, which stand between markers; the text around them is written by hand."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ COLUMNS = ("hr@10", "ndcg@10", "reward@1", "coverage@10", "spread@20")
 def page(
     cells: Mapping[str, Mapping[str, Any]], tuned: Mapping[str, Any], rows: Sequence[str], names: Sequence[str]
 ) -> str:
-    """The tables of next items, and how the settings were found.
+    """The tables of next items, and the search for the settings.
 
     Args:
-        cells: by data set and row, what was measured.
-        tuned: by algorithm, its `settings` and how they were found.
-        rows: of every table; `names`: the data sets.
+        cells: results by data set and row.
+        tuned: `settings` and search by algorithm.
+        rows: rows of every table; `names`: the data sets.
     """
     tables = [_table(name, cells.get(name, {}), rows) for name in names]
     return "\n".join([*tables, _settings(tuned, rows)])
@@ -68,7 +68,7 @@ def _took(cell: Mapping[str, Any]) -> str:
 
 
 def _measured_on(cell: Mapping[str, Any]) -> str:
-    """What a row's numbers were measured on."""
+    """The conditions under which a row was measured."""
     split, targets = cell["split"], cell["targets"]
     told = [f"{cell['data']}, {targets['users']:,} users, split {split['kind']} {split['hash']}"]
     if targets["held"]:
@@ -90,7 +90,7 @@ def _measured_on(cell: Mapping[str, Any]) -> str:
 
 
 def _settings(tuned: Mapping[str, Any], rows: Sequence[str]) -> str:
-    """How the settings were found."""
+    """The table of the settings and their search."""
     lines = [
         "### Settings",
         "",
