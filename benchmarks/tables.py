@@ -47,16 +47,12 @@ VARIANTS = {
     "next_item-transformer": ("next_item", {"model": "transformer"}),
     "next_item-refit": ("next_item", {"refit": "validation"}),
 }
-<<<<<<< HEAD
-"""Rows of an algorithm by other settings than its own; all others are trained once (`refit, no`)."""
+"""Further rows of an algorithm, with other settings; all other rows are trained once (`refit, no`)."""
 REFIT = "-refit"
 AGAIN = ("next_item-refit", *(f"{rule}{REFIT}" for rule in ("ease", "item_knn", "markov")))
-"""Rows of what learned from the validation events, too, and the sets where `refit, auto` comes to that."""
+"""Rows that learned from the validation events too, and the sets where `refit, auto` does that."""
 SHORT_ONES = ("amazon-beauty-s3rec", "yoochoose-100k")
 ROWS = list(dict.fromkeys([*ALGORITHMS, *VARIANTS, *RULES, *AGAIN]))
-=======
-"""Further rows of an algorithm, with other settings."""
->>>>>>> main
 TRIALS, TRIAL_SECONDS = 6, 60.0
 
 Cells = dict[str, dict[str, dict[str, Any]]]
@@ -110,16 +106,10 @@ def data_of(name: str, folder: Path) -> tuple[Dataset, State, Evaluator]:
 
 
 @cache
-<<<<<<< HEAD
 def rules_of(name: str, folder: Path, refit: bool) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
-    """What the baselines come to, each with the settings that validation chose; `refit`: on its events, too."""
+    """The results of the baselines, each with the settings chosen by validation; `refit`: fitted to its events too."""
     dataset, state, evaluator = data_of(name, folder)
     state = State(dataset, state.setup, more="validation") if refit else state
-=======
-def rules_of(name: str, folder: Path) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
-    """The results of the baselines, each with the settings chosen by validation."""
-    _, state, evaluator = data_of(name, folder)
->>>>>>> main
     return rules(evaluator, state)[:2]
 
 
@@ -273,13 +263,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("fill", "tune", "show"), default="fill")
     parser.add_argument("--cells", type=int, default=10**6, help="number of cells to measure (or tune)")
     parser.add_argument("--sets", type=_words, default=[*MAIN, *MORE], help="separated by commas; default: all")
-<<<<<<< HEAD
-    parser.add_argument("--algorithms", type=_words, default=ROWS, help="likewise")
-=======
-    parser.add_argument(
-        "--algorithms", type=_words, default=[*ALGORITHMS, *VARIANTS, *RULES], help="separated by commas; default: all"
-    )
->>>>>>> main
+    parser.add_argument("--algorithms", type=_words, default=ROWS, help="separated by commas; default: all")
     main_sets = " and ".join(MAIN)
     parser.add_argument(
         "--seeds",
