@@ -263,7 +263,7 @@ def shares(
         users: the user of each row, counted from 0.
         catalogue: how many items there are.
         names: which of the two metrics to compute.
-        resamples, seed: as for `means`.
+        resamples: as for `means`; `seed`: likewise.
     """
     people = int(users.max(initial=-1)) + 1
     if not people or (items < 0).all():
