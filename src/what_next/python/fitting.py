@@ -114,7 +114,7 @@ def fit(
     report = environment.train_agent()
     if report.saved != setup.model_paths:
         raise TrainingError(
-            "training ended before the networks of the ensemble were joined, so there is no model; if `folder` was "
+            "training ended before the ensemble's networks were joined, so there is no model; if `folder` was "
             f"given, `what-next train {SETUP} --resume` there goes on"
         )
     policy = LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)  # as the command line opens it
