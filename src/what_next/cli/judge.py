@@ -245,7 +245,9 @@ def _sought(
             raise SetupError(f"--search {key}: needs values, such as {key}=LOW,HIGH; without values: {some(known)}")
         read = [own_values(setup_of(file, [*(overrides or []), f"{key}={text}"]), [key])[key] for text in texts]
         if len(read) == 2 and own_values(decided(state.setup, state), [key])[key] is None:
-            raise SetupError(f"--search {key}: is none in the setup, which lies in no range; set it there first")
+            raise SetupError(
+                f"--search {key}: is none in the setup, and a range needs a number to start from; set it there first"
+            )
         found[key] = read or known[key]
     return found
 

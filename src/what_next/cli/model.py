@@ -203,7 +203,7 @@ def _recommend_all(recommender: "Recommender", k: int, to: Path, how: dict[str, 
     users = frame["user_id"].n_unique()
     facts = {"to": str(to), "users": users, "rows": len(frame)}
     without = len(recommender.state.dataset.user_ids) - users
-    none = f"; none for {without:,}, who heard all that may be named (--seen)" if without else ""
+    none = f"; none for {without:,}, who had every item that may be recommended (--seen)" if without else ""
     answer(facts, as_json, f"{to}: up to {k} items for each of {users:,} users{none}")
 
 
@@ -261,5 +261,5 @@ def export(
     told = [f"{file}: {', '.join(done.inputs[one])} -> {', '.join(done.outputs[one])}" for one, file in files.items()]
     told.append(f"items are counted in the order of {catalogue_path(path)}")
     if not done.scores:
-        told.append("there are points, but no scores: the algorithm ranks the best items again")
+        told.append("the graphs return points and no scores, because the algorithm ranks the best items again")
     answer(facts, as_json, *told)

@@ -28,7 +28,7 @@ from what_next.training.artefacts import read_manifest
 from what_next.types import History
 
 OFF, SHUFFLED = "critic off", "rewards shuffled"
-ONE_SEED = "one training each: the intervals do not know what another seed would change; take --seeds 0,1,2"
+ONE_SEED = "one training each: the intervals do not include the variation between seeds; take --seeds 0,1,2"
 
 
 class ShuffledSource(LogSource):
@@ -177,7 +177,7 @@ def _longer(setups: Mapping[str, Setup]) -> Iterator[str]:
         for name, one in setups.items()
     }
     if len(set(told.values())) > 1:
-        yield f"not trained for as long at most: {', '.join(f'{name} {how}' for name, how in told.items())}"
+        yield f"limits of training differ: {', '.join(f'{name} {how}' for name, how in told.items())}"
 
 
 def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None:

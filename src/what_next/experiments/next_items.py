@@ -154,8 +154,8 @@ def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> Iterator[str
     few = ", ".join(f"{name} {count}" for name, count in hits.items() if count < HITS)
     if few:
         yield (
-            f"users with a hit ({metric}): {few}; of fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] "
-            "of none), and so may be those of differences from such a policy; judge on more users"
+            f"users with a hit ({metric}): {few}; with fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] "
+            "without any), and so may be those of differences from such a policy; judge on more users"
         )
 
 
@@ -173,8 +173,8 @@ def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
         later = ["a later moment (split.quantile or split.date)"] if state.split.kind == "time" else []
         ways += [*later, "items with attributes"]
     yield (
-        "no target can be named by what learned from the log: each stands in its history, or has no training event; "
-        f"this table compares nothing; take {listed(ways, 'or')}"
+        "no model that learned from the log can hit any target, because each is in its history already or has no "
+        f"training event, so this table compares nothing; take {listed(ways, 'or')}"
     )
 
 

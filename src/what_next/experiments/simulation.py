@@ -105,7 +105,7 @@ class Simulation:
         }
 
     def __rich__(self) -> RenderableType:
-        seen = "and sees what is hidden of the users" if self.ideal else "and sees what the world shows"
+        seen = "and sees the users' hidden state" if self.ideal else "and sees what the world shows"
         told = f"{self.agent} was there already, {seen}"
         if self.report is not None:
             steps, wall = f"{self.slates:,} slates", f"{self.report.seconds:.0f} s"

@@ -38,7 +38,7 @@ def page(simulation: Simulation) -> str:
     facts = [
         ("World", world),
         ("Episodes", f"{len(policies[lead].returns):,} new users, the same for all policies"),
-        ("The agent sees", "what is hidden of the users" if simulation.ideal else "what the world shows"),
+        ("The agent sees", "the users' hidden state" if simulation.ideal else "what the world shows"),
     ]
     if simulation.report is not None:
         learned = f"{simulation.slates:,} slates, {simulation.seconds:.0f} s of processors"

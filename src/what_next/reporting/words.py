@@ -43,12 +43,12 @@ def headline(view: View) -> str:
     """Which policy predicts the next item better, as far as the intervals tell."""
     lead, rival = view.lead, view.rival
     if rival is None:
-        return f"How well {lead} names what comes next"
+        return f"How well {lead} predicts what comes next"
     way = sign(view.difference(lead, rival, view.main))
     if way > 0:
-        return f"{lead} names what comes next better than {rival}, the best of the baselines"
+        return f"{lead} predicts what comes next better than {rival}, the best of the baselines"
     if way < 0:
-        return f"{rival}, a baseline, names what comes next better than {lead}"
+        return f"{rival}, a baseline, predicts what comes next better than {lead}"
     return f"{lead} and {rival}, the best of the baselines, cannot be told apart"
 
 
@@ -116,7 +116,7 @@ def _beside(view: View, other: str) -> Markup:
 
 def by_windows(view: View, sentence: str) -> Markup:
     """The verdict of a policy that is judged by windows, too: the first sentence of that result."""
-    text = "{} learned to steer the spread of a history, not to name what comes next. By windows: {}."
+    text = "{} learned to steer the spread of a history, not to predict what comes next. By windows: {}."
     return Markup(text).format(name(view, view.lead), sentence.partition(" (")[0])
 
 

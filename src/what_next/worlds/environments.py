@@ -160,7 +160,9 @@ class EnvironmentWorld(World):
         """
         found = self._layout.hidden if ideal else self._layout.bounds
         if found is None:
-            raise SetupError(f"environment {self.id}: what is hidden of its users is not known; set `world.ideal, no`")
+            raise SetupError(
+                f"environment {self.id}: the hidden state of its users is not known; set `world.ideal, no`"
+            )
         return found
 
     def references(self) -> Mapping[str, Reference]:

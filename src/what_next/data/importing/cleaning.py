@@ -362,9 +362,9 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]
     if _by_item(clean.head(MANY)):
         rows, finer = ("rows of one time", "finer times") if times else ("rows", "times")
         yield (
-            f"{where}: a user's {rows} stand in the order of the item ids, so that what comes next is of the file's "
-            "making, and so is most of what is learned and judged by it; shuffle the rows before the import, or name a "
-            f"column with {finer} (data import --time)"
+            f"{where}: a user's {rows} stand in the order of the item ids, so the next item follows from the file's "
+            "order, and that is most of what a model would learn and be judged by; shuffle the rows before the import, "
+            f"or name a column with {finer} (data import --time)"
         )
     elif not times and checked.log.options.time is None:
         yield (
@@ -385,8 +385,8 @@ def _of_future(checked: Checked, bad: pl.DataFrame, last: datetime) -> Iterator[
     lines = some((f"line {line}{file}" for line, file in zip(first["line"], files, strict=True)), len(late))
     yield (
         f"{checked.log.where}: {counted(len(late), 'row')} more than a day in the future, up to {last:%Y-%m-%d %H:%M} "
-        f"({lines}): what goes by recent events goes by them; correct or delete them and import again, or say what the "
-        "times are with --time-format"
+        f"({lines}): splits and models that depend on the latest events would depend on these; correct or delete them "
+        "and import again, or say what the times are with --time-format"
     )
 
 
