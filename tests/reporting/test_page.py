@@ -190,7 +190,8 @@ def test_several_weights_are_a_curve_several_policies_have_colours_and_windows_a
     assert '<b class="two">untrained</b> differs from <b class="one">agent</b>' in found
     read = Reader(found)
     assert read.ids.index("judged") < read.ids.index("windows") < read.ids.index("metrics")
-    assert "agent learned to steer the spread of a history, not to predict what comes next. By windows: steer" in read.text
+    told = "agent learned to steer the spread of a history, not to predict what comes next. By windows: steer"
+    assert told in read.text
     rule = "steer, a rule that steers the spread to the average user's and learns nothing"
     assert f"{rule}, wins beyond the interval over agent" in read.text
     assert "true_next" in read.text
