@@ -87,7 +87,7 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             note("what-next: interrupted")
             return INTERRUPTED
         finally:
-            with suppress(OSError):  # otherwise keep the stream, as Python flushes at exit, too
+            with suppress(OSError):  # if it fails, the safe stream stays, because Python flushes at exit, too
                 if before is not None:
                     before.flush()
                 sys.stderr = before
