@@ -195,7 +195,7 @@ def test_interrupted_in_the_last_save_of_the_first_it_goes_on(
         pressed_at_the_end(patched)
         stopped = environment(setup, dataset).run_sim()
         assert (stopped.stopped, stopped.saved) == (True, setup.members[0].model_paths)
-        with pytest.raises(TrainingError, match="before the networks of the ensemble were one, so there is no model"):
+        with pytest.raises(TrainingError, match="before the ensemble's networks were joined, so there is no model"):
             wn.fit(dataset, ensemble=2, passes=1, dim=8, verbose=False)
     assert not environment(setup, dataset, resume=True).run_sim().stopped
 

@@ -181,7 +181,7 @@ class TestNextItems:
         slates, rows = np.zeros((1, len(evaluator.targets), 10), np.int32), np.arange(len(evaluator.targets))
         scores = {f"of {hits}": Scores(slates, {"hr@10": np.where(rows < hits, 1.0, 0.0)}) for hits in (0, 9, 10)}
         (told,) = few_hits(scores, evaluator)
-        assert told.startswith("users with a hit (hr@10): of 0 0, of 9 9; of fewer than 10, ")
+        assert told.startswith("users with a hit (hr@10): of 0 0, of 9 9; with fewer than 10, ")
         assert not list(few_hits({"random": Scores(slates, {"hr@10": np.full(len(rows), 0.01)})}, evaluator))
 
     def test_the_spread_of_the_top_item_is_the_founding_reward_of_the_last_twenty_events(

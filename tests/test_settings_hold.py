@@ -347,4 +347,4 @@ class TestSeen:
         told = say(*words, "--all", "--to", copied.parent / "all.csv")[1]
         some = pl.read_csv(copied.parent / "all.csv")["user_id"].n_unique()
         assert 0 < some < 60
-        assert f"for each of {some} users; none for {60 - some}, who heard all that may be named" in told
+        assert f"for each of {some} users; none for {60 - some}, who had every item that may be recommended" in told

@@ -70,7 +70,7 @@ def test_it_trains_and_plays_beside_the_references(
     assert run(monkeypatch, "simulate", setup, "train=no") == 0
     told = capsys.readouterr().out
     assert "returns of 20 episodes" in told
-    assert "ppo was there already, and sees what is hidden of the users" in told
+    assert "ppo was there already, and sees the users' hidden state" in told
     with pytest.raises(ModelError, match="ppo learned by acting in boredom:SlateRerank-Bored-v0, and reads the slates"):
         wn.load(setup.with_name("agent.safetensors"))
 

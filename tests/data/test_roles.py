@@ -218,7 +218,7 @@ class TestOrder:
     @pytest.mark.parametrize("times", [False, True])
     def test_of_items_is_told_once_also_among_rows_of_one_time(self, file, times: bool) -> None:
         (warning,) = import_files([self.log(file, times=times)]).warnings
-        assert "stand in the order of the item ids, so that what comes next is of the file's making" in warning
+        assert "stand in the order of the item ids, so the next item follows from the file's order" in warning
         assert "shuffle the rows" in warning
         assert import_files([self.log(file, times=times)], options=Options(time=None if times else "")).warnings
 

@@ -592,7 +592,7 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
     "an algorithm's name where its class is meant": (
         lambda model, _: wn.load(model.setup.model_agent_path, algorithm="sqn"),
         SetupError,
-        "algorithm is 'sqn'; expected the class of an algorithm of your own; leave out",
+        "algorithm is 'sqn'; expected the class of an algorithm of your own; leave it out",
     ),
     "a mistyped setting": (
         lambda _, log: wn.fit(log, learning_rat=1),

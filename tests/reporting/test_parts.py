@@ -223,8 +223,8 @@ class TestWords:
     @pytest.mark.parametrize(
         ("mine", "theirs", "said"),
         [
-            (0.9, 0.2, "agent names what comes next better than rule, the best of the baselines"),
-            (0.2, 0.9, "rule, a baseline, names what comes next better than agent"),
+            (0.9, 0.2, "agent predicts what comes next better than rule, the best of the baselines"),
+            (0.2, 0.9, "rule, a baseline, predicts what comes next better than agent"),
             (0.5, 0.5, "agent and rule, the best of the baselines, cannot be told apart"),
         ],
     )

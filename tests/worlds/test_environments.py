@@ -192,7 +192,7 @@ class TestRecSim:
             clicks += feedback.clicks.sum(0)
             assert (feedback.clicks.any(1) | (feedback.rewards == 0)).all()
         assert (clicks > 0).all()
-        with pytest.raises(SetupError, match="what is hidden of its users is not known"):
+        with pytest.raises(SetupError, match="the hidden state of its users is not known"):
             world.bounds(ideal=True)
 
 

@@ -1,7 +1,7 @@
-"""Recommenders that learn by counting: what any claim is held against.
+"""Recommenders that learn by counting: the reference for every claim about a trained model.
 
-Libraries that keep such models (implicit, RecTools, LensKit) bring SciPy and compiled parts and score users by their
-number in the training data; these few files score whatever history they are shown, with what is installed already.
+Libraries with such models (implicit, RecTools, LensKit) need SciPy and compiled parts, and score users by their number
+in the training data. These few files score any history that they are given, with the base install alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from what_next.baselines.tags import Content
 __all__ = ["BASELINES", "Content", "Ease", "Fit", "ItemKnn", "Markov", "PopularPersonal", "PopularRecent"]
 
 Fit = Callable[..., Ranking]
-"""`fit(dataset, known, **settings)`: from the log, and how many leading events of each user training may know, to a
-policy."""
+"""`fit(dataset, known, **settings)` makes a policy from the log; `known` is how many leading events of each user
+training may know."""
 
 BASELINES: Mapping[str, Fit] = {
     "popular_recent": PopularRecent.fit,
@@ -25,4 +25,4 @@ BASELINES: Mapping[str, Fit] = {
     "item_knn": ItemKnn.fit,
     "ease": Ease.fit,
 }
-"""By name, in the order in which they are shown: the plainest first."""
+"""The baselines by name, in the order in which they are shown: the simplest first."""

@@ -1,4 +1,4 @@
-"""The classic ones that count: what is popular of late, what follows what, and what goes together."""
+"""The classic baselines: popularity with a half-life, Markov chains, and item neighbours."""
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -10,16 +10,16 @@ from what_next.data.space import DAY
 from what_next.types import History
 
 LAST = 10
-"""How many of the last events a Markov chain looks at, at most."""
+"""A Markov chain looks at no more than this many of the last events."""
 LEAST = 1e-6
-"""An item of the history that counts for less does not count."""
+"""An item of the history whose weight is lower is left out."""
 
 
 class PopularRecent(Ranking):
-    """The items with the most training events, of which each counts half as much after every half-life."""
+    """The items with the most training events, weighted by exponential decay: a half-life halves an event's weight."""
 
     def __init__(self, weights: Float64[np.ndarray, "items"]) -> None:
-        """`weights`: what the events of each item come to."""
+        """`weights`: the sum of the weights of each item's events."""
         self.weights, self.items = weights, len(weights)
 
     @classmethod
@@ -34,20 +34,20 @@ class PopularRecent(Ranking):
         """Count; see `baselines.Fit`.
 
         Args:
-            half_life_days: before the last of those events of all users; for a log with times.
-            half_life_events: before the last of the user's own; for a log without.
+            half_life_days: counted back from the last known event of all users; for a log with times.
+            half_life_events: counted back from the user's own last event; for a log without times.
         """
         events = Known.of(dataset, known)
         weights = events.of_late(half_life_events if events.times is None else half_life_days * DAY)
         return cls(weights + TIE * events.shares)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """Their weight, for everybody."""
+        """The items' weights, the same for every history."""
         return np.broadcast_to(self.weights, (len(history.items), self.items))
 
 
 class PopularPersonal(Ranking):
-    """The items that the user had most often, the later events for more; then those that all had most.
+    """The items that the user had most often, later events weighing more; then the most popular items.
 
     Hard to beat where people come back to the same products (GP-TopFreq: Li, Jullien, Ariannezhad and de Rijke 2023, "A
     Next Basket Recommendation Reality Check"), and no more than popularity where nothing is recommended twice.
@@ -62,16 +62,16 @@ class PopularPersonal(Ranking):
         """Count; see `baselines.Fit`.
 
         Args:
-            decay: how much an event of the history counts for each one that came after it, above 0, to 1: all alike.
+            decay: an event of the history weighs `decay` to the power of how many events follow it; above 0, up to 1.
         """
         return cls(Known.of(dataset, known).shares, decay=decay)
 
     def decayed(self, decay: float) -> "PopularPersonal":
-        """The same with another decay."""
+        """The same counts with another decay."""
         return PopularPersonal(self.shares, decay=decay)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """The weight of the history's events of each item."""
+        """For each item, the sum of the weights of its events in the history."""
         real, after = events_after(history.items)
         rows, columns = np.nonzero(real)
         scores = np.tile(TIE * self.shares, (len(real), 1))
@@ -80,7 +80,7 @@ class PopularPersonal(Ranking):
 
 
 class Markov(Ranking):
-    """The items that most likely follow the last one of the history, in some part those before it.
+    """The items that most likely follow the last items of the history; earlier ones weigh less.
 
     Transition counts `c(i, j)` from item `i` to the next are smoothed towards popularity, as words of a document are
     (Zhai and Lafferty 2001, Dirichlet prior): `P(j | i) = (c(i, j) + smoothing * share(j)) / (c(i) + smoothing)`.
@@ -101,18 +101,18 @@ class Markov(Ranking):
 
         Args:
             smoothing: how many transitions popularity counts for; above 0.
-            decay: how much each of the last events weighs beside the one after it, 0 to 1; at 0 the last one alone
-                counts.
+            decay: the weight of each of the last events relative to the one after it, 0 to 1; with 0 only the last
+                event counts.
         """
         events = Known.of(dataset, known)
         return cls(events.followers, events.shares, smoothing=smoothing, decay=decay)
 
     def decayed(self, decay: float) -> "Markov":
-        """The same counts read with another decay."""
+        """The same counts with another decay."""
         return Markov(self.counts, self.shares, smoothing=self.smoothing, decay=decay)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """The probability that each item is next; the items' shares where there is no history."""
+        """The probability that each item is next; the items' shares of all events where the history is empty."""
         real, after = events_after(history.items)
         decays = self.decay ** after.astype(np.float64)
         rows, columns = np.nonzero(real & (after < LAST) & (decays > 0))
@@ -128,12 +128,12 @@ class Markov(Ranking):
 class ItemKnn(Ranking):
     """The items most similar to those of the history (Sarwar et al. 2001; Deshpande and Karypis 2004).
 
-    Two items are as similar as the cosine of their users, `n(i, j) / (sqrt(n(i) n(j)) + shrinkage)`. Each item of the
-    history votes for its nearest neighbours by their similarity; popularity decides where nobody votes.
+    The similarity of two items is the cosine of their users, `n(i, j) / (sqrt(n(i) n(j)) + shrinkage)`. Each item of
+    the history votes for its nearest neighbours by their similarity; popularity ranks items without a vote.
     """
 
     def __init__(self, neighbours: Rows, shares: Float64[np.ndarray, "items"], *, decay: float) -> None:
-        """`neighbours`: the similarities that are kept; `shares` of all events; `decay` as for `fit`."""
+        """`neighbours`: the kept similarities; `shares` of all events; `decay` as for `fit`."""
         self.neighbours, self.shares, self.decay, self.items = neighbours, shares, decay, len(shares)
 
     @classmethod
@@ -151,9 +151,9 @@ class ItemKnn(Ranking):
 
         Args:
             shrinkage: lowers the similarity of items with few users; 0 or more.
-            neighbours: how many each item keeps; the lower item among equals.
-            decay: how much an item of the history counts for each event that came after it, above 0, to 1: all alike.
-            events: those events, where pairs of their items were counted for another fit already.
+            neighbours: how many each item keeps; among equal similarities the lower item number wins.
+            decay: an item of the history weighs `decay` to the power of how many events follow it; above 0, up to 1.
+            events: the same known events, already counted for another fit, so that item pairs are counted once.
         """
         events = events or Known.of(dataset, known)
         norms = np.sqrt(np.bincount(events.pairs[1], minlength=events.catalogue))
@@ -161,7 +161,7 @@ class ItemKnn(Ranking):
         columns, values = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
         for items, others, users in together(events):
             similar = (users / (norms[items] * norms[others] + shrinkage)).astype(np.float32)
-            similar[items == others] = np.inf  # the item itself goes before all of its neighbours, and is passed over
+            similar[items == others] = np.inf  # the item itself sorts before its neighbours; `_strongest` skips it
             kept = _strongest(items, similar, int(neighbours))
             sizes += np.bincount(items[kept], minlength=events.catalogue)
             columns.append(others[kept].astype(np.int32))
@@ -170,11 +170,11 @@ class ItemKnn(Ranking):
         return cls(rows, events.shares, decay=decay)
 
     def nearest(self, neighbours: float) -> "ItemKnn":
-        """The same with fewer neighbours of each item."""
+        """The same similarities with fewer neighbours for each item."""
         return ItemKnn(self.neighbours.first(int(neighbours)), self.shares, decay=self.decay)
 
     def decayed(self, decay: float) -> "ItemKnn":
-        """The same neighbours asked with another decay."""
+        """The same neighbours with another decay."""
         return ItemKnn(self.neighbours, self.shares, decay=decay)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
@@ -188,8 +188,8 @@ class ItemKnn(Ranking):
 
 
 def _strongest(rows: Int64[np.ndarray, "n"], values: Float32[np.ndarray, "n"], most: int) -> Int64[np.ndarray, "kept"]:
-    """Where the highest values of each row stand after the very first, by row; `rows` ascends, values are positive."""
-    # Positive floats are ordered as their bits are: one sort of integers does it, ten times faster than by two keys.
+    """Indices of the `most` highest values of each row after its highest one; `rows` ascends, values are positive."""
+    # Positive floats sort like their bits, so one sort of integers replaces a sort by two keys and is ten times faster.
     order = np.argsort((rows << 32) - values.view(np.int32), kind="stable")
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     place = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))

@@ -13,24 +13,25 @@ from what_next.data import Dataset
 from what_next.data.batches import ranges
 
 TIE = 1e-9
-"""What an item's share of the events adds to a score: popularity decides among items that are otherwise equal."""
+"""Factor of an item's share of events in its score: popularity breaks ties."""
 WORK = 2**22
-"""Products at work at a time: about 200 MB."""
+"""Products computed at a time: about 200 MB."""
 MOST = 2**25
-"""Events that are counted, about, at most."""
+"""Above about this many events, a random share of the users is counted."""
 KEPT = 2**24
-"""Pairs of items that are kept once counted, at most: 340 MB."""
+"""Counts of item pairs are cached up to this many pairs: 340 MB."""
 WINDOW, COOCCURRENCES = 4, 2**22
-"""Events within which items are counted as together, at least; and pairs that are counted, at most: about 1.3 GB."""
+"""Smallest window, in events, within which items co-occur; and the most pairs counted: about 1.3 GB."""
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What a baseline counts.
+    """The known events that a baseline counts.
 
     Attributes:
-        catalogue: how many items there are, with and without events.
-        users, items, times: of each event, by user, then time; times in microseconds, None where the log has none.
+        catalogue: how many items there are, with or without events.
+        users, items, times: one entry per event, by user, then time; times in microseconds, None where the log has
+            none.
         after: how many known events of the same user follow each.
     """
 
@@ -42,7 +43,7 @@ class Known:
 
     @classmethod
     def of(cls, dataset: Dataset, known: Int64[np.ndarray, "users"]) -> "Known":
-        """The first `known[u]` events of each user (`Split.known`); of more than `MOST`, those of a random share of the
+        """The first `known[u]` events of each user (`Split.known`); above `MOST` events, those of a random share of
         users."""
         if (total := int(known.sum())) > MOST:
             known = np.where(np.random.default_rng(0).random(len(known)) < MOST / total, known, 0)
@@ -57,7 +58,7 @@ class Known:
         )
 
     def among(self, kept: Int64[np.ndarray, "kept"]) -> "Known":
-        """The events of some items alone, ascending, which are counted anew."""
+        """Only the events of the items `kept`, which ascend; items become indices in `kept`."""
         items = placed_among(self.items, kept)
         here = items >= 0
         users, after, times = self.users[here], self.after[here], None if self.times is None else self.times[here]
@@ -75,30 +76,30 @@ class Known:
 
     @cached_property
     def ages(self) -> Float64[np.ndarray, "events"]:
-        """How far back each event is: microseconds before the last one of all; in a log without times, events of the
-        same user that follow it."""
+        """The age of each event: microseconds before the last event of all users; in a log without times, how many
+        events of the same user follow."""
         times = self.times
         return (self.after if times is None else times.max(initial=0) - times).astype(np.float64)
 
     def of_late(self, half_life: float) -> Float64[np.ndarray, "items"]:
-        """What the events of each item come to, where one counts half as much for each `half_life` that it is old."""
+        """The sum of the weights of each item's events; an event's weight halves with every `half_life` of its age."""
         return np.bincount(self.items, np.exp2(-self.ages / half_life), self.catalogue).astype(np.float64)
 
     @property
     def transitions(self) -> tuple[Int32[np.ndarray, "steps"], Int32[np.ndarray, "steps"]]:
-        """Each item that another of the same user follows, and the one that does."""
+        """Pairs of consecutive events of one user: the first items and the second items."""
         first = np.flatnonzero(self.after)
         return self.items[first], self.items[first + 1]
 
     @cached_property
     def followers(self) -> "Rows":
-        """How often each item came right after another one of the same user."""
+        """For each item (row), how often each item (column) came right after it in a user's history."""
         return Rows.counted(*self.transitions, self.catalogue)
 
     @cached_property
     def associations(self) -> "Rows":
-        """How surely two items go together in histories, in any order (`likelihood_ratios`): counted in the largest
-        window that makes at most `COOCCURRENCES` pairs; where that is below `WINDOW`, in histories of some users alone.
+        """How strongly two items are associated in histories, in any order (`likelihood_ratios`): co-occurrences in the
+        largest window with at most `COOCCURRENCES` pairs; if that would be below `WINDOW`, for a part of the users.
         """
         some = 1 + WINDOW * len(self.items) // COOCCURRENCES
         after = np.where(self.users % some, 0, self.after)
@@ -114,14 +115,14 @@ class Known:
 
     @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
-        """Who had what: users and items of the distinct pairs, by user, then item."""
+        """The users and the items of all distinct (user, item) pairs, by user, then item."""
         pairs = np.sort(self.users.astype(np.int64) * self.catalogue + self.items)
-        distinct = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes, ten times slower
+        distinct = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes, which takes ten times as long
         return distinct // self.catalogue, distinct % self.catalogue
 
     @cached_property
     def _together(self) -> "list[Together] | None":
-        """The pairs of items that any user had, counted once for whoever asks; None where they are too many to keep."""
+        """The item pairs that occur in any history, cached for later callers; None if there are too many to keep."""
         users, _ = self.pairs
         each = np.bincount(users)[users].sum() if len(users) else 0
         if min(int(each), self.catalogue**2) > KEPT:
@@ -134,13 +135,13 @@ Together = tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Float32[np.ndar
 
 
 def placed_among(items: Int32[np.ndarray, "*shape"], kept: Int64[np.ndarray, "kept"]) -> Int32[np.ndarray, "*shape"]:
-    """Where each item stands in `kept`, which ascends; -1 for others, and for -1."""
+    """The index of each item in `kept`, which ascends; -1 for items outside it and for -1."""
     places = np.minimum(np.searchsorted(kept, items), len(kept) - 1).astype(np.int32)
     return np.where(kept[places] == items, places, np.int32(-1))
 
 
 def parts(work: Int64[np.ndarray, "n"], most: int) -> Iterator[slice]:
-    """Slices, in order, whose work sums to `most` at most; one alone may be more."""
+    """Consecutive slices whose work sums to at most `most`; a single element may exceed it."""
     done, start = work.cumsum(), 0
     while start < len(work):
         before = done[start - 1] if start else 0
@@ -159,18 +160,18 @@ class Rows:
 
     @classmethod
     def counted(cls, first: Int32[np.ndarray, "n"], second: Int32[np.ndarray, "n"], catalogue: int) -> "Rows":
-        """How often each pair of items is there."""
+        """Counts of each pair (`first[n]`, `second[n]`)."""
         distinct, counts = np.unique(first.astype(np.int64) * catalogue + second, return_counts=True)
         offsets = np.searchsorted(distinct, np.arange(catalogue + 1) * catalogue)
         return cls(offsets, (distinct % catalogue).astype(np.int32), counts.astype(np.float32))
 
     @property
     def rows(self) -> Int64[np.ndarray, "stored"]:
-        """The row of each number."""
+        """The row of each stored value."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def plus(self, other: "Rows", times: float = 1.0) -> "Rows":
-        """The sum of two of the same shape, the other one so many times."""
+        """This matrix plus `times` the other, which has the same shape."""
         catalogue = len(self.offsets) - 1
         cells = [one.rows * catalogue + one.columns for one in (self, other)]
         distinct, places = np.unique(np.concatenate(cells), return_inverse=True)
@@ -179,7 +180,7 @@ class Rows:
         return Rows(offsets, (distinct % catalogue).astype(np.int32), values.astype(np.float32))
 
     def first(self, most: int) -> "Rows":
-        """The first `most` numbers of each row alone."""
+        """Only the first `most` values of each row."""
         sizes = np.minimum(np.diff(self.offsets), most)
         kept = ranges(self.offsets[:-1], sizes)
         return Rows(np.append(0, sizes.cumsum()), self.columns[kept], self.values[kept])
@@ -187,7 +188,7 @@ class Rows:
     def summed(
         self, rows: Int64[np.ndarray, "n"], items: Int32[np.ndarray, "n"], weights: Float64[np.ndarray, "n"], batch: int
     ) -> Float64[np.ndarray, "batch items"]:
-        """For each of `batch` rows, the sum of its items' rows, each times its weight; `rows` ascends."""
+        """For each of `batch` rows, the weighted sum of the stored rows of its items; `rows` ascends."""
         catalogue = len(self.offsets) - 1
         total = np.zeros((batch, catalogue))
         counts = np.diff(self.offsets)[items]
@@ -199,14 +200,14 @@ class Rows:
 
 
 def likelihood_ratios(counts: Rows) -> Rows:
-    """The log-likelihood ratio of each pair's count against that of independent items; 0 where the count is no larger
-    than by chance (Dunning 1993, "Accurate Methods for the Statistics of Surprise and Coincidence",
-    section 5; Mahout's similarity of items).
+    """The log-likelihood ratio of each pair's count against independence; 0 where the count is no larger than chance
+    (Dunning 1993, "Accurate Methods for the Statistics of Surprise and Coincidence", section 5; Mahout's item
+    similarity).
 
-    A ratio of counts takes two rare items that met once for the surest pair there is; this takes what is seen often.
+    A plain ratio of counts ranks two rare items that met once above all others; this favours pairs seen often.
 
     Args:
-        counts: as often one way as the other, and none of an item with itself.
+        counts: a symmetric matrix without a diagonal.
     """
     both, rows, columns = counts.values.astype(np.float64), counts.rows, counts.columns
     alone = np.bincount(rows, both, len(counts.offsets) - 1).astype(np.float64)
@@ -226,15 +227,15 @@ def likelihood_ratios(counts: Rows) -> Rows:
 
 
 def together(known: Known) -> Iterable[Together]:
-    """How many users had both of two items: items, other items and numbers of users, by item, then other item.
+    """How many users had both of two items, as (items, other items, numbers of users), by item, then other item.
 
-    All pairs that any user had, an item with itself included, some items at a time.
+    All pairs that any user had, including each item with itself; a part of the items at a time.
     """
     return _together(known) if known._together is None else known._together
 
 
 def _together(known: Known) -> Iterator[Together]:
-    """See `together`; counted anew."""
+    """`together`, without the cache."""
     users, items = known.pairs
     people = int(users[-1]) + 1 if len(users) else 0
     had = _matrix(users, items, (people, known.catalogue))
@@ -255,7 +256,7 @@ def _together(known: Known) -> Iterator[Together]:
 def events_after(
     items: Int32[np.ndarray, "batch time"],
 ) -> tuple[Bool[np.ndarray, "batch time"], Int64[np.ndarray, "batch time"]]:
-    """Where histories hold events, and how many came after each place; -1 is padding."""
+    """A mask of real events (-1 is padding), and how many events follow each position."""
     real = items >= 0
     return real, real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)
 
@@ -263,15 +264,16 @@ def events_after(
 def last_heard(
     items: Int32[np.ndarray, "batch time"],
 ) -> tuple[Int64[np.ndarray, "n"], Int32[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
-    """The distinct items of each history: rows, ascending, items, and how many events came after the last of each."""
+    """The distinct items of each history: rows (ascending), items, and how many events follow the last one of each
+    item."""
     real, after = events_after(items)
-    rows, columns = (places[::-1] for places in np.nonzero(real))  # the last of each first
+    rows, columns = (places[::-1] for places in np.nonzero(real))  # backwards, so that np.unique finds the last of each
     heard = items[rows, columns]
     _, first = np.unique(rows * (int(heard.max(initial=0)) + 1) + heard, return_index=True)
     return rows[first], heard[first], after[rows, columns][first]
 
 
 def _matrix(rows: Int64[np.ndarray, "n"], columns: Int64[np.ndarray, "n"], shape: tuple[int, int]) -> torch.Tensor:
-    """A sparse matrix of ones, given by row, then column."""
+    """A sparse matrix of ones, from coordinates sorted by row, then column."""
     places = torch.from_numpy(np.stack([rows, columns]))
     return torch.sparse_coo_tensor(places, torch.ones(len(rows)), shape, is_coalesced=True, check_invariants=True)

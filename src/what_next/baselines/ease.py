@@ -1,4 +1,4 @@
-"""EASE: the linear model of items by items that is solved at once."""
+"""EASE: a linear item-to-item model with a closed-form solution."""
 
 import numpy as np
 import torch
@@ -13,21 +13,22 @@ from what_next.errors import DataError
 from what_next.types import History
 
 THIRDS = 3
-"""Parts of the work whose end is reported."""
+"""Steps of the computation that report progress."""
 MOST = 15_000
-"""Items at most: a solution takes 13 bytes for each pair of them, 2.9 GB here, and its time grows with their cube."""
+"""Largest catalogue: the solution takes 13 bytes per pair of items, 2.9 GB here, and time that grows with their
+cube."""
 LARGE = 1000
-"""Items above which the system is solved in single precision, in half of the time, if `CONDITION` allows it."""
+"""Above this many items the system is solved in single precision, in half of the time, if `CONDITION` allows it."""
 CONDITION = 1e4
-"""Of the system, at most, for single precision: 1e4 leaves an error of about 6e-4 in the weights."""
+"""Largest condition number for single precision: 1e4 leaves an error of about 6e-4 in the weights."""
 FEW = 3
-"""With fewer than one user for so many items, the system of users is the faster one."""
+"""With fewer than one user per `FEW` items, the system of users is faster than that of items."""
 
 
 class Ease(Ranking):
     """Embarrassingly shallow autoencoder (Steck 2019, arXiv:1905.03375).
 
-    Each item is predicted from the others a user has by ridge regression, no item by itself. With `P` the inverse of
+    Ridge regression predicts each item from the user's other items, never from itself. With `P` the inverse of
     `X'X + penalty * I`, where `X` holds 1 for each item of each user: `B = I - P diag(1 / diag(P))` (equation 8).
     """
 
@@ -37,15 +38,15 @@ class Ease(Ranking):
         shares: Float64[np.ndarray, "items"],
         kept: Int64[np.ndarray, "kept"] | None = None,
     ) -> None:
-        """`weights`: what each item of a history (row) says for each item (column); `shares` of all events.
+        """`weights`: from each item of a history (row) to the score of each item (column); `shares` of all events.
 
-        `kept`: the items that both stand for; None: all. The others say nothing, and are ranked by their shares alone.
+        `kept`: the items of these rows and columns; None: all. Other items add nothing and are ranked by share alone.
         """
         self.weights, self.shares, self.kept, self.items = weights, shares, kept, len(shares)
 
     @staticmethod
     def fits(items: int) -> bool:
-        """Whether a catalogue is small enough."""
+        """Whether a catalogue of that many items is small enough."""
         return items <= MOST
 
     @classmethod
@@ -62,10 +63,10 @@ class Ease(Ranking):
         """Solve; see `baselines.Fit`.
 
         Args:
-            penalty: of the squared weights; above 0.
-            most: for no more than so many items, the most popular ones; None: for all.
-            events: those events, where pairs of their items were counted for another fit already.
-            done: told of each third of the work (`THIRDS`).
+            penalty: on the squared weights; above 0.
+            most: restricts the model to the most popular items; None: all items.
+            events: the same known events, already counted for another fit, so that item pairs are counted once.
+            done: called after each third of the work (`THIRDS`).
 
         Raises:
             DataError: the catalogue is too large (`fits`).
@@ -84,7 +85,7 @@ class Ease(Ranking):
         return cls(solve(events, penalty, done), shares, kept)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """The sum of what the history's distinct items say."""
+        """The sum of the weights from the history's distinct items."""
         rows, items, _ = last_heard(history.items if self.kept is None else placed_among(history.items, self.kept))
         starts = np.searchsorted(rows, np.arange(len(history.items)))
         said = torch.nn.functional.embedding_bag(
@@ -99,9 +100,9 @@ class Ease(Ranking):
 
 
 def _precision(events: Known, penalty: float) -> type[np.floating]:
-    """Single where the catalogue is large and the system well-conditioned, else double.
+    """Single precision for a large catalogue with a well-conditioned system, else double.
 
-    No eigenvalue of X'X is above its greatest sum of a row: over the users of an item, how many items each has.
+    No eigenvalue of X'X exceeds its greatest row sum: for an item, the total number of items over all of its users.
     """
     users, items = events.pairs
     most = np.bincount(items, np.bincount(users)[users]).max(initial=0)
@@ -109,7 +110,7 @@ def _precision(events: Known, penalty: float) -> type[np.floating]:
 
 
 def _solved_by_users(events: Known, penalty: float, done: Done) -> Float32[Tensor, "items items"]:
-    """The same `B` where users are few, by a system of users: `P = (I - X' (X X' + penalty I)^-1 X) / penalty`
+    """`B` from a system of users, for few users: `P = (I - X' (X X' + penalty I)^-1 X) / penalty`
     (Woodbury's identity), a product of matrices instead of an inverse of items by items.
     """
     users, items = events.pairs
@@ -120,7 +121,7 @@ def _solved_by_users(events: Known, penalty: float, done: Done) -> Float32[Tenso
     system = had @ had.T
     system.diagonal().add_(penalty)
     half = torch.linalg.solve_triangular(torch.linalg.cholesky(system), had, upper=False)
-    inverse = (half.T @ half).neg_()  # P, but for the factor, which cancels
+    inverse = (half.T @ half).neg_()  # P up to a factor, which cancels
     inverse.diagonal().add_(1)
     done(THIRDS)
     return _divided(inverse)
@@ -133,16 +134,16 @@ def _solved_by_items(events: Known, penalty: float, done: Done) -> Float32[Tenso
         gram[items, others] = users
     gram[np.diag_indices_from(gram)] += penalty
     penalised = torch.from_numpy(gram)
-    columns = penalised.mT  # the order in which LAPACK works in place
+    columns = penalised.mT  # column-major, so that LAPACK works in place
     torch.linalg.cholesky(columns, out=columns)
     done(1)
-    torch.cholesky_inverse(columns, out=columns)  # twice the work of the factor
+    torch.cholesky_inverse(columns, out=columns)  # takes twice as long as the factorisation
     done(THIRDS - 1)
     return _divided(penalised)
 
 
 def _divided(inverse: Float[Tensor, "items items"]) -> Float32[Tensor, "items items"]:
-    """`B` of `P`, which is symmetric, up to a factor, and overwritten."""
-    inverse /= -inverse.diagonal().clone()  # each column by its own
+    """`B` from the symmetric `P`, known up to a factor; overwrites `P`."""
+    inverse /= -inverse.diagonal().clone()  # divides each column by its own diagonal element
     inverse.fill_diagonal_(0)
-    return inverse.float()  # rows in one piece, which are summed forty times faster than by columns
+    return inverse.float()  # row-major: summing rows is forty times faster than summing columns

@@ -1,4 +1,4 @@
-"""Policies that learn nothing: what an agent has to beat, and what nobody can."""
+"""Policies that learn nothing: simple rules to beat, and oracles as upper bounds."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from what_next.retrieval import Box, choosing
 from what_next.types import Greedy, History, Permitted, Random, Request, Sampler, Slate, Softmax
 
 CHUNK = 2**23
-"""Scores at work at a time: 64 MB."""
+"""Scores computed at a time: 64 MB."""
 FIELDS = ("items", "propensities", "scores")
 
 
@@ -33,7 +33,7 @@ class Rule(ABC):
     def propensities(
         self, states: History, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Float64[np.ndarray, "batch slots"]:
-        """See `types.Policy.propensities`: by default of a policy that is certain, whatever the sampler."""
+        """See `types.Policy.propensities`: the default is that of a deterministic policy, whatever the sampler."""
         certain = self.act(states, request).items
         width = min(slates.shape[1], certain.shape[1])
         same = np.zeros(slates.shape)
@@ -49,7 +49,7 @@ class Ranking(Rule):
 
     @abstractmethod
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """The score of every item for each history, finite; of the caller, unless it is read-only."""
+        """The score of every item for each history, finite; the caller may overwrite it unless it is read-only."""
 
     def act(self, states: History, request: Request, rng: Random = None) -> Slate:
         """See `types.Policy.act`."""
@@ -64,7 +64,7 @@ class Ranking(Rule):
         return Slate(items, chances, scores)
 
     def scores(self, states: History, permitted: Permitted) -> Float64[Tensor, "batch items"]:
-        """The score of every item; minus infinity where it is not permitted."""
+        """The score of every item; minus infinity for items that are not permitted."""
         values = self.worth(states)
         scores = torch.from_numpy(values if values.flags.writeable else values.copy())
         permitted.forbid(scores)
@@ -73,7 +73,7 @@ class Ranking(Rule):
     def chances(
         self, states: History, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Iterator[Float64[np.ndarray, "batch items"]]:
-        """For each slot the chance of every item, given the items above it in some slates."""
+        """For each slot, the probability of every item, given the slates' items in the slots above."""
         return choosing.chances(self.scores(states, request.permitted), request, slates)
 
     def propensities(
@@ -92,42 +92,42 @@ class RandomItem(Ranking):
         self.items = items
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """The same of all."""
+        """The same score for all items."""
         return np.zeros((len(history.users), self.items))
 
 
 class Popular(Ranking):
-    """The items with the most events; a draw at temperature 1 is in proportion to them, and one for each item more."""
+    """The items with the most events; at temperature 1 an item is drawn in proportion to its events plus one."""
 
     def __init__(self, counts: Int[np.ndarray, "items"]) -> None:
         """`counts`: how many events each item has."""
         self.counts, self.items, self.logs = counts, len(counts), np.log1p(counts)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """The logarithm of their number, for everybody."""
+        """The logarithm of the events plus one, the same for every history."""
         return np.broadcast_to(self.logs, (len(history.users), self.items))
 
 
 class Steer(Ranking):
-    """The items that bring the spread of the sample nearest to that of the typical user."""
+    """The items that bring the spread of the sample nearest to sigma of the typical user."""
 
     def __init__(self, sampling: Sampling, typical: float) -> None:
-        """`typical` is the mean sigma of the training users: all that this rule knows of anybody."""
+        """`typical`: the mean sigma of the training users; this rule knows no other."""
         self.sampling, self.typical, self.items = sampling, typical, len(sampling.vectors)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """How near the spread comes, negative."""
+        """The negative distance of the spread from `typical`."""
         return -np.abs(self.sampling.with_each_item(history) - self.typical)
 
 
 class Oracle(Ranking):
-    """The items of the highest reward, by one who knows each user's sigma. It is no rival: nothing can beat it."""
+    """The items of the highest spread reward, from each user's true sigma: an upper bound, which no policy can beat."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling, self.items = sampling, len(sampling.vectors)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """How near the spread comes to the user's own, negative: it falls and rises with the reward."""
+        """The negative distance of the spread from the user's own sigma, which ranks items as the reward does."""
         sigma = np.nan_to_num(history.sigma.astype(np.float64))
         return -np.abs(self.sampling.with_each_item(history) - sigma[:, None])
 
@@ -136,7 +136,7 @@ class NearestMean(Rule):
     """The items nearest to the mean of the sample."""
 
     def __init__(self, sampling: Sampling, box: Box | None = None) -> None:
-        """`box` is an index over the same vectors, where there is one already."""
+        """`box`: an existing index over the same vectors, if there is one."""
         self.sampling, self.box = sampling, box or Box(sampling.vectors)
 
     def act(self, states: History, request: Request, rng: Random = None) -> Slate:
@@ -145,14 +145,15 @@ class NearestMean(Rule):
 
 
 class TrueNext(Rule):
-    """What the user really chose; nothing where that is not permitted. It knows windows alone, and one item of each."""
+    """The item that the user really chose; none where it is not permitted. It answers for windows only, with one
+    item."""
 
     def __init__(self, following: Mapping[int, Int32[np.ndarray, "windows"]]) -> None:
-        """`following` holds, for each length, the items that followed the windows, in their order."""
+        """`following`: for each window length, the items that followed the windows, in their order."""
         self.following = following
 
     def act(self, states: History, request: Request, rng: Random = None) -> Slate:
-        """A slate of one item for each of the windows, however many slots are asked for."""
+        """One item for each window, whatever the number of slots."""
         chosen = self.following[states.items.shape[1]]
         if len(chosen) != len(states.users):
             raise ValueError(
@@ -163,5 +164,5 @@ class TrueNext(Rule):
 
 
 def _certain(chosen: Int32[np.ndarray, "batch slots"]) -> Slate:
-    """A slate without a draw, in which nothing is a fallback."""
+    """A slate with propensity 1 and no fallbacks."""
     return Slate(chosen, np.where(chosen < 0, np.nan, 1.0), fallback=np.zeros(chosen.shape, np.bool_))

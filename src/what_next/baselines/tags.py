@@ -1,4 +1,4 @@
-"""What tags tell of what comes next: items that share an artist, say, or a brand."""
+"""Predicting the next item from tags, such as an artist or a brand that items share."""
 
 import copy
 from dataclasses import dataclass
@@ -17,24 +17,25 @@ from what_next.data.catalogue import kinds_of
 from what_next.types import History
 
 PRIOR = 10.0
-"""Steps of the log that the kind of a tag counts as, where the steps from items with that very tag are few."""
+"""Pseudo-count, in steps of the log: shrinks the rate of a rare tag towards the mean rate of its kind."""
 EVENTS = (10.0, 1000.0)
-"""Steps of the log from each item that what its tags tell may count as: many have it alone decide."""
+"""Candidate pseudo-counts, in steps of the log from each item, for its tags' prediction: with many, tags decide
+alone."""
 NEIGHBOURS, LEAST = 128, 1e-6
-"""Items with the same tags by which a new one is known, at most; and how often a tag is kept, at least."""
+"""Most neighbours of a new item among those that share its tags; and the lowest probability that a tag is kept."""
 STEPS = 2**20
-"""Pairs of one item and the next that are looked at, at most."""
+"""Most pairs of consecutive items that are read."""
 WORK = 2**22
-"""Pairs of items at work at a time: about 200 MB."""
+"""Item pairs computed at a time: about 200 MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tagged:
-    """Which items have which tags, of those that several items have.
+    """The tags of items, without tags that only one item has.
 
     Attributes:
         offsets: the tags of item `i` are `tags[offsets[i]:offsets[i + 1]]`.
-        kinds: of each tag, where what it is stands in `Catalogue.kinds`, such as an artist.
+        kinds: for each tag, the index in `Catalogue.kinds` of its kind, such as artist.
     """
 
     offsets: Int64[np.ndarray, "items_plus_1"]
@@ -43,7 +44,7 @@ class Tagged:
 
     @classmethod
     def of(cls, catalogue: Catalogue) -> "Tagged":
-        """Of all items."""
+        """The tags of a catalogue."""
         several = _each(catalogue).filter(pl.len().over("tag") > 1).sort("item", "tag")
         codes = several["tag"].rank("dense").cast(pl.Int64).to_numpy() - 1
         kinds = _kinds(several["tag"].unique().sort(), catalogue)
@@ -51,11 +52,11 @@ class Tagged:
 
     @cached_property
     def items(self) -> Int64[np.ndarray, "pairs"]:
-        """Whose the tags are."""
+        """The item of each entry of `tags`."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def kept(self, followers: Rows) -> Float64[np.ndarray, "tags"]:
-        """How often another item with the same tag comes next, where one with that tag was last."""
+        """For each tag, how likely a different next item has it, given that the item before it has it."""
         before = followers.rows
         others = np.flatnonzero(before != followers.columns)
         others = others[:: 1 + len(others) // STEPS]
@@ -64,7 +65,7 @@ class Tagged:
         tags = self.tags[ranges(self.offsets[before], sizes)]
         width = len(self.kinds)
         wanted = np.repeat(after.astype(np.int64), sizes) * width + tags
-        there = self.items * width + self.tags  # which ascends
+        there = self.items * width + self.tags  # ascending
         same = there[np.minimum(np.searchsorted(there, wanted), len(there) - 1)] == wanted
         weights = np.repeat(times, sizes)
         steps, stayed = (np.bincount(tags, one, width) for one in (weights, weights * same))
@@ -72,18 +73,19 @@ class Tagged:
         return np.asarray((stayed + PRIOR * of_kind[self.kinds]) / (steps + PRIOR))
 
     def of_kinds(self, kept: Float64[np.ndarray, "tags"], kinds: int) -> Float64[np.ndarray, "kinds"]:
-        """How often a tag of each kind is kept, on average; 0 where no two items share one."""
+        """The mean of `kept` over the tags of each kind; 0 for a kind of which no two items share a tag."""
         counts = np.bincount(self.kinds, minlength=kinds)
         return np.asarray(np.bincount(self.kinds, kept, kinds) / np.maximum(counts, 1))
 
     def foretold(self, chances: Float64[np.ndarray, "tags"], events: Int64[np.ndarray, "items"], most: int) -> Rows:
-        """The chances of what comes next after each item, as far as its tags tell; of `most` items, or fewer.
+        """The probability of each next item as predicted from the tags of each item, for at most `most` next items.
 
-        The chance that a tag is kept (`kept`) is shared among the other items that have it; those `most` that have the
-        most `events` are told. Where the chances of all tags of an item come to more than 1, they are made to be 1.
+        The probability that a tag is kept (`kept`) is divided equally among the other items that have it, of which
+        those `most` with the most `events` are returned. If an item's tags sum to more than 1, they are scaled to sum
+        to 1.
         """
         count = len(self.offsets) - 1
-        order = np.lexsort((self.items, -events[self.items], self.tags))  # the members of each tag
+        order = np.lexsort((self.items, -events[self.items], self.tags))  # each tag's items, the most popular first
         members, sizes = self.items[order], np.bincount(self.tags, minlength=len(self.kinds))
         starts, shown = np.append(0, sizes.cumsum()), np.minimum(sizes, most + 1)
         each = chances / (sizes - 1)
@@ -111,14 +113,14 @@ def neighbours(
     chances: Float64[np.ndarray, "kinds"],
     events: Float64[np.ndarray, "items"],
 ) -> Rows:
-    """The items that share tags with each new one, and the chance that each comes next after it, the likely ones first:
-    what `Tagged.foretold` would say if the training had known this new item, too, and no other.
+    """The items that share tags with each new item, and the probability that each comes next, in descending order:
+    as `Tagged.foretold` would return it if the catalogue of the training had also held this one new item.
 
     Args:
-        seen: the items that may be neighbours: those of the training.
+        seen: the items that may be neighbours: those known in training.
         new: positions of the new items, ascending, none of them `seen`; the result has a row for each.
         chances: how often a tag of each of `Catalogue.kinds` is kept.
-        events: by which the items of each tag are chosen, where more than `NEIGHBOURS` have it.
+        events: where more than `NEIGHBOURS` items have a tag, those with the most of these are taken.
     """
     each = _each(catalogue)
     own = each.filter(pl.col("item").is_in(new)).select("tag", new="item")
@@ -137,20 +139,20 @@ def neighbours(
 
 
 def _each(catalogue: Catalogue) -> pl.DataFrame:
-    """Which `item` has which `tag`, each pair once."""
+    """Distinct pairs of `item` and `tag`."""
     tags = catalogue.tags
     table = pl.DataFrame({"tag": [] if tags is None else tags}, {"tag": pl.List(pl.String)})
     return table.with_row_index("item").explode("tag").drop_nulls().unique()
 
 
 def _kinds(tags: pl.Series, catalogue: Catalogue) -> Int64[np.ndarray, "tags"]:
-    """Where in `Catalogue.kinds` stands what tags are."""
+    """The index in `Catalogue.kinds` of each tag's kind."""
     return kinds_of(tags).cast(pl.Enum(catalogue.kinds)).to_physical().cast(pl.Int64).to_numpy()
 
 
 class Content(Ranking):
-    """The items that share tags with those of the history: each tag counts as often as the log says that it is kept,
-    shared among all that have it; popularity decides among equals."""
+    """The items that share tags with those of the history. Each tag weighs as much as the log says that it is kept,
+    divided among all items that have it; popularity breaks ties."""
 
     def __init__(
         self,
@@ -160,7 +162,7 @@ class Content(Ranking):
         *,
         decay: float,
     ) -> None:
-        """`kept`: the chance that each tag is; `shares` of all events; `decay` as for `fit`."""
+        """`kept`: the probability that each tag is kept; `shares` of all events; `decay` as for `fit`."""
         self.tagged, self.kept, self.shares, self.decay, self.items = tagged, kept, shares, decay, len(shares)
         values = kept / (np.bincount(tagged.tags, minlength=len(kept)) - 1)
         places = torch.from_numpy(np.stack([tagged.items, tagged.tags]))
@@ -172,19 +174,19 @@ class Content(Ranking):
         """Count; see `baselines.Fit`.
 
         Args:
-            decay: how much an event of the history counts for each one that came after it, above 0, to 1: all alike.
+            decay: an event of the history weighs `decay` to the power of how many events follow it; above 0, up to 1.
         """
         events, tagged = Known.of(dataset, known), Tagged.of(dataset.catalogue)
         return cls(tagged, tagged.kept(events.followers), events.shares, decay=decay)
 
     def decayed(self, decay: float) -> "Content":
-        """The same with another decay."""
+        """The same counts with another decay."""
         other = copy.copy(self)
         other.decay = decay
         return other
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """What the tags of the history's events count."""
+        """The sum of the weights of the tags that each item shares with the history's events."""
         real, after = events_after(history.items)
         rows, columns = np.nonzero(real)
         items, weights = history.items[rows, columns], self.decay ** after[rows, columns].astype(np.float64)

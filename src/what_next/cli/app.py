@@ -1,4 +1,4 @@
-"""The commands, by name: what `what-next` runs."""
+"""The `what-next` program and its commands."""
 
 import math
 import os
@@ -35,7 +35,7 @@ def _version(asked: bool) -> bool:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Within, an interrupt is told, with what it says of itself: Typer makes an exit code of it without a word."""
+    """On an interrupt inside, print its message, because Typer turns it into an exit code silently."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -44,7 +44,7 @@ def _interruptible() -> Iterator[None]:
 
 
 class _Program(TyperGroup):
-    """All commands; one may be interrupted while its words are still being read."""
+    """All commands; Ctrl-C also works while the arguments are still being parsed."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _interruptible():
@@ -56,7 +56,7 @@ class _Program(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command of which no option is given twice: the last would count, and nobody would say so."""
+    """A command that refuses an option given twice, because otherwise the last one would win silently."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         order = self.make_parser(ctx).parse_args(list(args))[2]
@@ -66,18 +66,18 @@ class _Command(TyperCommand):
 
 
 class _Patient(_Command):
-    """One that works with models: PyTorch is imported when it runs, not when it is asked for help."""
+    """A command that works with models: PyTorch is imported when the command runs, not for its help."""
 
     def invoke(self, ctx: Any) -> Any:
         for name, value in ctx.params.items():
-            if isinstance(value, float) and not math.isfinite(value):  # which no bound of an option keeps out
+            if isinstance(value, float) and not math.isfinite(value):  # bounds of options let NaN pass
                 raise SetupError(f"--{name.replace('_', '-')} {value}: expected a finite number")
         import_torch()
         return super().invoke(ctx)
 
 
 def _leaves(of: typer.Typer) -> Iterator[CommandInfo]:
-    """The commands of an app, and of those in it."""
+    """The commands of an app and of its sub-apps."""
     yield from of.registered_commands
     for group in of.registered_groups:
         if group.typer_instance is not None:
@@ -91,11 +91,11 @@ for commands in (data, demo, model, judge, estimate, service, promote, loop, pla
         one.cls = _Command if commands is data else _Patient
 
 FEW, FEW_EPOCHS = 100, 20_000
-"""For so many users, or fewer, `init` has whatnext train on fewer histories: with 80 users of ml-100k, spread@5 after
-20,000 is .161 [.128, .196], after 40,000 .154 [.116, .195]; after 3,360, which are 60 passes, it is .075."""
+"""With at most `FEW` users `init` has whatnext train on `FEW_EPOCHS` histories: with 80 users of ml-100k, spread@5 is
+.161 [.128, .196] after 20,000, .154 [.116, .195] after 40,000, and .075 after 3,360, which are 60 passes."""
 REPEATED = 0.5
-"""Where a larger share of the events are repeats, `init` lets next_item recommend what a user had: else most of what
-comes next would be missed."""
+"""Where more than this share of events are repeats, `init` lets next_item recommend seen items: otherwise it would miss
+most next items."""
 KINDS = ("algorithms", "encoders", "rewards", "sources", "data", "metrics", "worlds")
 
 
@@ -136,7 +136,7 @@ def init(
 
 
 def _setup_of(dataset: "Dataset", relative: str, algorithm: str) -> tuple[str, str]:
-    """The text of a setup, and what is told of its algorithm."""
+    """The text of a setup, and a sentence about its algorithm."""
     from what_next.settings import template
 
     if algorithm == "whatnext":
@@ -198,12 +198,12 @@ def _known(kind: str) -> dict[str, str]:
 
 
 def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
-    """What the docstring of each begins with."""
+    """The first line of each docstring."""
     return {name: (one.__doc__ or "").strip().partition("\n")[0] for name, one in classes.items()}
 
 
 def _worlds() -> dict[str, str]:
-    """Every world and, below it, its presets, by the names under which `--world` takes them."""
+    """Every world, followed by its presets, by the names that `--world` takes."""
     from what_next.worlds import GYM, known_worlds
 
     found: dict[str, str] = {}
@@ -216,7 +216,7 @@ def _worlds() -> dict[str, str]:
 
 
 def _check_names() -> None:
-    """Raises where a path is no text, which libraries do not take."""
+    """Raise an error for a path that is not UTF-8, which libraries do not accept."""
     try:
         here = str(Path.cwd())
     except FileNotFoundError:
@@ -227,7 +227,7 @@ def _check_names() -> None:
 
 
 def _reworded(error: Any) -> None:
-    """Let the option parser, which repeats what Pydantic expects, also say what was found."""
+    """Add the value found to the option parser's message, which repeats only what Pydantic expects."""
     for mistake in getattr(error.__cause__, "errors", list)()[:1]:
         _, should, expected = mistake["msg"].partition("Input should be ")
         if should:
@@ -245,7 +245,7 @@ def main() -> int:
     except typer.Abort:
         return 130
     except Exception as error:
-        # The option parser's own mistakes (a missing argument, an unknown option) know how to show themselves.
+        # The option parser's own errors (a missing argument, an unknown option) format themselves.
         if not hasattr(error, "show"):
             raise
         _reworded(error)
@@ -255,7 +255,7 @@ def main() -> int:
 
 
 def run() -> None:
-    """The console script; a warning is one line."""
+    """The console script; warnings are printed on one line."""
     warnings.formatwarning = lambda message, *_, **__: f"what-next: warning: {message}\n"
     with terminable():
         code = main()

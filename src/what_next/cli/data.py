@@ -61,14 +61,14 @@ def get_known(
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """The options that say which column is what, and what its values mean."""
+    """The options that assign columns, and say how their values are read."""
 
     user: str | None = option("The column with the user.")
     item: str | None = option("The column with the item.")
     time: str | None = option("The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
     time_format: str | None = option(
-        "What the times are, where it is not plain: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a pattern such "
-        "as '%d.%m.%Y %H:%M'."
+        "The format of times, where it is not obvious: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a pattern "
+        "such as '%d.%m.%Y %H:%M'."
     )
     reward: str | None = option("The column with the reward, such as a rating.")
     event: str | None = option("The column with the kind of event, such as play, skip, purchase.")
@@ -92,17 +92,17 @@ class ImportOptions:
     session_gap: str | None = option("Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
     header: bool | None = option(
         "Whether the first line of the logs holds the names of the columns. Without them the first column is the user, "
-        "the second the item, and the others are told by their values.",
+        "the second the item, and the others are recognised by their values.",
         show_default=False,
     )
     columns: str | None = option("The columns of logs without a header, in their order: user,item,time,rating.")
     missing: str | None = option(
-        "Words that stand for a missing user or item, separated by commas; '' for none. Default: those that programs "
-        "write, such as nan, NULL, N/A."
+        "Words for a missing user or item, separated by commas; '' for none. Default: those that programs write, such "
+        "as nan, NULL, N/A."
     )
 
     def table_options(self) -> "Options":
-        """The same as an import reads them."""
+        """These options for an import."""
         from what_next.data import Options
         from what_next.data.importing.ids import MISSING
         from what_next.data.importing.tables import duration
@@ -161,12 +161,12 @@ def import_data(
             tables = import_files(paths, table, how)
             written = save(tables, to)
             dataset = Dataset.from_tables(tables, to.stem)
-    facts = _report(tables, written, dataset) if as_json else {}  # the hash of many items takes a while
+    facts = _report(tables, written, dataset) if as_json else {}  # hashing many items takes a while
     answer(facts, as_json, *_lines(tables, written, dataset))
 
 
 def _lines(tables: "Tables", written: list[Path], dataset: "Dataset") -> Iterator[str | Text]:
-    """What was read and how, for people."""
+    """What was read and how, in lines for the terminal."""
     yield from (f"  {line}" for line in tables.told(dataset))
     yield from (Text(f"warning: {warning}", "bold yellow") for warning in tables.warnings)
     yield from (f"  {path} written" for path in written)

@@ -1,4 +1,4 @@
-"""`what-next demo`: from nothing to a page in the browser."""
+"""`what-next demo`: trains a model and opens it in the browser."""
 
 import gc
 import signal
@@ -32,7 +32,7 @@ def demo(
         from what_next.serving.demo import LOG, WORLD, Listeners, free, learning, trained
         from what_next.serving.http.run import serve
 
-    signal.signal(signal.SIGHUP, signal.default_int_handler)  # a terminal that is closed leaves no files behind
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # clean up, too, when the terminal is closed
     with TemporaryDirectory(prefix="what-next-demo-") as folder, ExitStack() as stack:
         with people.status(f"Training on what {LOG:,} simulated listeners heard and skipped ..."):
             setup = free(trained(Path(folder), time.time_ns() // 1000, port))
@@ -51,9 +51,9 @@ def demo(
 
         def log(lines: str) -> None:
             for line in lines.splitlines():
-                if '"error"' in line:  # each request has a line, which would hide the address
+                if '"error"' in line:  # other requests are not shown, as they would scroll the address away
                     people.print(line)
 
-        stack.callback(gc.unfreeze)  # training loaded triton, which complains of frozen objects at the end
+        stack.callback(gc.unfreeze)  # training loaded triton, which complains about frozen objects at exit
         serve(setup, ready, lambda done, total: None, people.print, WORLD, log)
     return 0

@@ -33,7 +33,7 @@ REFUSED = 3
 
 @dataclass(frozen=True)
 class LogOptions:
-    """The options that say which log decides, and how it is read."""
+    """The options that name the log of decisions, and say how it is read."""
 
     log: Path = option(
         "A log of decisions: CSV, TSV, Parquet, imported data, a service's exported log, Open Bandit's.",
@@ -46,15 +46,15 @@ class LogOptions:
     item: str | None = option("The column with the item.")
     time: str | None = option("The column with the time.")
     position: str | None = option("The column with the slot in a slate.")
-    slate: str | None = option("The column that tells which slate a row belongs to.")
+    slate: str | None = option("The column with the id of a row's slate.")
     context: str | None = option("Columns that were known before the decision, separated by commas: for reward models.")
     items: Path | None = option("A table with one row per item: all that could have been chosen.")
     behaviour: Literal["logged", "estimated"] = option(
         "Whether propensities are the log's, or estimated from its own item frequencies.", default="logged"
     )
     marginal: bool = option(
-        "On slates, chances are of an item at its position, whatever stands above it; without this, of an item given "
-        "those above it.",
+        "On slates, the propensities are of an item at its position, whatever stands above it; without this, of an "
+        "item given those above it.",
         "--marginal",
         default=False,
     )
@@ -62,7 +62,7 @@ class LogOptions:
     seen: bool = option("A trained model may choose items of the user's history, too.", "--seen", default=False)
     clusters: int | None = option("Clusters of item attributes for mips; default: the root of their number.", min=1)
     reward_range: str | None = option(
-        "What a reward can be at least and at most: for Bernstein intervals.", metavar="LOW,HIGH"
+        "The least and the largest possible reward: for Bernstein intervals.", metavar="LOW,HIGH"
     )
     discount: float | None = option(
         "Discount of rewards along a user's rows: also estimates of whole trajectories.", min=0, max=1
@@ -71,7 +71,7 @@ class LogOptions:
     seed: int = option("Random seed for resamples, folds, halves and clusters.", default=0, min=0)
 
     def log_settings(self) -> "LogSettings":
-        """The log as off-policy estimators read it; a `SetupError` where the range of rewards is none."""
+        """The log's settings for off-policy estimators; a `SetupError` where the range of rewards is invalid."""
         from what_next.data.decisions.log import Roles
         from what_next.off_policy import LogSettings
 

@@ -1,4 +1,4 @@
-"""`what-next hub push | pull`: a model's files on Hugging Face's hub, as `wn.push` and `wn.pull` put and get them."""
+"""`what-next hub push | pull`: a model's files on Hugging Face's hub, by `wn.push` and `wn.pull`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,9 +34,9 @@ def push(
 @app.command()
 def pull(
     repo: Repo,
-    to: Annotated[Path, typer.Option(help="The folder to write; made where it is missing.")],
+    to: Annotated[Path, typer.Option(help="The folder to write; created if it is missing.")],
     revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit; default: the newest.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a model that lies there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a model in the folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Get a model from the hub; each file is checked by its hash, and none is code."""

@@ -15,14 +15,14 @@ INTERRUPTED = 130
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """For imports: within, Ctrl-C ends the process at once, with one line, and nothing is looked through for garbage.
+    """For imports: inside, Ctrl-C ends the process at once with one line, and garbage collection is off.
 
-    A `KeyboardInterrupt` in the midst of an import leaves half a library behind, and a traceback. What is imported
-    stays, and looking through it takes a sixth of the time.
+    A `KeyboardInterrupt` during an import leaves a half-imported library and a traceback. Imported objects stay alive,
+    and collecting garbage among them would take a sixth of the time.
     """
     collects = gc.isenabled()
     gc.disable()
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # nobody has their own way to stop
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # no handler was installed
     usual = usual and threading.current_thread() is threading.main_thread()
     if usual:
         signal.signal(signal.SIGINT, _end)
@@ -50,16 +50,16 @@ def _terminate() -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within, SIGTERM, as schedulers send it, does what Ctrl-C would: training is saved, and nothing is left half done.
+    """Inside, SIGTERM, which schedulers send, acts like Ctrl-C: training is saved, and no file is left half written.
 
-    The process dies of it all the same, at the end. Not so one of several processes of `torchrun`, which ends by it
-    those that wait for one that is lost.
+    In the end the process still dies of the signal. A process of `torchrun` does not: there SIGTERM ends processes that
+    wait for a lost one.
     """
     told = list[int]()
 
     def heed(number: int, frame: FrameType | None) -> None:
         told.append(number)
-        interrupt = signal.getsignal(signal.SIGINT)  # ignored in what a script starts in the background
+        interrupt = signal.getsignal(signal.SIGINT)  # scripts ignore it for commands in the background
         if interrupt is _end:
             _end(number, frame)
         (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
@@ -72,7 +72,7 @@ def terminable() -> Iterator[None]:
 
 
 def import_torch() -> None:
-    """Import PyTorch and what stands on it, which takes seconds, where that was not done yet."""
+    """Import PyTorch and the modules that need it, which takes seconds, unless that was done before."""
     if "torch" not in sys.modules:
         with quietly():
             import what_next.settings  # noqa: F401

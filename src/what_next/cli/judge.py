@@ -1,4 +1,4 @@
-"""`what-next evaluate | compare | simulate | tune`: agents judged by what training never saw."""
+"""`what-next evaluate | compare | simulate | tune`: agents judged on held-out data."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ ReportFile = Annotated[Path | None, typer.Option("--report", help="The HTML page
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """The options that say on whom agents are judged, and beside whom; and what is shown of it."""
+    """The options for how agents are judged: split, seeds, baselines, groups."""
 
     split: str = option("validation (to tune on) or test (to report).", default="test")
     seeds: str | None = option(
@@ -50,10 +50,10 @@ class JudgeOptions:
     )
     allowed: Allowed = None
     blocked: Blocked = None
-    baselines: str | None = option('"popular,markov": these baselines alone; none: no baseline.')
+    baselines: str | None = option('"popular,markov": only these baselines; none: no baseline.')
     groups: bool = option("Also by length of history, activity, popularity, cold or not.", "--groups", default=False)
     report: ReportFile = None
-    anew: bool = option("Choose and judge baselines again, whatever is kept of them.", "--anew", default=False)
+    anew: bool = option("Tune and judge the baselines again, even if results are cached.", "--anew", default=False)
 
     def mask(self, setup: "Setup") -> Any:
         """The items that may be recommended; None for all."""
@@ -80,7 +80,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the agent beside rules, baselines and chance, on what training never saw."""
+    """Judge the agent on held-out events, beside rules, baselines and chance."""
     from what_next.experiments import by_windows, evaluate_next, evaluate_windows
     from what_next.experiments.compare import check_weights, tradeoff
     from what_next.reporting import check as check_report
@@ -89,7 +89,7 @@ def evaluate(
     from what_next.training.boards import check as check_board
 
     part, given, report, groups = part_of(options.split), seeds_of(options.seeds), options.report, options.groups
-    # With seeds, models are trained as the setup says; without, one is judged that is there.
+    # With --seeds, models are trained as the setup says; without, an existing model is judged.
     settings = (trained_setup if given is None else setup_of)(setup, overrides, "train=no")
     check_board(settings)
     mask, steps = options.mask(settings), weights_of(weights)
@@ -114,7 +114,7 @@ def evaluate(
             _show(windows, as_json, groups)
         else:
             _show(result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
-        if given is None:  # the run of one model
+        if given is None:  # without --seeds there is one run
             add_results(settings, windows, result)
 
 
@@ -127,7 +127,7 @@ def compare(
     options: JudgeOptions,
     ablations: Annotated[
         bool,
-        typer.Option("--ablations", help="Each setup also without its critic, and with rewards that tell nothing."),
+        typer.Option("--ablations", help="Each setup also without its critic, and with uninformative rewards."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -158,27 +158,27 @@ def tune(
     setup: SetupFile,
     overrides: Overrides = None,
     trials: Annotated[
-        int, typer.Option(min=1, help="How many trials, those that the study holds already included.")
+        int, typer.Option(min=1, help="How many trials in total, including those that the study holds already.")
     ] = 20,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of training in each trial, at most.")] = 60.0,
     study: Annotated[
         str | None,
         typer.Option(
             envvar="WHAT_NEXT_STUDY",
-            help="The file that keeps the trials, or the URL of a database whose trials several processes share; "
-            "default: a file beside the agent's.",
+            help="The file that keeps the trials, or the URL of a database that several processes share; default: a "
+            "file beside the agent's.",
         ),
     ] = None,
     search: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY[=VALUES]",
-            help="Only this setting: learning_rate, where it is sought by itself; dropout=0.1,0.4, in a range; "
-            "dim=32,64,128, among values; may be given again.",
+            help="Search only this setting: learning_rate, in its default range; dropout=0.1,0.4, in this range; "
+            "dim=32,64,128, among these values; may be repeated.",
         ),
     ] = None,
     prune: Annotated[
-        str | None, typer.Option(help="Give up trials that fall behind at validation: halving or hyperband.")
+        str | None, typer.Option(help="Stop trials early that fall behind at validation: halving or hyperband.")
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -224,10 +224,10 @@ def tune(
 def _sought(
     search: list[str] | None, file: Path, overrides: list[str] | None, state: "State"
 ) -> "dict[str, Sequence[Value]] | None":
-    """Where `--search` says that each setting is sought; its values are read, and refused, as the setup's are.
+    """The candidate values of each setting in `--search`, parsed and checked as the setup's are.
 
     Raises:
-        SetupError: there is no such setting or value, none that can be searched, or no values where none are known.
+        SetupError: there is no such setting or value, it cannot be searched, or it has no default range and no values.
     """
     from what_next.experiments.tuning import FREE, OWN, decided, own_values, searched
 
@@ -245,7 +245,9 @@ def _sought(
             raise SetupError(f"--search {key}: needs values, such as {key}=LOW,HIGH; without values: {some(known)}")
         read = [own_values(setup_of(file, [*(overrides or []), f"{key}={text}"]), [key])[key] for text in texts]
         if len(read) == 2 and own_values(decided(state.setup, state), [key])[key] is None:
-            raise SetupError(f"--search {key}: is none in the setup, which lies in no range; set it there first")
+            raise SetupError(
+                f"--search {key}: is none in the setup, and a range needs a number to start from; set it there first"
+            )
         found[key] = read or known[key]
     return found
 
@@ -302,10 +304,10 @@ def _names(files: list[str]) -> list[str]:
 
 @contextmanager
 def _then_page(report: Path | None, comparison: "Comparison | None", **more: Any) -> Iterator[None]:
-    """Tells what people should know; within, the result is shown; then the page is written, where one is wanted.
+    """Print warnings; inside, the result is shown; afterwards write the page, if `report` is given.
 
-    The result is there though the page cannot be written, and the page though nobody reads the result to its end.
-    `more` is as of `write_report`.
+    The result is shown even if the page cannot be written, and the page is written even if the output's reader stops.
+    `more`: as for `write_report`.
     """
     for line in comparison.notes if comparison is not None else ():
         note(line)

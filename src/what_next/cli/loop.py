@@ -1,4 +1,4 @@
-"""`what-next loop`: learn from the service's own log, and deploy what is better."""
+"""`what-next loop`: retrain from the service's own log, and deploy better models."""
 
 import os
 import time
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 STATUS = "status"
-"""The word before SETUP that asks, and changes nothing."""
+"""The word before SETUP that shows the state and changes nothing."""
 
 
 @app.command()
@@ -37,7 +37,7 @@ def loop(
 ) -> int:
     """Keep learning from the service's own log: export, train, judge, shadow, canary, promote or roll back.
 
-    With the word `status` before SETUP: tell what it has done, and what it waits for.
+    With the word `status` before SETUP: show what it has done, and what it waits for.
     """
     asked, words = words[0] == STATUS, words[words[0] == STATUS :]
     if not words:
@@ -69,7 +69,7 @@ def loop(
 
 
 def _opened(stack: ExitStack, settings: "Setup", every: float | None) -> "Store":
-    """The store; one that is away is waited for, unless the loop runs once."""
+    """The store; waits for one that is unavailable, unless the loop runs once."""
     while True:
         try:
             return stack.enter_context(opened(settings))
@@ -81,7 +81,7 @@ def _opened(stack: ExitStack, settings: "Setup", every: float | None) -> "Store"
 
 
 def _go_on(loop: "Loop", every: float | None) -> None:
-    """Do what is to be done, for ever or once; and print what was done, or once what is waited for."""
+    """Run the loop for ever or once; print what it does and, if it runs once, what it waits for."""
     from what_next.serving.loop.journal import NotAlone
 
     told = max((one.number for one in loop.journal.lines(1)), default=0)

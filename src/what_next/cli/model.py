@@ -44,7 +44,7 @@ FORMATS: dict[str, Callable[["pl.DataFrame", IO[bytes]], object]] = {
     ".tsv": lambda frame, file: frame.write_csv(file, separator="\t"),
     ".jsonl": lambda frame, file: frame.write_ndjson(file),
 }
-"""How a table is written, by the end of its name."""
+"""Table writers, by file suffix."""
 ENDINGS = ".parquet, .csv, .tsv or .jsonl"
 
 
@@ -81,7 +81,7 @@ def train(
         if settings.cluster.name == "ray" and not ranks.joined:
             from what_next.training.on_ray import on_ray
 
-            settings = setup_of(setup.resolve(), overrides, "train=yes")  # its processes start in another folder
+            settings = setup_of(setup.resolve(), overrides, "train=yes")  # Ray's processes start in another folder
             work = partial(_trained, settings, resume, origin and origin.resolve(), force)
             report = on_ray(work, settings)
         else:
@@ -90,7 +90,7 @@ def train(
 
 
 def _next(setup: Path, overrides: list[str] | None, settings: "Setup") -> str:
-    """What is done with a trained model."""
+    """The commands for a trained model, as a hint."""
     if settings.acts:
         return command("simulate", setup, overrides, "train=no")
     then = "serve" if settings.refit == "all" else "evaluate"  # nothing is left to judge it on
@@ -98,7 +98,7 @@ def _next(setup: Path, overrides: list[str] | None, settings: "Setup") -> str:
 
 
 def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, ranks: "Ranks") -> "Report":
-    """A run of training, by one of several processes or by one alone."""
+    """One training run, in one process or several."""
     from what_next.environment import Environment
 
     if ranks.replaced(settings):
@@ -114,12 +114,12 @@ def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, 
 
 
 def _nothing_left(settings: "Setup", agent: "Agent") -> str:
-    """Why a resumed run trained nothing, and which setting would let it."""
+    """Why a resumed run had nothing to train, and which setting would let it continue."""
     if settings.ensemble > 1:
-        return "what-next: nothing was left to train: the networks of the ensemble are one; train anew without --resume"
+        return "what-next: nothing was left to train: the ensemble is complete; to train anew, leave out --resume"
     if settings.patience and agent.histories < agent.horizon and agent.spent < 1:
         return (
-            "what-next: nothing was left to train: nothing better came for as long as patience says; go on with a "
+            "what-next: nothing was left to train: patience has run out without a better model; go on with a "
             f"higher one, such as patience={2 * settings.patience}"
         )
     if settings.seconds and agent.spent >= 1:
@@ -146,7 +146,7 @@ def recommend(
     seen: Annotated[
         bool | None,
         typer.Option(
-            "--seen/--unseen", help="Items of the history may be recommended, too; else evaluation.seen says."
+            "--seen/--unseen", help="Whether items of the history may be recommended; default: evaluation.seen."
         ),
     ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Every user of the data; needs --to.")] = False,
@@ -203,7 +203,7 @@ def _recommend_all(recommender: "Recommender", k: int, to: Path, how: dict[str, 
     users = frame["user_id"].n_unique()
     facts = {"to": str(to), "users": users, "rows": len(frame)}
     without = len(recommender.state.dataset.user_ids) - users
-    none = f"; none for {without:,}, who heard all that may be named (--seen)" if without else ""
+    none = f"; none for {without:,}, who had every item that may be recommended (--seen)" if without else ""
     answer(facts, as_json, f"{to}: up to {k} items for each of {users:,} users{none}")
 
 
@@ -226,7 +226,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file, or its agent's setup.")],
     as_json: Json = False,
 ) -> None:
-    """Show what a model file says of itself."""
+    """Show the manifest of a model file."""
     from what_next.training.artefacts import read_manifest
 
     if path.suffix.lower() in (".txt", ".toml"):
@@ -261,5 +261,5 @@ def export(
     told = [f"{file}: {', '.join(done.inputs[one])} -> {', '.join(done.outputs[one])}" for one, file in files.items()]
     told.append(f"items are counted in the order of {catalogue_path(path)}")
     if not done.scores:
-        told.append("there are points, but no scores: the algorithm ranks the best items again")
+        told.append("the graphs return points and no scores, because the algorithm ranks the best items again")
     answer(facts, as_json, *told)

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and what their values mean."""
+"""Arguments and options that several commands share, and how their values are parsed."""
 
 import csv
 import inspect
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Code = TypeVar("Code", int, None)
 
-# Commands import what they work with when they run: PyTorch takes seconds, and nobody who asks for help needs it.
+# Commands import their dependencies when they run: PyTorch takes seconds, which --help should not cost.
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
 Overrides = Annotated[
@@ -39,7 +39,7 @@ Top = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Judge by so many positions of each slate, from above: long slates rarely match between two policies.",
+        help="Judge by this many positions of each slate, from above: long slates rarely match between two policies.",
     ),
 ]
 Margin = Annotated[
@@ -48,17 +48,17 @@ Margin = Annotated[
 
 Looks = Annotated[
     Literal["one", "any"],
-    typer.Option(help="At how many looks at a growing log the verdict holds: at this one alone, or at any number."),
+    typer.Option(help="How many looks at a growing log the verdict allows: this one alone, or any number."),
 ]
 
 
 def option(about: str, *names: str, default: Any = None, **how: Any) -> Any:
-    """A field of a data class that is an option of the commands which have it (`with_options`)."""
+    """A data-class field that becomes an option of the commands that use the class (`with_options`)."""
     return field(default=default, metadata={"option": typer.Option(*names, help=about, **how)})
 
 
 def with_options(kind: type[Any]) -> Callable[[Callable[..., Code]], Callable[..., Code]]:
-    """For a command: each field of its parameter `options`, which is of this data class, is an option of its own."""
+    """Decorates a command: each field of its parameter `options`, a data class, becomes an option."""
     kinds = {one.name: Annotated[one.type, one.metadata["option"]] for one in fields(kind) if one.metadata}
     parameters = inspect.signature(kind).parameters
     options = [one.replace(annotation=kinds.get(name, one.annotation)) for name, one in parameters.items()]
@@ -80,20 +80,20 @@ def with_options(kind: type[Any]) -> Callable[[Callable[..., Code]], Callable[..
 
 
 def setup_of(file: Path, overrides: Sequence[str] | None, *last: str) -> "Setup":
-    """The setup that SETUP and KEY=VALUE name; `last` goes before all of it."""
+    """The setup from SETUP and KEY=VALUE; `last` overrides both."""
     from what_next.settings import Setup
 
     return Setup.read(file, _words(overrides, last))
 
 
 def _words(overrides: Sequence[str] | None, last: Sequence[str]) -> list[str]:
-    """KEY=VALUE, where `last` takes the place of what was given under its keys."""
+    """KEY=VALUE words, with those of `last` in place of earlier ones with the same keys."""
     fixed = {word.partition("=")[0] for word in last}
     return [*(word for word in overrides or [] if word.partition("=")[0].strip().lower() not in fixed), *last]
 
 
 def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> "Setup":
-    """The setup of a trained model, see `read_trained`; says so where the setup names another algorithm."""
+    """The setup of a trained model (see `read_trained`), with a note where the file names another algorithm."""
     from what_next.settings import Setup
     from what_next.training.artefacts import read_trained
 
@@ -111,7 +111,7 @@ def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> "S
 
 
 def names_of(text: str | None) -> list[str] | None:
-    """Names separated by commas; a name with a comma in it stands in double quotes. None without them."""
+    """Names separated by commas; double quotes enclose a name that contains commas. None for None."""
     if text is None:
         return None
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
@@ -137,7 +137,7 @@ def seeds_of(text: str | None) -> list[int] | None:
 
 
 def baselines_of(text: str | None) -> Sequence[str]:
-    """The value of `--baselines`: all of them without it, and none for the word itself."""
+    """The value of `--baselines`: all by default, and an empty list for `none`."""
     from what_next.experiments.baselines import EVERY
 
     words = EVERY if text is None else names_of(text) or []
@@ -149,7 +149,7 @@ def baselines_of(text: str | None) -> Sequence[str]:
 
 
 def numbers_of(text: str) -> list[float]:
-    """Numbers separated by commas; none at all where one of them is no number."""
+    """Numbers separated by commas; empty if one of them is not a number."""
     try:
         return [float(one) for one in text.split(",")]
     except ValueError:
@@ -157,7 +157,7 @@ def numbers_of(text: str) -> list[float]:
 
 
 def weights_of(text: str | None) -> list[float]:
-    """The value of `--weights`; none without it."""
+    """The value of `--weights`; empty by default."""
     if text is None:
         return []
     weights = numbers_of(text)
@@ -167,7 +167,7 @@ def weights_of(text: str | None) -> list[float]:
 
 
 def ids_of(path: Path | None, catalogue: "Catalogue") -> list[str] | None:
-    """The ids of a file, one on each line; says which of them the catalogue does not hold."""
+    """The ids in a file, one per line; prints which of them are not in the catalogue."""
     if path is None:
         return None
     try:

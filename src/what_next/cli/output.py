@@ -1,4 +1,4 @@
-"""What people and machines see: messages, tables, bars of progress, JSON; mistakes become exit code 2."""
+"""Output of commands: messages, tables, progress bars, JSON; users' mistakes become exit code 2."""
 
 import errno
 import json
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from what_next.environment import Report
 
 WIDE = 10_000
-"""Columns where there is no terminal."""
+"""Width in columns without a terminal."""
 
 CLOSED = 141
-"""The exit code of a program whose output nobody reads on, as after `| head`, by convention 128 + SIGPIPE."""
+"""Exit code when the output's reader has closed the pipe, as after `| head`: by convention 128 + SIGPIPE."""
 
 BAD_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
-"""What is wrong with a path that the user named, or with who runs the command."""
+"""Errors that come from a path that the user named, or from missing permissions."""
 
 P = ParamSpec("P")
 
 
 class SafeStream:
-    """The standard error, of which nothing that cannot be written (it is closed, or on a full disk) ends a command. All
-    but writing is the stream's own."""
+    """Standard error that never ends a command because a write fails (a closed pipe, a full disk). Everything but
+    writing is delegated to the stream."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -44,25 +44,25 @@ class SafeStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write, ignoring errors."""
         if self._stream is not None:
             with suppress(OSError):
                 self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush what can be."""
+        """Flush, ignoring errors."""
         if self._stream is not None:
             with suppress(OSError):
                 self._stream.flush()
 
 
 def guarded(command: Callable[P, int]) -> Callable[P, int]:
-    """Print the message of a mistake without a traceback, and return 2."""
+    """Print a user's mistake as a message without a traceback, and return 2."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
-        for stream in (sys.stdout, sys.stderr):  # letters that the terminal lacks do not end the command
+        for stream in (sys.stdout, sys.stderr):  # characters that the terminal cannot show do not end the command
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         before: Any = sys.stderr
@@ -74,9 +74,9 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
                 sys.stdout.flush()
             return code
         except (BrokenPipeError, SystemExit) as error:
-            if getattr(error, "code", 1) != 1:  # which Typer and Rich make of a pipe that is closed
+            if getattr(error, "code", 1) != 1:  # Typer and Rich turn a closed pipe into exit code 1
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still has to write at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # takes what Python still flushes at exit
             return CLOSED
         except (WhatNextError, NotFinite, OSError, MemoryError, RuntimeError) as error:
             if (told := _told(error)) is None:
@@ -87,7 +87,7 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             note("what-next: interrupted")
             return INTERRUPTED
         finally:
-            with suppress(OSError):  # or else it stays as it is, since Python, too, writes at its end what is left
+            with suppress(OSError):  # if it fails, the safe stream stays, because Python flushes at exit, too
                 if before is not None:
                     before.flush()
                 sys.stderr = before
@@ -96,7 +96,7 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
 
 
 def _told(error: Exception) -> str | None:
-    """What to say of a mistake of the user's, or of a machine that is too small; None: it is our own."""
+    """The message for a user's mistake, or for a machine that is too small; None for our own bugs."""
     if isinstance(error, WhatNextError):
         error.in_python = False
         return str(error)
@@ -124,12 +124,12 @@ def note(text: str) -> None:
 
 def emit(values: dict[str, Any]) -> None:
     """Print JSON, and nothing else, on the standard output."""
-    letters = (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8"  # what else would be no JSON
+    letters = (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8"  # JSON must be UTF-8 or ASCII
     print(json.dumps(values, indent=2, ensure_ascii=not letters, allow_nan=False))
 
 
 def tell(shown: RenderableType) -> None:
-    """Print a table or text as wide as the terminal; into a file or a pipe without a limit, so that nothing is cut."""
+    """Print a table or text at the terminal's width; without a terminal at any width, so that nothing is cut."""
     console = Plain()
     if not console.is_terminal:
         console.width = WIDE
@@ -137,7 +137,7 @@ def tell(shown: RenderableType) -> None:
 
 
 def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
-    """Print what a command found: as JSON, or for people, lines as they are and tables by `tell`."""
+    """Print a command's result: as JSON; or for people, strings as lines and tables by `tell`."""
     if as_json:
         emit(values)
         return
@@ -146,12 +146,12 @@ def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> Non
 
 
 def moment(microseconds: int) -> str:
-    """A time of the store (since 1970) as people read it, in UTC."""
+    """A time of the store (microseconds since 1970) as text, in UTC."""
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def command(name: str, setup: Path, overrides: Sequence[str] | None, *more: str) -> str:
-    """What is to be typed for a command with a setup, and with the settings that were given beside it."""
+    """The command line of a command with a setup and the same overrides, for messages."""
     fixed = [word for word in overrides or [] if word.partition("=")[0].strip().lower() != "train"]
     return shlex.join(["what-next", name, str(setup), *fixed, *more])
 
@@ -159,7 +159,7 @@ def command(name: str, setup: Path, overrides: Sequence[str] | None, *more: str)
 def show(
     report: "Report", setup: Path, overrides: Sequence[str] | None, as_json: bool = False, then: str | None = None
 ) -> int:
-    """Print the report of a setup, and what comes next where it trained; returns the exit code."""
+    """Print the report of a run and, after training, the next commands; returns the exit code."""
     if as_json:
         emit(report.as_json())
     else:

@@ -1,4 +1,4 @@
-"""`what-next plan`: what a number of users, items and events needs."""
+"""`what-next plan`: the resources for a number of users, items and events."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""`what-next promote` and `what-next rollback`: which model the service answers by."""
+"""`what-next promote` and `what-next rollback`: choose the model that the service answers with."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def promote(
 
 @app.command()
 def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
-    """Have the service answer by the model that it answered by before the current one."""
+    """Return the service to the model that it used before the current one."""
     from what_next.serving.engine.versions import before, versions_folder, whole
     from what_next.serving.store import Deploy
     from what_next.training.artefacts import read_models
@@ -89,7 +89,7 @@ def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fals
         deployments = store.deployments()
         version = before(deployments)
         current = deployments[-1].version
-        read_models(whole(versions_folder(settings), version))  # it can be loaded
+        read_models(whole(versions_folder(settings), version))  # checks that it can be loaded
         number = store.put(Deploy(version, "rolled back", {"from": current}))
     why = f"rolled back from {current}"
     return _show({"version": version, "current": current, "promote": True, "why": why, "number": number}, as_json)
@@ -106,7 +106,7 @@ def _agent_of(settings: "Setup", model: Path | None) -> Path:
 def _judged(
     store: "Store", settings: "Setup", files: dict[str, Path], log: Path | None, top: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the gate says of the new model beside the deployed one, both as the service would serve them."""
+    """The gate's verdict on the new model against the deployed one, both as the service would use them."""
     from what_next.data.files import scratch
     from what_next.off_policy import LogSettings, gate
     from what_next.serving.loop.candidate import served
@@ -124,13 +124,13 @@ def _judged(
                 raise
             why = f"there is no evidence: {error}"
             return {"promote": False, "why": why.replace(str(evidence), OWN_LOG)}
-    if log is None:  # nobody knows the scratch folder
+    if log is None:  # the log is a temporary file, whose path says nothing
         result = json.loads(json.dumps(result).replace(json.dumps(str(evidence)).strip('"'), OWN_LOG))
     return {"promote": result["promote"], "why": result["why"], "gate": result}
 
 
 def _short(result: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the deployment remembers of the gate."""
+    """The part of the gate's result that is stored with the deployment."""
     if result is None:
         return None
     log = {name: result["log"].get(name) for name in ("file", "rows", "hash")}
@@ -141,7 +141,7 @@ def _show(facts: dict[str, Any], as_json: bool) -> int:
     from what_next.reporting.terminal import gate_table
 
     gate, deployed = facts.get("gate"), "number" in facts
-    table = [gate_table(gate)] if gate else []  # with the reason
+    table = [gate_table(gate)] if gate else []  # includes the reason
     line = f"{facts['version']} is {'' if deployed else 'not '}deployed" + ("" if gate else f": {facts['why']}")
     line = facts["why"] if facts["version"] == facts["current"] else line
     answer(facts, as_json, *table, line, *(["a running service takes it up within seconds"] if deployed else []))

@@ -1,4 +1,4 @@
-"""`what-next serve`, and what goes on around a service: its keys, its log, back-ups."""
+"""`what-next serve`, and commands for a service's keys, log and back-ups."""
 
 import json
 import sys
@@ -26,14 +26,14 @@ log = typer.Typer(no_args_is_help=True, help="The log of the service.")
 app.add_typer(keys, name="key")
 app.add_typer(log, name="log")
 
-KeyName = Annotated[str, typer.Option("--name", help="What the key is called, in lists and log lines.")]
+KeyName = Annotated[str, typer.Option("--name", help="The key's name in lists and log lines.")]
 LONGEST = 64
-"""Characters of a key's name, at most."""
+"""Longest name of a key, in characters."""
 
 
 @contextmanager
 def opened(setup: "Setup") -> Iterator["Store"]:
-    """The store of a setup; a `StoreError` where it is not there, or cannot be opened."""
+    """The store of a setup; a `StoreError` where it does not exist or cannot be opened."""
     from what_next.serving.store import Store, store_of
 
     with closing(Store.open(store_of(setup), make=False)) as store:
@@ -41,7 +41,7 @@ def opened(setup: "Setup") -> Iterator["Store"]:
 
 
 def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":
-    """The items of the deployed model; where none is, those of the setup's agent, or of its data."""
+    """The items of the deployed model; if there is none, of the setup's agent, or of its data."""
     import polars as pl
 
     from what_next.data import Catalogue, Dataset
@@ -58,7 +58,7 @@ def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":
 
 @app.command()
 def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Answer requests for recommendations, and keep what happens next.
+    """Answer requests for recommendations, and record what users do next.
 
     Ends with Ctrl-C, SIGTERM or SIGHUP; requests under way are answered. Log lines go to the standard error, as JSON.
     """
@@ -86,7 +86,7 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     try:
         run(settings, ready, filling, lambda message: people.print(message, highlight=False))
     finally:
-        if bar.live.is_started:  # else it would still write a line, which nobody may read any more
+        if bar.live.is_started:  # stopping a stopped bar would still print a line
             bar.stop()
 
 
@@ -142,7 +142,7 @@ def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fal
 
 @keys.command("revoke")
 def revoke(setup: SetupFile, name: KeyName, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Revoke a key: within five seconds, no service on this store answers it any more."""
+    """Revoke a key: within five seconds, no service on this store accepts it any more."""
     with opened(setup_of(setup, overrides, "train=no")) as store:
         store.revoke_key(name)
     answer({"revoked": name}, as_json, f"{name} is revoked")

@@ -1,4 +1,4 @@
-"""Data in: files to a clean, columnar data set, its catalogue, and its splits."""
+"""From files to a clean, columnar data set with its catalogue and its splits."""
 
 from what_next.data.catalogue import Catalogue
 from what_next.data.dataset import Dataset

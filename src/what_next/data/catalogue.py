@@ -1,4 +1,4 @@
-"""The items: ids, titles, and attributes with the scaling under which distances are taken."""
+"""The items: ids, titles, and attributes with the scaling used for distances."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,22 +14,22 @@ from what_next.data.importing.ids import as_text, several
 from what_next.errors import CatalogueError, DataError, some
 
 BLOCK = 2**14
-"""Ids that are hashed at a time: as Python's texts, ten million take 1.5 GB."""
+"""Ids hashed at a time: as Python strings, ten million take 1.5 GB."""
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """Every item that can be recommended, in a fixed order; elsewhere an item is its position here.
+    """Every item that can be recommended, in a fixed order; elsewhere an item is its index in it.
 
     Attributes:
         ids: external ids (Int64 or String), distinct.
-        named: what people call the items; None where all go by their ids: see `titles`.
+        named: the titles; None where all items go by their ids: see `titles`.
         names: attribute names, one per column of `attributes`; empty where there are none.
         attributes: the attributes in their own units, all finite.
         center: what is subtracted from each attribute, in its own unit; 0 until standardised.
-        scale: what each attribute is divided by, in its own unit; 1 until standardised, 0 where it is `constant`.
-        tags: words of each item that others may share, as "artist: Queen"; none or null where it has none. None: no
-            item has any.
+        scale: what each attribute is divided by, in its own unit; 1 until standardised, 0 for a `constant` one.
+        tags: words that items can share, such as "artist: Queen"; empty or null for an item without any. None: no item
+            has any.
     """
 
     ids: pl.Series
@@ -54,7 +54,7 @@ class Catalogue:
             attributes[:, column] = table[name].to_numpy()
         neutral = np.zeros(len(names), np.float32)
         ids, titles = table["item_id"], table["title"]
-        named = None if titles.equals(ids.cast(pl.String)) else titles  # the same text twice would be a burden
+        named = None if titles.equals(ids.cast(pl.String)) else titles  # saves the memory of a second copy
         return cls(ids, named, names, attributes, neutral, neutral + 1, tags)
 
     def to_table(self) -> pl.DataFrame:
@@ -66,7 +66,7 @@ class Catalogue:
     def scaled(
         self, center: Float32[np.ndarray, "attributes"], scale: Float32[np.ndarray, "attributes"]
     ) -> "Catalogue":
-        """The same catalogue under a given scaling."""
+        """The same catalogue with the given scaling."""
         return replace(self, center=center, scale=scale)
 
     def __len__(self) -> int:
@@ -74,31 +74,31 @@ class Catalogue:
 
     @cached_property
     def titles(self) -> pl.Series:
-        """What people call the items; the id as text where there is no title."""
+        """The titles of the items; the id as text for an item without a title."""
         return self.ids.cast(pl.String).alias("title") if self.named is None else self.named
 
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items attributes"]:
-        """The standardised attributes, `(attributes - center) / scale`: without units. Constant ones are 0."""
-        zeros = np.zeros_like(self.attributes)  # of an item with another value, too: nothing was learned of that
+        """The standardised attributes, `(attributes - center) / scale`, without units. Constant attributes are 0."""
+        zeros = np.zeros_like(self.attributes)  # also for a new item with another value, which training never saw
         return np.asarray(np.divide(self.attributes - self.center, self.scale, out=zeros, where=self.scale > 0))
 
     @cached_property
     def kinds(self) -> list[str]:
-        """What the words of the items are, such as `artist`."""
+        """The kinds of tags, such as `artist`."""
         if self.tags is None:
             return []
         return kinds_of(self.tags.explode().drop_nulls().unique()).unique().sort().to_list()
 
     def tagged(self, tags: Sequence[str]) -> Bool[np.ndarray, "items"]:
-        """Which items have one of some tags."""
+        """Which items have at least one of these tags."""
         if self.tags is None:
             return np.zeros(len(self), np.bool_)
         return self.tags.list.eval(pl.element().is_in(tags)).list.any().fill_null(False).to_numpy()
 
     @cached_property
     def constant(self) -> list[str]:
-        """The attributes that have one value on all items by which this was standardised: they tell nothing apart."""
+        """The attributes with a single value on all items used for standardisation, which distinguish no items."""
         return [name for name, scale in zip(self.names, self.scale, strict=True) if scale == 0]
 
     @property
@@ -107,10 +107,10 @@ class Catalogue:
         return bool(self.scale.any())
 
     def standardised(self, seen: Bool[np.ndarray, "items"] | Int[np.ndarray, "chosen"] | Sequence[int]) -> "Catalogue":
-        """The same catalogue, centred and scaled by the mean and standard deviation (population) of some items.
+        """The same catalogue, centred and scaled by the mean and (population) standard deviation of some items.
 
         Args:
-            seen: a mask over the items, or positions: those that training may know.
+            seen: the items that training may know, as a mask or as indices.
 
         Raises:
             DataError: no item is given.
@@ -119,28 +119,28 @@ class Catalogue:
         if not len(known):
             raise DataError("no item of the catalogue has a training event, so attributes cannot be standardised")
         center, scale = known.mean(axis=0), known.std(axis=0)
-        scale[known.min(axis=0) == known.max(axis=0)] = 0  # which rounding hides
+        scale[known.min(axis=0) == known.max(axis=0)] = 0  # rounding may give a tiny deviation instead
         return self.scaled(center.astype(np.float32), scale.astype(np.float32))
 
     def restore(self, vectors: Float[np.ndarray, "*batch attributes"]) -> Float[np.ndarray, "*batch attributes"]:
-        """Standardised vectors back in the attributes' own units."""
+        """Converts standardised vectors back to the attributes' own units."""
         return np.asarray(vectors * self.scale + self.center)
 
     def index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
-        """Positions of external ids, which are compared as text; -1 for those that are not here."""
+        """Indices of external ids, compared as text; -1 for unknown ids."""
         places = self._by_text
         return np.array([places.get(one if isinstance(one, str) else as_text(one), -1) for one in ids], np.int32)
 
     def held(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "some"]:
-        """Positions of the known ids only."""
+        """Indices of the known ids only."""
         places = self.index(ids)
         return np.extract(places >= 0, places)
 
     def mask(self, allowed: Any, blocked: Any = ()) -> Bool[np.ndarray, "items"] | None:
-        """The items of some ids without those of others, ids that are not here passed over; None: all.
+        """A mask of the allowed items without the blocked ones, ignoring unknown ids; None: all items.
 
         Raises:
-            CatalogueError: none is left; or what is given is no list of ids.
+            CatalogueError: no item is left, or an argument is not a list of ids.
         """
         permitted, without = None if allowed is None else several(allowed), several(blocked)
         if permitted is None and not without:
@@ -157,16 +157,17 @@ class Catalogue:
         return {text: position for position, text in enumerate(self.ids.cast(pl.String))}
 
     def hash(self) -> str:
-        """SHA-256 over ids, attribute names, attributes and tags: what a model was trained on. Titles do not count."""
+        """SHA-256 of everything that a model is trained on: ids, attribute names, attributes and tags, but no
+        titles."""
         digest = hashlib.sha256()
         words = [] if self.tags is None else [self.tags.list.join("\0", ignore_nulls=True).fill_null("")]
         for texts in (self.ids, pl.Series(self.names, dtype=pl.String), *words):
             for start in range(0, len(texts), BLOCK):
-                # Each text goes in with its length, so that no two lists of texts read alike.
+                # Each text is preceded by its length, so that different lists never give the same bytes.
                 encoded = [text.encode() for text in texts[start : start + BLOCK].cast(pl.String).to_list()]
                 digest.update(b"".join(len(one).to_bytes(8, "little") + one for one in encoded))
             digest.update(b"\xff" * 8)
-        # Adding 0 turns -0.0 into 0.0: equal values, equal hash.
+        # Adding 0 turns -0.0 into 0.0, so that equal values have equal hashes.
         digest.update((self.attributes + np.float32(0)).astype("<f4").tobytes())
         return digest.hexdigest()
 
@@ -180,17 +181,17 @@ class Catalogue:
 
 
 def kinds_of(tags: pl.Series) -> pl.Series:
-    """What words are: `artist` of "artist: Queen"."""
+    """The kinds of tags: `artist` for "artist: Queen"."""
     return tags.str.split(": ").list.first()
 
 
 def tags_of(words: Mapping[str, Sequence[str]]) -> list[str]:
-    """Words by what they are, as `Catalogue.tags` has them."""
+    """Tags as in `Catalogue.tags`, from words by kind."""
     return list(dict.fromkeys(f"{kind}: {word}" for kind, several in words.items() for word in several))
 
 
 def by_kind(tags: Iterable[str] | None) -> dict[str, list[str]]:
-    """The words of tags by what they are: the reverse of `tags_of`."""
+    """Words by kind, from tags: the reverse of `tags_of`."""
     found: dict[str, list[str]] = {}
     for kind, _, word in (tag.partition(": ") for tag in (() if tags is None else tags)):
         found.setdefault(kind, []).append(word)

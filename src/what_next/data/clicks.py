@@ -1,4 +1,4 @@
-"""Vectors of items and of users by what was clicked of slates: logistic matrix factorisation with positions."""
+"""Vectors of items and users from clicks on slates: logistic matrix factorisation with a position bias."""
 
 from dataclasses import dataclass
 
@@ -8,24 +8,24 @@ from jaxtyping import Bool, Float32, Int, Int64
 from torch import Tensor
 
 EPOCHS = 12
-"""Passes over what was shown; and `BATCH`, items of it in a step; and `RATE`, of Adam, which falls to nearly 0."""
+"""Passes over the shown items; `BATCH`: items in a step; `RATE`: learning rate of Adam, which decays to nearly 0."""
 BATCH = 20_000
 RATE = 0.05
 PENALTY = 2.0
-"""On the squares of all entries: a normal prior of a variance of 1 / (2 * 2). From .3 to 3, agents earn the same."""
+"""L2 penalty on all entries: a normal prior of variance 1 / (2 * 2). From .3 to 3, agents earn the same."""
 RARE = -3.0
-"""Log odds of a click at the start; and `FEWEST`, steps of a pass."""
+"""Initial log odds of a click; `FEWEST`: least steps of a pass."""
 FEWEST = 40
 
 
 @dataclass(frozen=True, eq=False)
 class ClickFactors:
-    """The chance of a click in slot k is `decay ** k * sigmoid(<user, item> + level of the user)`.
+    """The probability of a click in slot k is `decay ** k * sigmoid(<user, item> + bias of the user)`.
 
     Attributes:
-        items: their vectors, columns of a standard deviation of 1; those that were given, if any were.
-        users: of each user the vector, and the level as its last entry.
-        decay: of the chance that a slot is looked at, from one to the next.
+        items: item vectors, with columns of standard deviation 1; or the given ones.
+        users: for each user the vector, followed by the bias.
+        decay: ratio of the probabilities that successive slots are looked at.
     """
 
     items: Float32[np.ndarray, "items width"]
@@ -44,9 +44,9 @@ def factorised(
     """Fit vectors to clicks on slates of random items (Johnson 2014, with the positions of Craswell et al. 2008).
 
     Args:
-        slates: what was shown; `users`: to whom, from 0.
-        given: vectors of the items, where they are known; without columns, they are learned.
-        width: of learned vectors; the last column is how much everybody likes an item.
+        slates: the shown items; `users`: the user of each slate, from 0.
+        given: vectors of the items, if they are known; without columns, they are learned.
+        width: of learned vectors; the last column is the item's general popularity.
     """
     decay, learned = decay_of(clicks), not given.shape[1]
     generator, count = torch.Generator().manual_seed(seed), int(users.max(initial=0)) + 1
@@ -68,7 +68,7 @@ def factorised(
 
 
 def decay_of(clicks: Bool[np.ndarray, "shown slots"]) -> float:
-    """Of the share of clicks from slot to slot, where items are shown at random: the slope of its logarithm."""
+    """The ratio of click rates of successive slots, for randomly shown items: from the slope of their logarithm."""
     counts = clicks.sum(0)
     if clicks.shape[1] < 2 or counts.min() == 0:
         return 1.0
@@ -85,7 +85,7 @@ def _descend(
     decay: float,
     generator: torch.Generator,
 ) -> None:
-    """Adam on the penalised log likelihood; in place."""
+    """Minimise the penalised negative log likelihood with Adam, in place."""
     slates, users = shown
     slots, optimiser = slates.shape[1], torch.optim.Adam(weights, RATE)
     looked, rows = decay ** torch.arange(slots), max(1, min(BATCH // slots, len(slates) // FEWEST))

@@ -1,8 +1,8 @@
-"""Where items stand by what is heard around them: vectors from counts of the log, before anything is trained.
+"""Item vectors from co-occurrence counts of the log, to initialise training.
 
-Items that are heard near each other come to lie near each other: the positive pointwise mutual information of their
-co-occurrence, factorised by a truncated SVD. It is what word2vec's skip-grams approach by gradient steps (Levy and
-Goldberg 2014, "Neural Word Embedding as Implicit Matrix Factorization"), for the cost of a pass or two over the log.
+Items that occur near each other get similar vectors: the positive pointwise mutual information of their co-occurrence,
+factorised by a truncated SVD. word2vec's skip-grams approach the same by gradient steps (Levy and Goldberg 2014,
+"Neural Word Embedding as Implicit Matrix Factorization"); this takes only one or two passes over the log.
 """
 
 import numpy as np
@@ -13,43 +13,44 @@ Pairs = Int64[np.ndarray, "pairs"]
 Sums = Float64[np.ndarray, "pairs"]
 
 REACH = 5
-"""How many events apart two items still count as near each other; a pair counts by one over that distance."""
+"""Largest distance in events at which two items co-occur; a pair counts as one over its distance."""
 SMOOTHING = 0.75
-"""The exponent of the shares of contexts, which damps the pull of rare items (Levy, Goldberg and Dagan 2015, 3.2)."""
+"""Exponent of the context distribution, which damps rare items (Levy, Goldberg and Dagan 2015, section 3.2)."""
 MOST = 2**24
-"""Events that are counted, at most, those of the last users: counting takes memory."""
+"""Most events counted, those of the last users, because counting takes memory."""
 EXTRA = 16
-"""Columns of the randomised SVD beyond those that are asked for; and `TURNS`, its power iterations (Halko et al. 2011,
-algorithm 4.4)."""
+"""Oversampling of the randomised SVD, in columns; and `TURNS`, its power iterations (Halko et al. 2011, algorithm
+4.4)."""
 TURNS = 2
 TURNS_OF_DIRECTIONS = 6
-"""Of what is used as it is, and not learned further: with 2, validation NDCG@10 on lastfm-s3rec is .078, not .080."""
+"""Power iterations where vectors are not trained further: with 2, validation NDCG@10 on lastfm-s3rec is .078, not
+.080."""
 
 
 def placed(
     items: Int32[np.ndarray, "events"], users: Int32[np.ndarray, "events"], count: int, dim: int, seed: int
 ) -> Float32[np.ndarray, "items dim"]:
-    """A vector of length 1 for each item with neighbours in the log; 0 for the others.
+    """A vector of length 1 for each item that co-occurs with others in the log; 0 for other items.
 
-    Only directions along which neighbours are alike are kept; where there are fewer than `dim`, the last columns are 0.
+    Only directions with positive eigenvalues are kept; if there are fewer than `dim`, the last columns are 0.
 
     Args:
-        items: of the events, positions in the catalogue, by user and then time; `users`: whose they are.
-        count: how many items there are; `dim`: entries of a vector.
+        items: of the events, as catalogue indices, by user, then time; `users`: of the events.
+        count: number of items; `dim`: dimension of the vectors.
         seed: of the randomised SVD.
     """
     first, second, near = neighbours(items[-MOST:], users[-MOST:], count)
     information, kept = ppmi(first, second, near, count)
     one, other, values = first[kept], second[kept], information[kept]
-    places = torch.from_numpy(np.stack([np.r_[one, other], np.r_[other, one]]))  # each pair both ways
+    places = torch.from_numpy(np.stack([np.r_[one, other], np.r_[other, one]]))  # makes the matrix symmetric
     both = torch.from_numpy(np.r_[values, values].astype(np.float32))
     matrix = torch.sparse_coo_tensor(places, both, (count, count), check_invariants=True).coalesce()
     columns = min(dim, count)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         left, sizes, right = torch.svd_lowrank(matrix, min(columns + EXTRA, count), TURNS)
-    alike = ((left * right).sum(0) > 0).nonzero().ravel()[:columns]  # elsewhere the eigenvalue is negative
-    # The square root of the values weighs the directions (Levy, Goldberg and Dagan 2015, equation 8).
+    alike = ((left * right).sum(0) > 0).nonzero().ravel()[:columns]  # drops directions with negative eigenvalues
+    # Directions are weighted by the square root of the values (Levy, Goldberg and Dagan 2015, equation 8).
     vectors = (left * sizes.sqrt())[:, alike]
     lengths = vectors.norm(dim=1, keepdim=True)
     found = np.zeros((count, dim), np.float32)
@@ -60,11 +61,11 @@ def placed(
 def directions(
     users: Pairs, items: Pairs, count: int, rank: int, seed: int
 ) -> tuple[Float32[np.ndarray, "items some"], Float32[np.ndarray, "some"]]:
-    """Along which items go together in what people had: the first right singular vectors of the matrix of who had
-    what, and the squares of its singular values, the largest first. No more than `rank`, or than there are.
+    """The first right singular vectors of the user-item matrix, and the squares of its singular values, in descending
+    order: at most `rank`, or as many as there are.
 
     Args:
-        users: of the distinct pairs of who had what, by user; `items`: of these; `count`: how many items there are.
+        users: of the distinct user-item pairs, sorted by user; `items`: of the same pairs; `count`: number of items.
         rank: how many directions; `seed`: of the randomised SVD.
     """
     if not len(users):
@@ -83,7 +84,7 @@ def directions(
 def neighbours(
     items: Int32[np.ndarray, "events"], users: Int32[np.ndarray, "events"], count: int
 ) -> tuple[Pairs, Pairs, Sums]:
-    """The pairs of different items, the smaller position first, and how often they are near each other."""
+    """Pairs of different items, the lower index first, with the sum of their weights (one over the distance)."""
     codes, sums = np.zeros(0, np.int64), np.zeros(0, np.float64)
     for distance in range(1, min(REACH, len(items) - 1) + 1):
         one, other = items[:-distance].astype(np.int64), items[distance:].astype(np.int64)
@@ -96,7 +97,8 @@ def neighbours(
 
 
 def ppmi(first: Pairs, second: Pairs, near: Sums, count: int) -> tuple[Sums, Bool[np.ndarray, "pairs"]]:
-    """log(p(i, j) / (p(i) p(j))) of each pair, the context smoothed and both orders averaged; and where it is positive.
+    """log(p(i, j) / (p(i) p(j))) of each pair, with smoothed contexts, averaged over both orders; and whether it is >
+    0.
 
     Levy and Goldberg 2014, section 2.1, with their shift of 0.
     """

@@ -1,4 +1,4 @@
-"""The data set in memory: every event in one array, users as offsets into it."""
+"""The data set in memory: one array per column over all events, and each user's offset into them."""
 
 import logging
 import zlib
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MANY = 2**22
-"""Events that are looked at for repeats, at most, where that has to be quick."""
+"""Most events checked for repeats where the answer must be quick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +38,17 @@ class Dataset:
     """Events by user, then time, ties in file order; user `u` owns `offsets[u]:offsets[u + 1]`.
 
     Attributes:
-        name: what to call it.
+        name: its display name.
         user_ids: external ids of the users (Int64 or String).
-        items: for each event, the position of its item in the catalogue.
-        offsets: where each user's events start, and at the end the number of events.
+        items: for each event, the index of its item in the catalogue.
+        offsets: the index of each user's first event, and at the end the number of events.
         timestamps: microseconds since 1970 UTC; None where the log has no times.
         rewards: one number per event, in the log's own unit; None where the log has none.
-        context: further numbers about each event; shape (events, 0) where there are none.
+        context: other numbers of each event; shape (events, 0) where there are none.
         context_names: the names of the columns of `context`.
         catalogue: the items.
-        event_codes: for each event, the position of its kind in `event_words` (play, skip, purchase, ...); None where
-            the log has none.
+        event_codes: for each event, the index of its kind in `event_words` (play, skip, purchase, ...); None where the
+            log has none.
         event_words: the kinds of events.
     """
 
@@ -102,16 +102,16 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """A checksum of all that the events say, in their order; of 10 million it takes about .2 s."""
+        """A checksum of all events in their order; 10 million take about .2 s."""
         found = zlib.crc32(repr(self.event_words).encode())
         for values in (self.offsets, self.items, self.timestamps, self.rewards, self.event_codes, self.context):
             found = zlib.crc32(b"none" if values is None else np.ascontiguousarray(values).data, found)
         return f"{found:08x}"
 
     def user_index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
-        """Positions of external user ids, which are compared as text; -1 for those that are not here."""
+        """Indices of external user ids, compared as text; -1 for unknown ids."""
         texts, mine = [as_text(one) for one in ids], self.user_ids.cast(pl.String)
-        if len(texts) == 1:  # many times as quick, and a forked process can do it
+        if len(texts) == 1:  # many times faster for one id, and possible in a forked process
             return np.array([*(mine == texts[0]).arg_true(), -1][:1], np.int32)
         check_fork("looking for several users")
         wanted = pl.DataFrame({"id": texts}, schema={"id": pl.String})
@@ -127,10 +127,10 @@ class Dataset:
         Args:
             log: one row per event.
             items: a table with one row per item, if there is one.
-            name: what to call the data set.
+            name: its display name.
             columns: `user`, `item`, `time`, `reward`, `event`, `titles` (a column each), `attributes`, `tags`,
-                `context` (lists of columns), `fill`, `keep_duplicates`, `session_gap`: see `Options`. What is left out
-                is recognised.
+                `context` (lists of columns), `fill`, `keep_duplicates`, `session_gap`: see `Options`. Omitted columns
+                are recognised.
 
         Raises:
             DataError: the table cannot be used.
@@ -144,8 +144,8 @@ class Dataset:
     def read(cls, path: str | Path) -> "Dataset":
         """From `NAME.parquet` as `what-next data import` writes it, or from any file that it can read.
 
-        A folder, as it writes of a large log, stays on the disk: its arrays are mapped into memory. Of the exported log
-        of a service the events are read: what it decided is for `read_log`.
+        A folder, the import's format of a large log, is memory-mapped instead of read. From the exported log of a
+        service the events are read; `read_log` reads its decisions.
 
         Raises:
             DataError: a file is missing, damaged or cannot be used.
@@ -217,7 +217,7 @@ class Dataset:
     def of_events(
         cls, user_ids: pl.Series, items: Int32[np.ndarray, "events"], catalogue: Catalogue, name: str = "frame"
     ) -> "Dataset":
-        """From events in their order, each user's possibly scattered; those of item -1 are passed over."""
+        """From events in order, whose users may be interleaved; events with item -1 are left out."""
         table = pl.DataFrame({"user": user_ids, "item": items}).filter(pl.col("item") >= 0)
         table = table.sort("user", maintain_order=True)
         starts = np.flatnonzero(table["user"].is_first_distinct().to_numpy())
@@ -234,7 +234,7 @@ class Dataset:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What is in the data set, as plain values: what `what-next data describe --json` prints."""
+        """A description of the data set as plain values, as `what-next data describe --json` prints it."""
         lengths, items, pairs, codes = self.lengths, len(self.catalogue), self._pairs(self.users), self.event_codes
         counts = None if codes is None else np.bincount(codes, minlength=len(self.event_words))
         return {
@@ -262,24 +262,24 @@ class Dataset:
 
     @property
     def repeats(self) -> float:
-        """The share of the events whose item the user had before; of the first users of a large log."""
+        """The share of events with an item that the user had before; in a large log, of its first users."""
         users = max(1, int(np.searchsorted(self.offsets, MANY, "right")) - 1)
         return 1 - self._pairs(users) / max(1, int(self.offsets[users]))
 
     def _pairs(self, users: int) -> int:
-        """How many pairs of a user and an item the first so many users have."""
+        """The number of distinct user-item pairs of the first `users` users."""
         whose = np.repeat(np.arange(users), self.lengths[:users])
         return len(np.unique(whose * len(self.catalogue) + self.items[: self.offsets[users]]))
 
     def span(self) -> dict[str, str] | None:
-        """The first and the last time, UTC; None where there are none."""
+        """The first and the last time, UTC; None without times."""
         if self.timestamps is None:
             return None
         ends = pl.Series([self.timestamps.min(), self.timestamps.max()]).cast(pl.Datetime("us"))
         return dict(zip(("first", "last"), ends.dt.strftime("%Y-%m-%dT%H:%M:%SZ"), strict=True))
 
     def _ties(self) -> float | None:
-        """The share of events that have the time of another event of their user."""
+        """The share of events with the same time as another event of the user."""
         if self.timestamps is None:
             return None
         same = np.diff(self.timestamps) == 0
@@ -288,7 +288,7 @@ class Dataset:
 
 
 def _distribution(rewards: Float32[np.ndarray, "events"] | None) -> dict[str, Any] | None:
-    """Mean, spread and quartiles; and how often each value occurs, where there are at most 20."""
+    """Mean, spread and quartiles; and the frequency of each value, if there are at most 20."""
     if rewards is None:
         return None
     values = rewards.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the whole new file or the whole old one; and the data set's own files by name."""
+"""Writes files atomically, so that a reader sees either the old or the whole new file; and names a data set's files."""
 
 import hashlib
 import json
@@ -20,22 +20,22 @@ import polars as pl
 from what_next.errors import DataError, SaveError, WhatNextError
 
 ASIDE = ".aside"
-"""How temporary names end, of what gets its own name when it is whole; they begin with a dot."""
+"""Suffix of temporary names of files that are not complete yet; the names begin with a dot."""
 NAMES = f".names{ASIDE}"
-"""How a journal ends: a list of temporary names, each of them `.NAME.RANDOM.aside`, which are to become NAME."""
+"""Suffix of a journal: a list of temporary names, each `.NAME.RANDOM.aside`, that are still to be renamed to NAME."""
 STALE = 86_400
-"""Seconds after which nobody writes there any more."""
+"""Age in seconds above which a temporary file is abandoned."""
 Writer = Callable[[BinaryIO], object]
-"""Writes the content of a file into it."""
+"""A function that writes the content of a file."""
 
 FORMATS = ("1", "2", "3")
-"""Versions of a data set's files, kept in their footers: 2 has a column of words, `event`; 3 is the log of a service
-(see `decisions.service_log`)."""
+"""Format versions of a data set's files, kept in their footers: 2 has a column of words, `event`; 3 is the log of a
+service (see `decisions.service_log`)."""
 
 
 @contextmanager
 def steady() -> Iterator[None]:
-    """Within, what Polars panics at is an `OSError`, as of other files that cannot be read: it does so where a Parquet
+    """Turn a panic of Polars inside into an `OSError`, the error of other unreadable files: Polars panics if a Parquet
     file is replaced while it is read."""
     try:
         yield
@@ -50,10 +50,10 @@ def sha256(path: Path) -> str:
 
 
 def path_of(given: str | Path) -> Path:
-    """A path that somebody gives in Python, where no shell has put their home in place of `~`.
+    """A path given in Python, with `~` expanded, which no shell has done.
 
     Raises:
-        DataError: it is no path, or there is no such home.
+        DataError: it is not a path, or there is no such home folder.
     """
     try:
         return Path(given).expanduser()
@@ -69,7 +69,7 @@ def beside(path: Path, what: str) -> Path:
 
 
 def footer_of(path: Path) -> dict[str, str]:
-    """The text in the footer of a Parquet file, or of a folder's first; empty where none can be read.
+    """The metadata in the footer of a Parquet file, or of a folder's first file; empty if it cannot be read.
 
     Raises:
         DataError: a newer version wrote it.
@@ -94,9 +94,9 @@ def write_together(
     *,
     private: bool = False,
 ) -> None:
-    """Write Parquet files that belong together, `metadata` in the footer of each: see `write_files`.
+    """Write Parquet files that belong together, with `metadata` in the footer of each: see `write_files`.
 
-    A frame that is lazy is never held as a whole."""
+    Lazy frames are streamed, and never held in memory as a whole."""
     footer = dict(metadata or {})
     contents = {path: partial(one.lazy().sink_parquet, metadata=footer) for path, one in frames.items()}
     write_files(contents, private=private)
@@ -105,12 +105,12 @@ def write_together(
 def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = False) -> None:
     """Write files that belong together: all under temporary names first, then all renamed, in the order given.
 
-    Killed between two renames, a journal in each folder tells `finish` of the others. A link is followed: what it names
-    is written, and the link stays. `private` files are readable by their owner alone; the others keep the rights of the
-    file that was there, or get the usual ones.
+    If the process is killed between two renames, a journal in each folder lets `finish` do the rest. A symbolic link is
+    followed, and stays a link. `private` files are readable by their owner only; other files keep the permissions of
+    the file that was there, or get the default ones.
 
     Raises:
-        SaveError: a file could not be written; what stood at the paths before is intact.
+        SaveError: a file could not be written; the files that were there stay intact.
     """
     check_paths(contents)
     waiting: list[tuple[Path, Path]] = []
@@ -118,7 +118,7 @@ def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = Fals
     path = Path()
     try:
         for path, content in contents.items():
-            finish(path)  # what is older must not come later
+            finish(path)  # otherwise a later call would rename an older file over the new one
             target = _target(path)
             waiting.append((_written_beside(target, content, private), target))
         folders = {path.parent for _, path in waiting}
@@ -133,19 +133,20 @@ def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = Fals
         # Polars reports a full disk as a ComputeError, with the system's reason in its text.
         raise _cannot_write(path, error) from error
     finally:
-        if all(temporary.exists() for temporary, _ in waiting):  # else some have their names, and `finish` goes on
+        # Otherwise some are renamed, and `finish` does the rest.
+        if all(temporary.exists() for temporary, _ in waiting):
             for left in (*journals, *(temporary for temporary, _ in waiting)):
                 left.unlink(missing_ok=True)
 
 
 def finish(path: Path) -> None:
-    """Rename what a `write_files` that was killed amid its renames has left beside a path; whoever reads there asks.
+    """Complete the renames beside a path of a `write_files` that was killed in between; readers call this first.
 
-    Several may do so at once, and beside the one who still writes. A journal that is damaged or of something else is
-    passed over, as is a folder that may not be written.
+    Several processes may do so at once, even beside the writer. Damaged or foreign journals are ignored, as are folders
+    without write permission.
     """
     journals = set[Path]()
-    with suppress(OSError, ValueError):  # no folder that can be looked at
+    with suppress(OSError, ValueError):  # the folder cannot be listed
         journals = {found for one in (path, _target(path)) for found in one.parent.glob(f".*{NAMES}")}
     for journal in journals:
         folder = journal.parent
@@ -154,15 +155,15 @@ def finish(path: Path) -> None:
             found = [re.fullmatch(rf"\.(.*[^.].*)\.\w+{re.escape(ASIDE)}", name, re.DOTALL) for name in names]
             waiting = {one[0]: one[1] for one in found if one and Path(one[0]).name == one[0]}
             if len(waiting) < len(names):
-                continue  # others are of other folders
+                continue  # the names are in another folder
             for temporary, name in waiting.items():
-                with suppress(FileNotFoundError):  # it has its name
+                with suppress(FileNotFoundError):  # it was renamed already
                     (folder / temporary).replace(folder / name)
             _settle({folder}, [journal])
 
 
 def check_paths(paths: Iterable[Path]) -> None:
-    """Raises a `SaveError` where a file could not be written; makes the folders that are missing."""
+    """Raises a `SaveError` where a file could not be written; creates missing folders."""
     for path in paths:
         try:
             if path.is_dir():
@@ -178,23 +179,23 @@ def check_paths(paths: Iterable[Path]) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove from a folder what killed processes began to write under temporary names: histories may be in it."""
+    """Remove temporary files of killed processes from a folder, because they may contain histories."""
     for path in folder.glob(f".*{ASIDE}"):
-        with suppress(OSError):  # another process was first, say
+        with suppress(OSError):  # for example, another process was first
             if path.stat().st_mtime < time.time() - STALE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
 def alone(lock: Path, refusal: WhatNextError) -> Iterator[None]:
-    """Within, nobody else holds a lock, which is a file; what a killed process leaves of it keeps nobody out.
+    """Hold a lock, which is a file, exclusively; the lock of a killed process is released.
 
-    Where the file system has no locks, a warning says so, and that is all.
+    Where the file system has no locks, a warning is given instead.
 
     Raises:
-        WhatNextError: the refusal, where somebody else holds it.
+        WhatNextError: `refusal`, if another process holds the lock.
     """
-    from filelock import FileLock, Timeout  # PyTorch brings it
+    from filelock import FileLock, Timeout  # comes with PyTorch
 
     held = FileLock(lock, timeout=0)
     try:
@@ -207,16 +208,17 @@ def alone(lock: Path, refusal: WhatNextError) -> Iterator[None]:
         yield
     finally:
         if held.is_locked:
-            with suppress(OSError):  # Windows removes no file that is open
+            with suppress(OSError):  # Windows cannot remove an open file
                 lock.unlink()
         held.release()
 
 
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
-    """A folder among the system's temporary ones, gone afterwards; those that killed processes left are removed first.
+    """A temporary folder of the system, deleted afterwards; those of killed processes are deleted first.
 
-    Whoever has one holds its lock, which the system drops with the process. Without locks, none of others is removed.
+    Each process holds a lock on its folder, which the system releases with the process. Without locks, folders of other
+    processes are never deleted.
     """
     prefix = f"what-next-{purpose}-"
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
@@ -227,7 +229,7 @@ def scratch(purpose: str) -> Iterator[Path]:
         with ExitStack() as held:
             with suppress(OSError, ImportError):
                 held.enter_context(_locked(folder))
-                # Now that it is locked, it may have the name that others look for.
+                # Other processes look for this name, so the folder gets it only once it is locked.
                 folder = folder.rename(folder.with_name(prefix + folder.name.rpartition("-")[2]))
             yield folder
     finally:
@@ -236,8 +238,8 @@ def scratch(purpose: str) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Within, this process alone holds a folder's lock; an `OSError` where another does, or there are no locks."""
-    import fcntl  # Windows has none
+    """Hold a folder's lock; an `OSError` if another process does, or if there are no locks."""
+    import fcntl  # not on Windows
 
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -248,7 +250,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; of folders, not every file system can say so."""
+    """Wait until a file, or a folder's list of names, is on disk; some file systems cannot do this for folders."""
     with suppress(OSError) if path.is_dir() else nullcontext():
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -258,12 +260,12 @@ def sync(path: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """What is written for a path: where it leads, if it is a link."""
+    """The file to write for a path: the target of a link."""
     return Path(os.path.realpath(path))
 
 
 def _journal(folder: Path, waiting: Iterable[tuple[Path, Path]], private: bool) -> Path:
-    """Note, on the disk, which temporary files of a folder are to be renamed."""
+    """Write a journal of the temporary files of a folder that are to be renamed."""
     names = [temporary.name for temporary, target in waiting if target.parent == folder]
     written = _written_beside(folder / "journal", json.dumps(names).encode(), private)
     journal = written.with_suffix(NAMES)
@@ -273,7 +275,7 @@ def _journal(folder: Path, waiting: Iterable[tuple[Path, Path]], private: bool) 
 
 
 def _rename(temporary: Path, path: Path) -> None:
-    """Give a file its name; a reader may have been first (`finish`)."""
+    """Rename a file, unless a reader did so before (`finish`)."""
     try:
         temporary.replace(path)
     except FileNotFoundError:
@@ -282,7 +284,7 @@ def _rename(temporary: Path, path: Path) -> None:
 
 
 def _settle(folders: Iterable[Path], journals: Iterable[Path]) -> None:
-    """All renames are on the disk before nothing tells of them any more."""
+    """Wait until all renames are on disk before the journals are deleted."""
     for folder in folders:
         sync(folder)
     for journal in journals:
@@ -295,16 +297,16 @@ def _cannot_write(path: Path, error: Exception) -> SaveError:
 
 
 def _written_beside(path: Path, content: Writer | bytes, private: bool) -> Path:
-    """The content in a temporary file in the folder of `path`, flushed to the disk."""
+    """Write the content to a temporary file in the folder of `path`, and flush it to disk."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=ASIDE)
     try:
         os.close(handle)
-        with Path(name).open("wb") as file:  # some libraries write to the name, not to the file
+        with Path(name).open("wb") as file:  # some libraries write to the name instead of the file object
             file.write(content) if isinstance(content, bytes) else content(file)
         sync(Path(name))
         if not private and path.exists():
             shutil.copymode(path, name)
-        elif not private:  # else as mkstemp makes them
+        elif not private:  # mkstemp makes private files
             mask = os.umask(0)
             os.umask(mask)
             Path(name).chmod(0o666 & ~mask)

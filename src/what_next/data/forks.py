@@ -1,4 +1,4 @@
-"""Polars' threads stay behind when a process is forked: what needs them would wait for ever, and is refused instead."""
+"""Refuses work that needs Polars' threads in a forked process, where they do not exist and it would wait for ever."""
 
 import os
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 from what_next.errors import DataError
 
 _left_behind: set[int] = set()
-"""The processes that were forked while Polars' threads were there."""
+"""Processes that were forked while Polars' threads existed."""
 
 
 def check_fork(what: str) -> None:
-    """What needs Polars' threads asks first; where the system does not list threads (it is not Linux), for nothing.
+    """Called before work that needs Polars' threads. Without effect where threads cannot be listed (outside Linux).
 
     Raises:
-        DataError: this process was forked from one that had them.
+        DataError: this process was forked from one with such threads.
     """
     if _left_behind - {os.getpid()}:
         raise DataError(
@@ -25,7 +25,7 @@ def check_fork(what: str) -> None:
 
 
 def _before_fork() -> None:
-    """Remember the process, if Polars has begun to work in it; its workers are called polars-0, polars-1, ..."""
+    """Remember the process if Polars has started its threads, which are called polars-0, polars-1, ..."""
     for name in Path("/proc/self/task").glob("*/comm"):
         with suppress(OSError):  # the thread has ended
             if re.match(r"polars-\d", name.read_text(errors="replace")):
@@ -33,5 +33,5 @@ def _before_fork() -> None:
                 return
 
 
-if hasattr(os, "register_at_fork"):  # Windows has no forks
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(before=_before_fork)

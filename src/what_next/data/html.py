@@ -1,16 +1,16 @@
-"""Small tables in HTML, which notebooks show in place of a `repr`."""
+"""Small HTML tables, which notebooks show instead of a `repr`."""
 
 from collections.abc import Sequence
 from html import escape
 
 
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> str:
-    """A table; a cell of `Markup` stands as it is, all others are escaped.
+    """A table; `Markup` cells are inserted unchanged, others are escaped.
 
     Args:
         caption: above it; `note`: below it.
-        header: of the columns; empty for none, and then the first cell of each row names it.
-        rows: of cells.
+        header: the column names; if it is empty, the first cell of each row is the row's name.
+        rows: their cells.
     """
     left = 'style="text-align:left"'
     head = "".join(f"<th {left}>{escape(name)}</th>" for name in header)
@@ -26,7 +26,7 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[object]],
 
 
 class Markup(str):
-    """A cell that is HTML already."""
+    """A cell that already is HTML."""
 
     __slots__ = ()
 

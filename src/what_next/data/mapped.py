@@ -1,8 +1,8 @@
-"""A large log as flat arrays in files, mapped into memory: of a history only the pages that it lies on are read.
+"""A large log as flat arrays in memory-mapped files: reading a history loads only its pages.
 
-A random history is a run of neighbours in every array, so that shuffled reading by user is one small read for each
-column; the system's page cache holds what fits, and gives it back when memory is short. Row groups of Parquet would
-have to be decoded whole for each history, or shuffled in a buffer, which is no longer a uniform shuffle.
+A history is contiguous in every array, so random access by user is one small read per column; the system's page cache
+keeps what fits, and frees it when memory is short. Row groups of Parquet would have to be decoded as a whole for each
+history, or shuffled in a buffer, which is no longer a uniform shuffle.
 """
 
 import json
@@ -26,13 +26,13 @@ def folder(path: Path) -> Path:
 
 
 def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Path) -> None:
-    """The parts of a sorted log as arrays, each part read at once; no user's events lie in two parts.
+    """Write the parts of a sorted log as arrays, one part at a time; no user's events are in two parts.
 
     Args:
         log: the folder of the parts.
         items: the item table; `catalogue`: its hash.
-        stages: told of the parts.
-        to: a new folder, for `ITEMS.npy` and so on as the fields of `Dataset` are named, and `users.parquet`.
+        stages: reports the parts.
+        to: a new folder for `ITEMS.npy` and so on, named after the fields of `Dataset`, and `users.parquet`.
 
     Raises:
         DataError: the log holds an item that the table lacks.
@@ -65,9 +65,9 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
 
 
 def at_random(*arrays: np.ndarray | None) -> None:
-    """Tell the system that those of some arrays that are mapped are read here and there from now on.
+    """Tell the system that the memory-mapped arrays among these will be accessed randomly.
 
-    It would read 128 KiB around each page that it lacks; where memory is short, these would push out what is needed.
+    By default it reads 128 KiB around each missing page, which evicts needed pages when memory is short.
     """
     for array in arrays:
         if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
@@ -75,7 +75,7 @@ def at_random(*arrays: np.ndarray | None) -> None:
 
 
 def read(path: Path, catalogue: str) -> dict[str, Any]:
-    """The fields of a `Dataset` that `write` has kept.
+    """The fields of a `Dataset` that `write` wrote.
 
     Raises:
         DataError: they are missing, or belong to another import.
@@ -105,7 +105,7 @@ def read(path: Path, catalogue: str) -> dict[str, Any]:
 
 
 def _check(arrays: Mapping[str, np.ndarray], head: pl.DataFrame, users: int, rows: int) -> None:
-    """Raises a `ValueError` where arrays are missing, or of another length or type than a log like `head` makes."""
+    """Raises a `ValueError` if arrays are missing, or do not have the length or type of a log like `head`."""
     shapes = {name: (one.dtype, (rows, *one.shape[1:])) for name, one in columns(head, head["item_id"], "the log")}
     shapes["offsets"] = np.dtype(np.int64), (users + 1,)
     for name, shape in shapes.items():
@@ -117,10 +117,10 @@ def _check(arrays: Mapping[str, np.ndarray], head: pl.DataFrame, users: int, row
 
 
 def columns(log: pl.DataFrame, ids: pl.Series, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of a sorted log, or of a part of it, as the fields of `Dataset` are named; those that there are.
+    """The arrays of a sorted log, or of a part of it, by their fields of `Dataset`, for fields that it has.
 
     Raises:
-        DataError: the log, which has a name, holds an item that is not among `ids`.
+        DataError: the log called `name` holds an item that is not among `ids`.
     """
     items = positions(log["item_id"], ids)
     if (items < 0).any():
@@ -141,12 +141,12 @@ def columns(log: pl.DataFrame, ids: pl.Series, name: str) -> Iterator[tuple[str,
 
 
 def context_names(log: pl.DataFrame) -> list[str]:
-    """The columns that describe events; `event` is one where it holds numbers."""
+    """The columns that describe events; including `event` if it holds numbers."""
     own = ("user_id", "item_id", "timestamp", "reward", *(["event"] if event_words(log) else []))
     return [name for name in log.columns if name not in own]
 
 
 def event_words(log: pl.DataFrame) -> list[str]:
-    """The kinds of events, where the log has any."""
+    """The kinds of events, if the log has any."""
     kinds = log.schema.get("event")
     return kinds.categories.to_list() if isinstance(kinds, pl.Enum) else []

@@ -1,8 +1,8 @@
 """The one place that unpickles: a pandas DataFrame, and nothing but what a DataFrame needs.
 
-A pickle is a program: it names callables and calls them. Here every name is looked up in tables; a name that is in
-none of them stops the reading before it is even imported. Of pandas, public names are taken from where they are public
-today, wherever pandas 1.x and 2.x kept them; internal ones, and those of other libraries, from their one module alone.
+A pickle is a program: it names callables and calls them. Here every name is looked up in tables; reading stops at a
+name that is in none of them, before it is even imported. Public names of pandas are imported from their present public
+place, wherever pandas 1.x and 2.x kept them; internal names, and those of other libraries, only from their own module.
 """
 
 import pickle
@@ -25,11 +25,11 @@ _PUBLIC = {
     "pandas.arrays": "ArrowExtensionArray ArrowStringArray BooleanArray DatetimeArray FloatingArray IntegerArray "
     "NumpyExtensionArray StringArray TimedeltaArray",
 }
-"""Public names of pandas: each is imported from here, whichever of pandas' modules it was pickled under."""
+"""Public names of pandas: each is imported from here, whichever of pandas' modules the pickle names."""
 _RENAMED = {
     "PandasArray": "NumpyExtensionArray", "Int64Index": "Index", "UInt64Index": "Index", "Float64Index": "Index",
 }  # fmt: skip
-"""What some of them were called in pandas 1."""
+"""Former names of some of them in pandas 1."""
 _INTERNAL = {
     "builtins": "bytearray slice",
     "_codecs": "encode",
@@ -48,7 +48,7 @@ _INTERNAL = {
     "pandas.core.internals.managers": "BlockManager",
     "pyarrow.lib": "chunked_array py_buffer type_for_alias",
 }
-"""Names that are imported from the very module that they were pickled under."""
+"""Names that are imported from exactly the module that the pickle names."""
 
 
 def _zone(key: str, *_: object) -> tzinfo:
@@ -56,14 +56,14 @@ def _zone(key: str, *_: object) -> tzinfo:
 
 
 def _attribute(owner: object, name: str) -> Callable[..., object]:
-    """The one attribute that a DataFrame with time zones asks for by `getattr`."""
+    """The only attribute that DataFrames with time zones request by `getattr`."""
     if owner is ZoneInfo and name == "_unpickle":
         return _zone
     raise _Refused("builtins.getattr")
 
 
 def _restore_array(data: Any) -> Any:
-    """A pyarrow array from its buffers, checked, since offsets from a hostile file could point anywhere."""
+    """A pyarrow array from its buffers, validated, because offsets in a hostile file could point anywhere."""
     array = import_module("pyarrow.lib")._restore_array(data)
     array.validate(full=True)
     return array
@@ -76,27 +76,27 @@ _OWN: dict[tuple[str, str], Callable[..., object]] = {
     ("pyarrow.lib", "_restore_array"): _restore_array,
 }
 ADMITTED = {name: home for home, names in _PUBLIC.items() for name in names.split()}
-"""The public names, and where each is imported from."""
+"""The public names, and the module that each is imported from."""
 EXACT = {(module, name) for module, names in _INTERNAL.items() for name in names.split()}
-"""All other names that a pickle may ask for, each of its own module alone."""
+"""All other names that a pickle may use, each only from its own module."""
 
 
 class _Refused(Exception):
-    """Carries the name that was refused out of the unpickler."""
+    """Carries a refused name out of the unpickler."""
 
 
 class _FrameUnpickler(pickle._Unpickler):
-    """The unpickler in Python rather than the one in C: its BUILD step can be guarded too."""
+    """The unpickler in Python instead of the one in C, because its BUILD step can be guarded, too."""
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
 
     def find_class(self, module: str, name: str) -> Any:
-        # Protocol 2 and older wrote Python 2's name for this module.
+        # Up to protocol 2 pickles use Python 2's name of this module.
         module = "builtins" if module == "__builtin__" else module
         if (module, name) in _OWN:
             return _OWN[module, name]
-        module = module.replace("numpy.core.", "numpy._core.")  # as numpy 1 called it
+        module = module.replace("numpy.core.", "numpy._core.")  # its name in numpy 1
         if (module, name) in EXACT:
             return getattr(import_module(module), name)
         public = _RENAMED.get(name, name)
@@ -105,7 +105,7 @@ class _FrameUnpickler(pickle._Unpickler):
         raise _Refused(f"{module}.{name}")
 
     def load_build(self) -> None:
-        """Set an object's state; never that of a class or a function, which would change pandas itself."""
+        """Set an object's state, but never a class's or a function's, because that would change pandas itself."""
         owner = self.stack[-2]
         if callable(owner):
             raise _Refused(f"a change of {getattr(owner, '__name__', owner)}")
@@ -118,8 +118,8 @@ def read_pickled_frame(path: Path) -> pl.DataFrame:
     """The pandas DataFrame pickled in a file, as a Polars frame; a named index becomes columns.
 
     Raises:
-        UnsafePickleError: the file asks for something that a DataFrame does not need; nothing of it was run.
-        DataError: the file is no pickle, is cut short, or holds something else.
+        UnsafePickleError: the file uses something that a DataFrame does not need; nothing of it was run.
+        DataError: the file is not a pickle, is truncated, or holds something else.
         MissingExtraError: pandas is not installed.
     """
     try:
@@ -136,7 +136,7 @@ def read_pickled_frame(path: Path) -> pl.DataFrame:
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # A damaged pickle can fail in any way that its callables can.
+    except Exception as error:  # a damaged pickle can fail with any error of its callables
         raise DataError(
             f"{path}: is not a pickled DataFrame that pandas {pandas.__version__} can read "
             f"({type(error).__name__}: {error}); save it again, or as Parquet"
@@ -154,12 +154,12 @@ def from_pandas(frame: Any) -> pl.DataFrame:
 
 
 def _column(column: Any, name: str) -> pl.Series:
-    # pandas 3 cannot use the Arrow types that pandas 1 and 2 pickled, but the Arrow data in such a column is whole.
+    # pandas 3 cannot use Arrow types pickled by pandas 1 and 2, but the Arrow data in such a column is intact.
     arrow = getattr(column.array, "_pa_array", None)
     if arrow is not None:
         return pl.Series(name, pl.from_arrow(arrow))
     if column.dtype != object:
-        with suppress(TypeError, NotImplementedError):  # kinds that Arrow lacks: sparse columns, complex numbers
+        with suppress(TypeError, NotImplementedError):  # types that Arrow lacks: sparse columns, complex numbers
             return pl.Series(name, pl.from_pandas(column))
     values = [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
     with suppress(TypeError, OverflowError, UnicodeEncodeError):

@@ -1,4 +1,4 @@
-"""What training may know of a data set as a whole: the items, and the scaling of items and events."""
+"""What training may know about a data set as a whole: the items, and the scaling of items and events."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,23 +16,23 @@ from what_next.types import History
 DAY = 24 * 3600 * 10**6  # microseconds
 CLOCK = "time_of_day_sin", "time_of_day_cos"
 EVENTS = 2**22
-"""Events of a log that are looked at at once: a log may be larger than memory."""
+"""Events processed at a time, because a log may be larger than memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """The catalogue, and what training may know of the log as a whole. It is stored with a model.
+    """The catalogue, and what training may know about the log as a whole. It is stored with a model.
 
     Attributes:
         catalogue: standardised on the items that have a training event.
-        seen: positions of those items; empty in a space that comes from a model file.
-        tolerance: how far each attribute of a matching item may be from a proposal, in standard deviations.
+        seen: indices of those items; empty in a model file's space.
+        tolerance: largest distance of a matching item from a proposal in each attribute, in standard deviations.
         typical: the mean spread (sigma) of the training users, in standard deviations.
-        event_names: the numbers that are known of an event besides its item: `reward` first where the log has one.
-        counts: training events of each item; None in a space that comes from a model file.
-        cold: share of the validation targets whose item has no training event; 0 in a space of a model file.
-        events_per_user: mean training events of those users that have two or more; 0 in a space of a model file.
-        event_center, event_scale: mean and standard deviation of each over the training events.
+        event_names: the known numbers of an event besides its item: `reward` first if the log has one.
+        counts: training events of each item; None in a model file's space.
+        cold: share of the validation targets whose item has no training event; 0 in a model file's space.
+        events_per_user: mean training events of users with two or more; 0 in a model file's space.
+        event_center, event_scale: mean and standard deviation of each number over the training events.
     """
 
     catalogue: Catalogue
@@ -48,36 +48,36 @@ class Space:
 
     @property
     def events(self) -> int:
-        """How many training events there are; 0 in a space of a model file."""
+        """The number of training events; 0 in a model file's space."""
         return 0 if self.counts is None else int(self.counts.sum(dtype=np.int64))
 
     @property
     def events_per_item(self) -> float:
-        """Mean training events of those items that have any; 0 in a space of a model file."""
+        """Mean training events of items with any; 0 in a model file's space."""
         return 0.0 if self.counts is None else self.events / max(1, int((self.counts > 0).sum()))
 
     def with_tolerance(self, tolerance: float | None) -> "Space":
-        """This space with the tolerance of a setup, which goes before its own where there is one."""
+        """This space with the setup's tolerance, if it has one, in place of its own."""
         return replace(self, tolerance=tolerance or self.tolerance)
 
     @property
     def context_names(self) -> list[str]:
-        """The numbers of an event but its reward: those that a request, too, can tell of its situation."""
+        """The numbers of an event except its reward, which a request can also give as its context."""
         return [name for name in self.event_names if name != "reward"]
 
     def standardised(self, numbers: Float[np.ndarray, "*grid numbers"]) -> Float32[np.ndarray, "*grid numbers"]:
-        """Numbers of events (`event_names`), as networks read them."""
+        """Numbers of events (`event_names`), standardised for the networks."""
         return np.asarray((numbers - self.event_center) / self.event_scale, np.float32)
 
     def measured(self, space: "Space") -> "Space":
-        """This space with what another one has counted in its training part; no model file holds that."""
+        """This space with the counts of another one's training data, which no model file holds."""
         return replace(
             self, seen=space.seen, counts=space.counts, events_per_user=space.events_per_user, cold=space.cold
         )
 
 
 def scaled_space(dataset: Dataset, split: Split) -> Space:
-    """The catalogue and the numbers of events under the scaling of the training events; nothing else is measured yet.
+    """The catalogue and the events' numbers, scaled by the training events; nothing else is measured yet.
 
     Raises:
         DataError: no item has a training event.
@@ -101,7 +101,7 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
 
 
 def _cold(dataset: Dataset, split: Split, counts: Int32[np.ndarray, "items"]) -> float:
-    """The share of the validation targets whose item has no training event; nobody is judged on a first event."""
+    """The share of validation targets whose item has no training event; a user's first event is no target."""
     (since, until), users = split.targets("validation"), split.validation
     stop = (dataset.lengths if until is None else until)[users]
     judged = stop > np.maximum(since[users], 1)
@@ -110,7 +110,7 @@ def _cold(dataset: Dataset, split: Split, counts: Int32[np.ndarray, "items"]) ->
 
 
 def item_counts(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Int32[np.ndarray, "items"]:
-    """How many events each item has among the first `known[u]` of each user."""
+    """The number of events of each item among the first `known[u]` events of each user."""
     counts = np.zeros(len(dataset.catalogue), np.int32)
     for events in known_events(dataset, known):
         counts += np.bincount(dataset.items[events], minlength=len(counts)).astype(np.int32)
@@ -118,7 +118,7 @@ def item_counts(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Int32[np.n
 
 
 def known_events(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Iterator[Int64[np.ndarray, "some"]]:
-    """The places of the first `known[u]` events of each user, ascending, about `EVENTS` at a time (or one user's)."""
+    """Indices of the first `known[u]` events of each user, ascending, about `EVENTS` at a time (or one user's)."""
     done, start = np.cumsum(known, dtype=np.int64), 0
     while start < dataset.users:
         before = int(done[start - 1]) if start else 0
@@ -135,7 +135,7 @@ def _moments(dataset: Dataset, split: Split) -> tuple[Float64[np.ndarray, "numbe
         columns = numbers_at(dataset, names, np.zeros(len(names), np.float32), events)
         if not len(events):
             continue
-        # Two sets of values put together (Chan, Golub and LeVeque 1979, equation 2.1).
+        # Merges the moments of two samples (Chan, Golub and LeVeque 1979, equation 2.1).
         own, total = columns.mean(0, dtype=np.float64), count + len(events)
         squares += columns.var(0, dtype=np.float64) * len(events) + (own - mean) ** 2 * (count * len(events) / total)
         mean += (own - mean) * (len(events) / total)
@@ -149,7 +149,7 @@ def numbers_at(
     otherwise: Float32[np.ndarray, "numbers"],
     events: Int64[np.ndarray, "*some"],
 ) -> Float32[np.ndarray, "*some numbers"]:
-    """What is known of some events besides their items, as `_event_names` calls it; `otherwise` of what is not."""
+    """The numbers of some events, by the names of `_event_names`; `otherwise` for missing ones."""
     columns = np.empty((*events.shape, len(names)), np.float32)
     angle = None
     for place, name in enumerate(names):
@@ -166,7 +166,7 @@ def numbers_at(
 
 
 def same_catalogue(dataset: Dataset, space: Space) -> None:
-    """Raises a `CatalogueError` where a model was trained on another catalogue than the data have."""
+    """Raises a `CatalogueError` if a model was trained on another catalogue than the data's."""
     mine, theirs = dataset.catalogue, space.catalogue
     if mine is not theirs and mine.hash() != theirs.hash():
         raise CatalogueError(
@@ -177,7 +177,7 @@ def same_catalogue(dataset: Dataset, space: Space) -> None:
 
 
 def _event_names(dataset: Dataset) -> tuple[str, ...]:
-    """What is known of an event besides its item: reward, the log's further columns, the time of day (UTC)."""
+    """The names of an event's numbers besides its item: reward, the log's context columns, the time of day (UTC)."""
     rewards = () if dataset.rewards is None else ("reward",)
     return (*rewards, *dataset.context_names, *(() if dataset.timestamps is None else CLOCK))
 
@@ -188,7 +188,7 @@ def history_of(
     lengths: Int64[np.ndarray, "batch"],
     numbers: Float32[np.ndarray, "batch time numbers"],
 ) -> History:
-    """Events as the networks are given them, of people whom no data set holds."""
+    """Events of users outside of any data set as input for the networks."""
     rewarded = "reward" in space.event_names
     return History(
         users=np.full(len(items), -1, np.int32),

@@ -1,4 +1,4 @@
-"""Which events training may know, and on which users an agent is judged."""
+"""Splits: which events training may know, and on which users and events an agent is judged."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Part = Literal["validation", "test"]
 More = Literal["validation", "all"]
 """The events that a second training adds: those of validation, or all that are left."""
 CHUNK = 2**22
-"""Events that are looked at at once."""
+"""Events processed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +27,10 @@ class Split:
     The targets of validation are the events `known[u]:until[u]` of its users; those of the test, `until[u]:` of its.
 
     Attributes:
-        kind: how it was made.
-        known: for each user, how many leading events training may know.
-        until: for each user, how many leading events are training's or validation's.
-        validation: the users that validation judges, ascending; likewise `test`.
+        kind: the method of the split.
+        known: for each user, the number of leading events that training may know.
+        until: for each user, the number of leading events in training or validation.
+        validation: the users with validation targets, ascending; likewise `test`.
         hash: short SHA-256 over the kind and every target (part, user, position, item): same hash, same targets.
     """
 
@@ -42,12 +42,12 @@ class Split:
     hash: str
 
     def cold(self, part: Part) -> Bool[np.ndarray, "judged"]:
-        """Which of the users of a part training knows nothing of, though the split sets nobody aside whole."""
+        """Which users of a part have no training event; none if the split holds out whole users."""
         users = self.validation if part == "validation" else self.test
         return np.asarray((self.known[users] == 0) & (self.kind != "users"))
 
     def targets(self, part: Part) -> tuple[Int64[np.ndarray, "users"], Int64[np.ndarray, "users"] | None]:
-        """For each user, where the targets of a part start and end among their events; None: with the last."""
+        """For each user, the start and the end of a part's targets among their events; None: to the last event."""
         return (self.known, self.until) if part == "validation" else (self.until, None)
 
     def with_more(self, dataset: Dataset, more: More) -> "Split":
@@ -59,12 +59,12 @@ class Split:
 
 
 def split_users(dataset: Dataset, test: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:
-    """Some users are set aside whole: training knows nothing of them, and their every event is a target.
+    """Hold out whole users: training knows none of their events, and all of their events are targets.
 
     Args:
         test: the share of users for the test, between 0 and 1; at least one user.
         validation: the share for validation; at least one user, or none at 0.
-        seed: which users.
+        seed: of the draw of users.
 
     Raises:
         DataError: no user would be left for training.
@@ -101,24 +101,24 @@ def split_leave_last_out(dataset: Dataset) -> Split:
 
 
 def advised(dataset: Dataset, advice: str) -> str:
-    """What to do about histories that are too short; other than the advice where nothing follows anything."""
+    """Advice about histories that are too short; `advice`, unless every user has a single event."""
     if dataset.events > dataset.users:
         return advice
     return "every user has one, so nothing came next: name another column as the user (--user), such as the session"
 
 
 def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None = None) -> Split:
-    """What happened after one moment is for the test, and as much before it for validation: nothing of the future.
+    """Events after one moment are for the test, and as many before it for validation, so that no model sees the future.
 
-    Users whose first event came later are judged too: `cold` names them.
+    Users whose first event came later are judged, too: `cold` returns them.
 
     Args:
-        quantile: the share of all events before the test begins, in (0.5, 1); events that tie with it are the test's.
-        moment: when the test begins, instead (UTC where it names no zone).
+        quantile: the share of all events before the test begins, in (0.5, 1); events at its very time are in the test.
+        moment: when the test begins, instead (UTC if it has no time zone).
 
     Raises:
-        DataError: there are no times, too many or no events come after the moment, nobody in the test has two events,
-            or none comes before validation.
+        DataError: there are no times, too many or no events come after the moment, no test user has two events, or no
+            event comes before validation.
     """
     times, cut = dataset.timestamps, None if moment is None else _microseconds(moment)
     if times is None:
@@ -132,7 +132,7 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
                 "half of them, and before the last; take another date"
             )
         raise DataError(f"{dataset.name}: {told}")
-    second = int(share * dataset.events + 1e-9)  # .7 of ten events are seven, whatever a float makes of it
+    second = int(share * dataset.events + 1e-9)  # guards against rounding: .7 of ten events are seven
     first = _smallest(times, max(0, 2 * second - dataset.events))
     known, until = (_before(dataset, times, one) for one in (first, _smallest(times, second) if cut is None else cut))
     validated = np.flatnonzero(until > known).astype(np.int32)
@@ -151,27 +151,27 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
 
 
 def _microseconds(moment: datetime) -> int:
-    """Since 1970, UTC."""
+    """Microseconds since 1970 UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return round(aware.timestamp() * 1e6)
 
 
 def _below(times: Int64[np.ndarray, "events"], cut: int) -> int:
-    """How many times lie before `cut`."""
+    """The number of times before `cut`."""
     return sum(int(np.count_nonzero(times[start : start + CHUNK] < cut)) for start in range(0, len(times), CHUNK))
 
 
 def _smallest(times: Int64[np.ndarray, "events"], place: int) -> int:
-    """`np.sort(times)[place]`, found by halves, since a log may be larger than memory."""
+    """`np.sort(times)[place]` by bisection, because a log may be larger than memory."""
     low, high = int(times.min()), int(times.max())
-    while low < high:  # the largest cut that has no more than `place` times before it
+    while low < high:  # finds the largest cut with at most `place` times before it
         middle = (low + high + 1) // 2
         low, high = (middle, high) if _below(times, middle) <= place else (low, middle - 1)
     return low
 
 
 def _before(dataset: Dataset, times: Int64[np.ndarray, "events"], cut: int) -> Int64[np.ndarray, "users"]:
-    """How many of each user's events lie before `cut`: they ascend."""
+    """The number of each user's events before `cut`; each user's times ascend."""
     low, high = dataset.offsets[:-1].copy(), dataset.offsets[1:].copy()
     while (open_ := low < high).any():
         middle = (low + high) // 2
@@ -193,7 +193,7 @@ def _split(
     for users, start, stop in ((validation, known, until), (test, until, dataset.lengths)):
         counts = (stop - start)[users]
         digest.update(int(counts.sum()).to_bytes(8, "little"))
-        # All owners, then all positions, then all items; of some users at a time.
+        # Hashes all users, then all positions, then all items; a part of the users at a time.
         parts = np.array_split(np.arange(len(users)), int(counts.sum()) // CHUNK + 1)
         for column in range(3):
             for part in parts:

@@ -1,4 +1,4 @@
-"""Long work, reported stage by stage to whoever shows it."""
+"""Progress of long work, reported stage by stage."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -6,18 +6,18 @@ from importlib.util import find_spec
 from rich.console import Console
 
 Done = Callable[[int], None]
-"""Called with how many more parts of a stage are done."""
+"""Called with the number of further parts of a stage that are done."""
 
 
 def no_progress(more: int) -> None:
-    """What a stage tells where nobody asks."""
+    """The default callback, which does nothing."""
 
 
 class Stages:
-    """Told of the stages of long work, and how far each is; this one keeps it to itself."""
+    """Receives the progress of long work in stages; this base class ignores it."""
 
     def begin(self, name: str, total: int) -> Done:
-        """A stage of so many parts begins; call what is returned as they are done."""
+        """Begin a stage of `total` parts; call the result as parts are done."""
         return no_progress
 
 
@@ -25,5 +25,5 @@ SILENT = Stages()
 
 
 def draws(console: Console) -> bool:
-    """Whether a bar can be drawn there: in a terminal, or in a notebook with widgets."""
+    """Whether a bar can be drawn: in a terminal, or in a notebook with widgets."""
     return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)

@@ -1,4 +1,4 @@
-"""Does it learn? Agents beside rules, chance and one another, on what training never saw."""
+"""Evaluation: agents compared with rules, chance and one another on held-out data."""
 
 from what_next.experiments.next_items import evaluate_next
 from what_next.experiments.windows import evaluate_windows
@@ -10,7 +10,7 @@ __all__ = ["by_windows", "evaluate_next", "evaluate_windows"]
 def by_windows(setup: Setup) -> bool:
     """Whether the setup is judged by the spread of windows.
 
-    So is the founding algorithm, which learns nothing of what came next, where users are set aside whole or events
-    after a moment.
+    That is the case for the founding algorithm, which does not learn to predict the next item, where whole users or the
+    events after a moment are held out.
     """
     return setup.algorithm.monitors[0] == "spread" and setup.split.name != "leave_last_out"

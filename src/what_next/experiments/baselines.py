@@ -1,4 +1,4 @@
-"""Baselines at their best: their few settings are chosen on the validation users."""
+"""Tuned baselines: their few settings are chosen on the validation users."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +19,9 @@ from what_next.state import State
 Allowed = Bool[np.ndarray, "items"] | None
 Settings = dict[str, float]
 Fitted = tuple[tuple[str, float], ...]
-"""Settings that something was fitted with."""
+"""The settings that a fit depends on."""
 MOST = 2000
-"""Validation users that settings are chosen on, at most: always the same ones."""
+"""Most validation users for choosing settings; always the same ones."""
 
 GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "popular_recent": {
@@ -38,25 +38,25 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     },
     "ease": {"penalty": (300.0, 30.0, 100.0, 1000.0)},
 }
-"""The values that each setting may take, the one to start from first; settings are chosen one after another."""
+"""Candidate values of each setting, the default first; settings are chosen one after another."""
 POPULAR = 4000
-"""Items, the most popular ones, that the penalty of EASE is chosen with at most: a solution for all 13,000 of a
-catalogue takes thirty times as long, and would be needed for each penalty."""
+"""The penalty of EASE is chosen with at most this many of the most popular items: a solution for all 13,000 items of a
+catalogue takes thirty times as long, and each candidate penalty needs one."""
 PLAIN = ("random", "popular")
 """Baselines without settings."""
 EVERY = (*PLAIN, *BASELINES)
 SHARING = ("item_knn", "ease")
-"""Baselines of pairs of items, which are counted once for all settings."""
+"""Baselines that count pairs of items; one count serves all settings."""
 
 
 def had(state: State, wanted: Collection[str]) -> list[str]:
-    """The wanted baselines with settings that fit catalogue and judging, in the order in which they are shown."""
+    """The wanted baselines with settings that are available for this catalogue and evaluation, in display order."""
     out = left_out(state)
     return [name for name in BASELINES if name in wanted and name not in out]
 
 
 def targets_of(state: State, part: Part) -> Targets:
-    """What is to be named, as the setup says; what it earned, by the numbers that the setup gives words of the log."""
+    """The targets that the setup asks for; their rewards are the log's numbers that have a weight in the setup."""
     dataset, setup = state.dataset, state.setup
     if setup.reward.logged.numbers:
         dataset = replace(dataset, rewards=state.logged)
@@ -74,20 +74,21 @@ def chosen_on(state: State) -> Targets:
 
 
 def grid_of(name: str, state: State) -> dict[str, Sequence[float]]:
-    """The values that are tried for each setting of a baseline on these data."""
+    """The candidate values for each setting of a baseline on this data."""
     unused = "half_life_events" if state.dataset.timestamps is not None else "half_life_days"
     return {setting: values for setting, values in GRIDS[name].items() if setting != unused}
 
 
 def tries(grid: Mapping[str, Sequence[float]]) -> int:
-    """How many settings are tried: the first, and every other value of each setting once."""
+    """How many combinations are tried: the defaults, and every other value of each setting once."""
     return 1 + sum(len(values) - 1 for values in grid.values())
 
 
 def searched(state: State, wanted: Collection[str] = EVERY) -> dict[str, Any]:
-    """How settings were chosen, for results: on how many validation `targets` of how many, and the `tried` settings.
+    """How settings were chosen, for results: the number of validation `targets`, `of` how many, and the `tried`
+    settings.
 
-    `most_popular`: among how many items, the most popular ones, where these were not all.
+    `most_popular`: for baselines tuned with the most popular items only, how many items these were.
     """
     every = targets_of(state, "validation")
     tried = {name: tries(grid_of(name, state)) for name in had(state, wanted)}
@@ -98,7 +99,7 @@ def searched(state: State, wanted: Collection[str] = EVERY) -> dict[str, Any]:
 
 
 def left_out(state: State) -> dict[str, str]:
-    """The baselines that cannot be had for so many items, or would be another one, and why."""
+    """The baselines that are left out, because of the catalogue's size or because they equal another one, and why."""
     catalogue, out = state.dataset.catalogue, dict[str, str]()
     if not state.setup.evaluation.seen:
         out["popular_personal"] = (
@@ -112,18 +113,18 @@ def left_out(state: State) -> dict[str, str]:
 
 
 class Search:
-    """The choice of settings on validation targets; what several settings have in common is counted once.
+    """Chooses settings on validation targets; counts that several settings share are made once.
 
-    Each setting in turn takes the value with the highest NDCG on the validation users' targets, judged as the setup
-    says (`evaluation`), among the `allowed` items, the others as chosen so far; the earlier value of the grid among
-    equals. Without validation users all stay at their first. No event of the test is read. The penalty of EASE is
-    chosen with the most popular items alone where there are more than `POPULAR`, and then fitted to all. Beside a model
-    that was trained a second time, a baseline with its best settings is fitted to the validation events, too.
+    Each setting in turn takes the value with the highest NDCG on the validation users' targets, evaluated as the setup
+    says (`evaluation`) among the `allowed` items, with the other settings as chosen so far; the grid's earlier value
+    wins ties. Without validation users all settings keep their defaults. No test event is read. With more than
+    `POPULAR` items, EASE's penalty is chosen with the most popular ones, and the model is then fitted to all. Beside a
+    model with a second training (`refit`), the baseline is fitted to the validation events too, once it is chosen.
 
     Attributes:
-        state: the data; `targets`: what settings are judged on (`chosen_on`); `allowed`: items that may be recommended.
-        split: what is fitted to now; `events`: that training may know by it.
-        stages: shows how far the work is.
+        state: the data; `targets`: for choosing settings (`chosen_on`); `allowed`: items that may be recommended.
+        split: what is fitted now; `events`: the events that training may know by it.
+        stages: shows progress.
     """
 
     def __init__(self, state: State, allowed: Allowed = None, stages: Stages = SILENT) -> None:
@@ -134,7 +135,7 @@ class Search:
         self.split, self.events = split, Known.of(self.state.dataset, split.known)
 
     def best(self, name: str) -> tuple[Ranking, Settings]:
-        """A baseline with the best settings, fitted, and these."""
+        """A baseline fitted with the best settings, and these settings."""
         grid = grid_of(name, self.state)
         chosen = {setting: float(values[0]) for setting, values in grid.items()}
         if not len(self.targets):
@@ -150,13 +151,13 @@ class Search:
                 policy, ndcg = self._tried(name, settings, fits, done)
                 if ndcg > reached:
                     best, reached, chosen = policy, ndcg, settings
-                for other in fits.keys() - {_counted(name, chosen)}:  # one at a time in memory
+                for other in fits.keys() - {_counted(name, chosen)}:  # keeps one fit in memory
                     del fits[other]
         again = self._cheaper(name) or self.state.more
         return (self.fitted(name, chosen) if again else best), chosen
 
     def fitted(self, name: str, settings: Settings) -> Ranking:
-        """A baseline with some settings."""
+        """A baseline fitted with the given settings."""
         if self.state.more:
             self._fit_to(self.state.split)
         more: dict[str, Any] = {}
@@ -169,7 +170,7 @@ class Search:
         return BASELINES[name](self.state.dataset, self.split.known, **settings, **shared, **more)
 
     def _tried(self, name: str, settings: Settings, fits: dict[Fitted, Ranking], done: Done) -> tuple[Ranking, float]:
-        """A baseline, or one that is nearly it and costs less, and its NDCG on the targets."""
+        """A baseline, or a cheaper approximation of it, and its NDCG on the targets."""
         counted = _counted(name, settings)
         if counted not in fits:
             fits[counted] = self._fit(name, settings | dict(counted), **self._cheaper(name))
@@ -184,11 +185,11 @@ class Search:
         return policy, float(ranks.ndcg.mean())
 
     def _cheaper(self, name: str) -> dict[str, int]:
-        """What makes a fit for the choice cheaper than the last one."""
+        """The arguments that make a fit for choosing settings cheaper than the final one."""
         return {"most": POPULAR} if name == "ease" and self.events.catalogue > POPULAR else {}
 
 
 def _counted(name: str, settings: Settings) -> Fitted:
-    """The settings that a fit depends on: one count serves every decay, and the most neighbours serve all fewer."""
+    """The settings that a fit depends on: one count serves every decay, and the most neighbours serve any fewer."""
     most = {"neighbours": float(max(GRIDS[name]["neighbours"]))} if name == "item_knn" else {}
     return tuple((setting, value) for setting, value in (settings | most).items() if setting != "decay")

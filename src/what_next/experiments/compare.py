@@ -1,6 +1,6 @@
-"""Which of several setups is better? All on the same users, each beside the first, and without what is said to help.
+"""Compares setups on the same users, each with the first, and with ablations of itself.
 
-And what does the founding reward cost? The same setup trained at several weights of the spread (`tradeoff`).
+`tradeoff` measures the cost of the founding reward: it trains the same setup at several weights of the spread.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,13 +29,13 @@ from what_next.training.refit import refit_on
 from what_next.types import History
 
 OFF, SHUFFLED = "critic off", "rewards shuffled"
-ONE_SEED = "one training each: the intervals do not know what another seed would change; take --seeds 0,1,2"
+ONE_SEED = "one training each: the intervals do not include the variation between seeds; take --seeds 0,1,2"
 
 
 class ShuffledSource(LogSource):
-    """The same log, in which every event earned what some other one did: rewards tell nothing of what was chosen.
+    """The same log with its rewards permuted among events, so that rewards say nothing about the chosen items.
 
-    The encoder reads the log's rewards as they are, where the setup lets it.
+    If the setup's encoder reads rewards, it reads the original ones.
     """
 
     def earned(self, history: History) -> Float32[np.ndarray, "batch time"]:
@@ -45,7 +45,7 @@ class ShuffledSource(LogSource):
 
     @cached_property
     def shuffled(self) -> Float32[np.ndarray, "events"]:
-        """What each event earns now: permuted by the setup's seed; 0 for those that training does not look ahead to."""
+        """The permuted rewards, by the setup's seed; 0 for events that are no training target."""
         places, values = self.own
         earned = np.zeros(self.state.dataset.events, np.float32)
         earned[places] = np.random.default_rng(self.setup.seed).permutation(values)
@@ -53,11 +53,11 @@ class ShuffledSource(LogSource):
 
     @cached_property
     def own(self) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
-        """The events that training looks ahead to, by their place in the log, and what each really earned."""
+        """The events that are training targets, by their place in the log, and their original rewards."""
         places, values = [], []
         for step in range(len(self.batches)):
             history = self.windows(self.batches.batch(step))
-            # The first event of a window is the last of the one before, and only there what it earned is looked at.
+            # The first event of a window is the last of the window before, which is where it is a target.
             events = self._events(history)[:, 1:]
             places.append(events[events >= 0])
             values.append(super().earned(history)[:, 1:][events >= 0])
@@ -72,7 +72,7 @@ class ShuffledSource(LogSource):
 
 @dataclass(frozen=True, eq=False)
 class Entrant:
-    """Whoever is compared: what it is judged on with its setup, whom it is judged beside, and what it learns from."""
+    """A competitor: its setup, the data that it is judged on, the policies beside it, and its source of batches."""
 
     state: State
     beside: str
@@ -80,10 +80,10 @@ class Entrant:
     ablated: bool = False
 
     def of(self, seed: int | None) -> Setup:
-        """The setup of a seed, trained where it is not.
+        """The setup of a seed, after training its model if that is missing.
 
         Raises:
-            ModelError: without a seed, the setup's own model was made by other settings; it is not overwritten.
+            ModelError: without a seed, the setup's own model has other settings; it is not overwritten.
         """
         setup = self.state.setup if seed is None else of_seed(self.state.setup, seed)
         if is_trained(setup, self.state):
@@ -107,23 +107,23 @@ def compare(
     anew: bool = False,
     stages: Stages = SILENT,
 ) -> Comparison:
-    """Judge several setups on the next items of the same users, and each beside the first.
+    """Evaluate several setups on the next items of the same users, and compare each with the first.
 
     Args:
-        setups: by the name to show them under; two or more, or one with `ablations`.
-        seeds: of training: the models of each are trained where they are missing, beside the setup's own. None: the
-            setup's own model, trained where there is none.
-        ablations: judge each setup that learns from the log's rewards without them, too. "critic off": next items alone
-            are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
-            "rewards shuffled": the same algorithm where every event earned what another one did.
+        setups: by display name; two or more, or one with `ablations`.
+        seeds: of training: each setup's models are trained where they are missing, beside the setup's own. None: the
+            setup's own model, trained if it is missing.
+        ablations: also evaluate each setup that learns from the log's rewards without them. "critic off": only next
+            items are learned (`next_item`), with the same settings; for an algorithm with more networks than its actor.
+            "rewards shuffled": the same algorithm with rewards permuted among events.
         part: see `evaluate_next`; `allowed`, `baselines`, `anew`: likewise.
 
     Returns:
-        Its result is as of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
-        to the first, and of each ablation to its setup; `training`: by name, the `algorithm` and each seed's `seconds`.
+        The result as for `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup from
+        the first, and of each ablation from its setup; `training`: by name, the `algorithm` and each seed's `seconds`.
 
     Raises:
-        SetupError: the setups are not split alike, or two save to the same model.
+        SetupError: the setups have different splits, or two save to the same model.
         ModelError: see `Entrant.of`.
     """
     entrants = dict(_entrants(setups, ablations))
@@ -164,22 +164,22 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
         if {network for moved in setup.algorithm.updates.values() for network in moved} - {"encoder", "actor"}:
             plain = beside(setup, "critic-off").model_copy(update={"algorithm": NextItem()})
             yield f"{name}, {OFF}", Entrant(State(state.dataset, plain, state.space), name, ablated=True)
-        if np.ptp(ShuffledSource(state).own[1]):  # else there is nothing to shuffle
-            changes = {"monitor": "ndcg@10"} if state.monitored == "dcg@10" else {}  # it must not see the true rewards
+        if np.ptp(ShuffledSource(state).own[1]):  # permuting equal rewards changes nothing
+            changes = {"monitor": "ndcg@10"} if state.monitored == "dcg@10" else {}  # dcg@10 reads the true rewards
             plain = beside(setup, "rewards-shuffled").model_copy(update=changes)
             shuffled = State(state.dataset, plain, state.space)
             yield f"{name}, {SHUFFLED}", Entrant(shuffled, name, shuffled=True, ablated=True)
 
 
 def _longer(setups: Mapping[str, Setup]) -> Iterator[str]:
-    """That some learn for longer than others, where they do: then it may be that which makes them better."""
+    """A note if some setups may train for longer than others, which may be why they are better."""
     told = {
         name: (f"{one.passes} passes" if one.passes else f"{one.epochs:,} epochs")
         + (f" or {one.seconds:g} s" if one.seconds else "")
         for name, one in setups.items()
     }
     if len(set(told.values())) > 1:
-        yield f"not trained for as long at most: {', '.join(f'{name} {how}' for name, how in told.items())}"
+        yield f"limits of training differ: {', '.join(f'{name} {how}' for name, how in told.items())}"
 
 
 def _more(learned: Mapping[str, Sequence[Setup]]) -> Iterator[str]:
@@ -232,20 +232,20 @@ def tradeoff(
     allowed: Allowed = None,
     stages: Stages = SILENT,
 ) -> list[tuple[float, Comparison]]:
-    """Judge a setup on next items at several weights of the spread in its reward: how much accuracy each costs.
+    """Evaluate a setup on next items at several weights of the spread in its reward: the accuracy that each costs.
 
-    Each model is trained where it is missing, in the folder `spread-WEIGHT` beside the setup's own (and there in one
-    for each seed). What else earns keeps its weight; where nothing else does, the log's own reward counts once, since a
-    weight alone would only scale.
+    Models are trained where they are missing, in the folder `spread-WEIGHT` beside the setup's own (with a folder in it
+    for each seed). Other rewards keep their weights; if there are none, the log's own reward gets weight 1, because a
+    weight on the spread alone would only scale the reward.
 
     Args:
         setup: of an algorithm that learns from the log's rewards.
-        weights: of `reward.spread`; each is judged once.
+        weights: of `reward.spread`; duplicates are evaluated once.
         seeds: of training; None: the setup's own.
         part: see `evaluate_next`; `allowed`: likewise.
 
     Returns:
-        Each weight, in ascending order, with the scores of `agent` alone; all on the same targets.
+        Each weight, in ascending order, with the scores of `agent` only; all on the same targets.
 
     Raises:
         SetupError: the algorithm reads no reward, or the items have no attributes.
@@ -272,7 +272,8 @@ def tradeoff(
 
 
 def with_spread(setup: Setup, weight: float) -> Setup:
-    """The setup with that weight of the spread in its reward, its models and its log of training beside its own."""
+    """The setup with this weight of the spread in its reward, and with its models and training log beside the
+    original."""
     others = [term for term in setup.reward.terms if not isinstance(term, Spread)]
     logged = next((term.weight for term in others if isinstance(term, Logged)), None if others else 1.0)
     reward = setup.reward.model_copy(
@@ -285,7 +286,7 @@ def with_spread(setup: Setup, weight: float) -> Setup:
 
 
 def check_weights(setup: Setup, weights: Sequence[float]) -> None:
-    """Raises a `SetupError` where there is nothing to weigh."""
+    """Raises a `SetupError` where weights of the spread are invalid or have no effect."""
     name = setup.algorithm.name
     if isinstance(setup.algorithm, NextItem):
         raise SetupError(

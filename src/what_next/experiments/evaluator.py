@@ -1,4 +1,4 @@
-"""Policies beside each other on the same next items: every metric as a mean over users, with its interval.
+"""Evaluates policies on the same next items: every metric is a mean over users with its interval.
 
 The seeds of training are averaged first, then the rows of a user, then the users. A difference of two policies is taken
 for each row.
@@ -24,7 +24,7 @@ from what_next.metrics.windows import Sampling
 from what_next.types import History, Policy
 
 SHARE_RESAMPLES = 200
-"""Of the shares of the catalogue: each counts the items in the slates of the users who were drawn."""
+"""Resamples for coverage and gini; each counts the items in the slates of the resampled users."""
 ACCURACY = {
     "hr": hit_rate,
     "ndcg": ndcg,
@@ -35,7 +35,7 @@ ACCURACY = {
 }
 Values = Mapping[str, Float64[np.ndarray, "rows"]]
 Groups = Mapping[str, Mapping[str, Bool[np.ndarray, "rows"]]]
-"""Kind of group, its name, and the rows that are in it."""
+"""The rows of each group, by kind of group and name."""
 Name = TypeVar("Name", bound=Hashable)
 Means = dict[str, dict[str, Interval]]
 """By name of the policy or difference, then by metric."""
@@ -43,11 +43,11 @@ Means = dict[str, dict[str, Interval]]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What the policies of some seeds recommended, and how good that was.
+    """The recommendations of a policy's seeds, and their metrics.
 
     Attributes:
-        slates: in every row, for each seed; as long as the longest that is judged.
-        values: for each metric its value in each row, seeds averaged; not a number where there is none.
+        slates: for each seed and row; as long as the longest evaluated slate.
+        values: for each metric its value in each row, averaged over seeds; NaN without a value.
     """
 
     slates: Int32[np.ndarray, "seeds rows k"]
@@ -56,18 +56,18 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Whom policies are judged on, and by what.
+    """The targets, users and metrics of an evaluation.
 
     Attributes:
         targets: not empty; `histories`: from users, starts and lengths to what policies read.
-        statistics: what training knows of the items; None: only what needs none of it is measured.
+        statistics: item statistics known in training; None: metrics that need them are left out.
         sampling: how the spread of the top item is measured; None: it is not.
         latest: the last events before each target, sigma included; None likewise.
-        ks: lengths of slates; the first one leads.
+        ks: slate lengths; the first one is the main one.
         seen: whether items of the history may be recommended; `allowed`: which items may, None for all.
-        groups: of rows, which are judged apart, too.
+        groups: groups of rows that are evaluated separately, too.
         seed: of the order of ties, and of the bootstrap.
-        stages: shows how far the work is.
+        stages: shows progress.
     """
 
     targets: Targets
@@ -84,26 +84,26 @@ class Evaluator:
 
     @property
     def owners(self) -> Int64[np.ndarray, "rows"]:
-        """The user of each row, counted among those who are judged."""
+        """The user of each row, as an index among the evaluated users."""
         return self.targets.people[1]
 
     def score(self, policies: Sequence[Policy], histories: Histories | None = None, name: str = "a policy") -> Scores:
-        """Let the policy of each seed of training recommend in every row, greedily.
+        """Let the policy of each training seed recommend in every row, greedily.
 
-        `histories` is what they read, where it is not what others do; `name` is what progress calls them.
+        `histories`: what they read, if it differs from the evaluator's; `name`: their name in the progress display.
         """
         done = self.stages.begin(f"judging {name}", len(policies) * len(self.targets))
         read = histories or self.histories
         return self.scored([self._rank(one, read, self.seed + place, done) for place, one in enumerate(policies)])
 
     def ranked(self, policy: Policy, name: str) -> Ranks:
-        """How one policy ranks the targets."""
+        """One policy's ranking of the targets."""
         return self._rank(policy, self.histories, self.seed, self.stages.begin(f"judging {name}", len(self.targets)))
 
     def scored(self, ranks: Sequence[Ranks]) -> Scores:
-        """How good the rankings of a policy are, one for each seed of training."""
+        """The metrics of a policy's rankings, one ranking for each training seed."""
         values = [self._values(one) for one in ranks]
-        # Seeds are averaged before any interval: no number where a seed has none.
+        # Seeds are averaged before intervals are computed; NaN if one seed has no value.
         means = {name: np.mean([one[name] for one in values], axis=0) for name in values[0]}
         return Scores(np.stack([one.items for one in ranks]), means)
 
@@ -162,7 +162,7 @@ class Evaluator:
         return found
 
     def _beyond(self, statistics: ItemStatistics, ranks: Ranks, k: int) -> Values:
-        """What is measured of the slates themselves."""
+        """The metrics of the slates themselves."""
         slates = ranks.items[:, :k]
         found = {
             "novelty": beyond.novelty(slates, statistics),
@@ -177,14 +177,14 @@ class Evaluator:
 
     @cached_property
     def _popular(self) -> Places:
-        """Where popularity puts the targets: what nobody is surprised by."""
+        """The targets' places in the popularity ranking, the reference for serendipity."""
         assert self.statistics is not None
         done = self.stages.begin("what popularity finds", len(self.targets))
         return self._rank(Popular(self.statistics.counts), self.histories, self.seed, done).places
 
     @cached_property
     def _profile(self) -> Profile:
-        """What the history of each row is like."""
+        """The statistics of each row's history."""
         assert self.statistics is not None
         users, categories = self.targets.users, self.statistics.categories
         width = 0 if categories is None else categories.shape[1]

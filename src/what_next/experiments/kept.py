@@ -1,8 +1,9 @@
-"""What tuned baselines came to, kept beside the data, so that it need not be found again.
+"""A cache of tuned baselines' results beside the data.
 
-A file for each baseline and each set of targets, in a folder `NAME.baselines` beside `NAME.parquet`. Its name holds
-hashes of all that it follows from: the events (and the tags, where it goes by them), the code, how settings were
-chosen, and what was judged. A file of other events or other code is never read, and goes when a new one is written.
+There is one file for each baseline and set of targets, in a folder `NAME.baselines` beside `NAME.parquet`. Its name
+holds hashes of everything that the result depends on: the events (and the tags, for a baseline that reads them), the
+code, how settings were chosen, and the evaluation. Files of other events or code are never read, and are deleted when a
+new one is written.
 """
 
 import hashlib
@@ -29,19 +30,19 @@ PARTS = ("items", "above", "tied")
 
 
 class Shelf:
-    """Where the baselines of some data, choice and targets are kept.
+    """The cached baselines of one data set, choice of settings and set of targets.
 
     Attributes:
         folder: beside the data.
-        evaluator: what is judged, in slates of `k`.
-        events: hash of the log and of the code; `tagged`: of the items and their tags, too; `choice`: of what settings
-            are chosen on; `judged`: of what is judged.
-        anew: whether nothing is read, but all found again and kept.
-        used: the baselines whose results were read; `notes`: what a person should know of the others.
+        evaluator: the evaluation, in slates of `k`.
+        events: hash of the log and of the code; `tagged`: of the items and their tags, too; `choice`: of how settings
+            are chosen; `judged`: of the evaluation.
+        anew: whether to ignore existing files and write new ones.
+        used: the baselines whose results were read; `notes`: messages about the others.
     """
 
     def __init__(self, state: State, chosen_on: Targets, evaluator: Evaluator, anew: bool = False) -> None:
-        """Of a state, whose settings are chosen on some targets among the items that the evaluator allows."""
+        """For a state, whose baselines are tuned on `chosen_on` among the items that the evaluator allows."""
         dataset, split, how, targets = state.dataset, state.split, state.setup.evaluation, evaluator.targets
         times, may = dataset.timestamps, [] if evaluator.allowed is None else [evaluator.allowed]
         log = [dataset.offsets, dataset.items, *([] if times is None else [times]), len(dataset.catalogue), _code()]
@@ -55,17 +56,17 @@ class Shelf:
         self.used, self.notes = list[str](), list[str]()
 
     def settings(self, name: str) -> Settings | None:
-        """What was chosen for a baseline, whatever it was judged on; None where nothing is kept."""
+        """The cached settings of a baseline, from any evaluation; None without a file."""
         for path in [] if self.anew else sorted(self.folder.glob(f"{self._made_of(name)}-{self.choice}-*.safetensors")):
             try:
                 with safe_open(path, "numpy") as file:
                     return _settings_in(file.metadata())
             except (OSError, SafetensorError, ValueError):
-                continue  # said by whoever reads the ranking, or of no concern
+                continue  # `read` reports a damaged file if it is needed
         return None
 
     def told(self) -> list[str]:
-        """What a person should know."""
+        """Messages for the user."""
         if not self.used:
             return self.notes
         names = ", ".join(self.used)
@@ -76,11 +77,11 @@ class Shelf:
         return self.folder / f"{self._made_of(name)}-{self.choice}-{self.judged}.safetensors"
 
     def _made_of(self, name: str) -> str:
-        """How the names of a baseline's files start: with the hash of what it is counted from."""
+        """The start of a baseline's file names: the hash of its input."""
         return f"{self.tagged if name == 'content' else self.events}-{name}"
 
     def read(self, name: str) -> tuple[Settings, Ranks] | None:
-        """The settings and the ranking of a baseline; None where they are not kept, or damaged, which is noted."""
+        """The settings and the ranking of a baseline; None if there is no file, or (with a note) a damaged one."""
         path = self.path(name)
         if self.anew or not path.is_file():
             return None
@@ -95,7 +96,7 @@ class Shelf:
         return settings, found
 
     def write(self, name: str, settings: Settings, ranks: Ranks) -> None:
-        """Keep what was found; a folder that cannot be written to is noted."""
+        """Write a result; a folder that cannot be written to is noted."""
         path, places = self.path(name), ranks.places
         parts = {"items": ranks.items, "above": places.above, "tied": places.tied}
         arrays = {part: np.ascontiguousarray(one, np.int32) for part, one in parts.items()}
@@ -109,7 +110,7 @@ class Shelf:
                 old.unlink(missing_ok=True)
 
     def _checked(self, arrays: dict[str, np.ndarray]) -> Ranks:
-        """The ranking, if these arrays can be one of the targets."""
+        """The ranking, after a check that the arrays fit the targets."""
         targets = self.evaluator.targets
         shape = targets.sets.shape
         shapes = {"items": (len(targets), max(self.evaluator.ks)), "above": shape, "tied": shape}
@@ -118,19 +119,19 @@ class Shelf:
                 raise ValueError(f"its {part} are {one.dtype} {one.shape}")
         items, above, tied = (arrays[part] for part in PARTS)
         if items.min(initial=-1) < -1 or items.max(initial=-1) >= targets.catalogue:
-            raise ValueError("it names items that there are not")
+            raise ValueError("it names items that do not exist")
         if above.min(initial=0) < 0 or tied.min(initial=1) < 1:
-            raise ValueError("its places are none")
+            raise ValueError("its places are invalid")
         counts = (targets.sets >= 0).sum(axis=1)
         places = Places(above.astype(np.int64), tied.astype(np.int64), counts)
         return Ranks(items, places, targets.rewards)
 
 
 def _settings_in(metadata: dict[str, str] | None) -> Settings:
-    """The settings that a file holds; raises a `ValueError` where it holds none."""
+    """The settings in a file's metadata; raises a `ValueError` where they are invalid."""
     found: Any = json.loads((metadata or {}).get("settings", ""))
     if not isinstance(found, dict):
-        raise ValueError("its settings are none")
+        raise ValueError("its settings are invalid")
     return {str(key): float(value) for key, value in found.items()}
 
 
@@ -138,7 +139,7 @@ def _hash(values: Iterable[object]) -> str:
     """Short SHA-256 over arrays and plain values."""
     digest = hashlib.sha256()
     for value in values:
-        # The values of an array as they lie there, without a copy: a log may be larger than memory.
+        # Hashes the array's memory without a copy, because a log may be larger than memory.
         one = np.ascontiguousarray(value).data if isinstance(value, np.ndarray) else memoryview(repr(value).encode())
         digest.update(one.nbytes.to_bytes(8, "little"))
         digest.update(one)
@@ -147,7 +148,7 @@ def _hash(values: Iterable[object]) -> str:
 
 @cache
 def _code() -> str:
-    """Of all code that a ranking follows from: nobody has to remember to raise a version number."""
+    """Hash of all code that rankings depend on, so that no version number has to be maintained."""
     rooms = (Path(str(room.__file__)).parent for room in (baselines, data, metrics, retrieval))
     files = sorted(file for room in rooms for file in room.glob("*.py"))
     return _hash(file.read_bytes() for file in (*files, Path(__file__).with_name("baselines.py")))

@@ -1,4 +1,4 @@
-"""The models that are judged: trained where they are missing, and never on whom they are judged on."""
+"""The models to evaluate: trained where they are missing, and never on the users that they are judged on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ from what_next.training.refit import due, refit_on
 
 
 def of_seed(setup: Setup, seed: int) -> Setup:
-    """The same setup trained from another seed, its models in a folder of their own beside; the split stays."""
+    """The same setup with another training seed, its models in a folder beside; the split stays the same."""
     return beside(setup, f"seed-{seed}").model_copy(update={"seed": seed})
 
 
 def beside(setup: Setup, folder: str) -> Setup:
     """The same setup with its models in a folder beside its own."""
-    update: dict[str, Any] = {"log": None}  # beside the model
+    update: dict[str, Any] = {"log": None}  # the training log goes beside the model
     for name in ("model_agent_path", "model_critic_path"):
         path: Path | None = getattr(setup, name)
         update[name] = path and path.parent / folder / path.name
@@ -32,8 +32,8 @@ def beside(setup: Setup, folder: str) -> Setup:
 
 
 def chosen(setup: Setup, state: State, seeds: Sequence[int] | None) -> list[Setup]:
-    """The setup of the model that is there, with the seed it was trained from; or one for each seed, trained where it
-    is not yet."""
+    """The setup of the existing model, with the seed that it was trained from; or a setup for each seed, whose model is
+    trained if it is missing."""
     if seeds is None:
         saved = read_manifest(setup.model_agent_path, "agent").setup
         return [setup.model_copy(update={"seed": saved["seed"]})]
@@ -41,20 +41,20 @@ def chosen(setup: Setup, state: State, seeds: Sequence[int] | None) -> list[Setu
 
 
 def trained(setup: Setup, state: State, source: type[Source] | None = None) -> Setup:
-    """Train where the model of these very settings is missing or was not trained to its end; returns the setup.
+    """Train unless a completely trained model with these settings exists; returns the setup.
 
-    What was interrupted goes on from its last save, and comes to the same end.
+    An interrupted training continues from its last checkpoint, with the same final result.
 
     Args:
-        setup: with the seed, which also says in which order histories come; `state`: of the same data and split.
-        source: where batches come from; None: the algorithm's own.
+        setup: with the seed, which also determines the order of histories; `state`: of the same data and split.
+        source: the source of batches; None: the algorithm's own.
     """
     if not is_trained(setup, state):
         begun = _begun(setup)
         line_console().print(f"training {setup.model_agent_path} (seed {setup.seed})", highlight=False)
         try:
             interrupted = _train(setup, state, source, resume=begun)
-        except ModelError:  # the data have changed
+        except ModelError:  # the data has changed
             if not begun:
                 raise
             interrupted = _train(setup, state, source, resume=False)
@@ -64,7 +64,7 @@ def trained(setup: Setup, state: State, source: type[Source] | None = None) -> S
 
 
 def _train(setup: Setup, state: State, source: type[Source] | None, *, resume: bool) -> bool:
-    """Whether it was interrupted."""
+    """Train; returns whether it was interrupted."""
     training = setup.model_copy(update={"train": True})
     learned = State(state.dataset, training, state.space)
     made, agent = source(learned) if source else None, Agent(training, state.space)
@@ -72,14 +72,14 @@ def _train(setup: Setup, state: State, source: type[Source] | None, *, resume: b
 
 
 def _begun(setup: Setup) -> bool:
-    """Whether a training that was to be as long was interrupted; of an ensemble, that of any of its networks."""
+    """Whether a training of the same length was interrupted; for an ensemble, that of any of its networks."""
     parts = setup.members if setup.ensemble > 1 else (setup,)
     found = [checkpoint.progress(one) for one in parts if one.model_agent_path.exists()]
     return bool(found) and all(saved is not None and saved.same for saved in found)
 
 
 def is_trained(setup: Setup, state: State) -> bool:
-    """Whether the models of a setup are there, whole, and trained to the end by the same settings."""
+    """Whether a setup's models exist, are undamaged, and were trained to the end with the same settings."""
     saved = checkpoint.progress(setup)
     if saved is None or saved.unweighed:
         return False
@@ -90,7 +90,8 @@ def is_trained(setup: Setup, state: State) -> bool:
     environment = Environment(Agent(setup, state.space), state, setup)
     agent = environment.agent
     agent.histories, agent.steps, agent.spent = saved.histories, saved.steps, saved.spent
-    return environment.done() and environment.patience is None  # else it was killed before its counts were weighed
+    # With patience, a run at its end that is not `ended` was killed before its counts were weighed.
+    return environment.done() and environment.patience is None
 
 
 def judged_state(state: State, setups: Sequence[Setup], part: Part) -> State:

@@ -1,4 +1,4 @@
-"""How well next items are named: an agent beside chance, popularity, tuned baselines, and itself before it learned."""
+"""Next-item evaluation of an agent beside chance, popularity, tuned baselines, and its untrained self."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,25 +24,25 @@ from what_next.settings import Setup, listed
 from what_next.state import State
 
 RIVALS = (*EVERY, "untrained")
-"""What each learned policy is compared with, where it is judged too."""
+"""Policies that each learned one is compared with, if they were evaluated too."""
 FEW = 50
-"""Users, of fewer than whom a bootstrap's interval is visibly too narrow."""
+"""With fewer users than this a bootstrap's interval is visibly too narrow."""
 HITS = 10
-"""Users with a hit, of fewer than whom it is, too, however many have none."""
+"""With fewer users with a hit than this it is too narrow as well, however many users there are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Policies judged on the same next items, with all that it was found from: a report shows more than the result.
+    """Policies evaluated on the same next items, with the data behind the result, which a report shows in part.
 
     Attributes:
-        result: plain values: what was judged (`protocol`), and `policies`, `differences` and `groups`. Each metric is a
-            mean with a 95 % interval, `{mean, low, high, n}`, n being users.
+        result: plain values: what was evaluated (`protocol`), and `policies`, `differences` and `groups`. Each metric
+            is a mean with a 95 % interval, `{mean, low, high, n}`, n being users.
         state: the data, split and catalogue.
-        evaluator: whom policies were judged on, and by what.
-        scores: by name of the policy, what it recommended.
-        setups: of each learned policy, those of its seeds: their logs of training, their models.
-        notes: what a person should know besides: which baselines are those of an earlier run.
+        evaluator: the targets, users and metrics.
+        scores: by name of the policy, its recommendations and metrics.
+        setups: the setups of each learned policy's seeds, with their training logs and models.
+        notes: messages for the user, such as which baselines were read from the cache.
     """
 
     result: dict[str, Any]
@@ -62,22 +62,23 @@ def evaluate_next(
     stages: Stages = SILENT,
     anew: bool = False,
 ) -> Comparison:
-    """Judge the agent of any setup on next items.
+    """Evaluate the agent of any setup on next items.
 
-    Policies: `agent`, `untrained` (the agent before its first step), `random` and the baselines. Each takes its best
-    items; where scores are equal, a metric is its mean over their orders, so `random`, to whom all are, is chance.
+    Policies: `agent`, `untrained` (the agent before its first step), `random` and the baselines. Each recommends its
+    best items. Metrics are means over all orders of tied items; `random` ties all items, so its metrics are chance.
 
     Args:
-        setup: whose model is loaded.
-        part: tune on validation; report the test.
-        seeds: of training; None judges the saved model alone. The model of each seed is trained where it is missing or
-            was made by other settings, beside the setup's own, on the same split.
+        setup: its model is loaded.
+        part: validation for tuning; test for reporting.
+        seeds: of training; None: only the saved model. The model of each seed is trained if it is missing or has other
+            settings, beside the setup's own, on the same split.
         allowed: items that may be recommended; None for all.
-        baselines: beside which. What they came to is kept beside the data (`kept`), and used again unless `anew`.
-        stages: shows how far the work is.
+        baselines: which baselines to include. Their results are cached beside the data (`kept`), and read unless
+            `anew`.
+        stages: shows progress.
 
     Raises:
-        DataError: nobody of the split can be judged on.
+        DataError: the split has no user to evaluate on.
         ModelError: a model is missing or damaged, or was trained on another split.
     """
     state = State.from_setup(setup)
@@ -104,8 +105,8 @@ def result_of(
     """The result of a `Comparison`.
 
     Args:
-        scores: by name of the policy; `about`: what they were judged on (`protocol`).
-        differences: by name, which two policies are compared; None: each learned one with `RIVALS`.
+        scores: by name of the policy; `about`: what they were evaluated on (`protocol`).
+        differences: by name, the two policies to compare; None: each learned one with `RIVALS`.
     """
     if differences is None:
         learned, rivals = [one for one in scores if one not in RIVALS], [one for one in RIVALS if one in scores]
@@ -125,9 +126,9 @@ def result_of(
 def rules(
     evaluator: Evaluator, state: State, wanted: Collection[str] = EVERY, anew: bool = False
 ) -> tuple[dict[str, Scores], dict[str, dict[str, float]], list[str]]:
-    """The scores of chance and the baselines; the settings that validation chose for these; what to say about it.
+    """The scores of chance and the baselines; the baselines' chosen settings; and messages for the user.
 
-    What the baselines came to is kept beside the data, and used again unless `anew`.
+    Results of baselines are cached beside the data, and read unless `anew`.
     """
     assert evaluator.statistics is not None
     plain = {"random": RandomItem(evaluator.targets.catalogue), "popular": Popular(evaluator.statistics.counts)}
@@ -148,22 +149,22 @@ def rules(
 
 
 def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> Iterator[str]:
-    """Which policies hit the targets of so few users that no resample tells how many more it could have been."""
+    """A warning about policies that hit the targets of so few users that the bootstrap underestimates the interval."""
     metric = f"hr@{evaluator.ks[0]}"
     hits = {name: len(np.unique(evaluator.owners[one.values[metric] > 0])) for name, one in scores.items()}
     few = ", ".join(f"{name} {count}" for name, count in hits.items() if count < HITS)
     if few:
         yield (
-            f"users with a hit ({metric}): {few}; of fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] "
-            "of none), and so may be those of differences from such a policy; judge on more users"
+            f"users with a hit ({metric}): {few}; with fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] "
+            "without any), and so may be those of differences from such a policy; judge on more users"
         )
 
 
 def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
-    """That nothing learned of the log can name any target, and what to do about it, where it is so."""
+    """A warning, with advice, if no model that learned from the log can hit any target."""
     sets, counts = evaluator.targets.sets, state.space.counts
     assert counts is not None
-    known = (sets >= 0) & ((counts[sets] > 0) | state.space.catalogue.informative)  # attributes tell of any item
+    known = (sets >= 0) & ((counts[sets] > 0) | state.space.catalogue.informative)  # attributes describe new items, too
     within = replace(evaluator.targets, relevant=np.where(known, sets, -1))
     held = 0 if evaluator.seen else within.held(state.dataset)
     if known.sum() > held:
@@ -173,13 +174,13 @@ def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
         later = ["a later moment (split.quantile or split.date)"] if state.split.kind == "time" else []
         ways += [*later, "items with attributes"]
     yield (
-        "no target can be named by what learned from the log: each stands in its history, or has no training event; "
-        f"this table compares nothing; take {listed(ways, 'or')}"
+        "no model that learned from the log can hit any target, because each is in its history already or has no "
+        f"training event, so this table compares nothing; take {listed(ways, 'or')}"
     )
 
 
 def _all_hit(evaluator: Evaluator) -> Iterator[str]:
-    """That slates hold all items, and so the target of every policy, where it is so."""
+    """A warning if slates hold all items, so that every policy hits every target."""
     items = evaluator.choices
     if long := [f"hr@{k}" for k in evaluator.ks if k >= items]:
         yield (
@@ -191,18 +192,19 @@ def _all_hit(evaluator: Evaluator) -> Iterator[str]:
 def protocol(
     state: State, part: Part, evaluator: Evaluator, seeds: Sequence[int], baselines: Collection[str] = EVERY
 ) -> dict[str, Any]:
-    """What policies were judged on: `data`, `split`, `targets`, `seeds`, and how settings of `baselines` were chosen.
+    """What policies were evaluated on: `data`, `split`, `targets`, `seeds`, and how settings of `baselines` were
+    chosen.
 
-    Of the split: the `users` of this part and all others, how many users and events training knows, and which of these
-    were held back for validation at first (`refit`).
-    Of the targets: their `kind`, the `rows` and `users`, the `items` to be named, and a `hash` over them all; `held`:
-    those that the history holds, which nobody can name who leaves its items out; `cold_items`: those without a training
-    event; `not_allowed`: those that may not be recommended; `cold_users`: of whom training knows nothing, though the
-    split sets nobody aside; `without_history`: users of the part who are not judged.
+    Of the split: the `users` of this part and all others, how many users and events training knows, and the events that
+    a second training added (`refit`).
+    Of the targets: their `kind`, the `rows` and `users`, the relevant `items`, and a `hash` over them all; `held`: those
+    that their history holds already, which policies that recommend only new items cannot hit; `cold_items`: those
+    without a training event; `not_allowed`: those that may not be recommended; `cold_users`: users without a training
+    event, unless the split holds out whole users; `without_history`: users of the part who are not evaluated.
     """
     dataset, split, targets, allowed = state.dataset, state.split, evaluator.targets, evaluator.allowed
     judged, people, counts = getattr(split, part), targets.people[0], state.space.counts
-    told = {"ease"} if set(baselines) == set(EVERY) else baselines  # nobody asked for the other one by its name
+    told = {"ease"} if set(baselines) == set(EVERY) else baselines  # other omissions matter only if asked for by name
     items = targets.sets[targets.sets >= 0]
     return {
         "data": dataset.name,
@@ -235,10 +237,10 @@ def protocol(
 
 
 def evaluator_of(state: State, part: Part, allowed: Allowed = None, stages: Stages = SILENT) -> Evaluator:
-    """Whom the policies of a state are judged on; the spread counts where items have attributes.
+    """The evaluator for a state; with the spread where items have attributes.
 
     Raises:
-        DataError: nobody has a target with an event before it.
+        DataError: no user has a target with an event before it.
     """
     dataset, how, spread = state.dataset, state.setup.evaluation, state.setup.reward.spread
     targets = targets_of(state, part)
@@ -252,7 +254,7 @@ def evaluator_of(state: State, part: Part, allowed: Allowed = None, stages: Stag
     if state.space.catalogue.informative:
         sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
         lengths = np.minimum(targets.before, spread.window)
-        # As the founding algorithm reads them: histories that tell how widely each user's taste is spread.
+        # The spread needs histories as the founding algorithm reads them, with each user's sigma.
         founding = State(dataset, state.setup.model_copy(update={"algorithm": WhatNext()}), state.space)
         latest = founding.histories(targets.users, targets.before - lengths, lengths)
     return Evaluator(
@@ -270,7 +272,7 @@ def evaluator_of(state: State, part: Part, allowed: Allowed = None, stages: Stag
 
 
 def _groups(state: State, targets: Targets) -> Groups:
-    """Rows that are judged apart, too."""
+    """Groups of rows that are evaluated separately, too."""
     dataset, split, counts = state.dataset, state.split, state.space.counts
     assert counts is not None
     times, activity = dataset.timestamps, None
@@ -281,5 +283,5 @@ def _groups(state: State, targets: Targets) -> Groups:
         targets.before, targets.items, counts, activity=activity, known=known
     )
     if targets.relevant is not None:
-        del found["item popularity"]  # a set has items of all kinds
+        del found["item popularity"]  # a set has items of all popularities
     return {kind: masks for kind, masks in found.items() if len(masks) > 1}

@@ -1,8 +1,8 @@
-"""What a number of users, items and events needs: memory, disk, network, processors and money, part by part.
+"""Resource planning for a number of users, items and events: memory, disk, network, processors and cost of each part.
 
-Every constant was measured, and stands in `plan.json` beside this file with its size, its command and its machine
-(`benchmarks/bench_scale.py` measures them anew). Each part comes of formulas of a few of them, which are shown with it.
-Beyond the sizes that were measured the formulas go on as they are: that is extrapolated, and the plan says so.
+Every constant was measured, and stands in `plan.json` beside this file with its size, command and machine
+(`benchmarks/bench_scale.py` measures them again). Each part is computed by formulas of these constants, which are shown
+with it. Beyond the measured sizes the formulas extrapolate, and the plan says so.
 """
 
 import json
@@ -20,21 +20,21 @@ from what_next.errors import SetupError
 KEPT = Path(__file__).with_name("plan.json")
 DAY, MONTH = 86_400, 30 * 86_400
 DIM = 64
-"""Of the networks that most was measured with."""
+"""Dimension of the networks in most measurements."""
 LEAST = 10**4
-"""Items that were measured with, at least: costs that grow with a power of the items are those of this many below."""
+"""Smallest measured catalogue: costs that grow with a power of the items are assumed constant below it."""
 EXACT = 10**5
-"""Items up to which a service looks at every one; beyond, the plan has it search an index (`server.search`)."""
+"""Above this many items the plan has the service search an index instead of scoring all items (`server.search`)."""
 ANSWER = 10
-"""Items of an answer."""
+"""Items in an answer."""
 CACHE = 2.0**30
-"""Bytes of sessions that a service keeps in memory at most."""
+"""Most memory of a service for sessions, in bytes."""
 ARRAYS = 16
-"""Bytes of an event in the flat arrays of a log that was sorted on the disk: an item, a time and a reward."""
+"""Bytes per event in the flat arrays of a log that was sorted on disk: an item, a time and a reward."""
 MAPPED = 100
-"""Bytes that training holds of such a log for each user and each window, about."""
+"""Approximate bytes that training keeps of such a log for each user and each window."""
 MOST = 1e18
-"""No number of a plan is larger: beyond, products of them are no numbers any more."""
+"""Largest number in a plan: above it, products overflow."""
 FREE = ("requests", "prices", "active", "days", "passes")
 """Numbers that may be 0; all others are 1 or more."""
 WINDOW = 100
@@ -43,18 +43,18 @@ WINDOW = 100
 
 @dataclass(frozen=True)
 class Size:
-    """What is planned for.
+    """The size to plan for.
 
     Attributes:
         users, items: how many there are; `events`: in the log.
         dim: of vectors and networks.
-        requests: answers a second, on average; as many events come in.
-        replicas: processes that serve. `ranks`: processes that train; `sharded`: whether each has a share of the item
-            tables alone (`cluster.items`).
-        passes: of a training over the log, once a day. `active`: share of the users whose state is kept in memory.
-        days: that answers and new events are kept in the database.
-        memory, disk: of one machine, in bytes; `bandwidth`: between machines, bytes a second.
-        prices: money for a core, a GiB of memory, a GiB of disk, each for a month, and for a GiB that is sent.
+        requests: answers per second, on average; as many events arrive.
+        replicas: serving processes. `ranks`: training processes; `sharded`: whether each holds only a shard of the item
+            tables (`cluster.items`).
+        passes: of a daily training over the log. `active`: share of the users whose state is kept in memory.
+        days: how long answers and new events are kept in the database.
+        memory, disk: of one machine, in bytes; `bandwidth`: between machines, in bytes per second.
+        prices: per month of a core, of a GiB of memory and of a GiB of disk, and per GiB sent.
     """
 
     users: float
@@ -76,12 +76,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Part:
-    """What one part needs.
+    """The resources that one part needs.
 
     Attributes:
-        memory: bytes, of each process that has it; `copies`: how many these are.
-        disk: bytes. `network`: bytes a second, on average. `cores`: kept busy, on average.
-        formula: of all that, in the names of the constants.
+        memory: bytes, in each process that has the part; `copies`: how many such processes there are.
+        disk: bytes. `network`: bytes per second, on average. `cores`: busy cores, on average.
+        formula: of all these, in the names of the constants.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Part:
     cores: float = 0.0
 
     def cost(self, prices: Sequence[float]) -> float:
-        """Money for a month."""
+        """Cost per month."""
         core, memory, disk, sent = prices
         gib = (memory * self.memory * self.copies + disk * self.disk + sent * self.network * MONTH) / 2**30
         return core * self.cores + gib
@@ -101,10 +101,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Limit:
-    """A place where the design breaks.
+    """A limit of the design.
 
     Attributes:
-        need, most: what is needed there, and what there is, in one unit. `then`: what helps.
+        need, most: the need and the capacity, in one unit. `then`: the remedy.
     """
 
     name: str
@@ -115,13 +115,13 @@ class Limit:
 
     @property
     def times(self) -> float:
-        """How much of it is used; above 1 it is broken."""
+        """Used share of the capacity; above 1 the design breaks."""
         return self.need / self.most
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The parts of a size, and its limits, the one that breaks first first."""
+    """The parts of a size, and its limits, the tightest first."""
 
     size: Size
     parts: tuple[Part, ...]
@@ -129,12 +129,12 @@ class Plan:
 
     @property
     def cost(self) -> float:
-        """Money for a month, of all parts."""
+        """Cost per month of all parts."""
         return sum(part.cost(self.size.prices) for part in self.parts)
 
     @property
     def verdict(self) -> str:
-        """Where it breaks first, in a sentence."""
+        """The tightest limit, in a sentence."""
         first = self.limits[0]
         told = f"{first.name} (needs {shown(first.need, first.unit)}, has {shown(first.most, first.unit)})"
         if first.times > 1:
@@ -154,7 +154,7 @@ def plan(size: Size) -> Plan:
     """The plan of a size.
 
     Raises:
-        SetupError: a number is none that can be planned for.
+        SetupError: a number cannot be planned for.
     """
     for name, value in asdict(size).items():
         least, most = (0 if name in FREE else 1), (1 if name == "active" else MOST)
@@ -166,9 +166,9 @@ def plan(size: Size) -> Plan:
 
 
 def _part(name: str, size: Size, each: Literal["ranks", "replicas"] | None = None, **needs: str) -> Part:
-    """A part by the formulas of what it needs, SQL in the names of the constants and of the size.
+    """A part from formulas of what it needs: SQL expressions in the names of the constants and of the size.
 
-    `each`: the processes that have its memory.
+    `each`: the processes that each hold its memory.
     """
     numbers = {key: float(value) for key, value in asdict(size).items() if key != "prices"}
     known = pl.DataFrame({**numbers, **constants(), "day": float(DAY)})
@@ -181,11 +181,11 @@ def _part(name: str, size: Size, each: Literal["ranks", "replicas"] | None = Non
 
 
 def _learning(size: Size) -> Iterator[Part]:
-    """What stands between a log and a model."""
+    """The parts from the log to a model."""
     held = size.events * constants()["import_memory"] <= size.memory / 2
     imported = {"cores": "events * import_cpu / day", "memory": "events * import_memory"}
     log, kept_as = "events * training_memory", "log_bytes"
-    if not held:  # it is sorted on the disk, and mapped into memory
+    if not held:  # the log is sorted on disk, and memory-mapped
         imported |= {"memory": "memory / 2", "disk": "2 * events * log_bytes"}
         log, kept_as = f"{MAPPED} * (users + events / {WINDOW})", f"(log_bytes + {ARRAYS})"
     yield _part("log on disk", size, disk=f"events * {kept_as}")
@@ -201,7 +201,7 @@ def _learning(size: Size) -> Iterator[Part]:
 
 
 def _serving(size: Size) -> Iterator[Part]:
-    """What stands between a model and an answer."""
+    """The parts from a model to an answer."""
     state = f"session_memory * dim / {DIM} + 4 * events / users"
     memory = f"active * users / replicas * ({state})"
     yield _part("sessions", size, "replicas", memory=memory, cores="requests * fold_cpu")
@@ -213,7 +213,7 @@ def _serving(size: Size) -> Iterator[Part]:
         cores="requests * (event_cpu + answer_cpu)",
     )
     vectors, cores = "items * 4 * dim", f"requests * items * exact_cpu * dim / {DIM}"
-    if size.items > EXACT:  # an index is searched, and not every item looked at
+    if size.items > EXACT:  # an index is searched instead of scoring every item
         vectors += f" + items * index_memory * dim / {DIM}"
         cores = f"requests * approximate_cpu * dim / {DIM} * pow(items / 1000000, approximate_by_items)"
     yield _part("search", size, "replicas", memory=vectors, cores=cores)
@@ -228,7 +228,7 @@ def _serving(size: Size) -> Iterator[Part]:
 
 
 def _limits(size: Size, parts: Sequence[Part]) -> Iterator[Limit]:
-    """What the design holds whole: log and item tables in every process, and one database."""
+    """The limits of the design: log and item tables in every process, and a single database."""
     of = {part.name: part for part in parts}
     disk = of["log on disk"].disk + of["import"].disk
     yield Limit("disk of the import", disk, size.disk, "bytes", "a larger disk, or an older part of the log left out")
@@ -264,7 +264,7 @@ def _limits(size: Size, parts: Sequence[Part]) -> Iterator[Limit]:
 
 
 def beyond(size: Size) -> list[str]:
-    """What of a size is larger than anything that was measured, in words."""
+    """Sentences about the numbers of a size that exceed every measurement."""
     largest = kept()["largest"]
     return [
         f"{name} were measured up to {most:,.0f}; beyond, the formulas extrapolate"
@@ -274,7 +274,7 @@ def beyond(size: Size) -> list[str]:
 
 
 def shown(value: float, unit: str) -> str:
-    """A number with its unit, for people."""
+    """A number with its unit, as text."""
     if unit.startswith("bytes"):
         power = min(int(math.log(max(value, 1), 1024)), 5)
         return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power]}{unit[5:]}"
@@ -283,13 +283,13 @@ def shown(value: float, unit: str) -> str:
 
 @cache
 def kept() -> dict[str, Any]:
-    """The constants with where they were measured, and all that was measured."""
+    """The constants with their origin, and all measurements."""
     found: dict[str, Any] = json.loads(KEPT.read_text())
     return found
 
 
 def constants() -> dict[str, float]:
-    """By name."""
+    """The constants by name."""
     return {name: one["value"] for name, one in kept()["constants"].items()}
 
 

@@ -32,16 +32,16 @@ from what_next.worlds import play as episodes_of
 from what_next.worlds.base import limit_of, played
 
 WATCHED = 100
-"""Users who are watched slate by slate, and slates of each at most."""
+"""Users that are recorded slate by slate, and most slates of each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Watched:
-    """What a policy showed to some users, and what came of it.
+    """What a policy showed to some users, and how they reacted.
 
     Attributes:
-        shown, clicks, rewards: of each slate; `going`: the slates that there were, of who had not left.
-        numbers: what was seen of the users before each slate, between 0 and 1; with what is hidden, where it is known.
+        shown, clicks, rewards: of each slate; `going`: whether the user was still there for it.
+        numbers: the observations of the users before each slate, between 0 and 1; with the hidden state, if available.
     """
 
     shown: Int64[np.ndarray, "steps users slots"]
@@ -53,15 +53,15 @@ class Watched:
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """What an agent and the references of a world earned there.
+    """The returns of an agent and of a world's references in this world.
 
     Attributes:
-        world: its name; `episodes`: by policy. The agent's are under its algorithm's name, where it does what it holds
-            for the best, and with `drawn` behind it, where it acts by draws as in training.
+        world: its name; `episodes`: by policy. The agent is listed by its algorithm's name, where it acts greedily, and
+            with `drawn` appended, where it samples as in training.
         agent: the algorithm; `ideal`: whether it saw the hidden state.
-        report: of its training; None where it was there already. seconds: of the processors that training took.
-        played: the world itself; `explored`: slates of random items, before training.
-        watched: what the agent and greed did there, slate by slate, where that was asked.
+        report: of its training; None for an existing model. seconds: processor seconds of training.
+        played: the world itself; `explored`: slates of random items before training.
+        watched: what the agent and greed did, slate by slate, if that was requested.
     """
 
     world: str
@@ -76,7 +76,7 @@ class Simulation:
 
     @property
     def slates(self) -> int:
-        """How many it learned from, with those that explored."""
+        """The number of slates that it learned from, including the random ones before."""
         return 0 if self.report is None else self.report.histories + self.explored
 
     def as_json(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Simulation:
         }
 
     def __rich__(self) -> RenderableType:
-        seen = "and sees what is hidden of the users" if self.ideal else "and sees what the world shows"
+        seen = "and sees the users' hidden state" if self.ideal else "and sees what the world shows"
         told = f"{self.agent} was there already, {seen}"
         if self.report is not None:
             steps, wall = f"{self.slates:,} slates", f"{self.report.seconds:.0f} s"
@@ -132,18 +132,18 @@ def play(
     draws: bool = False,
     seed: int = 0,
 ) -> Episodes:
-    """What a policy earns in a world, or in any environment of Gymnasium, one episode for each of some new users.
+    """A policy's returns in a world, or in any environment of Gymnasium: one episode for each of some new users.
 
     Args:
-        policy: one that learned by acting, or from a log of choices among the world's items (`sources.LogPlayer`), the
-            model that has it, or the file of its agent; or a function from a state and a generator to slates.
+        policy: one that learned by acting, or from a log of choices among the world's items (`sources.LogPlayer`), a
+            model with such a policy, or the file of its agent; or a function from a state and a generator to slates.
         env: a world, its name (`boredom:SlateTopK-Bored-v0`, `gym:sardine/SlateTopK-Bored-v0`), or an environment,
-            which is copied for each user. See `worlds.environments` for which environments can be acted in.
-        draws: whether it acts by draws, as when it learned; else it does what it holds for the best.
+            which is copied for each user. See `worlds.environments` for the supported environments.
+        draws: whether it samples, as during learning; otherwise it acts greedily.
 
     Raises:
-        SetupError: there is no such world, its episodes have no time limit, there are fewer than two of them,
-            `policy` or `seed` is none, or nothing here knows what the environment's observations mean.
+        SetupError: there is no such world, its episodes have no time limit, `episodes` is below two, `policy` or `seed`
+            is invalid, or no layout describes the environment's observations.
         ModelError: the model was not made for this world.
     """
     world = opened(env)
@@ -164,14 +164,14 @@ def play(
 def simulate(
     setup: Setup | str | Path, env: Any = None, *, stages: Stages = SILENT, force: bool = False, watch: bool = False
 ) -> Simulation:
-    """Train the setup's agent in a world, or load it where the setup does not train; then play it and the references.
+    """Train the setup's agent in a world, or load it if the setup does not train; then play it and the references.
 
-    All policies are played for users that are drawn from one seed, which training does not use. None is where training
-    was interrupted, which saves it.
+    All policies play for users drawn from one seed, which training does not use. If training is interrupted, the agent
+    is saved and nothing is played.
 
     Args:
-        env: as in `play`; None: the world that the setup names, or else that of its model.
-        watch: whether to keep what the agent and greed do slate by slate, as a report shows it.
+        env: as in `play`; None: the world named by the setup, or else by its model.
+        watch: whether to record what the agent and greed do slate by slate, for a report.
 
     Raises:
         SetupError: there is no such world, its episodes have no time limit, or the algorithm does not learn by acting.
@@ -180,7 +180,7 @@ def simulate(
     """
     setup = _read(setup, env)
     world, report, seconds, explored = world_of(setup) if env is None else opened(env), None, 0.0, 0
-    limit_of(world)  # before a training, since what it makes is played
+    limit_of(world)  # checked before training, because the model is played afterwards
     if setup.train:
         environment, before = Environment.from_setup(setup, world=world, force=force), time.process_time()
         report, explored = environment.run_sim(), getattr(environment.source, "explored", 0)
@@ -193,7 +193,7 @@ def simulate(
     agents: dict[str, Reference] = {name: kind(policy, world)}
     if policy.agent.setup.algorithm.draws_points or policy.sampler != Greedy():
         agents[f"{name}, drawn"] = kind(policy, world, draws=True)
-    interrupted = report is not None and report.interrupted  # whoever interrupts does not want to wait for them
+    interrupted = report is not None and report.interrupted  # after an interrupt nothing is played
     players = {} if interrupted else agents | dict(world.references())
     episodes, done = {}, stages.begin("playing", len(players))
     for one, player in players.items():
@@ -207,7 +207,7 @@ def simulate(
 
 
 def _read(setup: Setup | str | Path, env: Any) -> Setup:
-    """The setup; where nothing names a world and nothing is trained, with the world that its model learned in."""
+    """The setup; if neither it nor `env` names a world and it does not train, the world of its model is used."""
     setup = setup if isinstance(setup, Setup) else Setup.read(setup, ["data=-"])  # a world needs no data
     if env is not None or setup.train or setup.world.name is not None:
         return setup
@@ -217,7 +217,7 @@ def _read(setup: Setup | str | Path, env: Any) -> Setup:
 
 
 def watched_in(world: World, policy: Reference, users: int = WATCHED) -> Watched:
-    """A policy and new users, until the last of them is gone or so many slates were shown."""
+    """Play a policy for new users, until all have left or the most slates were shown."""
     ideal, found = has_ideal(world), list[tuple[np.ndarray, ...]]()
     low, high = world.bounds(ideal)
     limit = min(WATCHED, world.steps or WATCHED)
@@ -229,7 +229,7 @@ def watched_in(world: World, policy: Reference, users: int = WATCHED) -> Watched
 
 
 def has_ideal(world: World) -> bool:
-    """Whether what is hidden of the users is known."""
+    """Whether the users' hidden state is available."""
     try:
         world.bounds(ideal=True)
     except SetupError:
@@ -238,14 +238,14 @@ def has_ideal(world: World) -> bool:
 
 
 def _spread(values: np.ndarray, places: np.ndarray, users: int) -> np.ndarray:
-    """Values of some users, zeros in the places of the others."""
+    """The values of some users at their places, zeros for the others."""
     every = np.zeros((users, *values.shape[1:]), values.dtype)
     every[places] = values
     return every
 
 
 def player_of(policy: LearnedPolicy) -> type[Player] | type[LogPlayer]:
-    """What acts for a policy, by what it reads: the numbers that a world shows of users, or items alone."""
+    """The player for a policy, by its input: the world's observations of users, or items only."""
     setup = policy.agent.setup
     if setup.algorithm.by_attributes and setup.acts:
         return FoundingPlayer
@@ -253,7 +253,7 @@ def player_of(policy: LearnedPolicy) -> type[Player] | type[LogPlayer]:
 
 
 def check_made_for(policy: LearnedPolicy, world: World) -> None:
-    """Raises a `ModelError` where a model's items or what it reads of users are not the world's."""
+    """Raises a `ModelError` where a model's items or inputs do not match the world."""
     agent = policy.agent
     setup, space = agent.setup, agent.space
     path, ideal, items = setup.model_agent_path, setup.world.ideal, len(world.item_vectors)
@@ -279,10 +279,10 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
 
 
 def _same_items(path: Path, catalogue: Catalogue, world: World) -> None:
-    """Raises a `ModelError` where a model's items are others than the world's, of which there are as many.
+    """Raises a `ModelError` where a model's items differ from the world's, although their number is the same.
 
-    Its ids are the world's, or the numbers of its items, as a log of what was played there has them (Minari). Where a
-    world's items go by numbers alone, a catalogue that was made of a world (`catalogue_in`) has its vectors, too.
+    A model's ids are the world's ids, or item numbers, as in a log that was recorded there (Minari). In a world without
+    ids, a catalogue made from a world (`catalogue_in`) must also have the same vectors.
     """
     known, own = catalogue.ids.cast(pl.String).to_list(), list(map(str, world.item_ids))
     numbers = list(map(str, range(len(own))))

@@ -1,11 +1,11 @@
-"""The study of a search: the trials so far, kept by Optuna in one file, or in a database that several processes share.
+"""The study of a search: its trials, kept by Optuna in one file, or in a database that several processes share.
 
-The file is Optuna's journal: lines of JSON that are only ever appended, so that a killed run loses the trial under way
-and nothing else, and no database is needed (Optuna's own SQLite storage locks badly on network file systems, and cannot
-be read by eye).
+The file is Optuna's journal: lines of JSON that are only ever appended, so that a killed run loses only its current
+trial, and no database is needed (Optuna's own SQLite storage locks badly on network file systems, and is not readable
+as text).
 
-Of a study in a database, each process, on one machine or many, takes the next trial, and one that was killed is taken
-up by another.
+In a database study, each process, on one or more machines, takes the next trial; a killed trial is taken over by
+another process.
 """
 
 import json
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
     import optuna
 
 HEARTBEAT, GRACE = 10, 60
-"""Seconds between two signs of life of a shared trial, and after the last one until another process takes it up."""
+"""Seconds between heartbeats of a shared trial, and after the last one until another process takes the trial over."""
 PATIENCE = 30.0
-"""Seconds that a gRPC proxy is waited for."""
+"""Seconds to wait for a gRPC proxy."""
 
 
 def is_shared(study: Path | str | None) -> bool:
-    """Whether a study lies in a database, by its URL."""
+    """Whether a study is in a database, by its URL."""
     return isinstance(study, str) and "://" in study
 
 
 def shown(study: Path | str) -> Path | str:
-    """Where a study is, without a password."""
+    """The path or URL of a study, without a password."""
     return without_password(study) if isinstance(study, str) else study
 
 
 @contextmanager
 def opened(path: Path | str, made_for: Mapping[str, Any], free: Collection[str] = ()) -> "Iterator[optuna.Study]":
-    """A study to search in; within, no other search works on its file. One in a database is for several.
+    """Open a study to search in; inside, no other search can use its file. A database study can be shared.
 
     Raises:
-        SaveError: another search works on the file, or the disk is full; and see `open_study`.
+        SaveError: another search uses the file, or the disk is full; and see `open_study`.
     """
     if is_shared(path):
         yield open_study(path, made_for, free)
@@ -65,7 +65,7 @@ def opened(path: Path | str, made_for: Mapping[str, Any], free: Collection[str] 
     except (OSError, AssertionError) as error:
         cause: BaseException | None = error
         while cause is not None and not (isinstance(cause, OSError) and disk_full(cause)):
-            cause = cause.__context__  # Optuna makes an AssertionError of what its storage raises
+            cause = cause.__context__  # Optuna turns errors of its storage into an AssertionError
         if cause is None:
             raise
         raise SaveError(
@@ -75,17 +75,17 @@ def opened(path: Path | str, made_for: Mapping[str, Any], free: Collection[str] 
 
 
 def open_study(path: Path | str, made_for: Mapping[str, Any], free: Collection[str] = ()) -> "optuna.Study":
-    """The study of a file, which is made where there is none; `free`: what earlier versions kept in it and may differ.
+    """Open or create a study; `free`: settings that earlier versions stored in it and that may differ.
 
     Raises:
-        SetupError: it holds trials of other settings.
+        SetupError: it holds trials with other settings.
     """
     try:
         import optuna
     except ImportError:
         raise MissingExtraError("Optuna", "tune", "tuning") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of signs of life
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats are experimental
     storage = _database(path) if isinstance(path, str) and is_shared(path) else _journal(Path(path))
     study = optuna.create_study(storage=storage, study_name="what-next", direction="maximize", load_if_exists=True)
     before = study.user_attrs.get("made_for")
@@ -104,7 +104,7 @@ def _journal(path: Path) -> "optuna.storages.BaseStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-    # Of a relative path Optuna's lock is a broken link, and one that a killed run left would be waited for forever.
+    # With a relative path Optuna's lock is a broken link, and waits forever for a lock that a killed run left.
     lock = JournalFileSymlinkLock(str(path.absolute()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _journal(path: Path) -> "optuna.storages.BaseStorage":
 
 
 def _database(url: str) -> "optuna.storages.BaseStorage":
-    """The storage in a database, or behind Optuna's gRPC proxy of one (which tells no signs of life)."""
+    """The storage in a database, or behind Optuna's gRPC proxy (which sends no heartbeats)."""
     from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -135,7 +135,7 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
     if is_unescaped(url):
         raise SetupError(UNESCAPED)
     if kind == "postgresql":
-        url = f"postgresql+psycopg://{place}"  # what the store of the service takes, too
+        url = f"postgresql+psycopg://{place}"  # the same driver as the service's store
     options: dict[str, Any] = {"pool_pre_ping": True}
     if kind == "sqlite":
         if not place.strip("/") or place.endswith(":memory:"):
@@ -158,7 +158,7 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
     except ImportError as error:
         if kind == "grpc":
             raise SetupError(f"{url}: Optuna's proxy needs {error.name}: pip install grpcio protobuf") from None
-        if error.name is None:  # Optuna's own words about a database that it has no library for
+        if error.name is None:  # Optuna has no driver for such a database
             raise SetupError(f"{shown(url)}: a study lies in postgresql://, sqlite:///FILE or grpc://") from None
         raise MissingExtraError(str(error.name), "serve", "a study in PostgreSQL") from None
     except (SQLAlchemyError, RuntimeError, ConnectionError, ValueError) as error:
@@ -167,9 +167,9 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
 
 
 def _one_writer(storage: "optuna.storages.RDBStorage") -> "optuna.storages.RDBStorage":
-    """A storage in SQLite whose transactions lock the file before they read.
+    """Make the transactions of a SQLite storage lock the file before they read.
 
-    SQLite has no `FOR UPDATE`, by which Optuna gives a trial to one process: two would read that it waits, and take it.
+    SQLite has no `FOR UPDATE`, by which Optuna gives a waiting trial to one process: two could read and take it.
     This is SQLAlchemy's recipe for it.
     """
     from sqlalchemy import event
@@ -182,12 +182,12 @@ def _one_writer(storage: "optuna.storages.RDBStorage") -> "optuna.storages.RDBSt
     def begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    storage.engine.dispose()  # of the connections that were opened before
+    storage.engine.dispose()  # closes connections opened before
     return storage
 
 
 def _is_journal(path: Path) -> bool:
-    """Whether a file is empty, or begins as Optuna's journals do; nothing is written to one that is something else."""
+    """Whether a file is empty or begins like Optuna's journals; protects other files from being written to."""
     with path.open(errors="replace") as file:
         line = file.readline()
     try:
@@ -197,7 +197,7 @@ def _is_journal(path: Path) -> bool:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Cut off a line that was not written to its end: the next one would be glued to it. Nobody may be writing."""
+    """Cut off an incomplete last line, to which the next line would be appended. No process may be writing."""
     with path.open("rb+") as file:
         text = file.read()
         whole = text.rfind(b"\n") + 1
@@ -207,11 +207,11 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def with_a_place(study: "optuna.Study", seconds: float, waiting: bool = False) -> "list[optuna.trial.FrozenTrial]":
-    """The trials that are judged or under way, or `waiting`; those that gave no sign of life for long are set free.
+    """The trials that are judged, running or, with `waiting`, waiting; running trials without a heartbeat are released.
 
-    Behind a gRPC proxy nobody gives one: what began so long ago that it must have ended has no place. A trial that
-    another process has just found lost keeps its own until it is put up again: between these two steps, it must not go
-    to another trial.
+    Behind a gRPC proxy there are no heartbeats: a trial that began so long ago that it must have ended is not counted.
+    A trial that another process has just declared lost keeps its place until it is queued again: otherwise another
+    trial could take the place between these two steps.
     """
     import optuna
 
@@ -232,9 +232,9 @@ def with_a_place(study: "optuna.Study", seconds: float, waiting: bool = False) -
 
 
 def is_too_many(study: "optuna.Study", number: int, most: int, seconds: float) -> bool:
-    """Whether a trial that was just begun has no place, since processes that asked at the same time came first.
+    """Whether a trial that just began exceeds `most`, because processes that asked at the same time came first.
 
-    A trial that was put up again has the place of the one that was lost.
+    A trial that was queued again has the place of the lost one.
     """
     first: dict[int, int] = {
         one.number: min([one.number, *one.system_attrs.get("retry_history", ())])

@@ -1,4 +1,4 @@
-"""A search for better settings, judged on the validation users alone, by Optuna; the trials are kept (`study`)."""
+"""Hyper-parameter search on the validation users by Optuna; the trials are kept (`study`)."""
 
 import json
 import time
@@ -32,36 +32,37 @@ COMMON: Mapping[str, Sequence[Value]] = {
     "weight_decay": (0.0, 1e-4, 1e-3, 1e-2, 1e-1),
     "batch_size": (8, 16, 32, 64, 128),
 }
-"""What is searched for every algorithm: a pair of numbers is a range, other values are choices."""
+"""Search space for every algorithm: a pair of numbers is a range, other values are choices."""
 TARGETS = (512, 1024, 2048, 4096, 8192)
-"""Of `batch_targets`, which is searched where no `batch_size` is set, and the log has events for larger batches."""
+"""Candidate values of `batch_targets`, searched unless `batch_size` is set or the log is too small for large
+batches."""
 MAGNITUDES = 10
-"""A range whose ends are so many times apart is searched by orders of magnitude."""
+"""A range whose ends are at least this factor apart is searched on a logarithmic scale."""
 OWN = "algorithm."
-"""What begins the keys of an algorithm's own settings."""
+"""Prefix of the keys of an algorithm's own settings."""
 RANDOM = 5
-"""How many trials are drawn at random before the sampler learns from them (TPE: Bergstra et al. 2011)."""
+"""Random trials before the sampler learns from trials (TPE: Bergstra et al. 2011)."""
 NEVER = 2**62
-"""Histories between two saves of a trial that nobody will load."""
+"""`save_every` for a trial whose checkpoints nobody will load."""
 WAIT = 1.0
-"""Seconds between two looks at the trials of other processes, when no more are to be begun."""
+"""Seconds between polls of other processes' trials, once no more trials are to begin."""
 MIN_RESOURCE, REDUCTION = 2, 2
-"""Of successive halving: validations before a trial may be given up, and of how many one goes on. With 2 and 2 a search
-on ml-100k came to the same score in 41 to 54 % of the time of one that gives up none (docs/scale.md, three seeds); with
-1 and 4, Optuna's own, in 78 % (one seed): the order after one validation is not that at the end."""
+"""Successive halving: validations before a trial may be stopped, and the reduction factor. With 2 and 2 a search on
+ml-100k reached the same score in 41 to 54 % of the time of a search without pruning (docs/scale.md, three seeds); with
+1 and 4, Optuna's defaults, in 78 % (one seed): the order after one validation differs from the final one."""
 PRUNERS = ("halving", "hyperband")
 """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943; in the asynchronous form of Li et al. 2020, arXiv
-1810.05934), and Hyperband (Li et al. 2018, arXiv 1603.06560), which hedges between several of those."""
+1810.05934), and Hyperband (Li et al. 2018, arXiv 1603.06560), which hedges between several reduction schedules."""
 FREE = {
     "train", "data", "model_agent_path", "model_critic_path", "log", "user", "slots", "save_every", "threads",
     "world", "server", "loop",  # no trial reads them, and later versions add to them
 }  # fmt: skip
-"""Settings in which the runs that share a study may differ."""
+"""Settings that may differ between runs that share a study."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training and how it was judged; `score` is minus infinity where the loss was not finite."""
+    """One training and its score, which is minus infinity where the loss was not finite."""
 
     number: int
     settings: Settings
@@ -76,12 +77,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
-        study: the file that holds it, or the URL of a database (without its password); `monitor`: what was measured.
-        trials: those that were judged, in order; the first is of the setup's own values.
-        stopped: by an interrupt; the same call goes on.
+        study: the file that holds it, or the URL of a database (without its password); `monitor`: the metric.
+        trials: the judged trials, in order; the first has the setup's own values.
+        stopped: whether it was interrupted; the same call continues it.
     """
 
     study: Path | str
@@ -91,7 +92,7 @@ class Tuned:
 
     @property
     def best(self) -> Trial | None:
-        """The first of the best trials; None where none was judged."""
+        """The first of the best trials; None if none was judged."""
         return max(self.trials, key=lambda trial: trial.score, default=None)
 
     def as_json(self) -> dict[str, Any]:
@@ -113,41 +114,42 @@ def tune(
     state: State | None = None,
     tell: Callable[[Trial, Trial], None] = lambda trial, best: None,
 ) -> Tuned:
-    """Try settings until the study holds so many judged trials.
+    """Try settings until the study holds `trials` judged trials.
 
-    The first trial is the setup as it is. The draws follow the setup's seed and the number of judged trials, so that a
-    study that was interrupted goes on as if it had not been (as far as training for a time is the same twice).
+    The first trial has the setup's own values. Draws depend only on the setup's seed and the number of judged trials,
+    so an interrupted study continues as if it had not been interrupted (as far as timed training is reproducible).
 
     Args:
-        setup: what is tuned; see `search_space` for the settings that change.
-        trials: in all, those that the study holds already included.
-        seconds: of training in each trial, at most; the learning rate falls over them.
+        setup: the setup to tune; see `search_space` for the settings that change.
+        trials: in total, including those that the study holds already.
+        seconds: longest training of each trial; the learning rate decays over this time.
         study: its file, or the URL of a database that several processes share; None: beside the agent's.
-        search: these settings alone, each in a range (a pair of numbers) or among other values; None: `search_space`.
-        prune: how trials are given up that others were better than after as many validations: one of `PRUNERS`; None:
-            none is.
-        state: of the setup, where the data are in memory; None: they are read.
+        search: only these settings, each in a range (a pair of numbers) or among other values; None: `search_space`.
+        prune: how to stop trials early that are worse than others after as many validations: one of `PRUNERS`; None: no
+            pruning.
+        state: of the setup, if the data is in memory already; None: it is read.
         tell: called with each judged trial, and the best so far.
 
     Raises:
         MissingExtraError: Optuna is not installed.
         DataError: there is no validation user to judge on.
-        SetupError: the study is of other settings, or trials are to be pruned without validation.
-        SaveError: the study cannot be kept there, or another search works on its file.
+        SetupError: the study has other settings, or `prune` is given without validation during training.
+        SaveError: the study cannot be kept there, or another search uses its file.
     """
     if prune and not setup.patience:
         raise SetupError("trials are pruned by validation during training, and patience is none; set patience=2")
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
     state = state or State.from_setup(setup)
     setup = decided(setup, state)
-    by = {"monitor": state.monitored} if state.monitored == "dcg@10" else {}  # which earlier versions had not
+    # No study of an earlier version has dcg@10.
+    by = {"monitor": state.monitored} if state.monitored == "dcg@10" else {}
     alone = {"search": {key: list(where) for key, where in search.items()}} if search else {}
     made_for = {**_fixed(setup), **by, **alone, "seconds": seconds, "split": state.split.hash}
     place, stopped, space = shown(path), False, search_space(setup, state, search)
     with opened(path, made_for, FREE) as kept:
         while len(judged := _judged(kept)) < trials and not stopped:
             if is_shared(path) and len(with_a_place(kept, seconds)) >= trials:
-                time.sleep(WAIT)  # others have the last ones; one of them may be killed
+                time.sleep(WAIT)  # other processes have the last trials; one of them may be killed
                 continue
             _prepare(kept, setup, space, len(judged), shared=is_shared(path), prune=prune)
             most = trials if is_shared(path) else None
@@ -163,9 +165,9 @@ def tune(
 def search_space(
     setup: Setup, state: State | None = None, search: Mapping[str, Sequence[Value]] | None = None
 ) -> "dict[str, BaseDistribution]":
-    """What is searched (`searched`), or `search` in its place; the setup's own values are always among it.
+    """The distributions of `searched`, or of `search` in its place; each includes the setup's own value.
 
-    A range for a setting that is no number now (none, say) is left out.
+    A range is left out for a setting whose value is not a number (none, say).
     """
     found = searched(setup, state) if search is None else search
     own = own_values(setup, found)
@@ -177,11 +179,11 @@ def search_space(
 
 
 def searched(setup: Setup, state: State | None = None) -> dict[str, Sequence[Value]]:
-    """`COMMON` and what the algorithm's `search` says.
+    """`COMMON` and the algorithm's `search`.
 
     An algorithm's `search` (a class variable) maps names of its fields to a pair of numbers, which is a range, or to
-    other values to choose from. A name that is none of its fields is a setting of the setup (`discount`, say).
-    `batch_targets` is left out where the state's log is too small for that to change a batch.
+    other values to choose from. Names that are not its fields are settings of the setup (`discount`, say).
+    `batch_targets` is left out where the state's log is too small for it to change a batch.
     """
     found = dict(COMMON)
     if setup.batch_size is None:
@@ -194,14 +196,14 @@ def searched(setup: Setup, state: State | None = None) -> dict[str, Sequence[Val
 
 
 def _bounded(setup: Setup, state: State) -> bool:
-    """Whether a pass over the log has so few targets that its batches hold less than any of `TARGETS` (`LEAST`)."""
+    """Whether a pass over the log has so few targets that its batches are smaller than any of `TARGETS` (`LEAST`)."""
     targets = int((state.split.known - 1).clip(0).sum())
     few = targets <= LEAST * min(setup.batch_targets, *TARGETS)
     return few and isinstance(source_of(state), LogSource)
 
 
 def distribution(where: Sequence[Value], own: Value) -> "BaseDistribution":
-    """Where a setting is sought, widened to hold the setup's own value; whole numbers where both ends are."""
+    """The distribution of a setting, widened to include the setup's own value; integers where both ends are."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if not _is_range(where):
@@ -212,12 +214,12 @@ def distribution(where: Sequence[Value], own: Value) -> "BaseDistribution":
 
 
 def decided(setup: Setup, state: State) -> Setup:
-    """The setup with a dropout, where it leaves that to the log: it is sought in a range."""
+    """The setup with an explicit dropout, because its search range must include the setup's own value."""
     return setup.model_copy(update={"dropout": setup.dropped(state.space)})
 
 
 def own_values(setup: Setup, keys: Iterable[str]) -> dict[str, Any]:
-    """What a setup has for some settings."""
+    """The setup's values of some settings."""
     return {
         key: getattr(setup.algorithm, key.removeprefix(OWN)) if key.startswith(OWN) else getattr(setup, key)
         for key in keys
@@ -232,14 +234,14 @@ def with_settings(setup: Setup, settings: Mapping[str, Value]) -> Setup:
 
 
 def _fixed(setup: Setup) -> dict[str, Any]:
-    """The settings that every trial of a study shares, and the values that the first one has; as JSON."""
+    """The settings that all trials of a study share, and the values of the first trial; as JSON."""
     values = {key: value for key, value in setup.as_json().items() if key not in FREE}
     fixed: dict[str, Any] = json.loads(json.dumps(values))
     return fixed
 
 
 def _judged(study: "optuna.Study") -> list[Trial]:
-    """The trials that came to an end, in order, numbered from 1."""
+    """The completed trials, in order, numbered from 1."""
     import optuna
 
     ends = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -259,17 +261,17 @@ def _prepare(
     shared: bool,
     prune: str | None,
 ) -> None:
-    """What draws the next trial, and what gives it up: the setup's own values come first.
+    """Set the study's sampler and pruner, and queue the setup's own values as the first trial.
 
-    The draws follow the seed and the trials so far; of a shared study they are anybody's, since two processes that ask
-    at once would draw the same.
+    The draws depend on the seed and the trials so far; in a shared study they are not reproducible, because two
+    processes that ask at the same time would draw the same.
     """
     import optuna
 
     own = own_values(setup, space)
 
     class Sampler(optuna.samplers.TPESampler):
-        """The first trial of a shared study is the setup's own, whoever takes it."""
+        """Gives the first trial of a shared study the setup's own values, whichever process takes it."""
 
         def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
             if shared and trial.number == 0:
@@ -301,9 +303,9 @@ def _try(
     *,
     pruned: bool,
 ) -> int | None:
-    """Take the next trial, train and judge it, and tell the study; its number, or None where an interrupt ended it.
+    """Take the next trial, train and judge it, and tell the study; its number, or None after an interrupt.
 
-    `most`: trials in all of a study that several processes share.
+    `most`: trials in total in a study that several processes share.
     """
     import optuna
 
@@ -324,25 +326,25 @@ def _try(
             trial.set_user_attr("seconds", time.perf_counter() - start)
         if score is None:
             raise KeyboardInterrupt
-        if not np.isfinite(score):  # counts as worse than all others
+        if not np.isfinite(score):  # ranks below all others
             raise optuna.TrialPruned
         return score
 
     try:
         study.optimize(objective, n_trials=1, catch=_TooManyError)
     except KeyboardInterrupt:
-        if most is not None and asked:  # others go on: it is theirs
+        if most is not None and asked:  # queues the trial for the other processes
             study.enqueue_trial(asked[0].params)
         return None
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
         late = isinstance(error, optuna.exceptions.UpdateFinishedTrialError) or "Cannot tell" in str(error)
-        if most is None or not late:  # late: it gave no sign of life for so long that another process took it up
+        if most is None or not late:  # late: without a heartbeat for so long that another process took it over
             raise
     return asked[0].number
 
 
 def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> Any:
-    """What a trial has for a setting."""
+    """A trial's value of a setting."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(where, CategoricalDistribution):
@@ -354,7 +356,7 @@ def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> A
 
 
 class _Watched(Environment):
-    """Tells a trial what the validation users say, once for each save; the trial may be given up by that."""
+    """Reports the validation metric to a trial at each save; the trial may be pruned by it."""
 
     trial: "optuna.Trial"
     told, times = -1, 0
@@ -374,9 +376,9 @@ class _Watched(Environment):
 
 
 def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | None" = None) -> float | None:
-    """The monitor after a training in a folder that is then gone; None where an interrupt ended it.
+    """The monitor after training in a temporary folder; None after an interrupt.
 
-    `trial` hears of every validation, and may give up.
+    `trial` receives every validation, and may be pruned.
     """
     with scratch("tune") as to:
         paths = {"model_agent_path": to / "agent.safetensors", "model_critic_path": to / "critic.safetensors"}

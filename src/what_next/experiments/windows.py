@@ -1,4 +1,4 @@
-"""Does the founding algorithm learn? Its agent beside rules and chance, on windows of users that training never saw.
+"""Evaluation of the founding algorithm: its agent beside rules and chance, on windows of held-out users.
 
 All policies are judged on the same windows. The seeds of training are averaged first, then each user's windows, then
 the users. A difference of two policies is taken on each window.
@@ -27,22 +27,22 @@ from what_next.types import Permitted, Policy, Request, Slate
 
 LENGTHS = (5, 10, 20)
 RANKED = 20
-"""The length of the windows that ranking metrics are taken on."""
+"""Length of the windows for ranking metrics."""
 FOLLOWED, STEPS, EVERY = 10, 10, 4
-"""After one in `EVERY` windows of `FOLLOWED` events, so many recommendations are taken one after another."""
+"""After one in `EVERY` windows of `FOLLOWED` events, `STEPS` recommendations are taken one after another."""
 AHEAD = f"followed@{STEPS}"
 RULES = ("random", "untrained", "true_next", "nearest_mean", "steer")
-"""What each learned policy is compared with, where it is judged too."""
+"""Policies that each learned one is compared with, if they were evaluated too."""
 ORACLE = "oracle"
 DESCRIPTIVE = ("repeats", "fallbacks")
-"""Metrics that say what a policy does, not how well: no differences of them are taken."""
+"""Metrics that describe a policy instead of ranking it: no differences of them are taken."""
 Values = Mapping[str, Float64[np.ndarray, "..."]]
-"""For each metric its value on each of its windows, seeds averaged; not a number where it has none."""
+"""For each metric its value on each of its windows, averaged over seeds; NaN without a value."""
 
 
 @dataclass(frozen=True, eq=False)
 class WindowScores:
-    """What a policy did: its first item in every window of every length, a row for each seed, and how good that was."""
+    """A policy's first item in every window of every length, a row for each seed, and its metrics."""
 
     items: Int32[np.ndarray, "seeds all_windows"]
     values: Values
@@ -54,14 +54,14 @@ class WindowScores:
 
     @property
     def spreads(self) -> Values:
-        """Those of the spread."""
+        """The metrics of the spread."""
         return {name: value for name, value in self.values.items() if name == AHEAD or name.startswith("spread@")}
 
 
 def evaluate_windows(
     setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None, stages: Stages = SILENT
 ) -> dict[str, Any]:
-    """Judge the founding agent of a setup on windows of 5, 10 and 20 events of the users of a split: plain values.
+    """Evaluate a setup's founding agent on windows of 5, 10 and 20 events of a split's users; returns plain values.
 
     Policies: `agent` (the founding rule), `agent_critic` (the critic chooses among the items that match), `untrained`
     (the agent before its first step), `random`, `nearest_mean`, `true_next`, `steer` and `oracle`. See
@@ -95,7 +95,7 @@ def evaluate_windows(
 
 
 def _learned(setups: Sequence[Setup], state: State) -> dict[str, list[Policy]]:
-    """The trained agents by both selections, and the untrained ones, a policy for each seed."""
+    """The trained agents with both selections, and the untrained ones; a policy for each seed."""
 
     def selecting(setup: Setup, name: str) -> Setup:
         return setup.model_copy(update={"selection": setup.selection.model_copy(update={"name": name})})
@@ -116,24 +116,24 @@ def compare_on_windows(
     seed: int = 0,
     stages: Stages = SILENT,
 ) -> dict[str, Any]:
-    """Judge policies; the result holds plain values alone, and is the same for the same arguments.
+    """Evaluate policies; the result holds only plain values, and is the same for the same arguments.
 
-    No policy may choose an item of the window. The judged item is the first of the slate. HR@k and NDCG@k are taken on
-    windows of 20 events; a policy that names fewer than k items has none, nor has a window whose next item it holds
-    already, since nobody may name it. `followed@10` is the mean reward of ten recommendations of which each is taken
-    before the next; what the user really chose has none. Coverage, repeats (items anywhere in the user's whole
-    history) and fallbacks are over the windows of all lengths.
+    No policy may choose an item of the window. The evaluated item is the first of the slate. HR@k and NDCG@k are taken
+    on windows of 20 events, for policies that name at least k items; windows that hold the next item already are left
+    out, because no policy may name it. `followed@10` is the mean reward of ten recommendations, each taken before the
+    next; `true_next` has none. Coverage, repeats (items anywhere in the user's whole history) and fallbacks are over
+    the windows of all lengths.
 
     Args:
-        policies: by name, a policy for each seed of training, or one alone where no seed matters.
+        policies: by name, a policy for each training seed, or a single one if it does not depend on a seed.
         windows: by length; at least one of them is not empty.
         sampling: item vectors, and how the spread is measured.
-        k: slots of the ranking metrics.
+        k: slots for the ranking metrics.
         seed: of the policies' draws and of the bootstrap.
 
     Returns:
         `windows`, `policies`, `differences` and `share_of_oracle`; each metric is a mean with a 95 % interval, `{mean,
-        low, high, n}`, n being users. What cannot be known is left out.
+        low, high, n}`, n being users. Metrics without a value are left out.
     """
     filled = {length: windows[length] for length in sorted(windows) if len(windows[length])}
     every, scores = sum(map(len, filled.values())), {}
@@ -170,7 +170,7 @@ def compare_on_windows(
 def _score(
     policies: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int, done: Done
 ) -> WindowScores:
-    """Let the policy of each seed of training act on all windows."""
+    """Let the policy of each training seed act on all windows."""
     items, heard, fallbacks, values = [], [], [], {}
     for length, part in windows.items():
         slates = []
@@ -199,7 +199,7 @@ def _score(
 def _followed(
     policy: Policy, windows: Windows, sampling: Sampling, seed: Sequence[int]
 ) -> Float64[np.ndarray, "windows"]:
-    """The mean reward of recommendations that follow each other; not a number where one of them has none."""
+    """The mean reward of successive recommendations; NaN where one of them has no reward."""
     rng, history = np.random.default_rng(seed), windows.history.rows(slice(None, None, EVERY))
     rewards = []
     for _ in range(STEPS):
@@ -211,7 +211,7 @@ def _followed(
 
 
 def _ranked(slates: Sequence[Slate], windows: Windows, k: int) -> Values:
-    """Whether and where the slates name the next item."""
+    """Whether and where the slates contain the next item."""
     held = (windows.history.items == windows.following[:, None]).any(axis=1)
     places = [Places.of_slates(slate.items, windows.following[:, None]) for slate in slates]
     return {

@@ -1,4 +1,4 @@
-"""What policies are judged by: pure functions of what was recommended, and each metric in words."""
+"""The metrics that judge policies: pure functions of what was recommended, and a description of each."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -40,4 +40,4 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "better",
     }
 )
-"""By the name before the `@`."""
+"""Descriptions by name, without the `@k`."""

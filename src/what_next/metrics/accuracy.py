@@ -4,8 +4,8 @@ A row may have several relevant items, of the same score or of different ones. A
 item first, or the relevant one) would favour some policies; see McSherry and Najork, "Computing information retrieval
 performance measures efficiently in the presence of tied scores", 2008.
 
-Every metric takes the places of the relevant items and a cutoff `k`, no deeper than that for which the places were
-found, and gives a number from 0 to 1 for each row; not a number where a row has no relevant item.
+Every metric takes the places of the relevant items and a cutoff `k`, at most the one for which the places were
+computed, and returns a number from 0 to 1 for each row; NaN for a row without a relevant item.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def hit_rate(places: Places, k: int) -> Float64[np.ndarray, "rows"]:
     """HR@k: the chance that any relevant item stands among the first `k`."""
     above, tied, several = _first(places)
     slots = np.clip(k - above, 0, tied)
-    # Hypergeometric: none of `several` is drawn with `slots` of `tied`, and the same with the two exchanged.
+    # Hypergeometric: the chance that `slots` draws from `tied` hit none of `several`; the two are symmetric.
     fewer, more = np.minimum(several, slots), np.maximum(several, slots)
     chance = np.zeros(len(above))
     for step in range(int(fewer.max(initial=0))):
@@ -51,7 +51,7 @@ def recall(places: Places, k: int) -> Float64[np.ndarray, "rows"]:
 
 
 def precision(places: Places, k: int) -> Float64[np.ndarray, "rows"]:
-    """Precision@k: the share of relevant items among the first `k`, empty slots being no hits."""
+    """Precision@k: the share of relevant items among the first `k`; empty slots count as misses."""
     return _judged(_found(places, k) / k, places)
 
 
@@ -65,8 +65,8 @@ def average_precision(places: Places, k: int) -> Float64[np.ndarray, "rows"]:
     tied = places.tied[rows, columns]
     groups, index, several = np.unique(rows * k + places.above[rows, columns], return_index=True, return_counts=True)
     rows, above, tied = groups // k, groups % k, tied[index]
-    # A relevant item at place q of its group of t with r relevant ones, b relevant ones standing higher, expects
-    # 1 + b + (r - 1) (q - 1) / (t - 1) relevant ones up to its position `above` + q; q is uniform.
+    # A relevant item at place q of its group of t tied items, r of them relevant, with b relevant items above the
+    # group, expects 1 + b + (r - 1) (q - 1) / (t - 1) relevant items up to its position `above` + q; q is uniform.
     earlier = several.cumsum() - several
     higher = earlier - earlier[np.searchsorted(rows, rows)]
     inverse = tied * _mean_discount(1 / np.arange(1, k + 1), above, tied)  # the sum of 1 / position over q
@@ -78,12 +78,12 @@ def average_precision(places: Places, k: int) -> Float64[np.ndarray, "rows"]:
 
 
 def _judged(values: Float64[np.ndarray, "rows"], places: Places) -> Float64[np.ndarray, "rows"]:
-    """Not a number where there is nothing to find."""
+    """The values, NaN for rows without a relevant item."""
     return np.where(places.counts > 0, values, np.nan)
 
 
 def _found(places: Places, k: int) -> Float64[np.ndarray, "rows"]:
-    """How many relevant items stand among the first `k`."""
+    """The expected number of relevant items among the first `k`."""
     return np.asarray((np.clip(k - places.above, 0, places.tied) / places.tied).sum(axis=1))
 
 
@@ -98,7 +98,7 @@ def _mean_discount(
 
 
 def _first(places: Places) -> tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "rows"], Int64[np.ndarray, "rows"]]:
-    """Of each row's highest relevant items: how many items stand higher, are tied, and are relevant among the tied."""
+    """For each row's highest relevant items: how many items score higher, are tied, and are relevant among the tied."""
     above = places.above.min(axis=1)
     highest = places.above == above[:, None]
     return above, np.where(highest, places.tied, 1).max(axis=1), highest.sum(axis=1)
@@ -110,7 +110,7 @@ def _first_of_several(
     """One over the position of the first of several relevant items among tied ones; 0 beyond `k`."""
     value, left = np.zeros(len(above)), np.ones(len(above))
     for place in range(k - int(above.min(initial=k))):
-        # All places before hold others, and `tied - place` items remain; after `tied - several` others none is left.
+        # No relevant item stands before `place`, and `tied - place` items remain; the last place is `tied - several`.
         chance = left * several / np.maximum(tied - place, several)
         value += np.where(above + place < k, chance / (above + place + 1), 0)
         left -= chance

@@ -1,6 +1,6 @@
-"""Beyond accuracy: how well known, how varied, how surprising and how true to a user's taste slates are.
+"""Beyond accuracy: novelty, diversity, serendipity, popularity and calibration of slates.
 
-Slates are rows of items, -1 where there is none. Work is done a part at a time, which stays near the processor.
+Slates are rows of items, -1 for an empty slot. Arrays are processed in parts that fit the processor's cache.
 """
 
 from collections.abc import Collection, Iterator
@@ -23,18 +23,19 @@ Values = Float64[np.ndarray, "rows"]
 Slates = Int32[np.ndarray, "rows k"]
 
 CHUNK = 2**18
-"""Numbers at work at a time, 2 MB; with sixteen times as many, each takes twice as long."""
+"""Numbers processed at a time, 2 MB; with sixteen times as many, each takes twice as long."""
 COLUMNS = 8
-"""Resamples whose items are counted at a time."""
+"""Resamples counted at a time."""
 SMOOTHING = 0.01
-"""The share of the history in what the slate is taken for: alpha of Steck (2018), and its value there."""
+"""The share of the history that is mixed into the slate's distribution: alpha of Steck (2018), with the paper's
+value."""
 LEAST = float(np.finfo(np.float64).tiny)
-"""Below every share that there can be: what a logarithm takes 0 for."""
+"""Lower bound in logarithms, below every possible share, in place of 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class ItemStatistics:
-    """The items, as training may know them.
+    """What training may know about the items.
 
     Attributes:
         counts: training events of each item.
@@ -49,9 +50,9 @@ class ItemStatistics:
 
     @classmethod
     def of(cls, catalogue: Catalogue, counts: Int[np.ndarray, "items"]) -> "ItemStatistics":
-        """Of a standardised catalogue (`Space.catalogue`, `Space.counts`).
+        """From a standardised catalogue and the training events of its items (`Space.catalogue`, `Space.counts`).
 
-        An item belongs equally to each category that it has.
+        An item with several categories belongs to each of them equally.
         """
         binary, categories = category_columns(catalogue), None
         if binary.sum() > 1:
@@ -61,16 +62,16 @@ class ItemStatistics:
 
     @cached_property
     def information(self) -> Float64[np.ndarray, "items"]:
-        """The self-information of each item in bits; an item without a training event has that of one with one."""
+        """The self-information of each item in bits; an item without a training event counts as if it had one."""
         events = self.counts.sum()
         return np.log2(events / np.maximum(self.counts, 1)) if events else np.full(len(self.counts), np.nan)
 
     def popularity(self, items: Int32[np.ndarray, "rows width"]) -> Values:
-        """The mean number of training events of the items of each row; not a number for a row without any."""
+        """The mean number of training events of the items of each row; NaN for an empty row."""
         return mean_over(self.counts.astype(np.float64), items)
 
     def shares(self, items: Int32[np.ndarray, "rows width"]) -> Float64[np.ndarray, "rows categories"]:
-        """The share of each category in the items of each row; not a number where no item has a category.
+        """The share of each category in the items of each row; NaN where no item has a category.
 
         There are no columns where the catalogue has no categories.
         """
@@ -85,24 +86,23 @@ class ItemStatistics:
 
     @cached_property
     def _padded(self) -> Float32[Tensor, "items_plus_1 categories"]:
-        """The categories, and a row of zeros for what is no item."""
+        """The categories, and a row of zeros for padding."""
         assert self.categories is not None
         return torch.from_numpy(np.pad(self.categories, ((0, 1), (0, 0))))
 
 
 def category_columns(catalogue: Catalogue) -> Bool[np.ndarray, "attributes"]:
-    """Which attributes are categories (genres, say): 0 or 1 for every item, and not 0 for all."""
+    """Which attributes are categories (genres, say): 0 or 1 for every item, and 1 for at least one."""
     raw = catalogue.attributes
     return np.asarray(((raw == 0) | (raw == 1)).all(axis=0) & raw.any(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """What the history of each row is like. It is taken once, whatever is compared with it.
+    """Statistics of each row's history, computed once for all policies that are compared with it.
 
     Attributes:
-        popularity: the mean number of training events of its items, each event of the history counting; not a number
-            for an empty one.
+        popularity: the mean number of training events of its items, counting repeats; NaN for an empty history.
         shares: the share of each category in it (see `ItemStatistics.shares`).
     """
 
@@ -111,7 +111,7 @@ class Profile:
 
     @classmethod
     def of(cls, histories: Int32[np.ndarray, "rows time"], statistics: ItemStatistics) -> "Profile":
-        """Of the items that each row's user heard before the target; -1 is padding."""
+        """From the items that each row's user had before the target; -1 is padding."""
         return cls(statistics.popularity(histories), statistics.shares(histories))
 
 
@@ -120,11 +120,11 @@ def novelty(slates: Slates, statistics: ItemStatistics) -> Values:
 
     Zhou et al. 2010 (PNAS 107, "Solving the apparent diversity-accuracy dilemma of recommender systems"); on shares of
     events it is the expected free discovery of Vargas and Castells 2011 ("Rank and relevance in novelty and diversity
-    metrics for recommender systems"). An item that nobody heard counts as one that was heard once. The reward of the
-    same name is divided by the information of the rarest item, so that it ends at 1; here bits stay bits.
+    metrics for recommender systems"). An item without an event counts as if it had one. The reward of the same name is
+    divided by the information of the rarest item, so that it is at most 1; this metric is in bits.
 
     Returns:
-        0 or more, higher is more novel; not a number for an empty slate.
+        0 or more, higher is more novel; NaN for an empty slate.
     """
     return mean_over(statistics.information, slates)
 
@@ -137,8 +137,8 @@ def diversity(slates: Slates, statistics: ItemStatistics) -> Values:
     differ by 2 in the mean square.
 
     Returns:
-        0 or more, higher is more diverse, about 1 for items drawn at random; not a number for a slate with fewer than
-        two items, and where items have no attributes.
+        0 or more, higher is more diverse, about 1 for items drawn at random; NaN for a slate with fewer than two items,
+        and where items have no attributes.
     """
     (rows, slots), attributes = slates.shape, statistics.vectors.shape[1]
     if not attributes:
@@ -162,8 +162,8 @@ def popularity_lift(slates: Slates, profile: Profile, statistics: ItemStatistics
     they divide; here each row is its own group. Popularity is the number of training events.
 
     Returns:
-        -1 or more: 0 for a slate as popular as the history, above it for a more popular one; not a number for an empty
-        slate, and for a history without any training event.
+        -1 or more: 0 for a slate as popular as the history, above 0 for a more popular one; NaN for an empty slate, and
+        for a history without any training event.
     """
     known = profile.popularity > 0
     ratio = statistics.popularity(slates) / np.where(known, profile.popularity, 1.0)
@@ -178,8 +178,8 @@ def calibration(slates: Slates, profile: Profile, statistics: ItemStatistics) ->
     category which the slate lacks costs a finite amount.
 
     Returns:
-        From 0 (the same proportions) to log(1 / alpha) = 4.6 (no category in common), lower is better; not a number
-        where history or slate hold no item with a category, and where the catalogue has fewer than two categories.
+        From 0 (the same proportions) to log(1 / alpha) = 4.6 (no category in common), lower is better; NaN where the
+        history or the slate holds no item with a category, and where the catalogue has fewer than two categories.
     """
     values = np.full(len(slates), np.nan)
     if statistics.categories is None:
@@ -192,29 +192,28 @@ def calibration(slates: Slates, profile: Profile, statistics: ItemStatistics) ->
 def _divergence(
     wanted: Float64[np.ndarray, "rows categories"], given: Float64[np.ndarray, "rows categories"]
 ) -> Values:
-    """The divergence of the first from the second, which is smoothed."""
+    """The divergence of `wanted` from `given`, with `given` smoothed."""
     smoothed = (1 - SMOOTHING) * given + SMOOTHING * wanted
-    # Where p is 0, its term is; q' is above 0 where p is.
+    # A term with p = 0 is 0; where p is above 0, so is q'.
     terms = wanted * (np.log(np.maximum(wanted, LEAST)) - np.log(np.maximum(smoothed, LEAST)))
     return np.asarray(np.maximum(terms.sum(axis=1), 0.0))  # rounding may leave it below
 
 
 def serendipity(places: Places, popular: Places, k: int) -> Values:
-    """The hits of a slate that the popular slate does not hold, as a share of all the hits that it could have.
+    """The hits of a slate that the popular slate does not hold, as a share of the most hits possible.
 
     Ge et al. 2010 ("Beyond accuracy: evaluating recommender systems by coverage and serendipity"), with popularity as
-    the primitive recommender whose items are expected. They divide by the length of the slate; here it is by the number
-    of relevant items, `k` at most. So with one relevant item this is the hit rate of what is not popular, to be read
-    beside HR@k, which it never exceeds. Ties count by their expectation, as in `accuracy`.
+    the primitive recommender whose items are expected. They divide by the length of the slate; here the divisor is the
+    number of relevant items, at most `k`. With one relevant item this is the hit rate of items outside the popular
+    slate, so it never exceeds HR@k, beside which it should be read. Ties count by their expectation, as in `accuracy`.
 
     Args:
-        places: where the relevant items stand in the ranking that is judged.
-        popular: where the same items stand by popularity, under the same exclusions; its ties are in an order of
-            their own.
+        places: the places of the relevant items in the judged ranking.
+        popular: the places of the same items by popularity, under the same exclusions; its ties are independent.
         k: slots.
 
     Returns:
-        From 0 to 1, higher is better; not a number for a row without a relevant item.
+        From 0 to 1, higher is better; NaN for a row without a relevant item.
     """
     hits, expected = (np.clip(k - one.above, 0, one.tied) / one.tied for one in (places, popular))
     chances = (hits * (1 - expected)).sum(axis=1)
@@ -226,17 +225,17 @@ def gini_index(
 ) -> Float64[np.ndarray, "*batch"]:
     """The Gini index of how often each item of the catalogue is recommended.
 
-    The sum of |x - y| over all pairs of items, over (n - 1) times the sum of x: from 0, where each item is recommended
-    equally often, to 1, where one has all recommendations (Shani and Gunawardana 2011, "Evaluating recommendation
-    systems"). Where nothing is recommended, all items are equal.
+    The sum of |x - y| over all pairs of items, divided by (n - 1) times the sum of x: 0 where all items are recommended
+    equally often, 1 where one item has all recommendations (Shani and Gunawardana 2011, "Evaluating recommendation
+    systems"). Without any recommendation it is 0.
 
     Args:
-        counts: how often items are recommended; those that are not here never are.
-        catalogue: how many items there are, n.
+        counts: how often items are recommended; items left out count as 0.
+        catalogue: n, the number of items.
     """
     ascending = np.sort(counts, axis=-1)
     held = counts.shape[-1]
-    # By rank, item j of n is in front of j - 1 others and behind n - j; those that are not here come first.
+    # Item j of n by rank is above j - 1 others and below n - j; items left out have the lowest ranks.
     ranks = np.arange(catalogue - held + 1, catalogue + 1)
     apart = ascending @ (2.0 * ranks - catalogue - 1)
     most = (catalogue - 1) * ascending.sum(axis=-1, dtype=np.float64)
@@ -253,18 +252,18 @@ def shares(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """How recommendations fall on the catalogue, with intervals over users: one number for each seed, then their mean.
+    """How recommendations are distributed over the catalogue, with intervals over users; the mean over the seeds.
 
     `coverage` is the share of the catalogue's items that are recommended at all, `gini` their `gini_index`. A resample
-    holds fewer distinct users than there are, so it always covers less, less equally; the resamples are moved to lie
-    around the true number.
+    holds fewer distinct users than the data, so it covers fewer items, less equally; the resamples are therefore
+    shifted to be centred on the estimate from all users.
 
     Args:
-        items: what each row was recommended; -1 is nothing.
-        users: of each row, counted from 0.
+        items: the item recommended in each row; -1 for none.
+        users: the user of each row, counted from 0.
         catalogue: how many items there are.
-        names: which of both are wanted.
-        resamples: as of `means`; `seed`: likewise.
+        names: which of the two metrics to compute.
+        resamples: as for `means`; `seed`: likewise.
     """
     people = int(users.max(initial=-1)) + 1
     if not people or (items < 0).all():
@@ -288,9 +287,9 @@ def shares(
 def _item_counts(
     items: Int[np.ndarray, "rows"], users: Int[np.ndarray, "rows"], people: int, resamples: int, seed: int
 ) -> Iterator[Float32[np.ndarray, "part held"]]:
-    """How often each item that is there at all is recommended: to all users, then to those of some resamples at a time.
+    """How often each recommended item is recommended: to all users, then to the users of some resamples at a time.
 
-    A float of 32 bits holds counts up to 16 million exactly; sums of it over bags are the fastest there are.
+    float32 holds counts up to 16 million exactly, and embedding bags sum it fastest.
     """
     order = np.argsort(items, kind="stable")
     starts = np.unique(items[order], return_index=True)[1]
@@ -301,14 +300,14 @@ def _item_counts(
 
 
 def parts(rows: int, width: int) -> Iterator[slice]:
-    """Some rows at a time, where each needs `width` numbers."""
+    """Slices of rows that fit the cache, where each row needs `width` numbers."""
     step = max(1, CHUNK // max(1, width))
     for start in range(0, rows, step):
         yield slice(start, start + step)
 
 
 def mean_over(values: Float64[np.ndarray, "items"], items: Int32[np.ndarray, "rows width"]) -> Values:
-    """The mean value of the items of each row; not a number for a row without any."""
+    """The mean value of the items of each row; NaN for an empty row."""
     padded, means = np.append(values, 0.0), np.empty(len(items))  # -1 finds the 0 at the end
     for part in parts(*items.shape):
         counts = (items[part] >= 0).sum(axis=1)

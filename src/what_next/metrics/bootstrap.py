@@ -1,8 +1,7 @@
 """Means and other estimates with intervals: a bootstrap over units, and empirical Bernstein bounds.
 
 The percentile method (Efron and Tibshirani 1993, chapter 13). A resample is a row of counts of how often each unit was
-drawn, so that everything that is a ratio of sums is one product of matrices, and what is estimated from the same counts
-is paired.
+drawn, so ratios of sums are matrix products, and estimates from the same counts are paired.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
@@ -16,9 +15,9 @@ from what_next.data.stages import SILENT, Stages
 RESAMPLES = 2000
 LEVEL = 95.0  # percent
 CHUNK = 2**18
-"""Draws at work at a time: 2 MB stay near the processor; with as many as fit in memory, each takes twice as long."""
+"""Draws at a time: 2 MB fit the processor's cache; with as many as fit in memory, each takes twice as long."""
 COUNTS = 2**22
-"""Counts at work at a time in `means`: 32 MB, so that each matrix product has many rows."""
+"""Counts at a time in `means`: 32 MB, so that each matrix product has many rows."""
 
 Interval = dict[str, float | int]
 """`mean`, `low`, `high`, and `n`, the number of users."""
@@ -30,7 +29,7 @@ Users = Float64[np.ndarray, "users"]
 def user_means(
     values: Float64[np.ndarray, "rows"], users: Int[np.ndarray, "rows"], count: int
 ) -> Float64[np.ndarray, "count"]:
-    """Each user's mean over the rows that have a value; not a number for a user without one."""
+    """Each user's mean over the rows that have a value; NaN for a user without one."""
     known = np.isfinite(values)
     totals = np.bincount(users[known], values[known], count)
     numbers = np.bincount(users[known], minlength=count)
@@ -48,15 +47,15 @@ def means(
     """The mean of each metric over users, with its 95 % interval; all metrics see the same resamples.
 
     Args:
-        values: by metric, of each user; not a number for a user without a value. For a paired comparison, the
-            difference of two policies for each user.
-        over: where given, the ratio of the two means is taken, both over the users who have both.
+        values: by metric, one value per user; NaN for a user without one. For a paired comparison, the difference of
+            two policies for each user.
+        over: if given, the ratio of the two means is taken, both over the users who have both values.
         resamples: how often users are drawn, with replacement.
-        seed: which; the same number of users and seed give the same resamples.
+        seed: of the draws; the same number of users and seed give the same resamples.
 
     Returns:
-        By metric; without those that nobody has a value for, and without shares of nothing. `n` is how many users have
-        a value.
+        By metric, without metrics that no user has a value for or whose denominator is not positive. `n` is the number
+        of users with a value.
     """
     tops, bottoms, places, numbers = _columns(values, over)
     if not tops:
@@ -80,8 +79,8 @@ def means(
 def _columns(
     values: Mapping[Name, Users], over: Mapping[Name, Users] | None
 ) -> tuple[dict[Name, Users], list[Users], list[int], list[int]]:
-    """What is summed above and below the line, 0 where a user has no value; and of each metric the place of the latter,
-    which most share, and how many users have a value."""
+    """The numerators by metric and the distinct denominators, 0 where a user has no value; and for each metric the
+    index of its denominator, which most metrics share, and how many users have a value."""
     tops: dict[Name, Users] = {}
     bottoms: dict[bytes, tuple[int, Users]] = {}
     places, numbers = [], []
@@ -103,7 +102,7 @@ def means_of(
     seed: int = 0,
     stages: Stages = SILENT,
 ) -> dict[Name, dict[str, Interval]]:
-    """`means` of several policies by name, over one other by metric: the users are drawn once for all."""
+    """`means` of several policies by name, relative to one other policy by metric; all share one draw of users."""
     values = {(name, metric): value for name, some in several.items() for metric, value in some.items()}
     below = None if over is None else {key: over[key[1]] for key in values}
     found = means(values, below, resamples=resamples, seed=seed, stages=stages)
@@ -116,12 +115,12 @@ def means_of(
 def ratios(
     above: Float64[np.ndarray, "resamples columns"], below: Float64[np.ndarray, "resamples columns"]
 ) -> Float64[np.ndarray, "resamples columns"]:
-    """The quotients; not a number where nothing stands below the line."""
+    """`above / below`; NaN where `below` is 0."""
     return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
 def percentiles(values: Float64[np.ndarray, "resamples"], level: float = LEVEL) -> Bounds | None:
-    """The middle `level` percent; None of nothing. A resample in which an estimate does not exist is left out."""
+    """The bounds of the middle `level` percent, without NaN; None if nothing is left."""
     known = values[np.isfinite(values)]
     if not len(known):
         return None
@@ -130,14 +129,14 @@ def percentiles(values: Float64[np.ndarray, "resamples"], level: float = LEVEL) 
 
 
 def empirical_bernstein(values: Float64[np.ndarray, "units"], span: Bounds, level: float) -> Bounds | None:
-    """Bounds for the mean of independent numbers that lie in a known range, at any number of them.
+    """Confidence bounds for the mean of independent numbers that lie in a known range, for any sample size.
 
-    Maurer and Pontil (2009, arXiv 0907.3740), theorem 4, once for each side, each with half of the chance to be wrong:
-    hence ln(4 / delta). It asks nothing of the distribution and is therefore wide. No bound leaves the range.
+    Maurer and Pontil (2009, arXiv 0907.3740), theorem 4, applied to each side with half of delta: hence ln(4 / delta).
+    It assumes nothing about the distribution and is therefore wide. The bounds are clipped to the range.
 
     Args:
         values: at least two; None is returned for fewer.
-        span: the least and the largest value that could have been, known beforehand and not from `values`.
+        span: the least and the greatest possible value, known beforehand and not taken from `values`.
         level: percent.
     """
     number = len(values)
@@ -152,9 +151,9 @@ def empirical_bernstein(values: Float64[np.ndarray, "units"], span: Bounds, leve
 def resampled_counts(
     units: int, resamples: int, seed: int, step: int | None = None
 ) -> Iterator[Float64[np.ndarray, "part units"]]:
-    """How often each resample holds each unit, `step` resamples at a time: so many units, drawn with replacement.
+    """How often each resample of `units` draws with replacement holds each unit, `step` resamples at a time.
 
-    The same number of units and seed give the same draws, however they are cut.
+    The same number of units and seed give the same draws, whatever `step` is.
     """
     rng, step = np.random.default_rng(seed), step or max(1, CHUNK // units)
     for start in range(0, resamples, step):

@@ -1,7 +1,7 @@
-"""Groups of judged rows, so that a mean does not hide whom a policy serves badly.
+"""Groups of judged rows: they show whom a policy serves badly, which an overall mean hides.
 
-In each kind of groups every row is in exactly one. Rows that are equal in what the kind looks at are in the same group,
-and groups that would be empty are left out.
+Each kind of groups puts every row in exactly one group. Rows with equal values are in the same group, and empty groups
+are left out.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 from what_next.data.batches import ranges
 
 Masks = dict[str, Bool[np.ndarray, "rows"]]
-"""By the name of a group, its rows."""
+"""The rows of each group, by its name."""
 
 DAY = 24 * 60 * 60 * 10**6  # microseconds
 
@@ -26,14 +26,14 @@ def groups(
     activity: Float64[np.ndarray, "rows"] | None = None,
     known: Int64[np.ndarray, "rows"] | None = None,
 ) -> dict[str, Masks]:
-    """The groups of all kinds: by the kind's name, then by the group's.
+    """The groups of all kinds, by the kind's name, then by the group's.
 
     Args:
         before: how many events each row's user has before the target.
         items: the targets.
         counts: training events of each item.
         activity: see `events_per_active_day`; None: the log has no times.
-        known: how many events of each row's user training knows; None: users are set aside whole, so that all are new.
+        known: how many events of each row's user training knows; None: whole users are held out, so all are new.
     """
     found = {"history length": by_history_length(before), "item popularity": by_item_popularity(items, counts)}
     if activity is not None:
@@ -44,7 +44,7 @@ def groups(
 
 
 def by_history_length(before: Int64[np.ndarray, "rows"]) -> Masks:
-    """Quarters of the rows by how many events come before the target, named by the lengths: "1-20", "21-56", "57+"."""
+    """Quartiles of how many events precede the target, named by those lengths: "1-20", "21-56", "57+"."""
     if not len(before):
         return {}
     ends = sorted({int(end) for end in np.quantile(before, [0.25, 0.5, 0.75], method="inverted_cdf")})
@@ -55,12 +55,13 @@ def by_history_length(before: Int64[np.ndarray, "rows"]) -> Masks:
 
 
 def by_activity(activity: Float64[np.ndarray, "rows"]) -> Masks:
-    """Thirds of the rows by events per active day, cut at numbers of two digits; apart, those without a number."""
+    """Terciles of events per active day, cut at numbers of two digits; rows without a number are a group of their
+    own."""
     known = np.isfinite(activity)
     if not known.any():
         return _filled({"no history": ~known})
     cuts = np.quantile(activity[known], [1 / 3, 2 / 3], method="inverted_cdf")
-    # A cut is rounded before it is used, so that the name says exactly who is in the group.
+    # Cuts are rounded before use, so that the group's name is exact.
     ends = sorted({float(f"{cut:.2g}") for cut in cuts})
     names = [f"up to {ends[0]:g} a day", *(f"{low:g} to {high:g} a day" for low, high in pairwise(ends))]
     names.append(f"over {ends[-1]:g} a day")
@@ -69,10 +70,10 @@ def by_activity(activity: Float64[np.ndarray, "rows"]) -> Masks:
 
 
 def by_item_popularity(items: Int[np.ndarray, "rows"], counts: Int[np.ndarray, "items"]) -> Masks:
-    """Rows whose target is among the most heard items, `head`, that make up a third of the training events, and so on.
+    """Terciles by the target's popularity, each with a third of the training events: `head` has the most popular items.
 
-    An item is in the third in which the events of its equals begin, all items being put in descending order of their
-    events. `cold`: the target has no training event.
+    Items are sorted by descending events, and all items with equally many events are in the tercile in which the first
+    of them begins. `cold`: the target has no training event.
     """
     assert (items >= 0).all(), "every row has a target"
     values, places, several = np.unique(-counts, return_inverse=True, return_counts=True)
@@ -89,17 +90,17 @@ def events_per_active_day(
     users: Int[np.ndarray, "rows"],
     before: Int64[np.ndarray, "rows"],
 ) -> Float64[np.ndarray, "rows"]:
-    """The events before each row's target, over the number of days (UTC) that have one; not a number without any.
+    """The events before each row's target, over the number of days (UTC) that have one; NaN without any.
 
     Args:
         timestamps: of all events, by user, then time, in microseconds since 1970 UTC.
         offsets: where each user's events start, and at the end the number of events.
-        users: of each row, whose history it is; `before`: how many events it has.
+        users: the user of each row; `before`: how many events of the user precede the target.
     """
     people, rows = np.unique(users, return_inverse=True)
     counts = offsets[people + 1] - offsets[people]
     starts = counts.cumsum() - counts
-    # Their events alone: a log may be larger than memory.
+    # Only the events of these users: a log may be larger than memory.
     days = timestamps[ranges(offsets[people], counts)] // DAY
     owners = np.repeat(np.arange(len(people)), counts)
     running = np.append(0, ((np.diff(days, prepend=0) != 0) | (np.diff(owners, prepend=-1) != 0)).cumsum())
@@ -110,11 +111,11 @@ def events_per_active_day(
 def _between(
     values: Int64[np.ndarray, "rows"] | Float64[np.ndarray, "rows"], ends: list[int] | list[float], names: list[str]
 ) -> Masks:
-    """Rows up to the first end, from there up to the second, and so on; at last, those above all."""
+    """Rows up to the first end, from there up to the second, and so on; last, rows above all ends."""
     places = np.searchsorted(ends, values)
     return _filled({name: places == place for place, name in enumerate(names)})
 
 
 def _filled(masks: Mapping[str, Bool[np.ndarray, "rows"]]) -> Masks:
-    """Without groups that are empty."""
+    """The groups that are not empty."""
     return {name: mask for name, mask in masks.items() if mask.any()}

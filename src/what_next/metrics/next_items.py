@@ -1,4 +1,4 @@
-"""How well a policy names what really came next: targets of a split, and where they stand in the policy's ranking."""
+"""Next-item evaluation: the targets of a split, and where they stand in a policy's ranking."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -23,24 +23,24 @@ Sets = Int32[np.ndarray, "rows width"]
 EVENTS = 2**14
 """Events of histories read at a time, padding included."""
 SCORES = 2**21
-"""Scores at work at a time: 16 MB in double precision, which the allocator keeps; memory of more is given back to the
-system after each use, and comes anew page by page, which takes as long as the ranking."""
+"""Scores at a time: 16 MB in double precision, which the allocator reuses. Larger blocks return to the system after
+each use, and allocating them page by page takes as long as the ranking."""
 
 Histories = Callable[[Int32[np.ndarray, "batch"], Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]], History]
-"""From users, starts and lengths to their histories, sigma included (`State.histories`)."""
+"""Maps users, starts and lengths to their histories, sigma included (`State.histories`)."""
 Kind = Literal["last", "random", "successive", "all"]
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What is to be named: a row for each ranking, and how many events of its user come before it.
+    """The targets: a row for each ranking, with the item to find and how many events of its user precede it.
 
     Attributes:
-        users: of each row; `before`: how many events of the user the policy may read.
-        items: the item that came then.
-        rewards: what the log says of it; None where the log has no rewards.
-        relevant: all items that came from then on, each once, -1 pads; None where one is asked for.
-        without_history: how many users of the part have targets and no event before them: they are not judged.
+        users: the user of each row; `before`: how many events of the user the policy may read.
+        items: the target item.
+        rewards: the target's logged reward; None where the log has no rewards.
+        relevant: all items from the target on, each once, padded with -1; None where only the target counts.
+        without_history: how many users of the part have targets and no event before them; they are not judged.
         catalogue: how many items there are.
     """
 
@@ -54,18 +54,18 @@ class Targets:
 
     @classmethod
     def of(cls, dataset: Dataset, split: Split, part: Part, kind: Kind = "last", seed: int = 0) -> "Targets":
-        """Of the users of a part who have an event before their target.
+        """The targets of the users of a part who have an event before them.
 
         Args:
-            dataset: all events; `split`: of them; `part`: whose targets.
-            kind: the last event of each user's part, one at random, each of them in turn after all before it, or the
-                set of all of them after what came before the part (or after the user's first event).
-            seed: draws those at random.
+            dataset: all events; `split`: its split; `part`: whose targets.
+            kind: the last event of each user's part; one at random; each of them, after all events before it; or the
+                set of all of them, after the events before the part (or after the user's first event).
+            seed: for random targets.
         """
         users = split.validation if part == "validation" else split.test
         since, until = split.targets(part)
         stop = (dataset.lengths if until is None else until)[users]
-        start = np.maximum(since[users], 1)  # nobody is judged on a first event
+        start = np.maximum(since[users], 1)  # a first event has no history, so it is no target
         users, start, stop, alone = users[stop > start], start[stop > start], stop[stop > start], stop <= start
         counts = stop - start
         if kind == "random":
@@ -77,11 +77,11 @@ class Targets:
         places = dataset.offsets[users] + start
         rewards = None if dataset.rewards is None else dataset.rewards[places].astype(np.float64)
         found = cls(users, start, dataset.items[places], rewards, None, int(alone.sum()), len(dataset.catalogue))
-        # A set has no reward of its own.
+        # A set of items has no single reward.
         return replace(found, relevant=_distinct(dataset, places, counts), rewards=None) if kind == "all" else found
 
     def of_rows(self, rows: Int[np.ndarray, "rows"]) -> "Targets":
-        """Some of them."""
+        """A selection of the rows."""
         arrays = {one.name: getattr(self, one.name) for one in fields(self)}
         return replace(self, **{name: one[rows] for name, one in arrays.items() if isinstance(one, np.ndarray)})
 
@@ -96,20 +96,20 @@ class Targets:
 
     @cached_property
     def people(self) -> tuple[Int32[np.ndarray, "users"], Int64[np.ndarray, "rows"]]:
-        """Everybody who is judged, and for each row who it is, counted among them."""
+        """The distinct users, and for each row the index of its user among them."""
         found, owners = np.unique(self.users, return_inverse=True)
         return found, owners
 
     @cached_property
     def hash(self) -> str:
-        """Short SHA-256 over every row: whose it is, how much of the history is known, and what is to be named."""
+        """Short SHA-256 over every row: its user, the length of the known history, and the relevant items."""
         digest = hashlib.sha256()
         for part in (self.users, self.before, self.sets):
             digest.update(part.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
     def held(self, dataset: Dataset) -> int:
-        """How many items to be named stand in their history already, so that nobody who leaves those out names them."""
+        """How many relevant items the history holds already: a policy that recommends only new items misses them."""
         count = 0
         for rows in chunks(self):
             lengths, steps = self.before[rows, None], np.arange(int(self.before[rows].max()))
@@ -124,8 +124,8 @@ class Ranks:
 
     Attributes:
         items: the slates; items of equal scores stand in random order.
-        places: where the relevant items stand.
-        rewards: what the log says of each target; None without rewards.
+        places: the places of the relevant items.
+        rewards: each target's logged reward; None without rewards.
     """
 
     items: Int32[np.ndarray, "rows k"]
@@ -139,7 +139,7 @@ class Ranks:
 
     @property
     def ndcg(self) -> Float64[np.ndarray, "rows"]:
-        """NDCG likewise."""
+        """NDCG at the slates' length."""
         return ndcg(self.places, self.items.shape[1])
 
     @property
@@ -159,11 +159,11 @@ def rank(
     seed: int = 0,
     done: Done = no_progress,
 ) -> Ranks:
-    """Let a policy recommend `k` items in each row, greedily; none of the history unless `seen`.
+    """Let a policy recommend `k` items in each row, greedily, without items of the history unless `seen`.
 
-    `done` is told of rows as they are ranked.
+    `done` is called with the number of rows ranked.
 
-    Equal scores are a random order: what is measured is the mean over all of them, and the slates hold one, by `seed`.
+    Metrics are exact expectations over all orders of tied items; the slates hold one such order, drawn by `seed`.
     """
     items = np.full((len(targets), k), -1, np.int32)
     sets, rng = targets.sets, np.random.default_rng(seed)
@@ -181,7 +181,7 @@ def rank(
 def _ranked(
     policy: Policy, history: History, relevant: Sets, k: int, permitted: Permitted, rng: np.random.Generator
 ) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
-    """By its scores where the policy tells some (`scores`), so that equal ones are known; else by its slates."""
+    """Ranks by the policy's scores where it has a `scores` method, so that ties are known; else by its slates."""
     tell, states = getattr(policy, "scores", None), policy.states(history)
     scores = None if tell is None else tell(states, permitted)
     if scores is None:
@@ -192,12 +192,12 @@ def _ranked(
 
 
 def chunks(targets: Targets) -> Iterator[Int64[np.ndarray, "some"]]:
-    """Rows of about one length at a time, as many as memory should hold."""
+    """Indices of rows with similar history lengths, as many at a time as memory should hold."""
     return by_length(targets.before, EVENTS, max(1, SCORES // targets.catalogue))
 
 
 def _distinct(dataset: Dataset, places: Int64[np.ndarray, "rows"], counts: Int64[np.ndarray, "rows"]) -> Sets:
-    """The items of `counts` events from each place on, each once, in ascending order; -1 pads."""
+    """The distinct items of the `counts` events from each place on, ascending, padded with -1."""
     owners = np.repeat(np.arange(len(places)), counts)
     pairs = np.unique(np.stack([owners, dataset.items[ranges(places, counts)]]), axis=1)
     column = np.arange(pairs.shape[1]) - np.searchsorted(pairs[0], pairs[0])

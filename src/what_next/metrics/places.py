@@ -1,4 +1,4 @@
-"""Where relevant items stand in a ranking of the whole catalogue, ties included, and the best items themselves."""
+"""The places of relevant items in a ranking of the whole catalogue, ties included, and the best items."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,22 @@ from torch import Tensor
 from what_next.retrieval.pool import sample_ranks
 
 NOWHERE = 2**31 - 1
-"""The place of an item that cannot be reached."""
+"""The place of an item outside the slate."""
 GROUP = 16
-"""Items of which the greatest score is taken before the best are searched for; the fastest of 16 to 256."""
+"""Items per group in `_top`, which compares the groups' maxima first; 16 is the fastest of 16 to 256."""
 CACHED = 2**20
-"""Scores compared at a time: 4 MB stay near the processor, and their memory is used again."""
+"""Scores compared at a time: 4 MB fit the processor's cache, and their memory is reused."""
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the relevant items of each row stand in its ranking. Those of one row with the same `above` are tied.
+    """The places of the relevant items of each row in its ranking. Items of one row with equal `above` are tied.
 
     Attributes:
-        above: how many permitted items have a strictly higher score; NOWHERE for an item that is not permitted or that
-            lies beyond the slate, and for padding.
+        above: how many permitted items have a strictly higher score; NOWHERE for padding, for an item that is not
+            permitted, and for one outside the slate.
         tied: how many permitted items have the same score, itself included; 1 where `above` is NOWHERE.
-        counts: how many relevant items each row has, those that are nowhere included.
+        counts: how many relevant items each row has, including those with NOWHERE.
     """
 
     above: Int64[np.ndarray, "rows relevant"]
@@ -34,7 +34,7 @@ class Places:
 
     @classmethod
     def of_slates(cls, slates: Int32[np.ndarray, "rows k"], relevant: Int[np.ndarray, "rows relevant"]) -> "Places":
-        """Of a policy that tells no scores: the position in its slate, without ties; -1 is no item in either."""
+        """For a policy without scores: positions in its slate, without ties; -1 is no item in either argument."""
         above = np.full(relevant.shape, NOWHERE)
         for position in reversed(range(slates.shape[1])):  # where an item stands twice, the first counts
             above[slates[:, position, None] == relevant] = position
@@ -48,18 +48,18 @@ def place(
 ) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
     """Rank the catalogue for each row: where its relevant items stand, and the `k` best items.
 
-    Equal scores inside the slate or at its border are put in an order drawn uniformly. Only rows with such ties draw
-    numbers, row after row and the same count each: how the rows, in one order, are cut into chunks does not matter.
+    Ties inside the slate or at its border are ordered uniformly at random. Only rows with such ties draw random
+    numbers, row after row and the same number each, so the result does not depend on how the rows are cut into chunks.
 
     Args:
         scores: higher is better; -inf where an item is not permitted.
-        relevant: different items for each row; -1 pads.
-        k: slots of the slate, and the deepest cutoff that the places tell of.
+        relevant: distinct items for each row, padded with -1.
+        k: slots of the slate, and the deepest cutoff for which the places are valid.
         rng: breaks the ties of the slates; the places do not depend on it.
 
     Returns:
-        The places, exact where fewer than `k` items have a higher score, else NOWHERE; and the slates, best first, -1
-        where no more items are permitted.
+        The places, exact where fewer than `k` items have a higher score, else NOWHERE; and the slates, best first,
+        padded with -1 where fewer than `k` items are permitted.
     """
     depth = min(k, scores.shape[1])
     assert depth > 0
@@ -70,7 +70,7 @@ def place(
     above = torch.searchsorted(descending, -own)
     tied = (torch.searchsorted(descending, -own, right=True) - above).cpu().numpy()
     slates, crowds = _slates(scores, values.cpu().numpy(), items.cpu().numpy(), k, rng)
-    # All that equals a score above the slate's lowest stands in the slate; what equals the lowest may not.
+    # Items tied above the slate's lowest score all fit in the slate; those tied at the lowest score may not.
     tied = np.where((own == lowest).cpu().numpy(), np.maximum(tied, crowds[:, None]), tied)
     reached = ((own >= lowest) & (own > -torch.inf)).cpu().numpy()
     counts = (relevant >= 0).sum(1).cpu().numpy()
@@ -82,8 +82,8 @@ def _top(
 ) -> tuple[Float[Tensor, "rows count"], Int64[Tensor, "rows count"]]:
     """`scores.topk(count)`, in a third of the time where the catalogue is large.
 
-    At most `count - 1` groups of items hold a score above the last one that is sought, so the `count` groups with the
-    greatest maxima hold all of those, and enough that equal it.
+    At most `count - 1` groups contain a score above the `count`-th greatest, so the `count` groups with the greatest
+    maxima contain all of those scores, and enough that equal the `count`-th.
     """
     width = scores.shape[1] // GROUP
     if width < GROUP * count:  # it would take longer
@@ -105,12 +105,12 @@ def _slates(
     k: int,
     rng: np.random.Generator,
 ) -> tuple[Int32[np.ndarray, "rows k"], Int64[np.ndarray, "rows"]]:
-    """The best items with their ties broken; and how many items equal the last, where not all of them have a slot.
+    """The best items with their ties broken; and how many items share the lowest score, where not all have a slot.
 
     Args:
         scores: of all items.
         values: the greatest scores, one more than there are slots where the catalogue is large enough.
-        items: whose they are.
+        items: the items of these scores.
         k: slots.
         rng: breaks the ties.
     """
@@ -139,7 +139,7 @@ def _ordered(
     levels: Float[np.ndarray, "rows slots"],
     keys: Shaped[np.ndarray, "rows slots"],
 ) -> Int64[np.ndarray, "rows slots"]:
-    """Items by ascending level, those of one level by ascending key."""
+    """Items by ascending level, then by ascending key."""
     return np.take_along_axis(items, np.lexsort((keys, levels)), axis=1)
 
 
@@ -149,9 +149,9 @@ def _drawn_at_border(
     border: Float[np.ndarray, "crowded"],
     uniforms: Float64[np.ndarray, "crowded two slots"],
 ) -> tuple[Int64[np.ndarray, "crowded"], Int64[np.ndarray, "crowded slots"]]:
-    """How many items of some rows have the border's score, and as many of them as there are slots, in random order.
+    """For some rows, how many items have the border's score, and up to `slots` of them drawn in random order.
 
-    Where there are fewer, -1 pads.
+    Padded with -1.
     """
     sizes, items = np.zeros(len(rows), np.int64), np.full(uniforms[:, 0].shape, -1)
     width = scores.shape[1]

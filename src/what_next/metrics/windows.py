@@ -1,4 +1,4 @@
-"""Windows of histories, what followed them, and what any item would make of the spread at their ends."""
+"""Windows of histories, the items that followed them, and the spread at their ends with any item added."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from what_next.rewards.spread import Pairs, Samples, spread_reward
 from what_next.types import History
 
 CHUNK = 2**18
-"""Distances at work at a time: 2 MB stays near the processor; with four times as many, each takes thrice as long."""
+"""Distances at a time: 2 MB fit the processor's cache; with four times as many, each takes three times as long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +25,10 @@ class Windows:
     """Windows of one length, by user, then place.
 
     Attributes:
-        dataset: where they come from.
-        history: the windows, a row each.
-        following: the item that followed each.
-        too_short: how many users were too short to give one.
+        dataset: the data set that they come from.
+        history: the windows, one per row.
+        following: the item that followed each window.
+        too_short: how many users had too few events for a window.
     """
 
     dataset: Dataset
@@ -46,7 +46,7 @@ class Windows:
         return self.history.users
 
     def heard(self, items: Int32[np.ndarray, "seeds windows"]) -> Bool[np.ndarray, "seeds windows"]:
-        """Which items are anywhere in the whole history of their window's user, before, in or after the window."""
+        """Whether each item occurs anywhere in the user's whole history: before, in or after the window."""
         users = np.unique(self.users).astype(np.int64)
         counts = self.dataset.lengths[users]
         width = len(self.dataset.catalogue)
@@ -65,17 +65,17 @@ def draw_windows(
     until: Int64[np.ndarray, "all_users"] | None = None,
     seed: int = 0,
 ) -> Windows:
-    """Up to `per_user` windows of each user, drawn without replacement among all that an event follows.
+    """Up to `per_user` windows of each user, drawn without replacement among all windows that an event follows.
 
     Args:
         dataset: the log.
         users: whose windows; the test users of a split.
-        history_of: makes the rows, so that a window is what an agent reads everywhere else.
+        history_of: makes the rows, so that a window is encoded like any other history.
         length: events in each window.
         per_user: windows of each user, at most.
-        since: for each user of the data set, the first of their events that may be the following item.
-        until: likewise, where those end; None: with the last. `Split.targets` gives both.
-        seed: which windows; the same seed, users and length give the same windows.
+        since: for each user of the data set, the index of the first event that may be the following item.
+        until: likewise, the end of these events; None: the end of the history. `Split.targets` gives both.
+        seed: of the draw; the same seed, users and length give the same windows.
     """
     earliest = np.full(len(users), length) if since is None else np.maximum(since[users], length)
     ends = dataset.lengths if until is None else until
@@ -90,7 +90,7 @@ def draw_windows(
 
 
 def followed(history: History, items: Int32[np.ndarray, "batch"]) -> History:
-    """Full histories (no padding) after one more event each: the item was taken, and nothing else is known of it."""
+    """Full histories (no padding) with one taken item appended to each; the new event has no other data."""
 
     def longer(values: np.ndarray, last: np.ndarray) -> np.ndarray:
         return np.concatenate([values, last[:, None]], axis=1)
@@ -127,7 +127,7 @@ class Sampling:
         return found
 
     def with_each_item(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """The spread that each history's sample would have with each item of the catalogue added to it."""
+        """The spread of each history's sample with each item of the catalogue added."""
         found = np.empty((len(history.users), len(self.vectors)))
         block = CHUNK // min(self.window, history.items.shape[1])
         with _one_thread():
@@ -138,7 +138,7 @@ class Sampling:
         return found
 
     def reward(self, history: History, items: Int32[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
-        """The spread reward of one item after each history; not a number where it is not defined, or for item -1."""
+        """The spread reward of one item after each history; NaN where it is undefined, or for item -1."""
         found = np.empty(len(items))
         for part, samples, at_end in self._ends(history, self.window):
             with_item = samples.with_item(torch.from_numpy(self.vectors[items[part]])[:, None, None])
@@ -147,11 +147,11 @@ class Sampling:
         return np.where(items < 0, np.nan, found)
 
     def _ends(self, history: History, width: int) -> Iterator[tuple[slice, Samples, tuple[Tensor, Tensor]]]:
-        """Some histories at a time: their samples at every step, and the index of each one's last step.
+        """The samples of some histories at a time, at every step, and the index of each history's last step.
 
         Args:
             history: each with at least one event.
-            width: distances that are taken from each event.
+            width: distances computed for each event.
         """
         latest = history.last(self.window)
         step = max(1, CHUNK // (width * latest.items.shape[1]))
@@ -164,7 +164,7 @@ class Sampling:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Blocks this small gain nothing from threads, which wait for each other many times as long on a busy machine."""
+    """Blocks this small gain nothing from threads, which on a busy machine mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""Python's own way in: `fit` and `load` give a `Model`, which recommends, is judged, and is saved.
+"""The Python interface: `fit` and `load` return a `Model`, which recommends, can be evaluated, and can be saved.
 
-Underneath are the objects of the command line: `Setup`, `Environment`, `LearnedPolicy`, `Recommender`, the evaluator
-and the report.
+It is built on the objects behind the command line: `Setup`, `Environment`, `LearnedPolicy`, `Recommender`, the
+evaluator and the report.
 """
 
 from what_next.python.fitting import fit, load

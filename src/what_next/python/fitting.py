@@ -1,4 +1,4 @@
-"""`fit`: from a frame to a trained model in one call; `load`: the model again."""
+"""`fit` trains a model on a data frame in one call; `load` opens a saved model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -67,27 +67,27 @@ def fit(
     Args:
         data: a pandas, Polars or pyarrow frame with a row per event, or the path of a file that `what-next data import`
             can read.
-        algorithm: its name, an object that holds its hyper-parameters, or its class; of one's own as well.
+        algorithm: its name, an object that holds its hyper-parameters, or its class; your own as well.
         items: a frame (or path) with a row per item: titles, attributes and tags.
-        user: the column of that role; None is recognised, by the code of `what-next data import`, and "" stands for no
-            column; `item`, `time`, `reward`, `event`, `titles`: likewise.
+        user: the name of the user column; None: it is recognised as by `what-next data import`; "": there is no such
+            column. `item`, `time`, `reward`, `event`, `titles`: likewise.
         attributes: see `data.Options`; `tags`, `context`, `fill`, `time_format`, `session_gap` (also as "30m"),
             `keep_duplicates`, `missing`: likewise.
         folder: where data, models and a `setup.txt` for the command line are kept; None: in a temporary folder, which
-            goes with the model.
-        overwrite: write over another model, or other data, in `folder`.
-        on_step: called with each step of training; where it returns True, training ends.
-        on_save: called after each save with what was measured on the validation users.
-        verbose: say which column was taken for what, and how far training is.
+            is deleted with the model.
+        overwrite: overwrite another model, or other data, in `folder`.
+        on_step: called with each training step; training ends when it returns True.
+        on_save: called after each save with the metrics of the validation users.
+        verbose: print which column is used as what, and the progress of training.
         settings: any setting by its key, with underscores for dots: `learning_rate=.001`, `loss_negatives=512`.
 
     Returns:
-        The model. After Ctrl-C: the best so far, by the validation users.
+        The model. After Ctrl-C: the best one so far, by the validation users.
 
     Raises:
         DataError: the data cannot be used. SetupError: a setting is unknown or out of range.
-        ModelError: a model of another algorithm, or other data, lie in `folder`.
-        TrainingError: a loss is no number, or training ended before the networks of an ensemble were one.
+        ModelError: `folder` holds a model of another algorithm, or other data.
+        TrainingError: a loss is not a number, or training ended before the networks of an ensemble were joined.
     """
     check_fork("fit")
     home = None if folder is not None else Home()
@@ -98,7 +98,7 @@ def fit(
     options = Options(**said, fill=fill, keep_duplicates=keep_duplicates, session_gap=gap, time_format=time_format)
     tables, dataset = _opened(data, items, options)
     setup = _setup(algorithm, settings, where)
-    # A notebook would get a block of its own for each line.
+    # Otherwise a notebook shows each line as a block of its own.
     people = Plain(soft_wrap=True, highlight=False, quiet=not verbose, force_jupyter=False)
     if tables is not None:
         lines = (*tables.told(dataset), *(f"warning: {one}" for one in tables.warnings))
@@ -114,8 +114,8 @@ def fit(
     report = environment.train_agent()
     if report.saved != setup.model_paths:
         raise TrainingError(
-            "training ended before the networks of the ensemble were one, so there is no model; in the `folder` that "
-            f"was given, if any, `what-next train {SETUP}` goes on, with its option resume"
+            "training ended before the ensemble's networks were joined, so there is no model; if `folder` was "
+            f"given, `what-next train {SETUP} --resume` there goes on"
         )
     policy = LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)  # as the command line opens it
     model = Model(policy, setup, training=report, home=home, **frame)
@@ -133,12 +133,13 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
 
     Args:
         path: the folder that `Model.save` or `fit` wrote, or an agent's file with its catalogue beside it.
-        data: histories by user id, of the same catalogue; None: those in the folder, if any. Without them histories
-            are given by item ids.
-        algorithm: the class of an algorithm of one's own, which no setup can name.
+        data: histories by user id, with the same catalogue; None: the data in the folder, if any. Without data,
+            histories are given as item ids.
+        algorithm: the class of an algorithm of your own, which a setup cannot name.
 
     Raises:
-        ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
+        ModelError: a file is missing, damaged, from a newer version, or belongs to another model; or the algorithm is
+            unknown.
         CatalogueError: the data set has another catalogue.
         SetupError: `algorithm` is no class of an algorithm.
     """
@@ -151,8 +152,8 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
         )
     if algorithm is not None and not (isinstance(algorithm, type) and issubclass(algorithm, Algorithm)):
         raise SetupError(
-            f"algorithm is {algorithm!r:.200}; expected the class of an algorithm of your own; leave out what the file "
-            "itself can name"
+            f"algorithm is {algorithm!r:.200}; expected the class of an algorithm of your own; leave it out for an "
+            "algorithm that the file can name"
         )
     if path.is_dir():
         if not (path / AGENT).is_file():
@@ -167,7 +168,7 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
 
 
 def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dataset]:
-    """The data set, and the tables that it was made of, where it was not imported before."""
+    """The data set, and the tables that it was imported from; None for a data set that was imported before."""
     if isinstance(data, Dataset):
         return None, data
     if isinstance(data, str | Path):
@@ -190,7 +191,7 @@ def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dat
 
 
 def _setup(algorithm: str | Algorithm | type[Algorithm], settings: Settings, folder: Path) -> Setup:
-    """The setup of a run whose files lie in a folder."""
+    """The setup of a run with its files in `folder`."""
     chosen = algorithm.model_validate({}) if isinstance(algorithm, type) else algorithm
     known = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(chosen)
     networks = {network for some in (known.updates.values() if known else ()) for network in some}
@@ -204,12 +205,12 @@ def _setup(algorithm: str | Algorithm | type[Algorithm], settings: Settings, fol
     values = nested({**settings}, chosen) | own
     setup = Setup.model_validate(values, context={"entries": {}, "source": "fit"})
     if setup.cluster.name:
-        raise SetupError(f"cluster is {setup.cluster.name!r}, by which the command line alone trains; leave it out")
+        raise SetupError(f"cluster is {setup.cluster.name!r}, which only the command line supports; leave it out")
     return setup
 
 
 def _keep(folder: Path, tables: Tables, setup: Setup, frame: bytes) -> None:
-    """Write the data, how they were read, and the setup for the command line, where it can name the algorithm."""
+    """Write the data, how its columns were read, and a setup for the command line if that can name the algorithm."""
     save(tables, folder / DATA)
     own = {folder / SETUP: written(setup, folder).encode()} if setup.algorithm.name in ALGORITHMS else {}
     write_files({folder / FRAME: frame, **own})

@@ -1,4 +1,5 @@
-"""`push` and `pull`: a model's files on Hugging Face's hub, its card as the page; without the log and its users."""
+"""`push` and `pull` a model to and from Hugging Face's hub: its files, and its card as the page; never the event
+log."""
 
 import re
 import warnings
@@ -19,19 +20,19 @@ from what_next.training.card import card, card_path
 PAGE, SUMS = "README.md", "SHA256SUMS"
 CATALOGUE = catalogue_path(Path(AGENT)).name
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
-"""What a critic's file may be called."""
+"""Allowed names of a critic's file."""
 
 
 @told_in_python()
 def push(model: Model | str | Path, repo: str, *, private: bool = True) -> str:
-    """Put a model on the hub; `hf auth login` (or HF_TOKEN) says who you are. Returns the address of the commit.
+    """Upload a model to the hub, with the login of `hf auth login` or HF_TOKEN. Returns the address of the commit.
 
-    Networks, items (with titles and attributes) and the card are sent; the log of events is not.
+    Networks, items (with titles and attributes) and the card are uploaded; the log of events is not.
 
     Args:
         model: a model, its folder, or its agent's file.
-        repo: "owner/name"; made where it is missing.
-        private: for you alone, where it is made.
+        repo: "owner/name"; created if it is missing.
+        private: whether a created repository is private.
 
     Raises:
         ModelError: a file is missing or damaged, or the hub refuses.
@@ -53,7 +54,7 @@ def push(model: Model | str | Path, repo: str, *, private: bool = True) -> str:
     sums = "".join(f"{sha256(path)}  {name}\n" for name, path in files.items())
     sent: dict[str, Any] = {**files, PAGE: text.encode(), SUMS: sums.encode()}
     with _told(repo, "pushed"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it takes the catalogue for a data set
+        warnings.simplefilter("ignore", UserWarning)  # the hub's library takes the catalogue for a data set
         api = hub.HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         adds = [hub.CommitOperationAdd(name, content) for name, content in sent.items()]
@@ -63,18 +64,18 @@ def push(model: Model | str | Path, repo: str, *, private: bool = True) -> str:
 
 @told_in_python()
 def pull(repo: str, folder: str | Path, *, revision: str | None = None, overwrite: bool = False) -> Model:
-    """Get a model from the hub into a folder, and open it.
+    """Download a model from the hub into a folder, and open it.
 
-    Nothing but the files of a model is asked for, each is checked by its hash, and none is code.
+    Only the files of a model are requested; each is checked by its hash, and none is code.
 
     Args:
         repo: "owner/name".
-        folder: made where it is missing.
-        revision: a branch, a tag, or a commit, which always gives the same files.
-        overwrite: write over a model in `folder`.
+        folder: created if it is missing.
+        revision: a branch, a tag, or a commit; only a commit always gives the same files.
+        overwrite: overwrite a model in `folder`.
 
     Raises:
-        ModelError: there is no such model, a file is not what its hash says, or a model lies in `folder`.
+        ModelError: there is no such model, a file does not match its hash, or `folder` holds a model.
         MissingExtraError: huggingface_hub is not installed.
     """
     hub, folder = _hub(repo), path_of(folder)
@@ -100,7 +101,7 @@ def pull(repo: str, folder: str | Path, *, revision: str | None = None, overwrit
 
 
 def _hub(repo: str) -> Any:
-    """The library, where it may be asked for a repository of that name."""
+    """The hub's library, after a check of the repository's name."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ModelError(f"{repo!r} is no name of a repository on the hub; give OWNER/NAME")
     try:
@@ -115,25 +116,25 @@ def _hub(repo: str) -> Any:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Within, the folder is there; where it was made for this, and nothing came of it, it goes."""
+    """Create the folder; if it was created here and the block fails, remove it again."""
     new = not folder.exists()
     check_paths([folder / AGENT])
     try:
         yield
     finally:
         if new:
-            with suppress(OSError):  # it holds a model
+            with suppress(OSError):  # the folder holds a model
                 folder.rmdir()
 
 
 @contextmanager
 def _told(repo: str, done: str) -> Iterator[None]:
-    """What the hub or the network refuses becomes a `ModelError`."""
+    """Turn errors of the hub or the network into a `ModelError`."""
     try:
         yield
     except WhatNextError:
         raise
-    except Exception as error:  # the library has errors of its own, and those of whichever library brings HTTP
+    except Exception as error:  # the library raises its own errors, and those of whichever HTTP library it uses
         why = " ".join(str(error).split())
         raise ModelError(
             f"{repo}: cannot be {done} ({why}); check the name, the network, and who you are (hf auth whoami)"

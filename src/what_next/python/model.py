@@ -1,4 +1,4 @@
-"""A trained model as Python's users hold it."""
+"""The trained model of the Python interface."""
 
 import json
 import os
@@ -43,7 +43,7 @@ from what_next.training.refit import refit_on
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
 else:
-    IntoDataFrame = Any  # a protocol, which cannot be checked at run time
+    IntoDataFrame = Any  # a protocol that cannot be checked at run time
 
 AGENT, DATA, SETUP, PAGE, FRAME = "agent.safetensors", "data.parquet", "setup.txt", "report.html", "frame.json"
 """The files of a model's folder."""
@@ -51,7 +51,7 @@ Frame = TypeVar("Frame", bound=IntoDataFrame)
 
 
 class Home:
-    """A temporary folder, which goes with this object; copies and forked processes leave it where it is."""
+    """A temporary folder, deleted with this object; copies and forked processes do not delete it."""
 
     def __init__(self) -> None:
         self.name = mkdtemp(prefix="what-next-")
@@ -64,13 +64,13 @@ def _remove(folder: str, maker: int) -> None:
 
 
 class Model(Recommender):
-    """A trained agent with its data: recommends, is judged on what training never saw, and is saved.
+    """A trained agent with its data: it recommends, can be evaluated on held-out events, and can be saved.
 
     Attributes:
-        setup: all settings, and where the files are.
-        training: what training came to (`Report`); None for a loaded model.
-        columns: the column of each role in the frame that it was made of; `time_format`: what was said of its times.
-        manifest: what its file said of itself when it was made or opened.
+        setup: all settings, and the paths of the files.
+        training: the report of training (`Report`); None for a loaded model.
+        columns: the column of each role in the training frame; `time_format`: the format of its times, if given.
+        manifest: the manifest of its file when it was trained or opened.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Model(Recommender):
         time_format: str | None = None,
         home: Home | None = None,
     ) -> None:
-        """`home`: the temporary folder of its files, which goes with it."""
+        """`home`: the temporary folder of its files, deleted with the model."""
         super().__init__(policy)
         self.setup, self.training, self._home = setup, training, home
         self.columns, self.time_format = dict(columns or {}), time_format
@@ -91,11 +91,11 @@ class Model(Recommender):
         self._judged: dict[tuple[object, ...], Results] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_judged": {}}  # which holds the data once more
+        return vars(self) | {"_judged": {}}  # the results hold the data a second time
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        if "manifest" not in state:  # pickled before there was one
+        if "manifest" not in state:  # pickled by a version without manifests
             agent = self.policy.agent
             try:
                 self.manifest = read_manifest(self.setup.model_agent_path, "agent")
@@ -110,7 +110,7 @@ class Model(Recommender):
         return html.table("Model", (), list(self._facts().items()))
 
     def _facts(self) -> dict[str, str]:
-        """What people want to know of it, in a few words each."""
+        """Short facts about the model, by name."""
         agent, dataset = self.policy.agent, self.state.dataset
         found = {"algorithm": self.setup.algorithm.name, "items": f"{len(self.catalogue):,}"}
         if dataset.users:
@@ -169,13 +169,13 @@ class Model(Recommender):
         blocked: Iterable[str | int] = (),
         rng: np.random.Generator | int | None = None,
     ) -> Any:
-        """What comes next.
+        """Recommend the next items.
 
         Args:
             history: one of: item ids, oldest first (a list, a series, an array); the id of a user of the data; a frame
-                of events of any users, its columns called as in training or by usual names, and sorted by its times
-                where it has any, which are read as in training; a frame of users of the data alone.
-            k: number of items for each.
+                of events of any users, with columns named as in training or by usual names, and sorted by its times if
+                it has any, which are parsed as in training; a frame with only the users of the data.
+            k: number of items for each user.
             user: see `Recommender.recommend`; `seen`, `context`, `allowed`, `blocked`, `rng`: likewise.
 
         Returns:
@@ -183,7 +183,7 @@ class Model(Recommender):
 
         Raises:
             CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
-            DataError: a column of the frame is missing, or a time in it; or an argument is out of range.
+            DataError: a column of the frame or a time in it is missing, or an argument is out of range.
         """
         try:
             rng = None if rng is None else np.random.default_rng(rng)
@@ -209,7 +209,7 @@ class Model(Recommender):
         return super().recommend(given, k, user=user, context=context, **how)
 
     def _for_frame(self, frame: pl.DataFrame, k: int, how: dict[str, Any]) -> pl.DataFrame:
-        frame = frame.with_columns(pl.selectors.binary().cast(pl.String))  # ids in bytes, as `fit` reads them
+        frame = frame.with_columns(pl.selectors.binary().cast(pl.String))  # ids as bytes, which `fit` reads as text
         given = {role: name for role, name in self.columns.items() if name in frame.columns}
         found = recognise(frame.columns, ("user", "item", "time"), (), given, "the frame")
         if "user" not in found or ("item" not in found and frame.width > 1):
@@ -226,7 +226,7 @@ class Model(Recommender):
         return self.with_events(events, k, **how)
 
     def _in_order(self, events: pl.DataFrame, frame: pl.DataFrame, column: str) -> pl.DataFrame:
-        """The events by their times, a column of the frame; a `DataError` where an event has none."""
+        """The events sorted by the frame's column of times; a `DataError` if an event has no valid time."""
         times = read_times(frame.lazy(), column, self.time_format, "the frame")
         dated = frame.select(events["user_id"], events["item_id"], time=times.value)
         lost = dated.select(pl.col("time").is_null() & ~pl.any_horizontal(pl.col("user_id", "item_id").is_null()))
@@ -247,17 +247,17 @@ class Model(Recommender):
     def evaluate(
         self, part: Part = "test", *, baselines: Collection[str] | None = None, anew: bool = False, verbose: bool = True
     ) -> Results:
-        """Judge it beside baselines and chance on what training never saw, as `what-next evaluate` does.
+        """Evaluate it on held-out events, beside baselines and chance, as `what-next evaluate` does.
 
         Args:
-            part: "test" to report, "validation" to tune on.
-            baselines: beside which; None: all; () for none.
-            anew: judge again, whatever was judged before with the same arguments.
-            verbose: show how far it is.
+            part: "test" for reporting, "validation" for tuning.
+            baselines: names of the baselines to compare with; None: all; (): none.
+            anew: evaluate again even if there are results for the same arguments.
+            verbose: show progress.
 
         Raises:
-            ModelError: the model has no data to be judged on, or its files are no longer there (`agent_file`).
-            DataError: nobody can be judged on.
+            ModelError: the model has no data to evaluate on, or its files no longer exist (`agent_file`).
+            DataError: no user can be evaluated on.
         """
         check_fork("evaluate")
         if part not in get_args(Part):
@@ -280,7 +280,7 @@ class Model(Recommender):
 
     @told_in_python()
     def report(self, path: str | Path | None = None, *, part: Part = "test", verbose: bool = True) -> Page:
-        """The same judgement as one page of HTML with charts, which a notebook shows.
+        """The results of `evaluate` as an HTML page with charts, which a notebook shows.
 
         Args:
             path: of the page; None: `report.html` beside the model.
@@ -309,17 +309,17 @@ class Model(Recommender):
     # Keeping
 
     def agent_file(self) -> Path:
-        """The agent's file, which still holds this model; whoever reads a model's files asks.
+        """The agent's file, after a check that it still holds this model.
 
         Raises:
-            ModelError: the files are gone, or another training wrote over them.
+            ModelError: the files are gone, or another training overwrote them.
         """
         path, mine = self.setup.model_agent_path, self.manifest
         for one in (path, catalogue_path(path)):
             if not one.is_file():
                 raise ModelError(
-                    f"{one}: the model's files are gone, as a temporary folder goes with the model that `fit` "
-                    "gave; fit again, and save the model (or give `fit` a folder) before its files go"
+                    f"{one}: the model's files are gone, because a temporary folder is deleted with the model that "
+                    "`fit` returned; fit again, and save the model (or give `fit` a folder)"
                 )
         found = read_manifest(path, "agent")
         if (found.run, found.histories, found.metrics) != (mine.run, mine.histories, mine.metrics):
@@ -331,24 +331,24 @@ class Model(Recommender):
 
     @told_in_python()
     def save(self, folder: str | Path, *, data: bool = True, overwrite: bool = False) -> Path:
-        """Write the model into a folder, for `load` and, where a setup can name its algorithm, for the command line.
+        """Write the model into a folder, for `load` and, if a setup can name its algorithm, for the command line.
 
         Args:
-            folder: made where it is missing.
-            data: with the log of events that it was made of, which judging and users by their ids need.
-            overwrite: write over a model of another algorithm or of other data; data that lie there go where the model
-                is saved without, and a setup.txt stays as it is.
+            folder: created if it is missing.
+            data: include the event log, which evaluation and user ids need.
+            overwrite: overwrite a model of another algorithm or of other data. With data=False, data in the folder are
+                deleted; an existing setup.txt is kept.
 
         Raises:
-            ModelError: such a model or data lie there; or the model's own files are gone (`agent_file`).
-            SaveError: a file cannot be written; what stood there before is intact.
+            ModelError: the folder holds such a model or data; or the model's own files are gone (`agent_file`).
+            SaveError: a file cannot be written; existing files stay intact.
         """
         folder, old = path_of(folder), self.setup
         self.agent_file()
         critic = old.model_critic_path and folder / old.model_critic_path.name
         moved = {"data": folder / DATA, "model_agent_path": folder / AGENT, "model_critic_path": critic, "log": None}
         setup = old.model_copy(update=moved)
-        data = data and old.data.is_file()  # a large log, which is a folder, stays where it is
+        data = data and old.data.is_file()  # a large log is a folder, and is not copied
         if not overwrite:
             checkpoint.spare(setup, self.state.dataset.name, self.catalogue)
             spare_data(setup.data, self.state.dataset if data else None)
@@ -358,7 +358,7 @@ class Model(Recommender):
         files[setup.log_path] = old.log_path
         for of in (card_path, catalogue_path, resume_path):
             files[of(setup.model_agent_path)] = of(old.model_agent_path)
-        files[setup.model_agent_path] = old.model_agent_path  # last: it makes the others a model
+        files[setup.model_agent_path] = old.model_agent_path  # last, because its presence makes the folder a model
         content = {new: path.read_bytes() for new, path in files.items() if path.is_file() and path != new}
         if data and setup.algorithm.name in ALGORITHMS:
             content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
@@ -371,14 +371,14 @@ class Model(Recommender):
 
 
 def spare_data(path: Path, dataset: Dataset | None) -> None:
-    """See that nothing is written over other data, or leaves them beside a model that is saved without any (None).
+    """Refuse to overwrite other data, or to leave data beside a model that is saved without any (None).
 
     Raises:
-        ModelError: other data lie there.
+        ModelError: other data are there.
     """
     if not path.is_file():
         return
-    found = "lies there, and the model is to be without data"
+    found = "exists, and the model is to be saved without data"
     if dataset is not None:
         try:
             there = Dataset.read(path)
@@ -392,15 +392,15 @@ def spare_data(path: Path, dataset: Dataset | None) -> None:
 
 
 def framed(columns: Mapping[str, str], time_format: str | None) -> bytes:
-    """What is kept of the frame that a model was made of, so that others like it are read alike."""
+    """The facts about the training frame that are saved, so that later frames are read alike, as JSON."""
     return json.dumps({"columns": dict(columns), "time_format": time_format}).encode()
 
 
 def frame_of(path: Path) -> dict[str, Any]:
-    """The same, read beside a model's file; nothing where there is none, as before there was such a file.
+    """The facts that `framed` wrote, read from beside a model's file; empty where there is no such file (old models).
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: the file is damaged.
     """
     try:
         found = json.loads(path.read_text("utf-8"))

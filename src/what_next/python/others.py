@@ -1,6 +1,6 @@
-"""Our models as RecTools' `cross_validate` and LensKit's pipelines call them, which compare them with others.
+"""Adapters that let RecTools' `cross_validate` and LensKit's pipelines evaluate our models beside their own.
 
-Nothing of RecTools is imported: its evaluation asks no more of a model than what is here.
+RecTools is not imported: its evaluation only calls the methods defined here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,17 +12,17 @@ from what_next.python.fitting import fit
 from what_next.python.model import Model
 
 EVERYTHING: Mapping[str, Any] = {"split": "users", "split_test": 0.0, "verbose": False}
-"""RecTools has set aside whom it judges on; validation users are ours still, for the end of training."""
+"""RecTools holds out the test users itself; we hold out validation users only, for early stopping."""
 COLUMNS: Mapping[str, Any] = {"user": "user_id", "item": "item_id", "time": "datetime", "reward": "weight"}
-"""RecTools' names (`rectools.Columns`)."""
+"""RecTools' column names (`rectools.Columns`)."""
 
 
 class _Fitted:
-    """What `fit` makes, once it was called.
+    """A model that is trained by a later call of `fit`.
 
     Attributes:
-        algorithm, settings: what `fit` is given; the rest of its arguments by name.
-        model: the trained one; None before.
+        algorithm, settings: the arguments of `fit`; settings by name.
+        model: the trained model; None before training.
     """
 
     def __init__(self, algorithm: str | Algorithm = "next_item", **settings: Any) -> None:
@@ -60,15 +60,15 @@ class RecToolsModel(_Fitted):
         on_unsupported_targets: Literal["raise", "warn", "ignore"] = "raise",
         context: Any = None,
     ) -> Any:
-        """What comes next after the interactions of some users, as a pandas frame `user_id, item_id, rank`.
+        """The next items after the interactions of some users, as a pandas frame `user_id, item_id, rank`.
 
         Args:
             users: external ids; `dataset`: holds their interactions.
-            k: number of items for each; `filter_viewed`: leave out those that they had.
+            k: number of items for each user; `filter_viewed`: leave out items of their interactions.
             items_to_recommend: external ids of the items that may be recommended; None for all.
-            add_rank_col: with the column `rank`.
-            on_unsupported_targets: users without interactions get no row, unless it is "raise".
-            context: is not read.
+            add_rank_col: whether to add the column `rank`.
+            on_unsupported_targets: "raise": users without interactions are an error; otherwise they get no rows.
+            context: ignored.
 
         Raises:
             CatalogueError: a user has no interactions, or the model is not trained yet.
@@ -91,18 +91,19 @@ class RecToolsModel(_Fitted):
 class LensKitScorer(_Fitted):
     """A scorer for `lenskit.pipeline.topn_pipeline`, beside LensKit's own.
 
-    LensKit hands over what a user had as a set; whoever is known is answered after their training events, in order.
+    LensKit passes a user's items as an unordered set, so known users are answered from their ordered training events.
 
     The arguments are those of `fit`.
 
     Attributes:
-        users: the ids of those whom it was trained on.
+        users: the ids of the training users.
     """
 
     users: frozenset[str] = frozenset()
 
     def train(self, data: Any, options: Any = None) -> None:
-        """Train on all interactions of a `lenskit.data.Dataset`; `options` (`TrainingOptions`) may keep an old one."""
+        """Train on all interactions of a `lenskit.data.Dataset`; `options` (`TrainingOptions`) may keep an old
+        model."""
         if self.model is not None and not getattr(options, "retrain", True):
             return
         log = data.interaction_table(format="arrow", original_ids=True)
@@ -113,7 +114,7 @@ class LensKitScorer(_Fitted):
         self.users = frozenset(map(str, self.model.state.dataset.user_ids.to_list()))
 
     def __call__(self, query: Any, items: Any) -> Any:
-        """The items of a `lenskit.data.ItemList` with scores: minus the rank; what is not known gets none.
+        """The items of a `lenskit.data.ItemList` with scores: minus the rank; unknown items get none.
 
         Raises:
             CatalogueError: the model is not trained yet.
@@ -133,7 +134,7 @@ class LensKitScorer(_Fitted):
         return ItemList(items, scores=scores)
 
     def _history(self, query: Any) -> dict[str, Any]:
-        """What the model is asked by: the user, or the items of one whom it does not know; nothing for nobody."""
+        """The arguments that identify the user: the id, or the items of an unknown user; empty without either."""
         assert self.model is not None, "it is trained"
         user = query.user_id
         if str(user) in self.users:

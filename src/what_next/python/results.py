@@ -1,4 +1,4 @@
-"""What judging found, as Python's users hold it: numbers by name, a frame, and intervals to look at."""
+"""Evaluation results for Python users: numbers by name, a frame, and drawn intervals."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from what_next.metrics.bootstrap import Interval
 from what_next.reporting.terminal import measured_on, metrics_of, table
 
 WIDTH = 160
-"""Of a drawn interval, in pixels."""
+"""Width of a drawn interval, in pixels."""
 LEADING = ("ndcg", "hr", "coverage", "diversity", "spread", "reward")
-"""Metrics that a notebook is shown; `frame` has all of them."""
+"""The metrics shown in a notebook; `frame` has all of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results(Mapping[str, Mapping[str, Interval]]):
-    """A model beside baselines, chance and itself before it learned: `results["agent"]["ndcg@10"]["mean"]`.
+    """A model beside baselines, chance and its untrained self: `results["agent"]["ndcg@10"]["mean"]`.
 
     A mapping from the policy to its metrics, each `{mean, low, high, n}`: the mean over `n` users with its 95 %
     interval.
 
     Attributes:
-        comparison: all that it was found from.
-        windows: of an algorithm that is judged by windows of histories (whatnext): what those showed.
+        comparison: the full comparison behind the numbers.
+        windows: for an algorithm that is judged by windows of histories (whatnext): their results.
     """
 
     comparison: Comparison
@@ -48,7 +48,7 @@ class Results(Mapping[str, Mapping[str, Interval]]):
 
     @cached_property
     def values_(self) -> dict[str, Any]:
-        """Plain values: what `what-next evaluate --json` prints."""
+        """Plain values, as `what-next evaluate --json` prints them."""
         return self.comparison.result | ({} if self.windows is None else {"by_windows": self.windows})
 
     def frame(self) -> pl.DataFrame:
@@ -90,7 +90,7 @@ def _text(one: Interval) -> str:
 
 
 def _drawn(one: Interval | None, most: float, leads: bool) -> str:
-    """An interval as a line with a dot at its mean, from 0 to the largest of its column."""
+    """An interval as a line with a dot at its mean, on a scale from 0 to the largest value of its column."""
     if one is None:
         return ""
     low, mean, high = (max(0.0, one[end]) / (most or 1.0) * (WIDTH - 8) + 4 for end in ("low", "mean", "high"))
@@ -105,10 +105,10 @@ def _drawn(one: Interval | None, most: float, leads: bool) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of HTML that was written; a notebook shows it.
+    """A written HTML page; a notebook shows it.
 
     Attributes:
-        path: of the file; `html`: what is in it.
+        path: the file; `html`: its content.
     """
 
     path: Path

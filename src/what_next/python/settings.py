@@ -1,4 +1,4 @@
-"""The settings that `fit` takes by name, typed so that editors complete them."""
+"""The settings that `fit` takes by name, typed so that editors can complete them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args, get_origin
@@ -14,9 +14,9 @@ from what_next.settings.setup import complete
 
 
 class Settings(TypedDict, total=False):
-    """Settings of training by their keys, an underscore in place of each dot; docs/settings.md says what each means.
+    """Training settings by their keys, with an underscore for each dot; docs/settings.md explains them.
 
-    At run time every other key is taken as well, as `**{"decisions.log": "log.parquet"}`.
+    At run time every other key is accepted as well, as `**{"decisions.log": "log.parquet"}`.
     """
 
     model: str
@@ -94,11 +94,11 @@ class Settings(TypedDict, total=False):
 
 
 def nested(settings: Mapping[str, object], algorithm: Algorithm | str) -> dict[str, Any]:
-    """Settings by name as the nested values that `Setup` takes; a name that none has goes on as it is.
+    """Settings by name as the nested values that `Setup` takes; unknown names are passed through.
 
     Args:
         settings: by key, with dots or underscores (`loss.negatives`, `loss_negatives`), or by group (`loss={...}`).
-        algorithm: whose own settings may be among them.
+        algorithm: the algorithm whose own settings may be among them.
     """
     known = complete()  # the rewards of installed packages are settings, too
     own = type(algorithm) if isinstance(algorithm, Algorithm) else known.get(algorithm, Algorithm)
@@ -123,13 +123,13 @@ def _plain(name: str) -> str:
 
 
 def _free(name: str, keys: Mapping[str, str]) -> str:
-    """The key in a group that takes any word (`reward.logged.WORD`), where the name begins with one; else the name."""
+    """The key in a group that takes any word (`reward.logged.WORD`), if the name begins with one; else the name."""
     groups = [key.removesuffix(WORD) for key in keys.values() if key.endswith(WORD)]
     group = next((one for one in groups if _plain(name).startswith(_plain(one))), None)
     return name if group is None else group + name[len(group) :]
 
 
 def _word(value: object, field: FieldInfo | None) -> object:
-    """`True` and `False` where a setting has the words yes and no among others."""
+    """`True` and `False` as yes and no, for a setting that has these words among its values."""
     words = {word for one in choices(field) if get_origin(one) is Literal for word in get_args(one)} if field else set()
     return ("no", "yes")[value] if isinstance(value, bool) and {"yes", "no"} <= words else value

@@ -1,4 +1,4 @@
-"""The report: one self-contained page of what judging found."""
+"""The report: one self-contained page with the results of an evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from what_next.data.files import check_paths, write_files
 from what_next.errors import MissingExtraError
 
-if TYPE_CHECKING:  # whoever draws a bar has no need of PyTorch
+if TYPE_CHECKING:  # progress bars must not import PyTorch
     from what_next.experiments.next_items import Comparison
     from what_next.experiments.simulation import Simulation
 
@@ -21,17 +21,17 @@ def write_report(
     weighted: "Sequence[tuple[float, Comparison]]" = (),
     windows: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the page of a comparison: the same one gives the same bytes.
+    """Write the page of a comparison; the same comparison gives the same bytes.
 
     Args:
         comparison: of one learned policy (`evaluate_next`) or of several (`compare`).
-        path: of the HTML file.
-        weighted: the same at several weights of the reward (`tradeoff`), for the curve of the trade-off.
-        windows: what `evaluate_windows` found of the founding algorithm, shown as well.
+        path: the HTML file.
+        weighted: comparisons at several weights of the reward (`tradeoff`), for the trade-off curve.
+        windows: the result of `evaluate_windows` for the founding algorithm, shown as well.
 
     Raises:
         MissingExtraError: Matplotlib or Jinja is not installed.
-        SaveError: the file could not be written; what stood there before is intact.
+        SaveError: the file could not be written; an existing file stays intact.
     """
     write_files({path: _page()(comparison, weighted, windows).encode()})
 
@@ -41,7 +41,7 @@ def write_simulation(simulation: "Simulation", path: Path) -> None:
 
     Raises:
         MissingExtraError: Matplotlib or Jinja is not installed.
-        SaveError: the file could not be written; what stood there before is intact.
+        SaveError: the file could not be written; an existing file stays intact.
     """
     _page()
     from what_next.reporting.simulated import page  # its libraries are there
@@ -50,13 +50,13 @@ def write_simulation(simulation: "Simulation", path: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Raise at once what `write_report` would raise after the work: a library is missing, or a file is in the way."""
+    """Raise before the work what `write_report` would raise after it: a library is missing, or a file is in the way."""
     check_paths([path])
     _page()
 
 
 def _page() -> Callable[..., str]:
-    """What makes the page; imported here, since nothing else needs its libraries."""
+    """The function that makes the page, imported only here because nothing else needs its libraries."""
     try:
         from what_next.reporting.page import page
     except ModuleNotFoundError as error:

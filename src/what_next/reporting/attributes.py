@@ -1,4 +1,4 @@
-"""The items' attributes: whether slates hold categories as histories do, and where they lie beside what was heard."""
+"""Charts of item attributes: categories in slates and histories, and maps of the catalogue."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from what_next.reporting.drawing import FONT, HEX, Chart, Key, drawn, room, shor
 from what_next.reporting.view import View, cleaned, percent
 
 CLOUD = 700
-"""Items that stand for the catalogue on a map."""
+"""Items drawn as the background of a map."""
 LATEST = 40
-"""Events of a history that a map shows."""
+"""Events of a history shown on a map."""
 CATEGORIES = 24
-"""How many are shown, at most."""
+"""Most categories shown."""
 POLES = 2
-"""Attributes that name each end of a map's axis."""
+"""Attributes named at each end of a map's axis."""
 
 
 def categories(view: View) -> list[str]:
@@ -35,7 +35,7 @@ def categories(view: View) -> list[str]:
 
 
 def named(attribute: str) -> str:
-    """An attribute as people read it: `is Drama` is Drama."""
+    """The display name of an attribute: `is Drama` becomes Drama."""
     return cleaned(attribute).removeprefix("is ")
 
 
@@ -75,7 +75,7 @@ def calibration(view: View) -> Chart:
 
 
 def _mean(shares: Float64[np.ndarray, "rows categories"]) -> Float64[np.ndarray, "categories"]:
-    """Over the rows that have any; 0 where none has."""
+    """The mean over rows with any category; 0 where there is no such row."""
     known = shares[np.isfinite(shares).all(axis=1)]
     return known.mean(axis=0) if len(known) else np.zeros(shares.shape[1])
 
@@ -85,9 +85,9 @@ class Plane:
     """The catalogue in two dimensions: its first two principal components.
 
     Attributes:
-        points: of every item; items with the very same attributes are set a little apart.
-        explained: the share of the variance that each dimension holds.
-        poles: for each dimension, the attributes that grow towards its low and its high end.
+        points: the coordinates of every item; items with identical attributes are set slightly apart.
+        explained: the share of the variance that each dimension explains.
+        poles: for each dimension, the attributes that increase towards its low and its high end.
     """
 
     points: Float64[np.ndarray, "items 2"]
@@ -96,18 +96,18 @@ class Plane:
 
     @property
     def inner(self) -> Float64[np.ndarray, "2 2"]:
-        """The low and the high corner of where nearly all items lie."""
+        """The low and the high corner of the area that holds nearly all items."""
         return np.asarray(np.quantile(self.points, [0.01, 0.99], axis=0))
 
     @classmethod
     def of(cls, view: View) -> "Plane":
-        """Of the standardised attributes; with one attribute alone, the second dimension holds nothing."""
+        """From the standardised attributes; with one attribute the second dimension is constant."""
         catalogue = view.comparison.state.space.catalogue
         centred = catalogue.vectors.astype(np.float64) - catalogue.vectors.mean(axis=0, dtype=np.float64)
         values, vectors = np.linalg.eigh(centred.T @ centred)
         values = np.pad(values[::-1][:2].clip(0), (0, max(0, 2 - len(values))))
         axes = np.pad(vectors[:, ::-1][:, :2], ((0, 0), (0, max(0, 2 - vectors.shape[1]))))
-        # An axis has no direction of its own: its largest loading points to the high end.
+        # The sign of an axis is arbitrary: its largest loading is made positive.
         axes *= np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)
         points = centred @ axes
         apart = 0.012 * np.ptp(points, axis=0).max()
@@ -118,7 +118,7 @@ class Plane:
 
 
 def _poles(loadings: Float64[np.ndarray, "attributes"], names: Sequence[str]) -> tuple[str, str]:
-    """The names of the attributes that weigh most on either side."""
+    """The names of the attributes with the largest negative and the largest positive loadings."""
     ends = []
     for sign in (-1, 1):
         order = [int(one) for one in np.argsort(-sign * loadings, kind="stable")[:POLES]]
@@ -161,7 +161,7 @@ def _dots(points: Float64[np.ndarray, "some 2"]) -> PathPatch:
 
 
 def _bare(axes: Axes, plane: Plane) -> None:
-    """No scale: the ends of both axes are named instead."""
+    """No scale; instead both ends of each axis are named."""
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.05)
     axes.set_xticks([])
@@ -181,9 +181,10 @@ def _bare(axes: Axes, plane: Plane) -> None:
 
 
 def distances(view: View) -> Mapping[str, float]:
-    """How far items lie from the mean of a user's history, in standard deviations of the attributes: means over users.
+    """The distance of items from the mean of a user's history, in standard deviations of the attributes, averaged over
+    users.
 
-    By name of the policy; `""` is of items drawn from the catalogue.
+    By name of the policy; `""` stands for items drawn from the catalogue.
     """
     rows = view.some_rows()
     vectors = view.comparison.state.space.catalogue.vectors.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Bars of progress, for work that goes on stage by stage."""
+"""Progress bars for work in stages."""
 
 from contextlib import AbstractContextManager
 
@@ -10,9 +10,9 @@ from what_next.errors import Plain
 
 
 class Bars(Stages, AbstractContextManager["Bars", None]):
-    """A bar for the stage that is under way, with the time that is left; a context manager.
+    """A progress bar of the current stage, with the remaining time; a context manager.
 
-    Nothing is drawn where it is to be `silent`, nor where the standard error is no terminal and no notebook.
+    Nothing is drawn if `silent`, or where the standard error is neither a terminal nor a notebook.
     """
 
     def __init__(self, silent: bool = False, console: Console | None = None) -> None:
@@ -21,16 +21,16 @@ class Bars(Stages, AbstractContextManager["Bars", None]):
         self.bars: Progress | None = None
 
     def __reduce__(self) -> tuple[type["Bars"], tuple[bool]]:
-        return Bars, (True,)  # a copy draws on no terminal
+        return Bars, (True,)  # a copy in another process draws nothing
 
     def __exit__(self, *_: object) -> None:
         self._end()
 
     def begin(self, name: str, total: int) -> Done:
-        """See `Stages.begin`; the bar of the stage before goes. Of no parts, it is not known how many there are."""
+        """See `Stages.begin`; replaces the bar of the previous stage. With a total of 0 the bar shows no share."""
         if self.silent:
             return super().begin(name, total)
-        notebook = self.console.is_jupyter  # which keeps the place of every bar, so that one place serves all
+        notebook = self.console.is_jupyter  # a notebook reserves a place for every bar, so all stages share one
         if self.bars is None or not notebook:
             self._end()
             columns = (
@@ -48,7 +48,7 @@ class Bars(Stages, AbstractContextManager["Bars", None]):
 
         def done(more: int) -> None:
             bars.advance(task, more)
-            if bars.finished and not notebook:  # so that what is printed next does not stand above an old bar
+            if bars.finished and not notebook:  # otherwise the next output would appear above an old bar
                 bars.stop()
 
         return done

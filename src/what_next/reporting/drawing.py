@@ -1,7 +1,7 @@
-"""Charts as inline SVG whose colours belong to the page: drawn once, they fit light and dark.
+"""Charts as inline SVG in the page's own colours, so that one drawing fits the light and the dark theme.
 
-Matplotlib draws with made-up colours; each is replaced by a CSS variable, and so are its fonts, by leaving them to the
-page. Text stays text, so that it can be read, searched and scaled.
+Matplotlib draws with placeholder colours, each of which is replaced by a CSS variable; fonts are left to the page. Text
+stays text, so that it can be read, searched and scaled.
 """
 
 import html
@@ -19,11 +19,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 COLOURS = ("ink", "soft", "rule", "paper", "muted", "one", "two", "three", "four", "rival")
-"""What the page has a CSS variable of; `one` to `four` are of learned policies."""
+"""Colours that are CSS variables of the page; `one` to `four` are of learned policies."""
 HEX: Mapping[str, str] = MappingProxyType({name: f"#a0b0{place:02x}" for place, name in enumerate(COLOURS)})
-"""The colours to draw with."""
+"""The placeholder colours for drawing."""
 WIDTH = 4.6
-"""Inches, at 72 units each: as many units as a phone has pixels, so that 10 units are read as 10 pixels there."""
+"""Inches of 72 units: as many units as a phone has pixels, so that 10 units appear as 10 pixels there."""
 FONT = 11
 LETTER = 0.56
 """Mean width of a letter, in units of the font's size."""
@@ -52,7 +52,7 @@ STYLE = {
 Box = tuple[float, float, float, float]
 """Left, low, right and high."""
 Draw = Callable[[Axes], None]
-"""Draws on empty axes."""
+"""A function that draws on empty axes."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Chart:
     Attributes:
         svg: the drawing.
         title: what it shows; `note`: how to read it.
-        legend: what its colours and shapes mean.
+        legend: the meaning of its colours and shapes.
     """
 
     svg: Markup
@@ -88,13 +88,13 @@ def drawn(
     height: float = 2.6,
     margins: tuple[float, float, float, float] = (0.5, 0.15, 0.42, 0.12),
 ) -> Markup:
-    """What `draw` draws, as the `<svg>` of a page.
+    """The drawing of `draw` as an `<svg>` for the page.
 
     Args:
-        draw: on axes of fixed size.
-        name: distinct in the page; a word.
-        words: the same, for those who do not see it.
-        height: of the whole, in inches.
+        draw: draws on axes of fixed size.
+        name: a word, unique in the page.
+        words: the content in words, for people who cannot see it.
+        height: of the whole chart, in inches.
         margins: of the axes: left, right, bottom and top, in inches.
     """
     left, right, bottom, top = margins
@@ -111,11 +111,11 @@ def drawn(
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=nothing)
-    return Markup(_of_the_page(file.getvalue(), name, words))  # every text in it is escaped: by Matplotlib, and below
+    return Markup(_of_the_page(file.getvalue(), name, words))  # Matplotlib escapes its texts, `_of_the_page` the words
 
 
 def _of_the_page(svg: str, name: str, words: str) -> str:
-    """The `<svg>` alone, its ids distinct, its colours and fonts those of the page, two decimals to a number."""
+    """The `<svg>` element with unique ids, the page's colours and fonts, and numbers of two decimals."""
     svg = svg[svg.index("<svg") :].strip()
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
@@ -127,7 +127,7 @@ def _of_the_page(svg: str, name: str, words: str) -> str:
 
 
 def _tag(tag: str, name: str) -> str:
-    """One tag of the drawing."""
+    """A tag of the drawing, rewritten for the page."""
     tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
     tag = re.sub(r'font-family: [^;"]*;? ?', "", tag)
     tag = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
@@ -139,7 +139,7 @@ def _tag(tag: str, name: str) -> str:
 
 
 def shortened(text: str, letters: int = 22) -> str:
-    """A text with a dot for what does not fit."""
+    """A text, cut with an ellipsis where it does not fit."""
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -150,12 +150,12 @@ def label(
     colours: Sequence[str],
     lines: Sequence[Box] = (),
 ) -> None:
-    """Write a text beside each point, where it covers least of the points, the lines and the other texts.
+    """Write a text beside each point, where it overlaps least with points, lines and other texts.
 
     Args:
-        axes: which all is drawn on already.
-        points: in units of the data; `texts` and `colours` (names of the page's) of each.
-        lines: from left, low to right, high: upright or level ones, in units of the data.
+        axes: already with everything else drawn.
+        points: in data units; `texts` and `colours` (names of the page's colours): one for each point.
+        lines: each from left, low to right, high; vertical or horizontal, in data units.
     """
     axes.autoscale_view()
     scale, size, window = axes.figure.dpi / 72, 10.5, axes.get_window_extent()
@@ -195,16 +195,16 @@ _PLACES = tuple(
         (0, -11 - reach, "center"),
     )
 )
-"""Where a text may stand beside its point, the nearest first."""
+"""Candidate positions of a text beside its point, the nearest first."""
 
 
 def _overlap(one: Box, other: Box) -> float:
-    """The area that two boxes share."""
+    """The area of the intersection of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(width, 0.0) * max(height, 0.0)
 
 
 def room(texts: Sequence[str]) -> float:
-    """Inches that the longest of some texts takes, with what is kept clear of the axes."""
+    """Inches for the longest of some texts, with its distance from the axes."""
     return 0.14 + LETTER * FONT / 72 * max(len(shortened(text)) for text in texts)

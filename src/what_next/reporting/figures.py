@@ -1,4 +1,4 @@
-"""Metrics as pictures: beside baselines, against each other, over a reward's weight, by group; and the long tail."""
+"""Charts of metrics: beside baselines, against each other, over a reward's weight, by group; and the long tail."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from what_next.reporting.drawing import FONT, HEX, Box, Chart, Key, drawn, label
 from what_next.reporting.view import View, cleaned, number, told
 
 ROW = 0.26
-"""Inches of a row of a dot plot."""
+"""Height of a row of a dot plot, in inches."""
 TITLES = {"cold": "what training knew of them", "activity": "events on an active day"}
-"""Kinds of groups whose name says too little."""
+"""Titles of group kinds whose names say too little."""
 LOG = "the log itself"
 POINTS = 120
 LEVELS = (0.15, 0.25, 0.35, 0.6, 0.7, 0.8, 0.9)
-"""Shares at which a curve may be named."""
+"""Shares of a curve at which its label may stand."""
 
 
 def described(metric: str) -> str:
-    """What a metric is at its cutoff, in words; empty where nothing is said of it."""
+    """The description of a metric at its cutoff; empty if it has none."""
     name, _, cutoff = metric.partition("@")
     head, _, words = METRICS.get(name, "").partition(": ")
     usual = head.partition("@")[2]
@@ -33,7 +33,7 @@ def described(metric: str) -> str:
 
 
 def forest(view: View, metric: str) -> Chart:
-    """A metric of every policy with its interval, a row each; a band carries the best learned one's through."""
+    """A metric of every policy with its interval, one row each; a band extends the best learned policy's interval."""
     names = [name for name in view.ranked if metric in view.policies[name]]
     intervals = {name: view.policies[name][metric] for name in names}
 
@@ -105,7 +105,7 @@ def over_weights(view: View, weighted: Sequence[tuple[float, View]], across: str
 
 
 def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], metric: str) -> Chart:
-    """A metric of the policies that are shown in each group of users, a row each."""
+    """A metric of the shown policies in each group of users, one row each."""
     names = [name for name in view.shown if any(metric in one["policies"].get(name, {}) for one in groups.values())]
     rows = {cleaned(group): one["policies"] for group, one in groups.items()}
 
@@ -131,9 +131,9 @@ def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], met
 
 
 def shares(view: View) -> Mapping[str, Float64[np.ndarray, "items"]]:
-    """The share of all recommendations that goes to the 1, 2, 3, ... most popular items: by policy, and of the log.
+    """The share of all recommendations that goes to the 1, 2, 3, ... most popular items, by policy, and in the log.
 
-    A policy that recommends nothing is left out.
+    Policies without recommendations are left out.
     """
     order = np.argsort(-view.counts, kind="stable")
     found = {LOG: view.counts}
@@ -144,7 +144,7 @@ def shares(view: View) -> Mapping[str, Float64[np.ndarray, "items"]]:
 
 
 def half(cumulative: Float64[np.ndarray, "items"], share: float = 0.5) -> int:
-    """How many of the most popular items take half, or another share."""
+    """How many of the most popular items account for half, or for another share."""
     return int(np.searchsorted(cumulative, share - 1e-12)) + 1
 
 
@@ -187,7 +187,7 @@ def long_tail(view: View) -> Chart:
 
 
 def _free(name: str, found: Mapping[str, Float64[np.ndarray, "items"]]) -> tuple[float, float]:
-    """Where on a curve there is most room beside it, up to the next one or the end: the place of a label."""
+    """The point of a curve with most space up to the next curve or the edge, for its label."""
     spots = []
     for share in LEVELS:
         places = np.log([half(one, share) for one in found.values()])
@@ -206,7 +206,7 @@ def dot(axes: Axes, one: Interval, place: float, colour: str) -> None:
 
 
 def _cross(axes: Axes, x: Interval, y: Interval, colour: str, *, faint: bool = False) -> None:
-    """A point with both its intervals."""
+    """A point with its two intervals."""
     alpha = 0.35 if faint else 0.75
     axes.plot([x["low"], x["high"]], [y["mean"]] * 2, color=HEX[colour], lw=1.3, alpha=alpha)
     axes.plot([x["mean"]] * 2, [y["low"], y["high"]], color=HEX[colour], lw=1.3, alpha=alpha)
@@ -219,7 +219,7 @@ def _lines(x: Interval, y: Interval) -> tuple[Box, Box]:
 
 
 def rows_of(axes: Axes, names: Sequence[tuple[str, str]], strong: str | None = None) -> None:
-    """The axes of a dot plot: the names, each in its colour, from the top."""
+    """The axes of a dot plot: the names from the top, each in its colour."""
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [shortened(name) for name, _ in names])
     for tick, (name, colour) in zip(axes.get_yticklabels(), names, strict=True):
@@ -242,5 +242,5 @@ def _plane(axes: Axes, across: str, up: str) -> None:
 
 
 def _word(text: str) -> str:
-    """A name as a part of an id."""
+    """A name as part of an id."""
     return re.sub(r"\W+", "-", text)

@@ -1,4 +1,4 @@
-"""Learning curves, from the JSON lines that training leaves beside its models."""
+"""Learning curves from the JSON lines that training writes beside its models."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,19 +17,19 @@ from what_next.settings import Setup
 from what_next.training.artefacts import read_manifest
 
 POINTS = 120
-"""Points of a curve, each a mean over some steps."""
+"""Points of a curve, each the mean over several steps."""
 SMOOTH = 0.08
-"""Share of the run that a point of the smooth curve is a mean over."""
+"""Window of the moving mean, as a share of the run."""
 MOST = 6
 
 Curve = tuple[Float64[np.ndarray, "steps"], Float64[np.ndarray, "steps"]]
-"""Passes over the training users, and a value after so many."""
+"""Positions in passes over the training users, and the values there."""
 
 
 def read_log(path: Path) -> dict[str, Curve]:
-    """The curve of every number of a log of training; nothing where there is no log.
+    """The curve of every number in a training log; empty where there is no log.
 
-    What is no line of such a log is passed over: a crash may have cut one short.
+    Invalid lines are skipped, because a crash may have truncated one.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     try:
@@ -49,19 +49,19 @@ def read_log(path: Path) -> dict[str, Curve]:
 
 
 def curves(view: View) -> list[Chart]:
-    """A chart of every loss, and of what else is known to move; the seeds of each policy over each other."""
+    """A chart of every loss and of the other numbers that vary; the seeds of a policy share its charts."""
     logs = {name: [read_log(setup.log_path) for setup in view.comparison.setups[name]] for name in view.learned}
     tried = any(setup.algorithm.source != "log" for setups in view.comparison.setups.values() for setup in setups)
     kinds = dict.fromkeys(kind for several in logs.values() for log in several for kind in log)
     chosen = [kind for kind in kinds if kind.startswith(("loss_", "valid"))]
-    # Where nothing is tried, the reward is that of the log, whatever the agent does.
+    # An algorithm that does not try items sees the log's reward, whatever the agent does.
     chosen += [kind for kind in ("reward",) if tried and kind in kinds]
     chosen += [kind for kind in ("value",) if kind in kinds]
     charts = []
     for kind in chosen:
         found = {name: [log[kind] for log in some if kind in log] for name, some in logs.items()}
         moving = {name: some for name, some in found.items() if any(np.any(values) for _, values in some)}
-        charts += [_chart(view, kind, moving)] if moving else []  # a critic that is not there expects 0
+        charts += [_chart(view, kind, moving)] if moving else []  # without a critic, its expectation is 0 throughout
     return charts[:MOST]
 
 
@@ -103,19 +103,19 @@ def _title(kind: str) -> str:
 def binned(
     passes: Float64[np.ndarray, "steps"], values: Float64[np.ndarray, "steps"]
 ) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
-    """Means over about equally many steps in a row."""
+    """Means over bins of about equally many consecutive steps."""
     parts = np.array_split(np.arange(len(values)), min(POINTS, len(values)))
     return np.array([passes[part].mean() for part in parts]), np.array([values[part].mean() for part in parts])
 
 
 def smoothed(values: Float64[np.ndarray, "points"]) -> Float64[np.ndarray, "points"]:
-    """The mean over the points around each, as far as there are any."""
+    """The moving mean, with shorter windows at the ends."""
     points = 2 * round(SMOOTH * len(values) / 2) + 1
     return pl.Series(values).rolling_mean(points, min_samples=1, center=True).to_numpy()
 
 
 def measured(setups: Iterable[Setup]) -> Iterator[tuple[int, dict[str, float]]]:
-    """For each seed, what its model says of the validation users at its save; nothing where it does not."""
+    """For each seed, the metrics of the validation users in its model file, if there are any."""
     for setup in setups:
         try:
             valid = read_manifest(setup.model_agent_path, "agent").metrics.get("valid")

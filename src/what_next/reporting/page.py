@@ -1,7 +1,7 @@
 """The page: its sections in order, rendered by a template.
 
-Jinja, which PyTorch brings along: the page can be read as the HTML that it is, and it escapes all that is put into it,
-titles and ids of users included.
+Jinja comes with PyTorch. The template can be read as HTML, and it escapes everything inserted, including titles and ids
+of users.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ from what_next.reporting.tables import Table
 from what_next.reporting.view import View, between, cleaned, number, percent
 
 MAIN = ("ndcg", "hr", "coverage", "diversity", "spread", "novelty", "calibration", "serendipity", "reward")
-"""Metrics that have a chart, the first six of them that there are."""
+"""Metrics that get a chart; the first six that were measured are shown."""
 SHARES = ("hr", "coverage", "recall", "precision")
-"""Metrics that read best as a percentage."""
+"""Metrics shown as a percentage."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Section:
     """A part of the page.
 
     Attributes:
-        anchor: its id; `name`: in the list of contents; `title`: above it.
+        anchor: its id; `name`: in the list of contents; `title`: its heading.
         text: paragraphs; `charts`: beside or below them.
-        stories, worst, tables: what only some have.
+        stories, worst, tables: only in some sections.
     """
 
     anchor: str
@@ -46,13 +46,13 @@ class Section:
 
     @property
     def wide(self) -> bool:
-        """Whether the text stands above the rest, which takes the whole width, and not beside it."""
+        """Whether the text stands above the charts, which then take the whole width, instead of beside them."""
         return not self.charts or len(self.charts) > 2
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A number that is shown large: of which metric, its interval, and the same of the best of the others."""
+    """A number that is shown large: its metric, its interval, and the same metric of the best rival."""
 
     metric: str
     value: str
@@ -94,7 +94,7 @@ def page(
 
 
 def rendered(**parts: Any) -> str:
-    """The page of some parts."""
+    """The template filled with `parts`."""
     environment = Environment(
         loader=PackageLoader("what_next.reporting", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -104,7 +104,7 @@ def rendered(**parts: Any) -> str:
 
 
 def _shown_names(comparison: Comparison) -> Comparison:
-    """The comparison with names that can be shown on one line."""
+    """The comparison with names that fit on one line."""
     result = comparison.result
     return replace(
         comparison,
@@ -119,7 +119,7 @@ def _shown_names(comparison: Comparison) -> Comparison:
 
 
 def _tiles(view: View) -> list[Tile]:
-    """The numbers above all others: accuracy, spread or variety, and breadth."""
+    """The main numbers: accuracy, spread or variety, and coverage."""
     wanted = ("hr", "ndcg", "spread" if view.metric("spread") else "diversity", "coverage")
     tiles = []
     for metric in (view.metric(one) for one in wanted):
@@ -138,9 +138,9 @@ def _tiles(view: View) -> list[Tile]:
 def _metrics(view: View) -> Section:
     metrics = [metric for metric in (view.metric(name) for name in MAIN) if metric][:6]
     text = Markup(
-        "A dot is the mean over users, its line the 95\N{NO-BREAK SPACE}% interval; the band carries that of {} "
-        "through. Lines may overlap though two policies differ: differences are taken for each user, and stand at the "
-        "end of the page."
+        "A dot is the mean over users, its line the 95\N{NO-BREAK SPACE}% interval; the band extends that of {}. "
+        "Lines may overlap though two policies differ: differences are taken for each user, and stand at the end of "
+        "the page."
     ).format(words.name(view, view.lead))
     return Section("metrics", "Metrics", "Beside the baselines", [text], [figures.forest(view, one) for one in metrics])
 
@@ -150,7 +150,7 @@ def _tradeoff(view: View, weighted: Sequence[tuple[float, View]]) -> Section:
     title = f"Accuracy against {'spread' if across and 'spread' in across else 'variety'}"
     head = "tradeoff", "Trade-off", title
     if across is None:
-        return Section(*head, ["Nothing but accuracy was measured."])
+        return Section(*head, ["Only accuracy was measured."])
     text = [f"{view.main} against {across}: {figures.described(across)}. Lines are 95\N{NO-BREAK SPACE}% intervals."]
     charts = [figures.scatter(view, across)]
     if weighted:
@@ -182,8 +182,8 @@ def _space(view: View, picked: Sequence[Pick]) -> Section:
     text = [
         words.nearness(view),
         Markup(
-            "The maps show the catalogue by its first two principal components ({} of the variance); items that are "
-            "alike in all attributes are set a little apart."
+            "The maps show the catalogue by its first two principal components ({} of the variance); items with "
+            "identical attributes are set a little apart."
         ).format(explained),
     ]
     charts = [
@@ -195,7 +195,7 @@ def _space(view: View, picked: Sequence[Pick]) -> Section:
 
 def _groups(view: View) -> Section:
     groups = {cleaned(kind): one for kind, one in (view.result.get("groups") or {}).items() if len(one) > 1}
-    text = ["The same users, by how much is known of them and by how popular what came next is."]
+    text = ["The same users, by how much is known about them and by how popular their next item is."]
     charts = [figures.by_group(view, kind, one, view.main) for kind, one in groups.items()]
     return Section("groups", "Groups", "For whom it works", text if charts else ["All users are in one group."], charts)
 

@@ -1,4 +1,4 @@
-"""The page of an agent in a world: its return, how it came there, one user, and what it does otherwise than greed."""
+"""The page of an agent in a world: its return, its learning curve, one user, and how it differs from greed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
@@ -21,14 +21,14 @@ GREED = "greedy"
 BESIDE = (GREED, "aware", "random")
 """References whose returns are shown large."""
 MOST = 10
-"""Numbers of items that are compared."""
+"""Most features of items that are compared."""
 
 
 def page(simulation: Simulation) -> str:
     """The whole page as HTML."""
     lead, world, policies = simulation.agent, cleaned(simulation.world), simulation.episodes
     colours = {lead: "one", f"{lead}, drawn": "one", GREED: "rival"}
-    # What the template reads of a `View`; the parts that have a main metric and a rival are not there.
+    # The template reads these attributes of a `View`; there is no main metric and no rival here.
     view = SimpleNamespace(result={"data": world}, lead=lead, colour=lambda name: colours.get(name, "muted"))
     sections = [_returns(simulation, colours), *_learning(simulation), *_user(simulation), *_otherwise(simulation)]
     headline = f"{lead} earns {policies[lead].mean:.1f} in {world}"
@@ -38,7 +38,7 @@ def page(simulation: Simulation) -> str:
     facts = [
         ("World", world),
         ("Episodes", f"{len(policies[lead].returns):,} new users, the same for all policies"),
-        ("The agent sees", "what is hidden of the users" if simulation.ideal else "what the world shows"),
+        ("The agent sees", "the users' hidden state" if simulation.ideal else "what the world shows"),
     ]
     if simulation.report is not None:
         learned = f"{simulation.slates:,} slates, {simulation.seconds:.0f} s of processors"
@@ -101,12 +101,12 @@ def _learning(simulation: Simulation) -> list[Section]:
 
     end = f"from {number(smoothed(raw)[0])} to {number(smoothed(raw)[-1])}"
     svg = drawn(draw, "learning", f"reward of a slate over training: {end}", margins=(0.5, 0.75, 0.42, 0.12))
-    text = "In training it acts by draws, or tries other items now and then, so that it ends below what it can earn."
+    text = "In training it acts at random in part, to explore, so its curve ends below what it can earn."
     return [Section("learning", "Learning", "Learning", [text], [Chart(svg, "Reward of a slate", "")])]
 
 
 def _user(simulation: Simulation) -> list[Section]:
-    """One user: what the agent and greed showed, slate by slate, and what was hidden."""
+    """One user: what the agent and greed showed, slate by slate, and the user's hidden state."""
     topics = getattr(simulation.played, "item_topics", None)
     charts = []
     for name, one in simulation.watched.items():
@@ -120,7 +120,7 @@ def _user(simulation: Simulation) -> list[Section]:
         seen = "hidden" if has_ideal(simulation.played) else "seen"
         note = f"All numbers that are {seen} of the user, between their least (light) and largest."
         charts.append(_heat(one.numbers[:last, 0].T, f"state-{name}", f"The user under {name}", note, "number"))
-    text = "The first of the users who were watched, from one seed: each policy begins with the same one."
+    text = "The first of the users who were watched, from one seed: each policy begins with the same user."
     return [Section("user", "One user", "One user", [text], charts)] if charts else []
 
 
@@ -132,7 +132,7 @@ def _heat(
     rows: str,
     above: np.ndarray | None = None,
 ) -> Chart:
-    """Numbers between 0 and 1 over an episode."""
+    """A heat map of numbers between 0 and 1 over an episode."""
 
     def draw(axes: Axes) -> None:
         for row, line in enumerate(values):
@@ -154,7 +154,7 @@ def _heat(
 
 
 def _otherwise(simulation: Simulation) -> list[Section]:
-    """Which items the agent shows more than greed, and which less."""
+    """Which items the agent shows more often than greed, and which less often."""
     if not {simulation.agent, GREED} <= simulation.watched.keys():
         return []
     mine, theirs = simulation.watched[simulation.agent], simulation.watched[GREED]
@@ -174,7 +174,7 @@ def _otherwise(simulation: Simulation) -> list[Section]:
     words = "; ".join(f"{labels[column]} {gaps[column]:+.2f}" for column in most)
     margins = (room([labels[column] for column in most] or [""]), 0.2, 0.34, 0.06)
     svg = drawn(draw, "otherwise", f"agent minus greed: {words}", height=0.26 * len(most) + 0.4, margins=margins)
-    note = "Means over all that was shown, in standard deviations of the catalogue: right of 0, the agent shows more."
+    note = "Means over all shown items, in standard deviations of the catalogue: right of 0, the agent shows more."
     legend = (Key("one", "dot", f"{simulation.agent} minus {GREED}"),)
     text = list(_told(simulation, (mine, theirs)))
     charts = [Chart(svg, "Items", note, legend)] if len(most) else []
@@ -182,7 +182,7 @@ def _otherwise(simulation: Simulation) -> list[Section]:
 
 
 def _told(simulation: Simulation, both: Sequence[Watched]) -> Iterator[str]:
-    """The same by a few numbers."""
+    """The difference in a few numbers."""
     topics = getattr(simulation.played, "item_topics", None)
     for name, one in zip((simulation.agent, GREED), both, strict=True):
         slates = one.shown[one.going]

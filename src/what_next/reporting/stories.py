@@ -1,4 +1,4 @@
-"""Users one by one: three in full, and those whom the best of the others serves better."""
+"""Single users: three in full, and those whom the best rival serves better."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from what_next.reporting.view import View, counted, number, place_word, spelled
 from what_next.settings import listed
 
 WORST = 8
-"""How many users the table of the worst served has, at most."""
+"""Most users in the table of the worst served."""
 LATEST = 3
-"""Titles of a history that are named."""
+"""Titles of a history that are shown."""
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A row that is shown: why it was taken, by a rule that looks at numbers alone."""
+    """A selected row, and the numerical rule that selected it."""
 
     row: int
     title: str
@@ -26,14 +26,14 @@ class Pick:
 
 @dataclass(frozen=True)
 class Story:
-    """A user's story, in texts that are not yet escaped.
+    """A user's story, in texts that are not escaped yet.
 
     Attributes:
-        title: whose; `rule`: why this user was taken.
-        user: the external id; `events`: how many came before, in words; `latest`: titles of the last of them.
-        taste: the categories that most of them have, in words; empty where there are none; `offer`: of the slate.
-        slate: the titles that were recommended, best first, each with whether it came next.
-        came: titles of what came next, and `more` that are not named; `ending`: how the policies did.
+        title: its heading; `rule`: why this user was selected.
+        user: the external id; `events`: how many events came before, in words; `latest`: titles of the last of them.
+        taste: the main categories of these events, in words; empty without categories; `offer`: of the slate.
+        slate: the recommended titles, best first, each with whether it came next.
+        came: titles of the next items, and `more`: how many are not named; `ending`: how the policies did.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Story:
 
 @dataclass(frozen=True)
 class Worse:
-    """A line of the table of the worst served."""
+    """A row of the table of the worst served."""
 
     user: str
     events: int
@@ -63,16 +63,16 @@ class Worse:
 
 
 def picks(view: View) -> list[Pick]:
-    """A well served user, a typical and a badly served one, each another row; fewer where there are fewer rows.
+    """A well served, a typical and a badly served user, all different; fewer where there are fewer rows.
 
-    Ties go to the row that stands first.
+    Ties go to the first row.
     """
     mine, ahead = _values(view), _values(view) - _values(view, view.rival)
     before = view.comparison.evaluator.targets.before
     first = np.arange(len(mine))
     beside = f"the one whom {view.rival} served worst" if view.rival else "the one with the longest history"
     behind = f"falls furthest behind {view.rival}" if view.rival else f"has the lowest {view.main}"
-    # np.lexsort takes the last key first.
+    # np.lexsort sorts by the last key first.
     well = np.lexsort((first, -before, -ahead, -mine))
     badly = np.lexsort((first, -before, mine, ahead))
     middle = np.abs(before - np.median(before))
@@ -91,14 +91,14 @@ def picks(view: View) -> list[Pick]:
 
 
 def _values(view: View, name: str | None = "") -> Float64[np.ndarray, "rows"]:
-    """The main metric of a policy, of the best learned one by default; 0 where there is none, or no policy."""
+    """The main metric of a policy, by default the best learned one; 0 without a value or without a policy."""
     if name is None:
         return np.zeros(len(view.comparison.evaluator.targets))
     return np.asarray(np.nan_to_num(view.values(name or view.lead, view.main)))
 
 
 def story(view: View, pick: Pick) -> Story:
-    """What a user heard, what was recommended, and what came next."""
+    """A user's history, the recommendations, and the next items."""
     slate, came = view.slates(view.lead)[pick.row], view.came(pick.row)
     return Story(
         title=pick.title,
@@ -116,7 +116,7 @@ def story(view: View, pick: Pick) -> Story:
 
 
 def _ending(view: View, row: int) -> str:
-    """Where what came next stood, by each of the policies that are shown."""
+    """The places of the next items for each shown policy, as a sentence."""
     came = view.came(row)
     places = {name: np.flatnonzero(np.isin(view.slates(name)[row], came)).tolist() for name in view.shown}
     every, one, any_ = ("them all", "one of them", "any of them") if len(came) > 1 else ("it", "it", "it")
@@ -133,7 +133,7 @@ def _ending(view: View, row: int) -> str:
 
 
 def worst(view: View) -> list[Worse]:
-    """The users whom the best of the others serves better than the best learned policy does, the worst first."""
+    """The users whom the best rival serves better than the best learned policy does, the worst first."""
     mine, theirs = _values(view), _values(view, view.rival)
     before = view.comparison.evaluator.targets.before
     order = np.lexsort((np.arange(len(mine)), -before, mine - theirs))
@@ -153,7 +153,7 @@ def _titles(view: View, items: Int32[np.ndarray, "some"]) -> list[str]:
 
 
 def _mostly(view: View, items: Int32[np.ndarray, "some"]) -> str:
-    """The two categories that weigh most in some items."""
+    """The two most frequent categories of some items."""
     names = categories(view)
     if not names or not len(items):
         return ""

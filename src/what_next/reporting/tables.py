@@ -1,4 +1,4 @@
-"""The full tables: every metric of every policy, of every difference, and of the windows of the founding algorithm."""
+"""The full tables: every metric of every policy, all differences, and the windows of the founding algorithm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from what_next.reporting.view import View, between, cleaned, number
 MEANS = "mean over users, with its 95\N{NO-BREAK SPACE}% interval"
 Intervals = Mapping[str, Mapping[str, Interval]]
 COLUMNS = 7
-"""Policies side by side, at most."""
+"""Most policies side by side."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Metrics as rows, policies as columns: there are more of those than of these.
+    """Metrics as rows and policies as columns, because there are more metrics than policies.
 
     Attributes:
         caption: what it shows.
-        columns: the names, each with its colour on the page, empty for none.
-        rows: of each metric its name, what it is in words, and its cells: a mean and its interval, or empty texts.
+        columns: the names, each with its colour on the page, or an empty string.
+        rows: for each metric its name, its description, and its cells: a mean and its interval, or empty texts.
     """
 
     caption: str
@@ -42,7 +42,7 @@ def full(view: View) -> list[Table]:
 
 
 def of_windows(windows: Mapping[str, Any]) -> tuple[str, list[Table]]:
-    """The result of `evaluate_windows`: its first sentence, and its tables."""
+    """The first sentence and the tables of a result of `evaluate_windows`."""
     sentence = markdown(windows).split("\n", 1)[0].replace("`", "")
     tables = _tables(f"Every policy on windows: {MEANS}", windows["policies"], words=True)
     if windows.get("share_of_oracle"):
@@ -56,7 +56,7 @@ def of_windows(windows: Mapping[str, Any]) -> tuple[str, list[Table]]:
 def _tables(
     caption: str, intervals: Intervals, colours: Mapping[str, str] | None = None, *, words: bool = False
 ) -> list[Table]:
-    """As many tables as it takes for each to fit on a page of 1,280 pixels."""
+    """As many tables as needed for each to fit on a page of 1,280 pixels."""
     metrics = dict.fromkeys(metric for one in intervals.values() for metric in one)
     names, tables = list(intervals), []
     for start in range(0, max(1, len(names)), COLUMNS):

@@ -1,6 +1,6 @@
-"""Results as tables for the terminal, and as one for a README.
+"""Results as tables for the terminal, and as a table for a README.
 
-Columns that do not fit beside the others go on in further tables, and no cell is cut.
+Columns that do not fit side by side continue in further tables; no cell is cut.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,19 +21,19 @@ from what_next.settings import listed
 STEER = "steer"
 ACCURATE = ("hr", "ndcg", "mrr", "recall", "precision", "map", "reward")
 AGAIN = ("recall", "precision", "map")
-"""Of a single item these are HR, HR / k and MRR."""
+"""Redundant with a single relevant item: there they equal HR, HR / k and MRR."""
 FRAME = 3
 """Characters beside the content of a column: a space on each side, and a line."""
 
 
 @dataclass(frozen=True, eq=False)
 class Folded:
-    """A table as wide as the console, or several with the same first column.
+    """A table as wide as the console, or several tables with the same first column.
 
     Attributes:
-        title: above the first; None for none.
-        header: of the columns; the first names the rows, and has at most half of the width where not all fit.
-        sections: of rows, a line between them; each row has a cell for each column, which may be of several lines.
+        title: above the first table; None for none.
+        header: the column names; the first column names the rows, and gets at most half of the width if not all fit.
+        sections: groups of rows, separated by a line; each row has a cell for each column, with one or more lines.
     """
 
     title: str | None
@@ -60,12 +60,12 @@ class Folded:
 
 
 def _total(widths: Sequence[int]) -> int:
-    """The width of a table with columns of some widths."""
+    """The width of a table with columns of these widths."""
     return 1 + sum(width + FRAME for width in widths)
 
 
 def _fitting(widths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """The columns of each table: the first, and as many others as there is room for."""
+    """The columns of each table: the first, and as many others as fit."""
     part = [0]
     for column in range(1, len(widths)):
         if len(part) > 1 and _total([widths[one] for one in [*part, column]]) > most:
@@ -78,7 +78,7 @@ def _fitting(widths: Sequence[int], most: int) -> Iterator[list[int]]:
 def table(result: Mapping[str, Any], groups: bool = False) -> Group:
     """The result of `evaluate`, `evaluate_next` or `compare`: policies as rows, metrics as columns.
 
-    With `groups` also how each policy does in each group of users and items.
+    With `groups`, also the result of each policy in each group of users and items.
     """
     training, parts = result.get("training"), list[RenderableType]()
     parts.append(Text(f"{measured_on(result)}; mean [95 % interval over users]"))
@@ -96,7 +96,7 @@ def table(result: Mapping[str, Any], groups: bool = False) -> Group:
 
 
 def settings_told(chosen: Mapping[str, float]) -> str:
-    """What a baseline was set to."""
+    """The settings of a baseline, in words."""
     return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
 
 
@@ -111,7 +111,7 @@ def _apart(kind: str, groups: Mapping[str, Any], k: int) -> Folded:
 
 
 def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
-    """The columns of each table; with one item to name, the metrics that say the same again are left out."""
+    """The columns of each table, without metrics that are redundant for a single relevant item."""
     metrics = metrics_of(result)
     if "targets" not in result:
         return [(None, metrics)]
@@ -122,7 +122,7 @@ def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The same for a README. Its first sentence says where the rule `steer` wins, and on what it was measured."""
+    """The result for a README. Its first sentence says where the rule `steer` wins, and on which data."""
     metrics = metrics_of(result)
     first = f"{_verdict(result)} ({measured_on(result)})" if "windows" in result else measured_on(result)
     lines = [f"{first}. Means over users, with 95 % intervals.", ""]
@@ -145,7 +145,7 @@ def minus(name: str) -> str:
 
 
 def metrics_of(result: Mapping[str, Any]) -> list[str]:
-    """Every metric that a policy has, in the order in which they come up."""
+    """Every metric of any policy, in order of first appearance."""
     return list(dict.fromkeys(metric for intervals in result["policies"].values() for metric in intervals))
 
 
@@ -158,7 +158,7 @@ def _text(interval: Interval | None, between: str) -> str:
 def _row(
     name: str, intervals: Mapping[str, Interval], metrics: Sequence[str], training: Mapping[str, Any] | None
 ) -> list[str]:
-    """A policy's cells; the last tells how long its training took, the mean over the seeds where all are known."""
+    """A policy's cells; the last is its training time, the mean over the seeds if all are known."""
     cells = [name, *(_text(intervals.get(metric), "\n") for metric in metrics)]
     if training is None:
         return cells
@@ -167,7 +167,7 @@ def _row(
 
 
 def _searched(result: Mapping[str, Any]) -> str:
-    """Among how many settings, and on how many targets, where the result says so."""
+    """How many settings were tried and on how many targets, if the result has these numbers."""
     searched = result.get("searched")
     if searched is None:
         return ""
@@ -180,7 +180,7 @@ def _searched(result: Mapping[str, Any]) -> str:
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
-    """Where the rule earns more than what was learned, beyond the interval."""
+    """Where the rule earns more than the learned policies, beyond the interval."""
     parts = []
     for name, found in result["differences"].items():
         if name.endswith(f"-{STEER}"):
@@ -208,7 +208,7 @@ def measured_on(result: Mapping[str, Any]) -> str:
 
 
 def _targets(result: Mapping[str, Any]) -> str:
-    """What is to be named, of whom, and what is against it."""
+    """The targets, their users, and which targets or users cannot be served."""
     targets = result["targets"]
     rows = "next items" if targets["rows"] == targets["users"] else f"{targets['rows']:,} next items"
     if targets["kind"] == "all":
@@ -233,7 +233,7 @@ def _targets(result: Mapping[str, Any]) -> str:
 
 
 def only_training(split: Mapping[str, Any]) -> str:
-    """Who has too few events for the last to be left out; empty where nobody has."""
+    """The users with too few events to leave the last out; empty if there are none."""
     others = split.get("other_users")
     if split["kind"] != "leave_last_out" or not others:
         return ""
@@ -241,7 +241,7 @@ def only_training(split: Mapping[str, Any]) -> str:
 
 
 def estimates_table(result: Mapping[str, Any]) -> RenderableType:
-    """The result of `estimate_policy`: estimators as rows, what was measured on above, notes below."""
+    """The result of `estimate_policy`: estimators as rows, the log in the title, notes below."""
     level, unit = f"{result['settings']['level']:g} %", result["log"]["unit"]
     title = f"{result['policy']['name']}, by {_decisions(result['log'])}; mean [{level} interval over {unit}s]"
     header = ["estimate", "mean", f"{level} interval", "Bernstein", "effective size"]
@@ -279,14 +279,14 @@ def gate_table(result: Mapping[str, Any]) -> RenderableType:
 
 
 def _estimate(one: Mapping[str, Any]) -> str:
-    """The number, or that there is none; marked where it is shown all the same."""
+    """The estimate, or that it was refused; marked where it is shown although refused."""
     if one["refused"] is None:
         return _short(one["mean"])
     return f"{_short(one['mean'])} (refused)" if "forced" in one else "refused"
 
 
 def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
-    """A line for each reason, with all that it speaks against."""
+    """A line for each reason, with the names that it applies to."""
     for reason in dict.fromkeys(reasons.values()):
         yield f"{', '.join(name for name, one in reasons.items() if one == reason)}: {what}: {reason}"
 

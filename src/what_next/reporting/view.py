@@ -1,4 +1,4 @@
-"""A comparison as the page reads it: who is shown in which colour, which metric leads, and numbers as text."""
+"""A comparison prepared for the page: colours of policies, the main metric, and numbers as text."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from what_next.metrics.bootstrap import Interval, means, user_means
 from what_next.reporting.terminal import metrics_of
 
 LEARNED = ("one", "two", "three", "four")
-"""Colours of learned policies, in order; those that come after are as muted as the rules."""
+"""Colours of learned policies, in order; further ones are muted like the rules."""
 UNTRAINED = "untrained"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -25,17 +25,17 @@ MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A comparison, and what every part of the page asks of it.
+    """A comparison, with what the parts of the page read from it.
 
     Attributes:
-        comparison: what is shown.
+        comparison: the comparison to show.
     """
 
     comparison: Comparison
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """Its plain values."""
+        """The comparison as plain values."""
         return self.comparison.result
 
     @property
@@ -51,11 +51,11 @@ class View:
 
     @property
     def main(self) -> str:
-        """The metric that policies are put in order by."""
+        """The metric by which policies are ranked."""
         return f"ndcg@{self.k}"
 
     def metric(self, name: str) -> str | None:
-        """The metric of a name without its cutoff, at the first cutoff; None where there is none."""
+        """The full name of a metric at the first cutoff, from its name without cutoff; None if it was not measured."""
         found = [metric for metric in metrics_of(self.result) if metric.partition("@")[0] == name]
         return f"{name}@{self.k}" if f"{name}@{self.k}" in found else next(iter(found), None)
 
@@ -76,23 +76,23 @@ class View:
 
     @cached_property
     def rival(self) -> str | None:
-        """The best policy that was not trained, by the main metric."""
+        """The best untrained policy, by the main metric."""
         return next((name for name in self.ranked if name not in (*self.learned, UNTRAINED)), None)
 
     @property
     def shown(self) -> list[str]:
-        """The learned policies, in the order given, then the best of the others."""
+        """The learned policies, in the order given, then the best untrained one."""
         return [*self.learned, *([self.rival] if self.rival else [])]
 
     def colour(self, name: str) -> str:
-        """The colour of the page that a policy has everywhere."""
+        """The colour of a policy throughout the page."""
         if name == self.rival:
             return "rival"
         place = self.learned.index(name) if name in self.learned else len(LEARNED)
         return LEARNED[place] if place < len(LEARNED) else "muted"
 
     def difference(self, one: str, other: str, metric: str) -> Interval | None:
-        """One policy minus another, by the same users; as the result tells it, or else taken here."""
+        """One policy minus another on the same users; from the result, or else computed here."""
         for between in ("-", " - "):
             found: Interval | None = self.result["differences"].get(f"{one}{between}{other}", {}).get(metric)
             if found is not None:
@@ -102,12 +102,12 @@ class View:
         return means({metric: user_means(mine - theirs, owners, len(people))}).get(metric)
 
     def values(self, name: str, metric: str) -> Float64[np.ndarray, "rows"]:
-        """The metric of a policy in each row; not a number where it has none."""
+        """A policy's metric in each row; NaN without a value."""
         rows = len(self.comparison.evaluator.targets)
         return self.comparison.scores[name].values.get(metric, np.full(rows, np.nan))
 
     def slates(self, name: str, seed: int = 0) -> Int32[np.ndarray, "rows k"]:
-        """What a policy recommended, by its model of one seed, at the first cutoff."""
+        """The slates of a policy, by its model of one seed, at the first cutoff."""
         return self.comparison.scores[name].slates[seed, :, : self.k]
 
     def heard(self, row: int) -> Int32[np.ndarray, "before"]:
@@ -123,7 +123,7 @@ class View:
 
     @cached_property
     def titles(self) -> list[str]:
-        """What people call the items."""
+        """The titles of the items."""
         return [cleaned(title) for title in self.comparison.state.space.catalogue.titles.cast(pl.String)]
 
     def user(self, row: int) -> str:
@@ -143,29 +143,29 @@ class View:
         return ItemStatistics.of(self.comparison.state.space.catalogue, self.counts)
 
     def some_rows(self, most: int = 2000) -> Int64[np.ndarray, "rows"]:
-        """All rows, or as many of them drawn by a fixed seed: what a picture is drawn from."""
+        """All rows, or a sample of `most` with a fixed seed, for charts."""
         rows = len(self.comparison.evaluator.targets)
         return np.arange(rows) if rows <= most else np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
     def histories(self, rows: Int64[np.ndarray, "rows"], most: int = 500) -> Int32[np.ndarray, "rows time"]:
-        """The latest items of the histories of some rows, -1 pads."""
+        """The latest items of the histories of some rows, padded with -1."""
         targets = self.comparison.evaluator.targets
         lengths = np.minimum(targets.before[rows], most)
         return self.comparison.state.histories(targets.users[rows], targets.before[rows] - lengths, lengths).items
 
 
 def cleaned(text: str | None) -> str:
-    """A text on one line, without what cannot be shown."""
+    """A text on one line, without unprintable characters."""
     return re.sub(r"[\x00-\x20\x7f-\xa0\ud800-\udfff\u2028\u2029]+", " ", text or "").strip()
 
 
 def number(value: float) -> str:
-    """Three decimals; fewer where there are digits enough before them."""
+    """A number with three decimals, or fewer if it is large."""
     return number_of(value, _decimals(value))
 
 
 def number_of(value: float, decimals: int) -> str:
-    """A number with so many decimals, and a minus that is one; none before nothing but zeros."""
+    """A number with this many decimals and a true minus sign, which a rounded zero does not get."""
     return f"{value:z,.{decimals}f}".replace("-", MINUS)
 
 
@@ -175,7 +175,7 @@ def percent(value: float) -> str:
 
 
 def between(interval: Interval, scale: int = 1, decimals: int | None = None) -> str:
-    """An interval in brackets, with as many decimals as its mean has."""
+    """An interval in brackets, with as many decimals as its mean."""
     decimals = _decimals(interval["mean"]) if decimals is None else decimals
     low, high = (number_of(scale * interval[end], decimals) for end in ("low", "high"))
     return f"[{low},{SPACE}{high}]"

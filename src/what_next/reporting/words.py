@@ -1,4 +1,4 @@
-"""What the page says in sentences, each from the numbers that it speaks of.
+"""The sentences of the page, each made from the numbers that it states.
 
 Names come from users, so every sentence is `Markup` that was formatted, which escapes them.
 """
@@ -16,7 +16,7 @@ from what_next.settings import listed
 KINDS = {
     "leave_last_out": "the last event of each user with three or more is left out",
     "time": "all events after one moment are left out",
-    "users": "some users are set aside whole",
+    "users": "some users are held out completely",
 }
 TARGETS = {
     "last": "each user's last event of the part",
@@ -40,20 +40,20 @@ def sign(difference: Interval | None) -> int:
 
 
 def headline(view: View) -> str:
-    """Who names better what comes next, as far as it is known."""
+    """Which policy predicts the next item better, as far as the intervals tell."""
     lead, rival = view.lead, view.rival
     if rival is None:
-        return f"How well {lead} names what comes next"
+        return f"How well {lead} predicts what comes next"
     way = sign(view.difference(lead, rival, view.main))
     if way > 0:
-        return f"{lead} names what comes next better than {rival}, the best of the baselines"
+        return f"{lead} predicts what comes next better than {rival}, the best of the baselines"
     if way < 0:
-        return f"{rival}, a baseline, names what comes next better than {lead}"
+        return f"{rival}, a baseline, predicts what comes next better than {lead}"
     return f"{lead} and {rival}, the best of the baselines, cannot be told apart"
 
 
 def verdict(view: View) -> list[Markup | str]:
-    """The verdict in plain words: how often the next item was named, by whom, and whether that is a difference."""
+    """The verdict in plain words: how often the next item was hit, by which policy, and whether they differ."""
     lead, rival, hits = view.lead, view.rival, f"hr@{view.k}"
     sentences: list[Markup | str] = []
     what = "one of the items that came later" if view.result["targets"].get("kind") == "all" else "the next item"
@@ -76,7 +76,7 @@ def verdict(view: View) -> list[Markup | str]:
 
 
 def _points(difference: Interval | None) -> str:
-    """A difference of shares, and what it is worth."""
+    """A difference of shares, and whether it is significant."""
     if difference is None:
         return ""
     points = number_of(100 * difference["mean"], 1)
@@ -84,14 +84,14 @@ def _points(difference: Interval | None) -> str:
 
 
 def _worth(difference: Interval) -> str:
-    """Whether a difference is one."""
+    """Whether a difference is significant."""
     if sign(difference) == 0:
         return "an interval that holds zero: these users do not tell the two apart"
     return "more than chance explains" if sign(difference) > 0 else "worse by more than chance explains"
 
 
 def _ordered(view: View) -> str:
-    """The same by the metric that counts the place, and what training brought."""
+    """The comparison by the main metric, which counts the place, too, and the gain from training."""
     mine, metric = view.policies[view.lead][view.main], _upper(view.main)
     sentence = f"By {metric}, which counts the place too, it reaches {told(mine)}"
     if view.rival:
@@ -104,7 +104,7 @@ def _ordered(view: View) -> str:
 
 
 def _beside(view: View, other: str) -> Markup:
-    """Another learned policy beside the best one."""
+    """Another learned policy compared with the best one."""
     difference = view.difference(other, view.lead, view.main)
     if difference is None:
         return Markup()
@@ -115,8 +115,8 @@ def _beside(view: View, other: str) -> Markup:
 
 
 def by_windows(view: View, sentence: str) -> Markup:
-    """What counts for a policy that is judged by windows, too: the first sentence of that result."""
-    text = "{} learned to steer the spread of a history, not to name what comes next. By windows: {}."
+    """The verdict of a policy that is judged by windows, too: the first sentence of that result."""
+    text = "{} learned to steer the spread of a history, not to predict what comes next. By windows: {}."
     return Markup(text).format(name(view, view.lead), sentence.partition(" (")[0])
 
 
@@ -157,7 +157,7 @@ def _trained(view: View, policy: str) -> str:
 
 
 def _apart(view: View) -> str:
-    """Whom nobody could name anything for, of whom or of what training knew nothing, and who is not judged."""
+    """Targets that cannot be reached, cold items and users, and users who are not judged."""
     targets = view.result["targets"]
     kinds = (
         ("held", "target that its history holds already", "targets that their histories hold already"),
@@ -172,7 +172,7 @@ def _apart(view: View) -> str:
 
 
 def _ranked(view: View) -> str:
-    """What may be recommended, and how far lists are looked at."""
+    """Which items may be recommended, and the cutoffs of the lists."""
     items, allowed = len(view.counts), view.result.get("allowed") or len(view.counts)
     what = "the whole catalogue" if allowed == items else f"the {allowed:,} items that may be recommended"
     again = "may" if view.result.get("seen") else "may not"
@@ -181,7 +181,7 @@ def _ranked(view: View) -> str:
 
 
 def learning(view: View, logs: int) -> list[Markup]:
-    """What the curves are of, and what was measured at the end."""
+    """What the curves show, and the last validation metrics."""
     if not logs:
         return [Markup("There is no log of training beside the models, so there are no curves.")]
     sentences = [
@@ -198,7 +198,7 @@ def learning(view: View, logs: int) -> list[Markup]:
 
 
 def nearness(view: View) -> Markup:
-    """How far from a history recommendations lie."""
+    """The distance of recommendations from histories."""
     far = distances(view)
     each = [Markup("one of {} {}").format(name(view, policy), number_of(far[policy], 2)) for policy in view.shown]
     text = (
@@ -208,7 +208,7 @@ def nearness(view: View) -> Markup:
 
 
 def popularity(view: View) -> list[Markup]:
-    """How many items take half of what is recommended."""
+    """How many items account for half of the recommendations."""
     found = shares(view)
     sentences = [
         Markup("half of what {} recommends, to {}").format(name(view, policy), counted(half(found[policy]), "item"))
@@ -222,7 +222,7 @@ def popularity(view: View) -> list[Markup]:
 
 
 def calibrated(view: View) -> list[Markup]:
-    """The metric of calibration, where there is one."""
+    """The calibration metric, if it was measured."""
     metric = view.metric("calibration")
     if metric is None:
         return []

@@ -2,7 +2,7 @@
 
 A setup file is a stream of tokens, alternately key and value. A run of commas and line breaks is one separator, and
 empty tokens do not exist, so the same entries may stand on one line, one per line, or be cut after every comma.
-Nothing here knows which settings there are; that is `settings`.
+This module does not know which settings exist; `settings.schema` does.
 """
 
 import re
@@ -37,7 +37,7 @@ OTHERS = {
         ".safetensors", ".pt", ".pth", ".onnx",
     ),
 }  # fmt: skip
-"""What people take for a setup, by the end of its name."""
+"""Files that people mistake for a setup, by suffix, and what the message says about each."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Entry:
-    """A key without white space and case, its value as written, and where it stands (`setup.txt, line 3`).
+    """A key without white space and in lower case, its value as written, and its place (`setup.txt, line 3`).
 
-    `table`: it is a table of TOML that holds nothing.
+    `table`: whether it is an empty table of TOML.
     """
 
     key: str
@@ -64,14 +64,14 @@ class Entry:
 
 
 def word(text: str) -> str:
-    """The text without white space and case, as keys and words are compared."""
+    """The text without white space and in lower case, as keys and words are compared."""
     return "".join(text.split()).lower()
 
 
 def tokens(text: str, source: str = "setup") -> Iterator[Token]:
     """The tokens of a setup text; `source` names it in messages.
 
-    A token in double quotes may hold commas and `#`, and a doubled quote stands for one; it ends on its own line.
+    A token in double quotes may hold commas and `#`, and a doubled quote stands for one; it cannot span lines.
     A leading `*` of an unquoted token is ignored. `#` starts a comment only at the start of a token.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -93,7 +93,7 @@ def tokens(text: str, source: str = "setup") -> Iterator[Token]:
 
 
 def quote(text: str) -> str:
-    """The text as one token of a setup file: as it is where that reads back the same, else in double quotes."""
+    """The text as one token of a setup file, in double quotes where it would not be read back unchanged otherwise."""
     if "\n" in text or "\r" in text:
         raise SetupError(f"{text!r} holds a line break, which a setup file cannot hold")
     plain = text and text == text.strip() and "," not in text and text[0] not in '"*#'
@@ -127,7 +127,7 @@ def parse_toml(text: str, source: str = "setup") -> list[Entry]:
     """The entries of a TOML setup: tables and arrays become dotted keys, values the text that setup.txt would hold."""
     try:
         tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also of a number too long for Python, and of arrays in arrays
+    except (ValueError, RecursionError) as error:  # a number too long for Python, or too deeply nested arrays
         raise SetupError(f"{source}: this is not TOML: {error}") from None
     lines = _toml_lines(text)
     entries = []
@@ -151,7 +151,7 @@ def parse_overrides(overrides: Iterable[str]) -> list[Entry]:
 
 
 def without_doubles(entries: list[Entry]) -> list[Entry]:
-    """The entries, where every key stands once; else a `SetupError` that says both places."""
+    """The entries; a `SetupError` names both places of a key that is given twice."""
     first: dict[str, Entry] = {}
     for entry in entries:
         if other := first.get(entry.key):
@@ -185,7 +185,7 @@ def read_entries(path: str | Path) -> dict[str, str]:
 
 
 def flatten(value: object, key: str = "") -> Iterator[tuple[str, str | None]]:
-    """Nested values by their dotted keys, as the text that setup.txt would hold: `k.1`, `k.2` of a list.
+    """Nested values by their dotted keys, as the text that setup.txt would hold; list members are `k.1`, `k.2`.
 
     An empty table is None.
     """
@@ -202,7 +202,7 @@ def flatten(value: object, key: str = "") -> Iterator[tuple[str, str | None]]:
 
 
 def _toml_lines(text: str) -> dict[str, int]:
-    """The line of each dotted key, for messages (tomllib tells none): of a table's head, or of `key =`."""
+    """The line of each dotted key, for messages, because tomllib gives none: a table's header, or `key =`."""
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""Parts that installed packages bring, by entry points: algorithms, rewards, encoders, sources."""
+"""Parts of installed packages, found by entry points: algorithms, rewards, encoders, sources, worlds."""
 
 import sys
 import warnings
@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 GIVEN: dict[str, dict[str, type[Any]]] = {}
-"""What this program has registered itself (`settings.register`), by group and then name."""
+"""Classes registered in this process (`settings.register`), by group and then name."""
 
 
 def installed(
@@ -16,11 +16,11 @@ def installed(
     taken: Mapping[str, object],
     name_of: Callable[[str, Any], str] = lambda name, part: name,
 ) -> dict[str, Any]:
-    """The classes of a group of entry points, by the entry point's name or what `name_of` makes of it and the class;
-    and before them those that this program has registered.
+    """The classes of a group of entry points, by the entry point's name or by `name_of` the entry point and class;
+    classes registered in this process come first.
 
-    A part that cannot be loaded, is no `base`, lacks a method that it must define, or has a name that is taken is left
-    out with a warning; one whose module is still being imported (`pending`) is left out without one.
+    A part that cannot be loaded, is no subclass of `base`, does not define a required method, or has a name that is
+    taken is left out with a warning; one whose module is still being imported (`pending`) is left out silently.
     """
     found: dict[str, Any] = {}
     points: list[tuple[EntryPoint, Any]] = [(point, None) for point in entry_points(group=group)]
@@ -38,7 +38,8 @@ def installed(
             if missing := undefined(part):
                 raise TypeError(missing)
             name = name_of(point.name, part)
-        except (Exception, SystemExit) as error:  # a stranger's import fails in any way, and must not take others along
+        # Another package's import can fail in any way; the rest must still load.
+        except (Exception, SystemExit) as error:
             warnings.warn(f"{point.name} of {group} ({point.value}) cannot be loaded: {error!r}", stacklevel=2)
             continue
         if (other := found.get(name, taken.get(name))) is not None:
@@ -50,18 +51,19 @@ def installed(
 
 
 def undefined(part: type[Any]) -> str:
-    """Which methods a class must define, and does not, in words; empty: none."""
+    """A sentence about the abstract methods that a class does not define; empty if it defines all."""
     missing = sorted(getattr(part, "__abstractmethods__", ()))
     return f"{part.__qualname__} defines no {' and no '.join(missing)}" if missing else ""
 
 
 def names(group: str) -> tuple[str, ...]:
-    """The names of a group of entry points, and of what was registered; nothing is loaded."""
+    """The names of a group's entry points and registered classes, without loading any."""
     return (*GIVEN.get(group, ()), *(point.name for point in entry_points(group=group)))
 
 
 def pending(group: str) -> bool:
-    """Whether a module of the group is just being imported, and imports this: its class is not made yet."""
+    """Whether a module of the group is being imported right now and imports this one, so its class does not exist
+    yet."""
     return any(_being_imported(point) for point in entry_points(group=group))
 
 

@@ -1,4 +1,4 @@
-"""Every setting in words: for the documentation, `what-next list`, and the commented file of `what-next init`."""
+"""Descriptions of all settings: for the documentation, `what-next list`, and the commented file of `what-next init`."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +20,12 @@ EXAMPLE = {
     "model_critic_path": "models/critic.safetensors",
     "window": "20",
 }
-"""What a new setup file sets."""
+"""The settings that a new setup file gives explicitly."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A key, what it means, what it may be, and its default (None where a value is required)."""
+    """A key, its description, its allowed values, and its default (None where a value is required)."""
 
     key: str
     description: str
@@ -51,14 +51,14 @@ def template(
     *,
     seen: bool = False,
 ) -> str:
-    """A commented setup.txt for a data file; what keeps its default stands behind a `#`.
+    """A commented setup.txt for a data file; settings at their default are commented out.
 
     Args:
         data: the file, as the setup names it.
-        algorithm: what learns; its defaults are shown.
-        why: the reason for a value other than the default, as a comment, by key.
-        epochs: how many histories it trains on, where it counts them so.
-        seen: whether items of the history are recommended again, and judged.
+        algorithm: the algorithm, whose defaults are shown.
+        why: for values other than the default, the reason by key, as a comment.
+        epochs: how many histories to train on, for an algorithm whose length is counted in histories.
+        seen: whether items of the history may be recommended again, in evaluation, too.
     """
     defaults = {key: as_text(value) for key, value in ALGORITHMS[algorithm].defaults().items()}
     values = {**EXAMPLE, "data": Path(data).as_posix(), "epochs": str(epochs)}
@@ -66,7 +66,7 @@ def template(
         values["algorithm"] = algorithm
     if seen:
         values["evaluation.seen"] = "yes"
-    if "passes" in defaults:  # epochs would go before them, and windows are for trying items
+    if "passes" in defaults:  # an explicit epochs would replace these passes; window is only for whatnext
         values = {key: value for key, value in values.items() if key not in ("epochs", "window")}
     lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
     for setting in reference():
@@ -85,7 +85,7 @@ def template(
 
 
 def _own(algorithm: str, indent: str) -> list[str]:
-    """The lines of an algorithm's own settings, under its first sentence; none where it has none."""
+    """The lines of an algorithm's own settings, headed by its first sentence; empty where it has none."""
     own = settings_of(algorithm)
     about = (ALGORITHMS[algorithm].__doc__ or "").strip().partition("\n")[0].rstrip(".")
     lines = ["", *_comment(f"With `algorithm, {algorithm}` ({about}):")] if own else []
@@ -107,7 +107,7 @@ def _comment(text: str) -> list[str]:
 
 
 def written(setup: Setup, folder: Path) -> str:
-    """A setup.txt of what is set otherwise than by default; paths under `folder` are written from there."""
+    """A setup.txt of the settings that differ from their defaults; paths under `folder` become relative to it."""
     needed = {name: getattr(setup, name) for name in ("train", "data", "model_agent_path", "model_critic_path")}
     plain = Setup(**needed, algorithm=type(setup.algorithm).model_validate({}))
     defaults = dict(flat(plain.model_dump()))

@@ -1,8 +1,8 @@
-"""From the entries of a setup file to a pydantic model: its keys, their values, and messages about mistakes.
+"""Turns the entries of a setup file into a pydantic model: finds keys, converts values, explains mistakes.
 
-It works on any tree of models: a field that holds a model is a group of dotted keys, a field that holds one of
-several models is a group whose `name` chooses, and a group's own key is short for its `name`. A model that takes
-further fields (`extra="allow"`, with `__pydantic_extra__`) takes any word as a key, dots and all.
+It works on any tree of models. A field that holds a model is a group of dotted keys; a field that holds one of several
+models is a group whose `name` chooses, and the group's own key is short for its `name`. A model with further fields
+(`extra="allow"`, with `__pydantic_extra__`) takes any word as a key, which may contain dots.
 """
 
 import re
@@ -22,11 +22,11 @@ from what_next.errors import SetupError, some
 from what_next.settings.file import Entry, without_doubles, word
 
 WORD = "WORD"
-"""Stands for any word, at the end of a key that is free; a key that was read has no capitals."""
+"""Placeholder for any word at the end of a free key; it is in capitals, which keys that were read never have."""
 LONG = re.compile(r"[+-]?\d{19,4000}")
-"""A whole number that may not fit into 64 bits."""
+"""An integer that may not fit into 64 bits."""
 PLACE = re.compile(r"\d{1,9}")
-"""The number of a list's member."""
+"""The number of a list's member in a key."""
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
 
 
@@ -48,18 +48,18 @@ def is_list(field: FieldInfo) -> bool:
 
 
 def _of_numbers(field: FieldInfo) -> bool:
-    """Whether the list that a field holds is one of numbers, which no comma stands in."""
+    """Whether the field holds a list of numbers, which contain no commas."""
     return any({int, float} & {*get_args(choice)} for choice in choices(field))
 
 
 def named_models(field: FieldInfo) -> dict[str, type[BaseModel]]:
-    """The models that a field chooses from, by name; empty where it is no such choice."""
+    """The models that a field chooses from, by name; empty for other fields."""
     models = [one for one in choices(field) if isinstance(one, type) and issubclass(one, BaseModel)]
     return {get_args(one.model_fields["name"].annotation)[0]: one for one in models} if len(models) > 1 else {}
 
 
 def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key of a model with its field; where a group has a choice of models, that of the one chosen.
+    """Every dotted key of a model with its field; for a group with a choice of models, the keys of the chosen one.
 
     Where a group takes any word, the last part of the key is `WORD`.
     """
@@ -84,7 +84,7 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
 
 
 def _further(model: type[BaseModel]) -> FieldInfo:
-    """The field that any further key of a model is; it may be left out."""
+    """The field for any further key of a model; it has a default."""
     annotations = (vars(one).get("__annotations__", {}) for one in model.__mro__)
     _, value = get_args(next(found["__pydantic_extra__"] for found in annotations if "__pydantic_extra__" in found))
     return FieldInfo.from_annotated_attribute(value, None)
@@ -96,13 +96,13 @@ def field_of(key: str, fields: Mapping[str, FieldInfo]) -> FieldInfo | None:
 
 
 def _free(key: str, fields: Mapping[str, FieldInfo]) -> str | None:
-    """The group that takes any word, where the key stands in such a one."""
+    """The longest group above the key that takes any word; None if there is none."""
     heads = (key[: dot.start()] for dot in re.finditer(r"\.", key))
     return next((head for head in heads if f"{head}.{WORD}" in fields), None)
 
 
 def override(model: type[BaseModel], entries: Sequence[Entry], overrides: Sequence[Entry]) -> list[Entry]:
-    """The entries with others in their place; a list is replaced whole."""
+    """The entries, replaced by the overrides of the same key; an override of a list replaces all of its members."""
     lists = {key for key, field in leaves(model, {one.key: one for one in (*entries, *overrides)}) if is_list(field)}
 
     def group(entry: Entry) -> str:
@@ -114,12 +114,12 @@ def override(model: type[BaseModel], entries: Sequence[Entry], overrides: Sequen
 
 
 def resolve(model: type[BaseModel], entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, FieldInfo]]:
-    """The entries under their full keys (`split` is `split.name`, `user` is `user.0`), and the fields of those."""
+    """The entries under their full keys (`split` is `split.name`, `user` is `user.0`), and the fields of these keys."""
     fields = dict(leaves(model, {entry.key: entry for entry in entries}))
     full, used = [], {}
     for entry in entries:
         if entry.table and any(one.startswith(entry.key + ".") for one in fields):
-            continue  # a group of which nothing is set
+            continue  # an empty table of a group sets nothing
         head, _, number = entry.key.rpartition(".")
         key = entry.key + ".name" if entry.key + ".name" in fields else entry.key
         if head in fields and is_list(fields[head]) and PLACE.fullmatch(number):
@@ -159,13 +159,13 @@ def nest(entries: Sequence[Entry], fields: Mapping[str, FieldInfo], folder: Path
 
 
 def _position(entry: Entry) -> int:
-    """A list member's number; what is no list member keeps its place."""
+    """The number of a list's member; 0 for other keys, so that a stable sort keeps their order."""
     number = entry.key.rpartition(".")[2]
     return int(number) if PLACE.fullmatch(number) else 0
 
 
 def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
-    """The value of an entry: a path from the setup file's folder, a text as written, or else a word."""
+    """The value of an entry: a path relative to the setup file's folder, a text as written, or a normalised word."""
     if optional(field) and not entry.quoted and word(entry.value) == "none":
         return None
     text = entry.value.strip()
@@ -184,10 +184,10 @@ def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
 
 
 def _path(entry: Entry, field: FieldInfo, folder: Path) -> Path:
-    """The path of an entry, from the setup file's folder; a `SetupError` where no file can be called so."""
+    """The path of an entry, relative to the setup file's folder; a `SetupError` where it cannot be a path."""
     try:
-        joined = folder / Path(expanduser(entry.value))  # noqa: PTH111  a `~` that is nobody's stays
-        short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
+        joined = folder / Path(expanduser(entry.value))  # noqa: PTH111  leaves the `~` of an unknown user as it is
+        short = Path(normpath(joined))  # `src/../data` becomes `data`, unless a symbolic link makes them differ
         return short if realpath(short) == realpath(joined) else joined
     except ValueError:
         found = f"{entry.key} is {_short(entry.value)}, and no path holds NUL or a lone surrogate"
@@ -195,7 +195,7 @@ def _path(entry: Entry, field: FieldInfo, folder: Path) -> Path:
 
 
 def allowed(field: FieldInfo) -> str:
-    """What a field may hold, in words."""
+    """The allowed values of a field, in words."""
     words = []
     for choice in choices(field):
         if get_origin(choice) is Literal:
@@ -216,7 +216,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def _number(bound: int | float) -> str:
-    """A bound as people write it: `2^63`, and no digit of a whole number is left out."""
+    """A bound for messages: powers of two from 2^31 as `2^63`, other integers in full."""
     if isinstance(bound, int):
         return f"2^{bound.bit_length() - 1}" if bound >= 2**31 and bound.bit_count() == 1 else str(bound)
     return f"{bound:g}"
@@ -229,7 +229,7 @@ def listed(values: Iterable[object], last: str = "and") -> str:
 
 
 def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | None = None) -> str:
-    """The message about a key that does not exist: what may be meant, and all keys of its group."""
+    """The message about an unknown key: the nearest key, and all keys of its group."""
     keys = [known.removesuffix(".name") for known in fields]
     heads = ["", *accumulate(key.split("."), "{}.{}".format)]
     inside = {head: [known for known in keys if known.startswith(head + ".")] for head in heads[1:]}
@@ -237,7 +237,7 @@ def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | 
     if not group and "." in key:  # the group itself is mistyped
         group = get_close_matches(key, keys, n=1, cutoff=0)[0].partition(".")[0]
     below = [known for known in keys if group and known.startswith(f"{group}.")]
-    if not below:  # of the groups their names alone: each lists its own
+    if not below:  # only the names of groups: the message about each group lists its keys
         first = dict.fromkeys(known.partition(".")[0] for known in keys)
         below = [head if head in keys else f"{head}.*" for head in first]
     missing = max((known for known in keys if key.startswith(known) and key[len(known)] != "."), key=len, default="")
@@ -250,7 +250,7 @@ def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | 
 
 
 def _of_another(key: str, model: type[BaseModel]) -> str | None:
-    """Which choice of a group a key belongs to: `algorithm.sqn.weight`, or `algorithm.weight` of another algorithm."""
+    """Which choice of a group has this key: `algorithm.sqn.weight`, or `algorithm.weight` of another algorithm."""
     group, _, rest = key.partition(".")
     named = named_models(model.model_fields[group]) if group in model.model_fields else {}
     chosen, _, own = rest.partition(".")
@@ -261,7 +261,7 @@ def _of_another(key: str, model: type[BaseModel]) -> str | None:
 
 
 def _short(value: object) -> str:
-    """What was found, cut where it is long."""
+    """The `repr` of a value, shortened where it is long."""
     told = repr(value)
     return told if len(told) <= 80 else f"{told[:60]}... ({len(told):,} characters)"
 
@@ -272,19 +272,19 @@ def _nearest(found: str, known: Sequence[str] | Mapping[str, object]) -> str:
 
 
 def explain(error: ValidationError, model: type[BaseModel], entries: Mapping[str, Entry], source: str) -> SetupError:
-    """Pydantic's complaint as a `SetupError`, one line for each mistake."""
+    """A pydantic error as a `SetupError`, one line for each mistake."""
     fields = dict(leaves(model, entries))
     return SetupError("\n".join(_explain(details, fields, entries, source) for details in error.errors()))
 
 
 def _is_member(name: str, key: str) -> bool:
-    """Whether a key is that of a list's member."""
+    """Whether `name` is a member of the list `key`."""
     head, _, number = name.rpartition(".")
     return head == key and PLACE.fullmatch(number) is not None
 
 
 def _list_of(members: Sequence[Entry]) -> Entry | None:
-    """A list as one entry, which stands where its first member does; None where there is none."""
+    """A list as one entry, at the place of its first member; None for an empty list."""
     return replace(members[0], value=",".join(one.value for one in members)) if members else None
 
 
@@ -292,7 +292,7 @@ def _explain(
     details: Mapping[str, Any], fields: Mapping[str, FieldInfo], entries: Mapping[str, Entry], source: str
 ) -> str:
     key = ""
-    for part in map(str, details["loc"]):  # pydantic's path also names the model of a union, which no key does
+    for part in map(str, details["loc"]):  # pydantic's path also names the model within a union, which is in no key
         longer = f"{key}.{part}" if key else part
         known = field_of(longer, fields) or any(f"{one}.".startswith(longer + ".") for one in fields)
         if details["type"] == "extra_forbidden" or known:
@@ -309,7 +309,7 @@ def _explain(
         return f"{where}: {unknown(key, fields)} (found {found})"
     if details["type"] == "value_error" or field is None:
         reason = str(details.get("ctx", {}).get("error", details["msg"]))
-        about = entry or entries.get(reason.partition(" ")[0])  # of the whole setup: what it begins with
+        about = entry or entries.get(reason.partition(" ")[0])  # for errors of the whole setup: the key it begins with
         return f"{about.where if about else source}: {reason}"
     note = "; a comment stands on a line of its own, or after a comma" if "#" in found else ""
     return f"{where}: {short} is {found}; allowed: {allowed(field)}{note}"

@@ -1,7 +1,7 @@
 """The settings of a run: setup.txt, TOML or `key=value` in, one validated and frozen `Setup` out.
 
 Every setting is stated once, on its field; the messages, the commented file of `what-next init` and the reference in
-the documentation are made from there. Below this module nothing is validated twice.
+the documentation come from there. Layers below trust these values and do not validate them again.
 """
 
 import re
@@ -51,12 +51,12 @@ OWN = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
 
 
 def known_algorithms() -> dict[str, type[Algorithm]]:
-    """The project's own algorithms, and those of installed packages, by the names that their classes give them."""
+    """The project's own algorithms and those of installed packages, by the `name` of their class."""
     return OWN | installed(GROUP, Algorithm, OWN, _only_name)
 
 
 def _only_name(_: str, part: type[Algorithm]) -> str:
-    """What `name` of an algorithm can only be: a setup tells them apart by it."""
+    """The only value that an algorithm's `name` can have; setups identify the algorithm by it."""
     field = part.model_fields["name"]
     if get_args(field.annotation) != (field.default,):
         raise TypeError('it has no `name: Literal["..."] = "..."`')
@@ -64,7 +64,7 @@ def _only_name(_: str, part: type[Algorithm]) -> str:
 
 
 class _Algorithms(Mapping[str, type[Algorithm]]):
-    """Those of installed packages are loaded when somebody asks first: their modules may import all of this package."""
+    """All algorithms. Those of installed packages are loaded at first use, because they may import this package."""
 
     def __init__(self) -> None:
         self.found: dict[str, type[Algorithm]] = OWN
@@ -84,10 +84,11 @@ ALGORITHMS = _Algorithms()
 
 
 def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorithm:
-    """An object passes as it is, so that Python users may bring their own; a name or a dictionary is looked up."""
+    """An `Algorithm` object is returned unchanged, so that Python users may bring their own; names and dictionaries are
+    looked up."""
     if isinstance(value, Algorithm):
         ours = OWN.get(value.name)
-        if ours not in (None, type(value)):  # a model's file knows it by its name alone
+        if ours not in (None, type(value)):  # a model's file identifies the algorithm by this name alone
             called = type(value).__name__
             raise ValueError(
                 f"{called} is called {value.name!r} as {ours.__name__} is, which a saved model would be loaded as; "
@@ -105,12 +106,12 @@ def snake(name: str) -> str:
 
 
 def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
-    """The type of any of them, made at run time."""
+    """The union of their types, made at run time."""
     return Union[tuple(algorithms.values())]  # noqa: UP007
 
 
 def encoder_names() -> Any:
-    """The type of what `model` may be, made at run time; nothing is loaded."""
+    """The type of `model`'s values, made at run time without loading any encoder."""
     found = names(ENCODER_GROUP)
     for name in ENCODERS.keys() & set(found):
         warnings.warn(f"{name} of {ENCODER_GROUP} is left out: one of ours has that name", stacklevel=2)
@@ -126,13 +127,13 @@ else:
 
 
 IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
-"""Defaults of every algorithm that learns by acting: what keeps one from learning a log by heart is in the way."""
+"""Defaults of algorithms that learn by acting: without the regularisation that keeps others from overfitting a log."""
 
 NO_WORLD = "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"
 
 
 def with_defaults(data: object) -> object:
-    """The values with the defaults of their algorithm where they say nothing."""
+    """The values, completed by the defaults of their algorithm."""
     if not isinstance(data, dict):
         return data
     chosen = data.get("algorithm", "whatnext")
@@ -148,7 +149,7 @@ def with_defaults(data: object) -> object:
     if "epochs" in data:
         defaults.pop("passes", None)
     group = data.get("split")
-    if isinstance(group, dict) and "name" not in group and "split" in defaults:  # `split.seed` alone
+    if isinstance(group, dict) and "name" not in group and "split" in defaults:  # only `split.seed` is set
         data = {**data, "split": {"name": defaults["split"], **group}}
     return {**defaults, **data}
 
@@ -161,12 +162,12 @@ class Setup(Group):
 
     train: bool = Field(description="yes: train, and save both models; no: load them, and recommend")
     model: EncoderName = "lstm"
-    """the network that reads a history; whatnext has an lstm alone"""
-    data: Path = Field(description="the log of who heard what when: an imported .parquet, or a file to import")
+    """the network that reads a history; whatnext works with lstm only"""
+    data: Path = Field(description="the log of events of users with items: an imported .parquet, or a file to import")
     epochs: int = Field(default=40_000, gt=0)
     """number of training samples, that is user histories, to train on"""
     passes: int | None = Field(default=None, gt=0)
-    """the same, counted in passes over the training users; it overrides epochs"""
+    """length of training in passes over the training users; it overrides epochs"""
     model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
     model_critic_path: Path | None = None
     """where the critic is saved and loaded from (.safetensors)"""
@@ -174,83 +175,83 @@ class Setup(Group):
     split: SplitSettings = SplitSettings()
     evaluation: Evaluation = Evaluation()
     window: int | None = Field(default=None, ge=3)
-    """whatnext trains on random windows of this many events of a history; none: on complete histories, and on random
-    windows of max_length events of longer ones"""
+    """whatnext trains on random windows of this many events; none: on complete histories, and on random windows of
+    max_length events of longer ones"""
     seconds: float | None = Field(default=None, gt=0)
-    """training ends after so many seconds, or with epochs or passes; none: no limit"""
+    """training ends after this many seconds, or earlier by epochs or passes; none: no limit"""
     batch_size: int | None = Field(default=64, gt=0)
-    """number of histories trained on at once (whatnext takes fewer where they are long, so that a step reads at most
-    4096 events); none, for what learns from the log: as many as hold batch_targets"""
+    """number of histories in a batch (whatnext takes fewer where they are long, so that a step reads at most 4096
+    events); none, for algorithms that learn from the log: as many as hold batch_targets"""
     batch_targets: int = Field(
         default=2048,
         gt=0,
-        description="number of events to learn from at once, about; fewer where a pass over the log would have fewer "
-        f"than {LEAST} batches",
+        description="approximate number of events in a batch; fewer where a pass over the log would have fewer than "
+        f"{LEAST} batches",
     )
     max_length: int = Field(default=200, gt=1)
-    """what learns from the log reads complete histories in windows of this many steps (all of them, but of a user who
-    alone has a good part of the log the latest); whatnext without window reads at most so many events at once; also how
-    far back a transformer looks"""
+    """algorithms that learn from the log read complete histories in windows of this many steps (all windows, but only
+    the latest for a user with a large part of the log); whatnext without window reads at most this many events at once;
+    also how far back a transformer looks"""
     inputs: Inputs = Inputs()
     decisions: DecisionSettings = DecisionSettings()
     world: WorldSettings = WorldSettings()
     loss: Loss = Loss()
-    discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")
-    n_step: int = Field(default=1, gt=0, description="how many rewards a target of temporal differences sums up")
+    discount: float = Field(default=0.5, ge=0, lt=1, description="discount factor per event, not per day")
+    n_step: int = Field(default=1, gt=0, description="number of rewards summed in a temporal-difference target")
     relax: float = Field(default=0.0, ge=0)
     """width of the band that one randomly chosen attribute may lie in, in standard deviations"""
     tolerance: float | None = Field(default=None, gt=0)
-    """how far each attribute of a matching item may be from the proposal, in standard deviations; none: the smallest at
-    which half of the different items of training match another one"""
+    """largest distance of a matching item from the proposal in each attribute, in standard deviations; none: the
+    smallest at which half of the distinct training items match another one"""
     selection: Selection = Selection()
-    dim: int = Field(default=64, gt=0, description="width of the network's state")
+    dim: int = Field(default=64, gt=0, description="width of the network's hidden state")
     layers: int = Field(default=1, gt=0, description="number of the network's layers")
     ensemble: int = Field(default=1, gt=0, le=64)
-    """number of networks that are trained from different seeds, one after the other, and then joined to one whose score
-    is the mean of theirs; where an lstm or gru scores items by what came next"""
+    """number of networks trained one after the other from different seeds and joined into one, which scores by the
+    mean; only for an lstm or gru that scores items by what came next"""
     skip: Literal["auto", "yes", "no"] = Field(
         default="auto",
-        description="whether an lstm or gru adds a linear map of the last item to its state; auto: where training "
-        f"users have at most {SHORT} events on average, or the log has {LARGE:,} training events",
+        description="whether an lstm or gru adds a linear map of the last item to its hidden state; auto: where "
+        f"training users have at most {SHORT} events on average, or the log has {LARGE:,} training events",
     )
     linear: Literal["yes", "no"] = "yes"
-    """where the score is learned from what came next: whether counts of the log (a linear model of items by items, what
-    came next, what is popular) stand beside the network, with the weights that are best for the validation users"""
+    """for algorithms that learn the next item: whether a linear item-to-item model, transition counts and popularity
+    are added to the network's scores, with the weights that are best for the validation users"""
     dropout: float | None = Field(
         default=0.0,
         ge=0,
         lt=1,
         description=f"share of activations dropped between layers; none: {DROPOUT[0]}, or {DROPOUT[1]} where the log "
-        f"has {LARGE:,} training events, and {OFTEN} of an item on average",
+        f"has {LARGE:,} training events, and {OFTEN} per item on average",
     )
     item_dropout: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="share of the items of a history that are read as unknown in training; above 0, an item with a "
-        f"learned vector that nothing followed in training always is; none: {UNKNOWN} where training users have at "
+        description="share of a history's items that are read as unknown in training; above 0, items with a learned "
+        f"vector that was never a training target are always read so; none: {UNKNOWN} where training users have at "
         f"most {SHORT} events on average, else 0",
     )
-    learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
-    clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
+    learning_rate: float = Field(default=2e-3, gt=0, description="learning rate of the optimisers")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradients, which are scaled down to it")
     reward: RewardSettings = RewardSettings()
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """start of all random numbers; the same seed gives the same run"""
+    """seed of all random numbers; the same seed gives the same run"""
     threads: int | None = Field(default=None, gt=0, le=1024)
-    """number of processor threads; none: as many as PyTorch takes, which crawls on a busy machine"""
+    """number of processor threads; none: PyTorch's default, which is very slow on a busy machine"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where the networks run; auto: on a graphics card where there is one"""
+    """where the networks run; auto: on a graphics card if there is one"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """of matrix products in training; auto: bf16 on a graphics card, and where the processor multiplies it faster"""
+    """precision of matrix products in training; auto: bf16 on a graphics card, and where the processor is faster with
+    it"""
     compile: bool = Field(default=False, description="whether the encoder goes through torch.compile")
     monitor: Literal["ndcg@10", "hr@10", "dcg@10", "spread"] | None = None
-    """measured on the validation users at each save; none: spread for whatnext; dcg@10, whose gain is the log's reward,
-    for an algorithm that learns from rewards where those of the log differ and bring something (mean above 0); else
-    ndcg@10"""
+    """metric of the validation users, measured at each save; none: spread for whatnext; dcg@10, whose gain is the log's
+    reward, for an algorithm that learns from rewards if the log's differ and have a mean above 0; else ndcg@10"""
     patience: int | None = Field(default=None, gt=0)
-    """after so many saves without a better monitor the learning rate is halved, at the fourth time the run ends, and
-    the best model is kept; none: it goes on to the end of epochs, passes or seconds"""
+    """early stopping: after this many saves without a better monitor the learning rate is halved, the fourth time the
+    run ends, and the best model is kept; none: training runs to the end of epochs, passes or seconds"""
     refit: Literal["auto", "no", "validation", "all"] = "auto"
     """a second training from scratch, with the passes, learning rates and counts of the log that validation chose in
     the first one. validation: on the validation events, too; all: on every event of the log, for a model that will be
@@ -258,12 +259,11 @@ class Setup(Group):
     later ones (split leave_last_out or time), and they are at least a twentieth of the training events; no: never"""
     stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
     save_every: int | None = Field(default=None, gt=0)
-    """number of histories between two saves of the models; none: once in a pass over the training users, or 5000 for
-    whatnext"""
+    """histories between two saves of the models; none: one pass over the training users, or 5000 for whatnext"""
     log: Path | None = None
-    """JSON lines of losses and reward during training; none: beside the agent's file"""
+    """file for losses and rewards during training, as JSON lines; none: beside the agent's file"""
     track: Literal["tensorboard", "mlflow"] | None = None
-    """where else a run shows its settings, curves, measurements and card (extra: track)"""
+    """experiment tracker for settings, curves, metrics and the model card (extra: track)"""
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
     cluster: Cluster = Cluster()
@@ -274,12 +274,12 @@ class Setup(Group):
     def read(
         cls, path: str | Path, overrides: Iterable[str] = (), *, algorithm: Mapping[str, Any] | None = None
     ) -> "Setup":
-        """The setup of a file (setup.txt, or TOML by its ending); `overrides` are `key=value`, paths as in the file.
+        """Read a setup file (setup.txt, or TOML by its suffix) with `key=value` overrides; paths start at its folder.
 
-        Every command reads its setup here, so this is where the process is given its `threads`.
+        Every command reads its setup here, so this also sets the process's `threads`.
 
         Args:
-            algorithm: settings of an algorithm (its `name` among them) that override those of the file.
+            algorithm: an algorithm's settings (with its `name`) that override those of the file.
         """
         path = Path(path)
         entries, words = parse_file(path), parse_overrides(overrides)
@@ -302,7 +302,7 @@ class Setup(Group):
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
 
     def __new__(cls, *_: Any, **__: Any) -> "Setup":
-        """Where one is made; an `__init__` of its own would keep pydantic's context from it."""
+        """Adds the parts of installed packages first; an own `__init__` would cut off pydantic's validation context."""
         complete()
         return super().__new__(cls)
 
@@ -314,29 +314,29 @@ class Setup(Group):
 
     @property
     def acts(self) -> bool:
-        """Whether its agent learns by acting in a world."""
+        """Whether the agent learns by acting in a world."""
         return self.world.name is not None or self.algorithm.source == "world"
 
     @property
     def unit(self) -> str:
-        """What the length of a run is counted in."""
+        """The unit of the length of a run."""
         return "slates" if self.acts else "histories"
 
     @property
     def needs_critic(self) -> bool:
-        """Whether its agent cannot choose without the critic."""
+        """Whether the agent needs the critic to choose."""
         return self.algorithm.needs_critic or self.selection.name == "critic"
 
     def threaded(self) -> "Setup":
-        """Have PyTorch take as many threads from now on as `threads` says, where it says something; returns itself."""
+        """Set PyTorch's number of threads to `threads`, unless that is none; returns itself."""
         if self.threads:
             torch.set_num_threads(self.threads)
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """All settings as JSON holds them (for a model's manifest); `Setup(**...)` reads it back.
+        """All settings as JSON values (for a model's manifest); `Setup(**...)` reads them back.
 
-        Rewards of other packages that do not count are left out: the model can be read without them.
+        Rewards of other packages without a weight are left out, so that the model can be read without these packages.
         """
         values, reward = self.model_dump(mode="json"), self.reward
         own = RewardSettings.model_fields
@@ -347,17 +347,17 @@ class Setup(Group):
 
     @property
     def model_paths(self) -> tuple[Path, ...]:
-        """Where the models are."""
+        """The paths of the models."""
         return tuple(path for path in (self.model_agent_path, self.model_critic_path) if path)
 
     @property
     def width(self) -> int:
-        """Of the network's state, of all networks of an ensemble together."""
+        """The width of the hidden state: for an ensemble, of all of its networks together."""
         return self.dim * self.ensemble
 
     @property
     def members(self) -> tuple["Setup", ...]:
-        """By which each network of an ensemble is trained: with a seed, files and a share of the time of its own."""
+        """The setups of an ensemble's networks, each with its own seed, files and share of the time."""
         agent, critic = self.model_agent_path, self.model_critic_path
         of_all = {"ensemble": 1, "seconds": self.seconds and self.seconds / self.ensemble, "log": None}
         return tuple(
@@ -390,23 +390,23 @@ class Setup(Group):
         )
 
     def dropped(self, space: Space) -> float:
-        """The share of activations dropped, given the training events."""
+        """The share of activations dropped, for this training data."""
         large = space.events >= LARGE and space.events_per_item >= OFTEN
         return DROPOUT[large] if self.dropout is None else self.dropout
 
     def skips(self, space: Space) -> bool:
-        """Whether the encoder adds a map of the last item, given the training events."""
+        """Whether the encoder adds a linear map of the last item, for this training data."""
         fits = 0 < space.events_per_user <= SHORT or space.events >= LARGE
         return self.skip == "yes" or (self.skip == "auto" and fits)
 
     def unknown(self, events_per_user: float) -> float:
-        """The share of items that an encoder reads as unknown in training, of so many events per user."""
+        """The share of items that an encoder reads as unknown in training, for a mean number of events per user."""
         if self.acts:
             return 0.0
         return self.item_dropout if self.item_dropout is not None else UNKNOWN * (0 < events_per_user <= SHORT)
 
     def item_inputs(self, space: Space) -> str:
-        """What item vectors are made of (`inputs.items`), given the catalogue's attributes and the log."""
+        """What item vectors are made of (`inputs.items`), for this catalogue and log."""
         if self.inputs.items != "auto":
             return self.inputs.items
         if space.catalogue.informative and space.cold > COLD:
@@ -415,12 +415,12 @@ class Setup(Group):
 
     @property
     def longest(self) -> int:
-        """How many events of a history the founding algorithm reads at once, at most."""
+        """The most events of a history that the founding algorithm reads at once."""
         return self.window or self.max_length
 
     @property
     def log_path(self) -> Path:
-        """Where the log of training is written."""
+        """The path of the training log."""
         return self.log or self.model_agent_path.with_suffix(".jsonl")
 
     @field_serializer("algorithm")
@@ -436,7 +436,7 @@ class Setup(Group):
     @field_validator("reward", mode="before")
     @classmethod
     def _with_all_rewards(cls, value: object) -> object:
-        """A group made in Python has the project's own rewards alone."""
+        """Replace a group made in Python, which has only the project's own rewards."""
         return value.model_dump() if type(value) is RewardSettings else value
 
     @field_validator("model_agent_path", "model_critic_path")
@@ -465,7 +465,7 @@ class Setup(Group):
         return self
 
     def _fitting(self) -> None:
-        """Raises a `ValueError` where a setting means nothing for the algorithm or the encoder."""
+        """Raises a `ValueError` for a setting that does not fit the algorithm or the encoder."""
         algorithm, name = self.algorithm, self.algorithm.name
         if algorithm.encoders and self.model not in algorithm.encoders:
             only = listed(algorithm.encoders, "or")
@@ -496,7 +496,7 @@ class Setup(Group):
     @model_validator(mode="wrap")
     @classmethod
     def _explained(cls, data: object, validate: Callable[[object], "Setup"], info: Any) -> "Setup":
-        """Last, around all others: what pydantic refuses becomes a `SetupError`."""
+        """The outermost validator: turns pydantic's errors into a `SetupError`."""
         try:
             return validate(with_defaults(data))
         except ValidationError as error:
@@ -510,13 +510,13 @@ def of_algorithm(key: str) -> bool:
 
 
 def complete() -> Mapping[str, type[Algorithm]]:
-    """Let setups name what installed packages bring; returns the algorithms.
+    """Make the parts of installed packages known to setups; returns the algorithms.
 
-    A part whose module is being imported, and imports this one, is not made yet: it is taken in at a later call.
+    A part whose module is being imported and imports this one does not exist yet; a later call adds it.
     """
     if _MISSING:
         waiting = {group for group in _MISSING if pending(group)}
-        _MISSING.clear()  # what is loaded below may ask again
+        _MISSING.clear()  # loading parts below may call this again
         ALGORITHMS.found, group = known_algorithms(), reward_group()
         Setup.model_fields["model"].annotation = encoder_names()
         Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS.found)
@@ -527,28 +527,28 @@ def complete() -> Mapping[str, type[Algorithm]]:
 
 
 def known_encoders() -> dict[str, type[Encoder]]:
-    """Every encoder that `model` may name; here those of installed packages are loaded."""
+    """Every encoder that `model` may name; loads those of installed packages."""
     return {**ENCODERS, **installed(ENCODER_GROUP, Encoder, ENCODERS)}
 
 
 def known_rewards() -> dict[str, Any]:
-    """Every reward that a setup may give a weight."""
+    """Every reward that a setup can weight."""
     complete()
     group: Any = Setup.model_fields["reward"].annotation
     return {name: field.annotation for name, field in group.model_fields.items()}
 
 
 def register(part: type[Any]) -> None:
-    """Let this process know a part of one's own by its name, as an entry point would: an algorithm, a reward, an
-    encoder, a source or a world. It takes the place of one of the same name that was registered before.
+    """Make a part known to this process by its name, as an entry point would: an algorithm, a reward, an encoder, a
+    source or a world. It replaces a part of the same name that was registered before.
 
     Args:
-        part: its class. An encoder and a source are called as the class is (`LastTwo` is `last_two`), the others as
-            ever.
+        part: its class. Encoders and sources are named after the class (`LastTwo` is `last_two`), the others by their
+            own name.
 
     Raises:
-        SetupError: it is none of these, lacks a method that it must define, or has the name of one of ours (where that
-            is a source or a world, a warning says so when it is looked for).
+        SetupError: it is none of these, lacks a required method, or has the name of one of the project's own parts (for
+            sources and worlds this is a warning, once they are looked up).
     """
     kinds = {f"{base.__module__}.{base.__qualname__}" for base in getattr(part, "__mro__", ())}
     group = next((group for kind, group in PARTS.items() if kind in kinds), None)
@@ -575,6 +575,6 @@ PARTS: Mapping[str, str] = {
     "what_next.sources.base.Source": "what_next.sources",
     "what_next.worlds.base.World": "what_next.worlds",
 }
-"""Groups of entry points by what a part is: by name, as some of these lie in rooms above."""
+"""Entry-point groups by the qualified name of a part's base class: a name, because some lie in rooms above."""
 _MISSING = {group for group in (GROUP, REWARD_GROUP) if names(group)}
-"""Groups of entry points that were not loaded yet."""
+"""Entry-point groups that were not loaded yet."""

@@ -1,4 +1,4 @@
-"""What anybody can run: does an installation work, and does a part of their own keep the house's promises?"""
+"""Checks for users: that an installation works, and that their own parts keep this package's contracts."""
 
 from what_next.testing.conformance import CHECKS, check_algorithm
 from what_next.testing.installation import made_up_log, run_tests

@@ -1,10 +1,10 @@
-"""What every algorithm of the house promises, checked on a tiny agent: run it on an algorithm of your own.
+"""The contract of every algorithm, checked on a tiny agent. Run it on your own algorithm:
 
     from what_next.testing import check_algorithm
 
     check_algorithm(MyAlgorithm())
 
-Or check by check in pytest: `@pytest.mark.parametrize("name", CHECKS)`, and `CHECKS[name](algorithm)`.
+Or one check at a time in pytest: `@pytest.mark.parametrize("name", CHECKS)`, and `CHECKS[name](algorithm)`.
 """
 
 import tempfile
@@ -31,15 +31,17 @@ from what_next.training.step import Step, losses_of
 from what_next.types import Batch, Events, Permitted, Request, Transitions
 
 STEPS = 4
-"""Within so many steps every loss that is due at all must have updated its networks (a delayed one comes later)."""
+"""Number of steps within which every loss must be due once and update its networks (delayed losses are not due at
+once)."""
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
     """Run every check of `CHECKS`.
 
     Raises:
-        AssertionError: it says which promise is broken, and how.
-        SetupError: its networks, points or targets do not go together, which training refuses, too; or it is none.
+        AssertionError: a check failed; the message says which and how.
+        SetupError: `algorithm` is no `Algorithm`, or its networks, points or targets do not fit together, which
+            training refuses, too.
     """
     given(algorithm, Algorithm)
     for check in CHECKS.values():
@@ -47,7 +49,7 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
 
 def describes_its_settings(algorithm: Algorithm) -> None:
-    """Each setting has a description, and the algorithm is rebuilt from what a model file says of it."""
+    """Each setting has a description, and the algorithm can be rebuilt from the settings in a model file."""
     fields = type(algorithm).model_fields
     silent = [name for name, field in fields.items() if name != "name" and not field.description]
     _expect(not silent, algorithm, f"no description: {', '.join(silent)}")
@@ -57,7 +59,7 @@ def describes_its_settings(algorithm: Algorithm) -> None:
 
 
 def names_networks_that_exist(algorithm: Algorithm) -> None:
-    """`updates` and `targets` name networks, and `losses` gives losses that `updates` names."""
+    """`updates` and `targets` name existing networks, and `losses` returns only losses that `updates` names."""
     rig = Rig(algorithm)
     try:
         found = losses_of(algorithm, rig.context(rig.batch(rig.history())), rig.agent.nets)
@@ -69,7 +71,7 @@ def names_networks_that_exist(algorithm: Algorithm) -> None:
 
 
 def losses_reach_what_they_update(algorithm: Algorithm) -> None:
-    """Every loss has a gradient for each network that it updates; none goes into a target or a target network."""
+    """Every loss has a gradient for each network that it updates, and none for bootstrap targets or target networks."""
     rig, due, reached = Rig(algorithm), set[str](), set[tuple[str, str]]()
     for step in range(STEPS):
         context = rig.context(rig.batch(rig.history()), step)
@@ -78,7 +80,7 @@ def losses_reach_what_they_update(algorithm: Algorithm) -> None:
             batch.next_states.requires_grad_()
         found = algorithm.losses(context)
         copied = [weight for net in rig.agent.targets.values() for weight in net.parameters()]
-        _expect(not any(weight.requires_grad for weight in copied), algorithm, "a target network asks for a gradient")
+        _expect(not any(weight.requires_grad for weight in copied), algorithm, "a target network requires a gradient")
         for loss, value in found.items():
             if isinstance(batch, Transitions):
                 _expect(not reaches(value, [batch.next_states]), algorithm, f"{loss!r}: its target carries a gradient")
@@ -91,7 +93,7 @@ def losses_reach_what_they_update(algorithm: Algorithm) -> None:
 
 
 def updates_what_it_names(algorithm: Algorithm) -> None:
-    """A step changes the networks of the losses that were due, and no others."""
+    """A step changes the networks of the losses that were due, and no other network."""
     rig = Rig(algorithm)
     for _ in range(STEPS):
         before, found = rig.weights(), rig.step()
@@ -99,8 +101,8 @@ def updates_what_it_names(algorithm: Algorithm) -> None:
 
 
 def learns_from_what_was_shown(algorithm: Algorithm) -> None:
-    """Of a service's decisions it makes losses that `updates` knows, finite also where nothing brought anything; their
-    targets carry no gradient, and a step changes the networks that they name alone."""
+    """From a service's decisions it computes losses that `updates` names, finite even if no shown item earned a reward;
+    their targets carry no gradient, and a step changes only the networks that these losses update."""
     if not algorithm.learns_from_decisions():
         return
     rig = Rig(algorithm)
@@ -110,14 +112,14 @@ def learns_from_what_was_shown(algorithm: Algorithm) -> None:
         context.batch.next_states.requires_grad_()
         for loss, value in algorithm.losses(context).items():
             _expect(loss in algorithm.updates, algorithm, f"the loss {loss!r} is not in updates")
-            _expect(bool(value.isfinite()), algorithm, f"the loss {loss!r} of what was shown is {value}")
+            _expect(bool(value.isfinite()), algorithm, f"the loss {loss!r} on a service's decisions is {value}")
             _expect(not reaches(value, [context.batch.next_states]), algorithm, f"{loss!r}: its target has a gradient")
         before, found = rig.weights(), rig.agent.propagate(batch, rig.rng)
-        _expect(bool(_changed(rig, before, found)) or not brought, algorithm, "what was shown changes no network")
+        _expect(bool(_changed(rig, before, found)) or not brought, algorithm, "a service's decisions change no network")
 
 
 def target_networks_follow(algorithm: Algorithm) -> None:
-    """Target networks start as their networks, go a step of tau after those that were updated, and stay otherwise."""
+    """Target networks start as copies, move by tau towards networks that were updated, and otherwise stay the same."""
     rig = Rig(algorithm)
     nets = rig.weights()
     for name, copied in rig.weights(targets=True).items():
@@ -131,13 +133,13 @@ def target_networks_follow(algorithm: Algorithm) -> None:
         for name, copied in after.items():
             tau = algorithm.polyak if name in updated else 0.0
             for key, value in copied.items():
-                first, last = (one[name][key].double() for one in (before, nets))  # a table may hold whole numbers
+                first, last = (one[name][key].double() for one in (before, nets))  # a buffer may hold whole numbers
                 close = torch.allclose(value.double(), torch.lerp(first, last, tau), atol=1e-7)
-                _expect(close, algorithm, f"the target network of {name!r} went elsewhere than a tau of {tau:g} leads")
+                _expect(close, algorithm, f"the target network of {name!r} does not follow by a tau of {tau:g}")
 
 
 def targets_stand_still(algorithm: Algorithm) -> None:
-    """What targets are made of changes with the target networks alone, by no step of the encoder and no dropout."""
+    """The inputs of targets change only with the target networks, not with the encoder's weights or dropout."""
     rig = Rig(algorithm, dropout=0.5)
     history, seen = rig.history(), []
     for _ in range(2):
@@ -154,7 +156,7 @@ def targets_stand_still(algorithm: Algorithm) -> None:
 
 
 def ends_are_ends(algorithm: Algorithm) -> None:
-    """Where nothing follows (discount 0), the next state and the item after it change no loss."""
+    """At the end of a history (discount 0), the next state and the next item change no loss."""
     rig = Rig(algorithm)
     batch = rig.context(rig.batch(rig.history())).batch
     if not isinstance(batch, Transitions):
@@ -168,7 +170,7 @@ def ends_are_ends(algorithm: Algorithm) -> None:
 
 
 def padding_is_nothing(algorithm: Algorithm) -> None:
-    """More padding at the end of the histories, and numbers in it, change no loss."""
+    """More padding at the end of the histories, with numbers other than 0 in it, changes no loss."""
     rig = Rig(algorithm)
     history = rig.history()
     plain, wide = (rig.losses(rig.batch(some)) for some in (history, padded(history, 3)))
@@ -176,20 +178,20 @@ def padding_is_nothing(algorithm: Algorithm) -> None:
 
 
 def sees_no_future(algorithm: Algorithm) -> None:
-    """What is read of a history up to an event does not depend on later ones; nor on what they earned, a label, unless
-    the algorithm says that it `reads_returns` in training."""
+    """Whatever is computed from a history up to an event does not depend on later events; nor on their rewards, unless
+    the algorithm declares that it `reads_returns` in training."""
     rig = Rig(algorithm)
     history, since = rig.history(), 4
     changed = other_events(history, since, len(rig.state.space.catalogue))
     rig.agent.eval()
     batches = [rig.batch(history), rig.batch(changed)]
-    if not algorithm.reads_returns:  # else they are an input, and the test of labels is another
+    if not algorithm.reads_returns:  # with `reads_returns`, returns are an input, and other labels change the result
         batches[1] = _other_labels(batches[1], since)
     else:
         batches[1] = replace(batches[1], returns=batches[0].returns)
     before, after = (_known(rig, batch, since) for batch in batches)
     same = np.allclose(before, after, atol=1e-5)
-    _expect(same, algorithm, f"other events from number {since} on change what is known before")
+    _expect(same, algorithm, f"other events from number {since} on change what is computed before them")
 
 
 def repeats_itself(algorithm: Algorithm) -> None:
@@ -203,7 +205,8 @@ def repeats_itself(algorithm: Algorithm) -> None:
 
 
 def recommends(algorithm: Algorithm) -> None:
-    """A slate of different items, none of them excluded, by probabilities; the same again without random numbers."""
+    """A slate has distinct items, none excluded, with the right propensities; without random numbers it is
+    repeatable."""
     rig = Rig(algorithm)
     rig.step()
     history = rig.state.get_user_history(np.arange(5, dtype=np.int32))
@@ -223,27 +226,27 @@ def recommends(algorithm: Algorithm) -> None:
         f"{chances} were told, and {judged} judged",
     )
     first, second = (policy.act(policy.states(history), Request(4)).items for _ in range(2))
-    _expect(np.array_equal(first, second), algorithm, "without random numbers it recommends now this, now that")
+    _expect(np.array_equal(first, second), algorithm, "without random numbers, two calls recommend different items")
 
 
 def survives_saving(algorithm: Algorithm) -> None:
-    """What is loaded recommends what was saved: by encoder and actor alone, or by all where `needs_critic` says so."""
+    """A saved and loaded agent recommends the same; from encoder and actor alone unless `needs_critic`."""
     with tempfile.TemporaryDirectory() as folder:
         rig = Rig(algorithm, Path(folder))
         rig.step()
         checkpoint.save(rig.agent, rig.rng, checkpoint.new_run())
-        # Without the critic's path: it is looked for where `needs_critic` says so.
+        # The critic's path is left out, and looked up only where `needs_critic` is true.
         setup = rig.setup.model_copy(update={"model_critic_path": None})
         fresh = Agent(setup, rig.agent.space).ready_agent()
     try:
         same = np.array_equal(_points(rig.agent, rig), _points(fresh, rig))
     except KeyError as error:
-        raise AssertionError(f"{algorithm.name}: it proposes by {error}, which needs_critic does not say") from error
-    _expect(same, algorithm, "loaded, it proposes otherwise")
+        raise AssertionError(f"{algorithm.name}: it proposes by {error}, so needs_critic must be true") from error
+    _expect(same, algorithm, "after loading, its proposals differ")
 
 
 def streams(algorithm: Algorithm) -> None:
-    """Event by event, the encoder comes to the proposal that it makes of the complete history."""
+    """Reading a history event by event gives the same proposal as reading it at once."""
     rig = Rig(algorithm)
     encoder = rig.agent.eval().nets.get("encoder")
     if not isinstance(encoder, Encoder):
@@ -259,7 +262,7 @@ def streams(algorithm: Algorithm) -> None:
         last = torch.stack(after, 1)[torch.arange(len(items)), torch.from_numpy(history.lengths - 1)]
         points = algorithm.propose(rig.agent.nets, last).numpy()
     close = np.allclose(points, rig.agent.predict(history).points, atol=1e-4)
-    _expect(close, algorithm, "event by event it proposes otherwise than after all of them at once")
+    _expect(close, algorithm, "event by event its proposals differ from those for the whole history")
 
 
 _ALL = (
@@ -268,11 +271,11 @@ _ALL = (
     sees_no_future, repeats_itself, recommends, survives_saving, streams,
 )  # fmt: skip
 CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType({check.__name__: check for check in _ALL})
-"""Every check by its name."""
+"""Every check, by its name."""
 
 
 def _changed(rig: Rig, before: Weights, found: Step) -> set[str]:
-    """The networks that a step has changed: those of the losses that were due, and no others."""
+    """The networks that a step has changed, which must be among those of the losses that were due."""
     after, algorithm = rig.weights(), rig.algorithm
     changed = {
         name for name in after if any(not torch.equal(before[name][key], after[name][key]) for key in after[name])
@@ -283,13 +286,13 @@ def _changed(rig: Rig, before: Weights, found: Step) -> set[str]:
 
 
 def _ends(context: LossContext[Any], name: str) -> list[Tensor]:
-    """Where the gradient of a network begins."""
+    """The tensors at which the gradient of a network ends: its weights, or the states for the encoder."""
     roots = context.roots.get(name, ())
     return [root.leaf for root in roots] or list(context.nets[name].parameters())
 
 
 def _known(rig: Rig, batch: Batch, since: int) -> np.ndarray:
-    """What the networks make of the events before a column: the encoder's states, or the actor's choice."""
+    """What the networks compute from the events before a column: the encoder's states, or the actor's choice."""
     steps = rig.context(batch).batch
     if not isinstance(steps, Transitions):
         factors = batch.factors
@@ -300,14 +303,14 @@ def _known(rig: Rig, batch: Batch, since: int) -> np.ndarray:
 
 
 def _other_labels(batch: Batch, since: int) -> Batch:
-    """The batch with other rewards and returns from a column on, and of what follows each row."""
+    """The batch with other rewards and returns from a column on, and after each row."""
     rewards, returns = batch.rewards.copy(), batch.returns
     rewards[:, since:] = rewards[::-1, since:] ** 2 + 3
     return replace(batch, rewards=rewards, returns=None if returns is None else returns[::-1] ** 2 + 3)
 
 
 def _points(agent: Agent, rig: Rig) -> np.ndarray:
-    """What an agent proposes to five users."""
+    """An agent's proposals for five users."""
     return agent.eval().predict(rig.state.get_user_history(np.arange(5, dtype=np.int32))).points
 
 

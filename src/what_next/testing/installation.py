@@ -1,4 +1,4 @@
-"""Checks that an installed What Next? works here: a setup is read; a tiny agent is trained, saved, loaded and asked."""
+"""Checks that an installed What Next? works: it reads a setup, and trains, saves, loads and uses a tiny agent."""
 
 import tempfile
 from collections.abc import Callable
@@ -26,7 +26,7 @@ dim, 8
 
 
 def run_tests(outcome: Path = Path("Test.test")) -> int:
-    """Run every check, one after the other in one folder; returns 0 where all passed, else 1."""
+    """Run every check, all in one folder; returns 0 where all passed, else 1."""
     tests: dict[str, Callable[[Path], None]] = {
         "setup.txt becomes a dictionary": _reads_setup,
         "a tiny agent is trained and saved": _trains,
@@ -39,7 +39,7 @@ def run_tests(outcome: Path = Path("Test.test")) -> int:
             try:
                 test(Path(folder))
                 lines.append(f"passed: {name}")
-            except Exception as error:  # whatever went wrong is the outcome
+            except Exception as error:  # any error is a failed check
                 lines.append(f"FAILED: {name}: {error!r}")
     failed = sum(line.startswith("FAILED") for line in lines)
     lines.append(f"{len(tests) - failed} passed, {failed} failed")
@@ -80,7 +80,7 @@ def _expect(true: bool, found: str) -> None:
 
 
 def made_up_log(users: int = 30, items: int = 60, events: int = 30, attributes: int = 3, seed: int = 0) -> pl.DataFrame:
-    """A log in which nothing is real: random users, items and attributes, always the same for the same seed."""
+    """A synthetic log of random users, items and attributes; the same seed gives the same log."""
     rng = np.random.default_rng(seed)
     chosen = rng.integers(items, size=users * events)
     values = rng.normal(size=(items, attributes))

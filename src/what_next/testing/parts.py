@@ -1,4 +1,4 @@
-"""What encoders, rewards and worlds promise: run it on one of your own.
+"""The contracts of encoders, rewards and worlds. Run them on your own:
 
 from what_next.testing import check_encoder, check_reward, check_world
 
@@ -21,27 +21,27 @@ from what_next.worlds.promises import USERS, expect, finite, same
 
 
 def check_encoder(kind: type[Encoder]) -> None:
-    """Of one layer and of two: shapes, no look ahead, and single steps equal to the pass over a history.
+    """Check encoders of one layer and of two: shapes, no look-ahead, and single steps equal to the pass over a history.
 
-    Training checks an encoder of another package so, too, before its first step.
+    Training does so, too, before its first step with an encoder of another package.
 
     Raises:
-        SetupError: it says which promise is broken.
+        SetupError: a check failed; the message says which.
     """
     if not (isinstance(kind, type) and issubclass(kind, Encoder)):
         name = type(kind).__name__
-        raise SetupError(f"found an object, {name}; expected a class of encoders, which is made here: no () behind it")
+        raise SetupError(f"found an object, {name}; expected a class of encoders: leave out the () behind it")
     for layers in (1, 2):
         check(made(kind, ItemVectors(30, 16), EncoderSizes(16, layers, dropout=0.3, max_length=20)))
 
 
 def check_reward(reward: Reward) -> None:
-    """A number within its range for each event, none at padding, and nothing that is not known when it is earned.
+    """Check that each event has a reward within the range, padding has none, and no reward depends on later events.
 
-    Training checks all but the range, too, before its first step.
+    Training checks all of this but the range, too, before its first step.
 
     Raises:
-        SetupError: it says which promise is broken.
+        SetupError: a check failed; the message says which.
     """
     given(reward, Reward)
     earned, (low, high) = reward_promises.check_promises(reward), reward.range
@@ -51,12 +51,13 @@ def check_reward(reward: Reward) -> None:
 
 
 def check_world(world: World) -> None:
-    """Pure steps, bounds, references whose slates are of the catalogue, and users who do not depend on each other.
+    """Check that steps are pure and within bounds, that references choose from the catalogue, and that users are
+    independent of each other.
 
     Training checks all but the last, too, before its first step.
 
     Raises:
-        SetupError: it says which promise is broken.
+        SetupError: a check failed; the message says which.
     """
     given(world, World)
     world_promises.check_promises(world)
@@ -67,24 +68,24 @@ def check_world(world: World) -> None:
             raise
         raise SetupError(
             f"world {world.known_as}: rng.{error.name} draws for all users at once; draw by uniform, integers or "
-            "normal of what_next.worlds.base, such as uniform(rng, users, slots), which know streams of users, too"
+            "normal of what_next.worlds.base, such as uniform(rng, users, slots), which give each user a stream"
         ) from error
 
 
 def given(part: object, kind: type) -> None:
-    """Raises a `SetupError` where a part is no object of a kind, as where it is its class."""
+    """Raise a `SetupError` where a part is not an instance of `kind`, for example where it is the class itself."""
     if not isinstance(part, kind):
         found = f"the class {part.__name__}; put () behind it" if isinstance(part, type) else repr(part)
         raise SetupError(f"expected an object of a class of {kind.__name__}; found {found}")
 
 
 def _users_are_apart(world: World) -> None:
-    """Each has a random stream, alone and in a batch."""
+    """A user's random stream is the same alone and in a batch."""
     rng = Streams(np.random.default_rng(0).integers(2**64, size=USERS, dtype=np.uint64))
     singles = [Streams(rng.keys[row : row + 1]) for row in range(USERS)]
     together, alone = world.reset(USERS, rng), [world.reset(1, single) for single in singles]
     chooser, policies = np.random.default_rng(3), [world.random_slates, *world.references().values()]
-    for step in range(30):  # who chooses draws from another generator than the users
+    for step in range(30):  # the policy draws from another generator than the users
         slates = policies[step % len(policies)](together, chooser)
         together, feedback = world.step(together, slates, rng)
         finite(feedback, world)

@@ -28,7 +28,7 @@ Weights = dict[str, dict[str, Tensor]]
 
 
 class Played(LogSource):
-    """A log as if the agent had played it: each item was drawn among all alike, from a point drawn at random."""
+    """A log as if the agent had played it: each item was drawn uniformly, from a random point."""
 
     def batch(
         self, policy: LearnedPolicy, history: History, later: Float32[np.ndarray, "batch"] | None = None
@@ -44,16 +44,16 @@ class Played(LogSource):
 
 
 class Rig:
-    """An algorithm's agent and a state, awake; one `step` is one of training.
+    """An algorithm's agent and state, ready to train; one `step` is one training step.
 
     Attributes:
-        algorithm, agent, state, source, policy: what is checked, and what it runs on.
-        log: makes the batches of given histories; the source itself, where it is one of a log.
-        rng: all random numbers of training.
+        algorithm, agent, state, source, policy: the algorithm to check, and the objects that it runs on.
+        log: makes batches from given histories; the same object as `source` where that reads a log.
+        rng: the source of all random numbers in training.
     """
 
     def __init__(self, algorithm: Algorithm, folder: Path = Path(), seed: int = 0, dropout: float = 0.0) -> None:
-        """Nothing is written to `folder` before it is saved."""
+        """`folder` stays untouched until the agent is saved."""
         setup = Setup.model_validate(
             {
                 "train": True,
@@ -92,7 +92,7 @@ class Rig:
         return self.agent.propagate(self.source.next_batch(self.policy, self.rng), self.rng)
 
     def batch(self, history: History) -> Batch:
-        """A batch of some histories and of what came next in them; its random numbers are the same at every call."""
+        """A batch of some histories and their next events; its random numbers are the same at every call."""
         if isinstance(self.source, BanditSource):
             return self.source.batch(
                 history, self.agent.factorize(history), came_next(history), np.random.default_rng(0)
@@ -100,9 +100,9 @@ class Rig:
         return self.log.batch(self.policy, history)
 
     def shown(self, batch: Batch, *, brought: bool = True) -> Batch:
-        """The batch as if a service had shown at each step what came next, and below it an item that nobody took.
+        """The batch as if a service had shown, at each step, the next item, which was taken, and below it another item.
 
-        `brought`: whether what came next brought something.
+        `brought`: whether the taken items earned their reward, else 0.
         """
         rows, columns = np.nonzero(batch.mask)
         steps, width = np.repeat(np.arange(len(rows)), 2), batch.mask.shape[1]
@@ -128,7 +128,7 @@ class Rig:
         return replace(batch, impressions=shown)
 
     def context(self, batch: Batch, step: int = 0) -> LossContext[Any]:
-        """What the losses of a batch are computed from; their random numbers are the same at every call."""
+        """The input of the losses of a batch; its random numbers are the same at every call."""
         agent = self.agent
         return agent.learner.context(agent.nets, agent.targets, batch, step, np.random.default_rng(0))
 
@@ -143,7 +143,7 @@ class Rig:
 
 
 def came_next(history: History) -> Product:
-    """What came next after each event, as if it had been selected."""
+    """The next item after each event, as if it had been selected."""
     items = np.full((*history.items.shape, 1), -1, np.int32)
     items[:, :-1, 0] = history.items[:, 1:]
     known = items >= 0
@@ -151,7 +151,7 @@ def came_next(history: History) -> Product:
 
 
 def padded(history: History, width: int) -> History:
-    """The same with more padding at the end, in which the numbers are no longer 0."""
+    """The same history with more padding at the end, which holds numbers other than 0."""
 
     def wider(values: np.ndarray, fill: int) -> np.ndarray:
         shape = (values.shape[0], width, *values.shape[2:])
@@ -167,7 +167,7 @@ def padded(history: History, width: int) -> History:
 
 
 def other_events(history: History, since: int, items: int) -> History:
-    """The same up to a column; from there on, other items and numbers."""
+    """The same history up to a column; from there on, other items and numbers."""
     changed, context, rewards = history.items.copy(), history.context.copy(), history.rewards.copy()
     changed[:, since:] = np.where(changed[:, since:] < 0, -1, (changed[:, since:] + 1) % items)
     context[:, since:] += 3
@@ -176,7 +176,7 @@ def other_events(history: History, since: int, items: int) -> History:
 
 
 def reaches(loss: Tensor, ends: list[Tensor]) -> bool:
-    """Whether a loss has a gradient other than 0 for any of some tensors."""
+    """Whether a loss has a nonzero gradient for any of the tensors."""
     if not loss.requires_grad or not ends:
         return False
     found = torch.autograd.grad(loss, ends, retain_graph=True, allow_unused=True)

@@ -32,13 +32,13 @@ __all__ = [
 
 GROUP = "what_next.worlds"
 GYM = "gym:"
-"""What stands before the id of an environment of Gymnasium."""
+"""Prefix of the ids of Gymnasium environments."""
 OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice, "sessions": Sessions}
 
 
 def known_worlds() -> dict[str, type[World]]:
-    """The project's own worlds, and those of installed packages, by the names that their classes give them."""
-    # Here, as they bring PyTorch, which no other world needs.
+    """The project's own worlds, and those of installed packages, by the `name` of their class."""
+    # Imported here, because it brings PyTorch, which no other world needs.
     from what_next.settings.plugins import installed
     from what_next.worlds.fitted import Fitted
 
@@ -47,19 +47,19 @@ def known_worlds() -> dict[str, type[World]]:
 
 
 def preset(name: str, **changes: Any) -> World:
-    """A world by its name, by its name and that of one of its presets, or by the file of one that was fitted to a log.
+    """A world by its name, by its name and a preset, or from the file of a world that was fitted to a log.
 
-    So `boredom`, `boredom:SlateTopK-Bored-v0`, `world.safetensors`; and any environment of Gymnasium by its id:
+    For example `boredom`, `boredom:SlateTopK-Bored-v0`, `world.safetensors`; or any environment of Gymnasium by its id:
     `gym:sardine/SlateTopK-Bored-v0`.
 
     Args:
-        changes: settings that are others than the preset's.
+        changes: settings that override the preset's.
 
     Raises:
         SetupError: there is no such world or preset, or a setting is out of range.
     """
     if name.startswith(GYM):
-        from what_next.worlds.environments import EnvironmentWorld  # here, as it brings PyTorch
+        from what_next.worlds.environments import EnvironmentWorld  # imported here, because it brings PyTorch
 
         if changes:
             raise SetupError(f"world {name}: the settings of an environment are its own; found {', '.join(changes)}")
@@ -78,7 +78,7 @@ def preset(name: str, **changes: Any) -> World:
 
 
 def opened(env: Any) -> World:
-    """A world as it is, by its name (`preset`), or that of an environment (`environments.EnvironmentWorld.of`).
+    """A world itself, by its name (`preset`), or from an environment (`environments.EnvironmentWorld.of`).
 
     Raises:
         SetupError: it is none of these.

@@ -1,10 +1,10 @@
-"""What every world is: simulated users, thousands of whom advance at once.
+"""The interface of worlds: simulated users, thousands of whom advance at once.
 
 A world is a frozen settings object with pure functions: `reset` makes users, `step` shows each of them a slate and
-tells what came of it, `restart` puts new users where episodes have ended, `observe` says what an agent may see. All
-that changes is in the state, a frozen dataclass whose arrays have the users as first axis. Only slates are scored,
-never the catalogue. Randomness is an argument: a NumPy generator for the whole batch, or `Streams`, one for each user,
-with which a user's fate does not depend on who else is in the batch.
+returns their feedback, `restart` puts new users where episodes have ended, `observe` returns what an agent may see. The
+state holds everything that changes: a frozen dataclass whose arrays have the users as first axis. Only slates are
+scored, never the whole catalogue. Randomness is an argument: a NumPy generator for the whole batch, or `Streams`, one
+for each user, which make a user's fate independent of the other users in the batch.
 
     state = world.reset(4096, rng)
     state, feedback = world.step(state, policy(state, rng), rng)
@@ -27,9 +27,9 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Streams:
-    """A random stream for each user: splitmix64 (Steele et al. 2014) of the user's key and of how many were drawn.
+    """A random stream for each user: splitmix64 (Steele et al. 2014) of the user's key and a counter.
 
-    A user's numbers are the same alone and among thousands, at a fraction of the cost of a generator each.
+    A user's numbers are the same alone and among thousands, at a fraction of the cost of one generator per user.
     """
 
     def __init__(self, keys: UInt64[np.ndarray, "users"]) -> None:
@@ -37,13 +37,13 @@ class Streams:
         self.rows = np.arange(len(keys))
 
     def of(self, rows: Int[np.ndarray, "some"]) -> "Streams":
-        """The streams of some users; what is drawn of them is drawn of these."""
+        """The streams of some users; they share their counters with this object."""
         some = Streams(self.keys)
         some.drawn, some.rows = self.drawn, self.rows[rows]
         return some
 
     def uniform(self, *shape: int) -> Float32[np.ndarray, "users *rest"]:
-        """For each user an array of numbers from 0 up to 1."""
+        """For each user an array of uniform numbers in [0, 1)."""
         count = int(np.prod(shape))
         numbers = self.drawn[self.rows, None] + np.arange(1, count + 1, dtype=np.uint64)
         bits: UInt64[np.ndarray, "users count"] = self.keys[self.rows, None] + numbers * GOLDEN
@@ -55,18 +55,18 @@ class Streams:
 
 
 Draws = np.random.Generator | Streams
-"""What draws: one generator for all users of a batch, or a stream for each."""
+"""A source of randomness: one generator for all users of a batch, or a stream for each."""
 
 
 def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
-    """For each user an array of numbers from 0 up to 1."""
+    """For each user an array of uniform numbers in [0, 1)."""
     if isinstance(rng, Streams):
         return rng.uniform(*shape)
     return rng.random((users, *shape), dtype=np.float32)
 
 
 def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
-    """For each user an array of whole numbers from 0 up to `below`."""
+    """For each user an array of integers from 0 to `below - 1`."""
     return (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
 
 
@@ -81,7 +81,7 @@ S = TypeVar("S", bound="State")
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What a world keeps of each user. Worlds add to it what they need.
+    """The state of each user. Worlds add their own fields.
 
     Attributes:
         age: steps since the episode began.
@@ -107,12 +107,12 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Feedback:
-    """What came of a slate.
+    """The users' reaction to a slate.
 
     Attributes:
         clicks: which of its items were clicked.
-        rewards: what an agent is to make large, in sum over an episode.
-        terminated: who left. A time limit is told apart (`World.truncated`): there the user would have gone on.
+        rewards: the agent's reward; its sum over an episode is to be maximised.
+        terminated: who left. A time limit is reported separately (`World.truncated`), because the user would stay.
     """
 
     clicks: Bool[np.ndarray, "users slots"]
@@ -125,9 +125,9 @@ class Observation:
     """What an agent may see of each user.
 
     Attributes:
-        shown: the last slate (of a new user: what was shown first, by the world; -1 where nothing was).
+        shown: the last slate; for a new user, what the world showed first, or -1.
         clicks: which of its items were clicked.
-        numbers: what else is seen, in the order and within the bounds of `World.bounds`.
+        numbers: the other observations, in the order and within the bounds of `World.bounds`.
     """
 
     shown: Int64[np.ndarray, "users slots"]
@@ -136,28 +136,28 @@ class Observation:
 
 
 OwnState = Any
-"""A `State` of the kind that the world at hand makes."""
+"""The subclass of `State` that the world in question uses."""
 Reference = Callable[[OwnState, Draws], Int64[np.ndarray, "users slots"]]
-"""A policy to compare with: slates for users whose whole state it may read."""
+"""A reference policy: from users, whose hidden state it may read, to slates."""
 
 
 class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
-    """A world: its settings, and how its users answer.
+    """A world: its settings, and how its users react.
 
-    `reset`, `step`, `observe`, `bounds` and `item_vectors` are a world's own; the rest follows.
+    A world defines `reset`, `step`, `observe`, `bounds` and `item_vectors`; the rest has defaults.
     """
 
     name: str
     slots: int = Field(default=10, ge=1, description="items of a slate")
     items: int = Field(default=1000, ge=1, description="items of the catalogue")
     steps: int | None = Field(default=100, ge=1, description="slates of an episode; none: until the user leaves")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of what is the same for all users, such as the items")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of what all users share, such as the items")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Settings by the names under which they are known elsewhere."""
+    """Settings by the names that they have elsewhere."""
 
     @model_validator(mode="after")
     def _fits(self) -> "World":
-        for name in ("slots", "items", "steps"):  # a world of one's own may declare them anew, without bounds
+        for name in ("slots", "items", "steps"):  # a world of your own may redeclare them without bounds
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; allowed: a whole number above 0")
         if self.slots > self.items:
@@ -166,45 +166,45 @@ class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_na
 
     @property
     def known_as(self) -> str:
-        """What messages and models call it."""
+        """Its name in messages and in models."""
         return self.name
 
     @property
     def item_ids(self) -> Sequence[str | int]:
-        """What its items are called, in the order of their numbers."""
+        """The ids of its items, in the order of their numbers."""
         return range(self.items)
 
     @property
     def item_labels(self) -> list[str]:
-        """What the columns of `item_vectors` are called."""
+        """The names of the columns of `item_vectors`."""
         return [f"number {column}" for column in range(self.item_vectors.shape[1])]
 
     @property
     @abstractmethod
     def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
-        """Attributes of the items, as an agent may be given them."""
+        """Attributes of the items, which an agent may be given."""
 
     @abstractmethod
     def reset(self, users: int, rng: Draws) -> OwnState:
-        """New users, at the beginning of their episodes."""
+        """New users at the beginning of their episodes."""
 
     @abstractmethod
     def step(self, state: OwnState, slates: Int[np.ndarray, "users slots"], rng: Draws) -> tuple[OwnState, Feedback]:
-        """Show each user a slate; an item may stand in it twice. Slates are trusted here: see `check`."""
+        """Show each user a slate, which may repeat items. Slates are not validated here; see `check`."""
 
     @abstractmethod
     def observe(self, state: OwnState, ideal: bool = False) -> Observation:
-        """What an agent sees after a step; `ideal`: with all of the hidden state that matters."""
+        """The observation after a step; `ideal`: with all of the relevant hidden state."""
 
     @abstractmethod
     def bounds(self, ideal: bool = False) -> tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]:
-        """Least and largest of each of the observation's numbers."""
+        """The least and the largest value of each of the observation's numbers."""
 
     def references(self) -> Mapping[str, Reference]:
-        """Policies that every result stands beside: `random`, and those that the world has of the others.
+        """Policies to compare every result with: `random`, and those of the following that the world has.
 
         `popular` (`_popular_slate`, the same for all); `greedy` (`_greedy`: knows the user, and looks one step ahead);
-        `aware` (`_aware`: a rule made by hand that knows the whole hidden state).
+        `aware` (`_aware`: a handmade rule that knows the whole hidden state).
         """
         found: dict[str, Reference] = {"random": self.random_slates}
         if (slate := getattr(self, "_popular_slate", None)) is not None:
@@ -213,13 +213,13 @@ class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_na
         return found | {name: policy for name, policy in own.items() if policy is not None}
 
     def restart(self, state: OwnState, rows: Int[np.ndarray, "some"], rng: Draws) -> OwnState:
-        """New users in the rows whose episodes have ended."""
+        """Replace the users in `rows`, whose episodes have ended, by new ones."""
         if not len(rows):
             return state
         return state.put(rows, self.reset(len(rows), rng.of(rows) if isinstance(rng, Streams) else rng))
 
     def truncated(self, state: OwnState) -> Bool[np.ndarray, "users"]:
-        """Whose episode has reached the time limit."""
+        """Whether each user's episode has reached the time limit."""
         return state.age >= self.steps if self.steps else np.zeros(len(state.age), np.bool_)
 
     @classmethod
@@ -228,10 +228,10 @@ class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_na
         return f"world {cls.model_fields['name'].default}"
 
     def check(self, slates: np.ndarray) -> Int64[np.ndarray, "users slots"]:
-        """A copy of slates that came from outside, as `step` takes them.
+        """A copy of slates from outside, in the form that `step` takes.
 
         Raises:
-            CatalogueError: they have another form, or an item is not one of the catalogue.
+            CatalogueError: their shape or type is wrong, or an item is not in the catalogue.
         """
         slates = np.asarray(slates)
         if slates.ndim != 2 or slates.shape[1] != self.slots or not np.issubdtype(slates.dtype, np.integer):
@@ -245,38 +245,38 @@ class World(Explained, BaseModel, ABC, frozen=True, extra="forbid", allow_inf_na
         return slates.astype(np.int64)
 
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """Any item in each slot, with replacement."""
+        """Random items, uniformly with replacement."""
         return integers(rng, len(state.age), self.items, self.slots)
 
 
 def unit(vectors: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
-    """Of length 1."""
+    """The vectors scaled to length 1."""
     return np.asarray(vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True)))
 
 
 def sigmoid(odds: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
-    """A chance, of log odds."""
+    """The probability for log odds."""
     with np.errstate(over="ignore"):
         chance: Float[np.ndarray, "*grid"] = 1 / (1 + np.exp(-odds))
     return chance
 
 
 def count(flags: Bool[np.ndarray, "users width"]) -> Int64[np.ndarray, "users"]:
-    """How many are set of each user; a sum along so short an axis takes five times as long."""
+    """The number of true flags of each user; NumPy's sum along such a short axis takes five times as long."""
     return np.asarray(np.ascontiguousarray(flags.T).sum(0, dtype=np.int64))
 
 
 def tally(
     topics: Int[np.ndarray, "users width"], kept: Bool[np.ndarray, "users width"], width: int
 ) -> Int64[np.ndarray, "users topics"]:
-    """How many of each user's places that are kept are of each of so many topics."""
+    """For each user, how many of the `kept` places have each of `width` topics."""
     users = len(topics)
     cells = (topics + np.arange(0, users * width, width)[:, None])[kept]
     return np.bincount(cells, minlength=users * width).reshape(users, width)
 
 
 def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.ndarray, "users slots"]:
-    """The places of the largest scores of each row, the largest first."""
+    """The indices of the largest scores of each row, the largest first."""
     if slots < scores.shape[1]:
         places = np.argpartition(scores, -slots, axis=1)[:, -slots:]
     else:
@@ -287,7 +287,7 @@ def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.nda
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """What a policy earned, one episode for each user.
+    """The returns of a policy, one episode for each user.
 
     Attributes:
         returns: the sum of the rewards.
@@ -313,15 +313,15 @@ class Episodes:
 
 
 def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | None = None) -> Episodes:
-    """One episode for each of some users.
+    """Play one episode for each of some users.
 
     Args:
-        policy: where it remembers users, its `keep` is told the rows of those who stay, whenever others are gone.
-        steps: the most slates of an episode, where the world's own time limit is not to be less.
+        policy: if it has a method `keep`, that gets the rows of the users who stay whenever others leave.
+        steps: the most slates of an episode, if the world's own time limit is not lower.
 
     Raises:
         SetupError: there are fewer than two users, or neither the world nor the caller sets a time limit.
-        CatalogueError: the policy gives no slate of the catalogue for each user.
+        CatalogueError: the policy does not return a slate of catalogue items for each user.
         TrainingError: a reward is not a number.
     """
     if not isinstance(users, int | np.integer) or users < 2:
@@ -337,7 +337,7 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
 
 
 def limit_of(world: World) -> int:
-    """The time limit of its episodes; a `SetupError` where there is none."""
+    """The time limit of a world's episodes; a `SetupError` if it has none."""
     if world.steps is None:
         raise SetupError(f"world {world.known_as}: has no time limit, so an episode may never end; set steps")
     return world.steps
@@ -346,7 +346,8 @@ def limit_of(world: World) -> int:
 def played(
     world: World, policy: Reference, users: int, rng: Draws, limit: int
 ) -> Iterator[tuple[Int64[np.ndarray, "going"], OwnState, OwnState, Feedback]]:
-    """One episode for each of some users, slate by slate: who is there, before and after it, and what came of it."""
+    """One episode for each of some users, slate by slate: the users left, their states before and after, and
+    feedback."""
     state, going = world.reset(users, rng), np.arange(users)
     for _ in range(limit):
         before, slates = state, world.check(policy(state, rng))

@@ -1,4 +1,4 @@
-"""Boredom: too much of one topic within a short time, and for a while the user wants nothing."""
+"""Boredom: too many clicks on one topic within a short time bore the user for a while."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ from what_next.worlds.base import (
 
 NEVER = -(2**30)
 CAUTION = 2.5
-"""Standard deviations that the rule `aware` keeps from boring; the best of five values in `SlateTopK-Bored-v0`."""
+"""Safety margin of the rule `aware`, in standard deviations; the best of five values in `SlateTopK-Bored-v0`."""
 SARDINE = {"sardine_focused_small": (1000, 10), "sardine_rerank": (10, 10)}
-"""How many items and topics sardine-rec brings along."""
+"""Numbers of items and topics in the embeddings that sardine-rec ships."""
 LIKED = 4
-"""Topics that a user likes on average: from three to five."""
+"""Mean number of topics that a user likes: from three to five."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,10 @@ class Listeners(State):
 
     Attributes:
         tastes: how much each topic is liked, as a vector of length 1.
-        recent: topics of the last clicks, a ring; stamps: at which age each was clicked; head: where the next is put.
-        counts: clicks of each topic that are remembered.
-        rest: steps for which the user is still bored of a topic; 0: not bored.
+        recent: topics of the last clicks, a ring buffer; stamps: the age at each of them; head: the next write
+            position.
+        counts: remembered clicks of each topic.
+        rest: steps for which the user stays bored of a topic; 0: not bored.
     """
 
     tastes: Float32[np.ndarray, "users topics"]
@@ -73,32 +74,34 @@ _VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 
 class Boredom(World):
-    """Users whom too many clicks on one topic empty for a while (the law of SARDINE, Deffayet et al. 2023).
+    """Users who lose interest for a while after too many clicks on one topic (SARDINE, Deffayet et al. 2023).
 
-    Items have two or three topics, users three to five; both are vectors of length 1. The chance of a click is
-    `sigmoid(slope * (<user, item> - offset)) * position_discount ^ slot`. A topic that was clicked `threshold` times
-    among the last `memory` clicks that are no more than `window` steps old bores the user for `window` steps, in which
-    the user's vector is zero. After each step the vector moves towards the mean of the clicked items by `1 - omega`.
+    Items have two or three topics, users three to five; both are vectors of length 1. The probability of a click is
+    `sigmoid(slope * (<user, item> - offset)) * position_discount ^ slot`. If `threshold` of the last `memory` clicks
+    are on one topic and at most `window` steps old, the user is bored of it for `window` steps, in which the user's
+    vector is zero. After each step the vector moves towards the mean of the clicked items by `1 - omega`.
     The reward is the number of clicks. Each user has seen one random slate before the first step.
 
-    The presets are SARDINE's registered environments. Under their own names they are its code as it is: its items, and
-    its drift, which moves the vector towards a single number, the mean of all coordinates of the clicked items. Without
-    `sardine/` the drift is the paper's, and the items are drawn. Left out, as no registered environment uses them: the
-    penalty for slates of one topic, relevance by a threshold, the boredom of one topic alone.
+    The presets are SARDINE's registered environments. Under their own names they reproduce its code: its items, and its
+    drift, which moves the vector towards a single number, the mean of all coordinates of the clicked items. Without
+    `sardine/` the drift is the paper's, and the items are drawn. Not implemented, because no registered environment
+    uses them: the penalty for slates of one topic, relevance by a threshold, boredom of one topic only.
     """
 
     name: Literal["boredom"] = "boredom"
-    topics: int = Field(default=10, ge=6, le=1000, description="of the items")
-    offset: float = Field(default=0.65, description="relevance at which an item is as good as a coin")
-    slope: float = Field(default=100.0, gt=0, description="of the chance of a click, by relevance")
-    position_discount: float = Field(default=0.85, gt=0, le=1, description="of the chance of a click, for each slot")
-    threshold: int = Field(default=5, ge=1, description="remembered clicks on one topic that bore")
-    memory: int = Field(default=10, ge=1, le=1000, description="clicks that are remembered")
+    topics: int = Field(default=10, ge=6, le=1000, description="number of topics")
+    offset: float = Field(default=0.65, description="relevance at which half of the items are clicked")
+    slope: float = Field(default=100.0, gt=0, description="slope of the click probability over relevance")
+    position_discount: float = Field(default=0.85, gt=0, le=1, description="factor of the click probability per slot")
+    threshold: int = Field(default=5, ge=1, description="remembered clicks on one topic that bore the user")
+    memory: int = Field(default=10, ge=1, le=1000, description="number of clicks that are remembered")
     window: int = Field(default=5, ge=1, le=100, description="steps for which a click is remembered, and boredom lasts")
-    omega: float = Field(default=1.0, ge=0, le=1, description="of the user's vector that a step with clicks leaves")
-    drift: Literal["vector", "scalar"] = Field(default="vector", description="where clicks move it; scalar: SARDINE's")
+    omega: float = Field(
+        default=1.0, ge=0, le=1, description="share of the user's vector kept after a step with clicks"
+    )
+    drift: Literal["vector", "scalar"] = Field(default="vector", description="target of the drift; scalar: SARDINE's")
     vectors: Literal["drawn", "sardine_focused_small", "sardine_rerank"] = Field(
-        default="drawn", description="of the items: drawn by the seed, or those in the installed sardine-rec"
+        default="drawn", description="item vectors: drawn by the seed, or those in the installed sardine-rec"
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **_VARIANTS,
@@ -114,7 +117,7 @@ class Boredom(World):
 
     @model_validator(mode="after")
     def _of_sardine(self) -> "Boredom":
-        """Items and topics must be as many as the vectors of sardine-rec have."""
+        """Check that items and topics match the vectors of sardine-rec."""
         found = self.items, self.topics
         if found != (known := SARDINE.get(self.vectors, found)):
             raise ValueError(
@@ -125,7 +128,7 @@ class Boredom(World):
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items topics"]:
-        """Of length 1, with two or three topics each."""
+        """Vectors of length 1, with two or three topics each."""
         if self.vectors != "drawn":
             return _sardine(self.vectors.removeprefix("sardine_"))
         rng = np.random.default_rng(self.seed)
@@ -141,7 +144,7 @@ class Boredom(World):
 
     @cached_property
     def item_topics(self) -> Int16[np.ndarray, "items"]:
-        """The main topic of each item, of which it may bore."""
+        """The main topic of each item, of which it can bore."""
         return np.asarray(self.item_vectors.argmax(1).astype(np.int16))
 
     @cached_property
@@ -150,7 +153,7 @@ class Boredom(World):
 
     @cached_property
     def positions(self) -> Float32[np.ndarray, "slots"]:
-        """The chance that a slot is looked at."""
+        """The probability that each slot is looked at."""
         return np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
 
     def reset(self, users: int, rng: Draws) -> Listeners:
@@ -159,7 +162,7 @@ class Boredom(World):
         return self._after(self._fresh(tastes), slates, self._clicked(tastes, slates, rng))
 
     def followed(self, items: Sequence[int], clicked: Sequence[bool]) -> Listeners:
-        """Somebody whose taste is not known, after slates of one item each: what is remembered, and what bores.
+        """A user of unknown taste after slates of one item each, with the remembered clicks and the boredom.
 
         Args:
             items: of each slate, oldest first; `clicked`: whether each was.
@@ -176,14 +179,14 @@ class Boredom(World):
         return self._after(state, slates, clicks), Feedback(clicks, rewards, np.zeros(len(slates), np.bool_))
 
     def interest(self, state: Listeners) -> Float32[np.ndarray, "users topics"]:
-        """The users' vectors as they are now: zero for those who are bored."""
+        """The users' current vectors: zero for bored users."""
         return np.asarray(state.tastes * (count(state.rest > 0) == 0)[:, None])
 
     def observe(self, state: Listeners, ideal: bool = False) -> Observation:
         """The share of `threshold` that each topic's remembered clicks have reached, at most 1.
 
-        `ideal`: before it the user's vector as it is now, after it the share of `window` that boredom will last yet (1
-        where there is none). These are SARDINE's plain and ideal observations.
+        `ideal`: before it the user's current vector, after it the remaining share of `window` that boredom lasts (1
+        without boredom). These are SARDINE's plain and ideal observations.
         """
         numbers = np.minimum(state.counts / np.float32(self.threshold), 1)
         if ideal:
@@ -197,11 +200,11 @@ class Boredom(World):
         return np.zeros(columns, np.float32), np.ones(columns, np.float32)
 
     def relevance(self, scores: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
-        """The chance of a click in the first slot."""
+        """The probability of a click in the first slot."""
         return sigmoid(np.float32(self.slope) * (scores - np.float32(self.offset)))
 
     def _fresh(self, tastes: Float32[np.ndarray, "users topics"]) -> Listeners:
-        """Users of some tastes before their first slate."""
+        """Users of given tastes before their first slate."""
         users = len(tastes)
         return Listeners(
             age=np.full(users, -1, np.int32),
@@ -216,7 +219,7 @@ class Boredom(World):
         )
 
     def _tastes(self, users: int, rng: Draws) -> Float32[np.ndarray, "users topics"]:
-        """Of each user from three to five topics, as often as SARDINE's rejections leave them."""
+        """Three to five topics for each user, distributed as SARDINE's rejection sampling leaves them."""
         share = LIKED / self.topics
         sizes = range(LIKED - 1, LIKED + 2)
         odds = np.array([comb(self.topics, size) * (share / (1 - share)) ** size for size in sizes])
@@ -228,7 +231,7 @@ class Boredom(World):
     def _clicked(
         self, interest: Float32[np.ndarray, "users topics"], slates: Int[np.ndarray, "users slots"], rng: Draws
     ) -> Bool[np.ndarray, "users slots"]:
-        """Topic after topic, so that all that is read fits into the cache and sums never depend on the batch."""
+        """Loops over topics, so that the data fits the processor's cache and sums do not depend on the batch."""
         shown, wants = np.ascontiguousarray(slates.T), np.ascontiguousarray(interest.T)
         scores, part = np.zeros(shown.shape, np.float32), np.empty(shown.shape, np.float32)
         for column, want in zip(self._columns, wants, strict=True):
@@ -246,11 +249,11 @@ class Boredom(World):
     def _after(
         self, state: Listeners, slates: Int[np.ndarray, "users slots"], clicks: Bool[np.ndarray, "users slots"]
     ) -> Listeners:
-        """Users after they clicked: what they remember, whether they are bored, what they like."""
+        """Users after their clicks, with new memory, boredom and tastes."""
         number = count(clicks)
         places = np.flatnonzero(clicks)
         rows, items = places // self.slots, slates.reshape(-1)[places]
-        # The ring takes the clicks in the order of the slots; of more than it holds the last ones stay.
+        # The ring takes the clicks in the order of the slots; if they exceed it, the last ones stay.
         spots = (state.head[rows] + ranges(0, number)) % self.memory
         recent, stamps = state.recent.copy(), state.stamps.copy()
         recent[rows, spots] = self.item_topics[items]
@@ -269,7 +272,7 @@ class Boredom(World):
         number: Int64[np.ndarray, "users"],
         items: Int[np.ndarray, "clicked"],
     ) -> Float32[np.ndarray, "users topics"]:
-        """Tastes after clicks on some items, those of one user after those of another."""
+        """Tastes after clicks on `items`, which are grouped by user."""
         rows = np.flatnonzero(number)
         if not len(rows):
             return tastes
@@ -292,11 +295,11 @@ class Boredom(World):
         return best(self.interest(state) @ self._columns, self.slots)
 
     def _aware(self, state: Listeners, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """Greed that does not bore: slot by slot the most relevant item of a topic that can take the click.
+        """Greedy without boredom: for each slot the most relevant item of a topic that can take another click.
 
-        A topic can where its clicks that will be remembered, with those expected of the slate and half a click or
-        `CAUTION` standard deviations, whichever is more, stay below the threshold. Where none can, the least relevant
-        item fills the slot.
+        A topic can if its remembered clicks, plus those expected from the slate, plus a margin stay below the
+        threshold. The margin is half a click or `CAUTION` standard deviations, whichever is more. If no topic can, the
+        least relevant item fills the slot.
         """
         users, interest = len(state.age), self.interest(state)
         items, relevance = self._by_topic(interest)
@@ -323,7 +326,7 @@ class Boredom(World):
     def _by_topic(
         self, interest: Float32[np.ndarray, "users topics"]
     ) -> tuple[Int64[np.ndarray, "users topics ranks"], Float32[np.ndarray, "users topics ranks"]]:
-        """The most relevant items of each main topic, as many as a slate takes, and their relevance; -1 pads."""
+        """The most relevant items of each main topic, as many as a slate takes, and their relevance; padded with -1."""
         items = np.full((len(interest), self.topics, self.slots + 1), -1, np.int64)
         relevance = np.full(items.shape, -1, np.float32)
         for topic in range(self.topics):
@@ -338,7 +341,7 @@ class Boredom(World):
 
 
 def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:
-    """The item vectors that sardine-rec brings along; it is not imported."""
+    """The item vectors shipped with sardine-rec, read without importing it."""
     found = find_spec("sardine")
     if found is None or found.origin is None:
         raise MissingExtraError("sardine-rec", "sim", "a preset with SARDINE's own items")

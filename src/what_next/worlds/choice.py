@@ -1,4 +1,4 @@
-"""Choice: one item of the slate or none, for as long as the user's time lasts and clickbait does not spoil it."""
+"""Choice: users choose one item of a slate or none, and satisfaction decays under clickbait."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from pydantic import Field
 from what_next.worlds.base import Draws, Feedback, Observation, State, World, best, normal, sigmoid, uniform
 
 MOST = 100.0
-"""The most of a reward that is observed, as in RecSim."""
+"""Largest observed reward, as in RecSim."""
 TRASHY = 0.7
-"""Share of the topics whose items are of negative quality."""
+"""Share of the topics whose items have negative quality."""
 LAST = 2.0
-"""Items' lengths of budget that are left when `aware` begins to think of the next reward alone."""
+"""`aware` turns greedy when the budget left is below this many item lengths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +25,9 @@ class Watchers(State):
 
     Attributes:
         interests: in each topic, from -1 to 1.
-        budget: minutes that are left.
-        exposure: to what was good (above 0) or clickbait (below), of late.
-        reward: of the last step; quality: of the item that was chosen then.
+        budget: minutes left.
+        exposure: recent exposure to good items (above 0) or clickbait (below 0).
+        reward: of the last step; quality: of the item chosen in it.
     """
 
     interests: Float32[np.ndarray, "users topics"]
@@ -43,35 +43,35 @@ _ALWAYS: Mapping[str, Any] = {"slots": 1, "topics": 1, "no_click": 0.0, "evoluti
 class Choice(World):
     """Users who choose an item or none, and leave when their time is used up (RecSim, Ie et al. 2019).
 
-    An item has a topic, a quality and a share of clickbait. An item is chosen with a weight of `1 + interest` in its
-    topic, none with a weight of `no_click`. The reward is `length * exp(normal(mean, 1) * noise)` with
+    An item has a topic, a quality and a share of clickbait. It is chosen with a weight of `1 + interest` in its topic,
+    no item with a weight of `no_click`. The reward is `length * exp(normal(mean, 1) * noise)` with
     `mean = satisfaction * (clickbait * bait + (1 - clickbait) * plain)`, where `satisfaction = sigmoid(sensitivity *
     exposure)` and, after each choice, `exposure = memory * exposure - 2 * (clickbait - 0.5) + noise`. The interest in
-    the chosen topic moves up, or down where it is low. An item costs its length of the user's minutes, less
-    `bonus * length * quality`; to find none costs `penalty`. The user leaves when no minutes are left.
+    the chosen topic moves up, or down where it is low. An item costs its length in minutes of the budget, less
+    `bonus * length * quality`; choosing none costs `penalty`. The user leaves when the budget is used up.
 
-    `interest_evolution` and `satisfaction` are RecSim's classics; there every slate is chosen from ten items that were
-    drawn for it, here from the whole catalogue, and in RecSim's `satisfaction` the first item is always taken, here the
-    slate has one. With its sensitivity of 0.01 nothing is better than clickbait. By default, and in `worn`, it is 0.3:
-    who shows clickbait, as greed does, soon has users who are satisfied with nothing.
+    `interest_evolution` and `satisfaction` are RecSim's classics. There, every slate is chosen from ten items drawn for
+    it; here, from the whole catalogue. In RecSim's `satisfaction` the first item is always taken; here the slate has
+    one item. With RecSim's sensitivity of 0.01 clickbait is optimal. By default, and in `worn`, it is 0.3: a policy
+    that shows clickbait, as greed does, soon has unsatisfied users.
     """
 
     name: Literal["choice"] = "choice"
     slots: int = Field(default=3, ge=1, description="items of a slate")
     steps: int | None = Field(default=1000, ge=1, description="slates of an episode; none: until the user leaves")
-    topics: int = Field(default=10, ge=1, le=1000, description="of the items")
-    no_click: float = Field(default=1.0, ge=0, description="weight of choosing none; of an item: 0 to 2")
+    topics: int = Field(default=10, ge=1, le=1000, description="number of topics")
+    no_click: float = Field(default=1.0, ge=0, description="weight of choosing none; items have weights of 0 to 2")
     budget: float = Field(default=60.0, gt=0, description="minutes of an episode")
     length: float = Field(default=1.0, gt=0, description="minutes of an item")
-    penalty: float = Field(default=0.5, gt=0, description="minutes that a slate costs of which none is chosen")
-    bonus: float = Field(default=0.0, ge=0, description="share of an item's length that a unit of quality gives back")
+    penalty: float = Field(default=0.5, gt=0, description="minutes that a slate costs if no item is chosen")
+    bonus: float = Field(default=0.0, ge=0, description="share of an item's length refunded per unit of quality")
     evolution: float = Field(default=0.3, ge=0, le=1, description="how far a choice moves an interest of 0")
-    plain: float = Field(default=4.0, description="log of the reward per minute of no clickbait, fully satisfied")
-    bait: float = Field(default=5.0, description="the same of pure clickbait")
-    noise: float = Field(default=1.0, ge=0, description="standard deviation of the log of the reward")
-    memory: float = Field(default=0.7, ge=0, lt=1, description="of the exposure, that a choice leaves")
+    plain: float = Field(default=4.0, description="log reward per minute without clickbait, at full satisfaction")
+    bait: float = Field(default=5.0, description="log reward per minute of pure clickbait, at full satisfaction")
+    noise: float = Field(default=1.0, ge=0, description="standard deviation of the log reward")
+    memory: float = Field(default=0.7, ge=0, lt=1, description="share of the exposure kept after a choice")
     innovation: float = Field(default=0.05, ge=0, description="standard deviation of the exposure's noise")
-    sensitivity: float = Field(default=0.3, ge=0, description="of the satisfaction, to the exposure")
+    sensitivity: float = Field(default=0.3, ge=0, description="sensitivity of the satisfaction to the exposure")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "interest_evolution": {
             "slots": 2,
@@ -95,7 +95,7 @@ class Choice(World):
 
     @cached_property
     def item_topics(self) -> Int64[np.ndarray, "items"]:
-        """The topic of each item; all have as many items, as nearly as can be."""
+        """The topic of each item; topics have as equal numbers of items as possible."""
         return np.arange(self.items) % self.topics
 
     @cached_property
@@ -108,17 +108,17 @@ class Choice(World):
 
     @property
     def item_quality(self) -> Float32[np.ndarray, "items"]:
-        """About the mean of the item's topic, from -3 to 3."""
+        """The quality of each item, around the mean of its topic, from -3 to 3."""
         return self._drawn[0]
 
     @property
     def item_clickbait(self) -> Float32[np.ndarray, "items"]:
-        """From 0 to 1."""
+        """The clickbait share of each item, from 0 to 1."""
         return self._drawn[1]
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items columns"]:
-        """The topic as one of as many columns, and the share of clickbait; the quality is seen in what is chosen."""
+        """The topic, one-hot, and the clickbait share; quality is only observed for chosen items."""
         return np.column_stack([np.eye(self.topics, dtype=np.float32)[self.item_topics], self.item_clickbait])
 
     def reset(self, users: int, rng: Draws) -> Watchers:
@@ -166,14 +166,14 @@ class Choice(World):
         return after, Feedback(after.clicks, reward, after.budget <= 0)
 
     def satisfaction(self, exposure: Float32[np.ndarray, "users"]) -> Float32[np.ndarray, "users"]:
-        """Share of an item's appeal that reaches the user."""
+        """The share of an item's appeal that reaches the user."""
         return sigmoid(np.float32(self.sensitivity) * exposure)
 
     def observe(self, state: Watchers, ideal: bool = False) -> Observation:
-        """The last reward, at most 100 and as a share of it, and the quality of the item that was chosen, over 4.
+        """The last reward, capped at 100 and divided by it, and the quality of the chosen item, divided by 4.
 
-        `ideal`: after them the interests, the share of the minutes that is left, and the exposure (its long-run mean
-        under nothing but clickbait is -1).
+        `ideal`: followed by the interests, the share of the budget left, and the exposure (its long-run mean under pure
+        clickbait is -1).
         """
         seen = [np.minimum(state.reward / np.float32(MOST), 1)[:, None], np.clip(state.quality / 4, -1, 1)[:, None]]
         if ideal:
@@ -190,7 +190,7 @@ class Choice(World):
         return np.array(low, np.float32), np.array(high, np.float32)
 
     def _appeal(self, clickbait: Float32[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
-        """The mean log of the reward per minute, of a user who is fully satisfied."""
+        """The mean log reward per minute for a fully satisfied user."""
         return np.float32(self.plain) + clickbait * np.float32(self.bait - self.plain)
 
     def _moved(
@@ -210,7 +210,7 @@ class Choice(World):
         return moved
 
     def _rewards(self, exposure: Float32[np.ndarray, "users"]) -> Float32[np.ndarray, "users items"]:
-        """What each item is expected to earn if it is chosen now."""
+        """The expected reward of each item if it is chosen now."""
         mean = self.satisfaction(exposure)[:, None] * self._appeal(self.item_clickbait)
         found: Float32[np.ndarray, "users items"] = np.exp(mean + np.float32(self.noise**2 / 2)) * np.float32(
             self.length
@@ -224,7 +224,7 @@ class Choice(World):
         costs: Float32[np.ndarray, "items"],
         nothing: float,
     ) -> Int64[np.ndarray, "users slots"]:
-        """The slate of the largest expected reward per expected cost (Dinkelbach 1967: a few rounds are enough)."""
+        """The slate of the highest expected reward per expected cost (Dinkelbach 1967: a few rounds suffice)."""
         weights = 1 + interests[:, self.item_topics]
         ratio = np.zeros((len(weights), 1), np.float32)
         for _ in range(3):
@@ -248,9 +248,9 @@ class Choice(World):
         return self._ratio(state.interests, self._rewards(state.exposure), ones, self.no_click)
 
     def _aware(self, state: Watchers, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """The slate of the largest reward in the long run per minute of the user's time.
+        """The slate of the highest long-run reward per minute of the budget.
 
-        In the long run: with the exposure that more of the same clickbait leads to. The last minutes are for greed.
+        Long-run means at the exposure to which showing the same clickbait leads. Near the budget's end it is greedy.
         """
         lasting = -2 * (self.item_clickbait - np.float32(0.5)) / np.float32(1 - self.memory)
         mean = self.satisfaction(lasting) * self._appeal(self.item_clickbait)

@@ -1,9 +1,9 @@
-"""Environments of other people as worlds (extra `sim`): what Gymnasium makes, or an object with `reset` and `step`.
+"""Environments of other packages as worlds (extra `sim`): from Gymnasium, or objects with `reset` and `step`.
 
     world = preset("gym:sardine/SlateTopK-Bored-v0")
 
-An action is an item (`Discrete`), a slate (`MultiDiscrete`) or a point (`Box`). What the observations mean is for a
-`Layout` to say (`what_next.worlds.layouts`).
+An action is an item (`Discrete`), a slate (`MultiDiscrete`) or a point (`Box`). A `Layout` interprets the observations
+(`what_next.worlds.layouts`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +23,15 @@ from what_next.worlds.base import Draws, Feedback, Observation, Reference, State
 from what_next.worlds.layouts import Layout, Numbers, Own, RecSim, Sardine, told
 
 LAYOUTS: tuple[type[Layout], ...] = (Sardine, RecSim, Own, Numbers)
-"""The first that fits is taken."""
+"""Known layouts; the first one that fits is used."""
 REGISTERS: Mapping[str, tuple[str, str]] = {
     "sardine": ("sardine", "sardine-rec"),
     "what_next": ("what_next.worlds.gym", "gymnasium"),
 }
-"""By the namespace of an environment: the module that makes it known to Gymnasium, and the library that has it. Other
-packages do so by an entry point of the group `gymnasium.envs`."""
+"""By the namespace of an environment: the module that registers it with Gymnasium, and the library that contains it.
+Other packages register theirs by an entry point of the group `gymnasium.envs`."""
 LONG = 1000
-"""Slates of an episode where an environment sets no time limit."""
+"""Slates of an episode if an environment has no time limit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ class Visits(State):
     """The users of an environment.
 
     Attributes:
-        envs: an environment for each.
-        numbers: what else is seen; `ideal` as well: with what is hidden, or no columns where that is not known.
-        cut: whose episode has reached the environment's own time limit.
+        envs: an environment for each user.
+        numbers: the other observations; `ideal`: with the hidden state, or no columns where that is unknown.
+        cut: whether the episode has reached the environment's own time limit.
     """
 
     envs: np.ndarray
@@ -51,13 +51,13 @@ class Visits(State):
 
 
 class EnvironmentWorld(World):
-    """An environment of Gymnasium, one copy for each user.
+    """An environment of Gymnasium, with one copy for each user.
 
-    Unlike other worlds, a step changes the environments of the state that it is given: they cannot be taken back.
+    Unlike in other worlds, a step mutates the environments in the given state, so earlier states are lost.
     """
 
     name: Literal["gym"] = "gym"
-    id: str = Field(description="by which Gymnasium knows the environment")
+    id: str = Field(description="the environment's id in Gymnasium")
     _make: Callable[[], Any] = PrivateAttr()
     _layout: Layout = PrivateAttr()
 
@@ -69,8 +69,8 @@ class EnvironmentWorld(World):
             env: copied for each user; it is not changed itself.
 
         Raises:
-            SetupError: there is no such environment, it cannot be made or copied, or nothing here knows what its
-                observations mean.
+            SetupError: there is no such environment, it cannot be made or copied, or no layout describes its
+                observations.
             MissingExtraError: Gymnasium, or the library that has the environment, is not installed.
         """
         make = _maker(env) if isinstance(env, str) else lambda: deepcopy(env)
@@ -93,7 +93,7 @@ class EnvironmentWorld(World):
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
-        """As the layout finds them; no columns where it finds none."""
+        """The vectors from the layout; no columns where it has none."""
         return self._layout.vectors
 
     def reset(self, users: int, rng: Draws) -> Visits:
@@ -103,7 +103,7 @@ class EnvironmentWorld(World):
         return self._begin(envs, rng)
 
     def restart(self, state: Visits, rows: Int[np.ndarray, "some"], rng: Draws) -> Visits:
-        """See `World.restart`; the environments are used again."""
+        """See `World.restart`; the environments are reused."""
         return state.put(rows, self._begin(state.envs[rows], rng)) if len(rows) else state
 
     def _begin(self, envs: np.ndarray, rng: Draws) -> Visits:
@@ -115,7 +115,7 @@ class EnvironmentWorld(World):
         return self._seen(envs, observations, nothing, np.zeros(users, np.int32), np.zeros(users, np.bool_))
 
     def step(self, state: Visits, slates: Int[np.ndarray, "users slots"], rng: Draws) -> tuple[Visits, Feedback]:
-        """See `World.step`; the environments draw by themselves."""
+        """See `World.step`; the environments use their own random numbers."""
         layout = self._layout
         with _strange(self.id, "step(action) fails, which should give an observation, a reward, two ends and info"):
             steps = [layout.step(env, slate) for env, slate in zip(state.envs, slates, strict=True)]
@@ -153,18 +153,20 @@ class EnvironmentWorld(World):
         return Observation(state.shown, state.clicks, state.ideal if ideal else state.numbers)
 
     def bounds(self, ideal: bool = False) -> tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]:
-        """See `World.bounds`; 0 and 1 where the environment sets none.
+        """See `World.bounds`; 0 and 1 where the environment has no bounds.
 
         Raises:
-            SetupError: `ideal`, where the layout does not know what is hidden.
+            SetupError: `ideal` is set, and the layout has no hidden state.
         """
         found = self._layout.hidden if ideal else self._layout.bounds
         if found is None:
-            raise SetupError(f"environment {self.id}: what is hidden of its users is not known; set `world.ideal, no`")
+            raise SetupError(
+                f"environment {self.id}: the hidden state of its users is not known; set `world.ideal, no`"
+            )
         return found
 
     def references(self) -> Mapping[str, Reference]:
-        """Any items; and what else the layout knows."""
+        """Random slates, and the layout's greedy policy if there is one."""
         layout = self._layout
 
         def greedy(state: Visits, rng: Draws) -> Int64[np.ndarray, "users slots"]:
@@ -175,7 +177,7 @@ class EnvironmentWorld(World):
 
 @contextmanager
 def _strange(name: str, what: str, hint: str = "") -> Iterator[None]:
-    """Within runs somebody else's code, which may fail in any way; whatever it is becomes one message."""
+    """Turn any error of foreign code inside into one message."""
     try:
         yield
     except WhatNextError:
@@ -185,7 +187,7 @@ def _strange(name: str, what: str, hint: str = "") -> Iterator[None]:
 
 
 def layout_of(env: Any, name: str) -> Layout:
-    """What an environment's observations mean."""
+    """The layout of an environment's observations."""
     for kind in LAYOUTS:
         if kind.fits(env):
             return kind(env, name)
@@ -197,7 +199,7 @@ def layout_of(env: Any, name: str) -> Layout:
 
 
 def _maker(name: str) -> Callable[[], Any]:
-    """What makes an environment of an id."""
+    """A function that makes the environment of an id."""
     try:
         import gymnasium
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""A world fitted to a log of what was shown and what it earned: clicks, or ratings."""
+"""A world fitted to a log of shown items and their rewards: clicks, or ratings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Guests(State):
     """The users of `Fitted`.
 
     Attributes:
-        who: which user of the log.
+        who: the user of the log.
         responses: to the last slate: 1 for a click, or the rating.
     """
 
@@ -39,11 +39,11 @@ class Fitted(World):
     """Users of a log, who click or rate as a model of the log predicts (`what-next data world`).
 
     The score of an item is `<user, item> + position`: logistic regression of clicks, or ridge regression of ratings, on
-    the products of what is known of users and of items, each row weighted by one over the chance with which it was
-    shown. A click is drawn with the sigmoid of the score; a rating of a scale of whole numbers is binomial with the
-    score as its mean, any other the score and normal noise. Users are drawn as often as in the log, and leave as its
-    pauses of half an hour tell. The reward is the sum over the slate. Left out: whatever earlier slates do to later
-    ones. So looking one step ahead is best, and `aware` is `greedy`.
+    the products of user features and item features, with each row weighted by the inverse of its propensity. A click
+    has the sigmoid of the score as its probability; a rating on a scale of integers is binomial with the score as its
+    mean, any other rating is the score plus normal noise. Users are drawn as often as in the log, and leave as often as
+    it has pauses of half an hour. The reward is the sum over the slate. Effects of earlier slates on later ones are not
+    modelled, so looking one step ahead is optimal, and `aware` is `greedy`.
     """
 
     name: Literal["fitted"] = "fitted"
@@ -51,7 +51,7 @@ class Fitted(World):
         description="the file that what-next data world wrote; give that as the world "
         "(--world world.safetensors), or path=; see docs/worlds.md"
     )
-    slots: int = Field(default=1, ge=1, description="items of a slate; at most as many as the log had positions")
+    slots: int = Field(default=1, ge=1, description="items of a slate; at most the number of positions in the log")
     steps: int | None = Field(default=10, ge=1, description="slates of an episode; none: until the user leaves")
     leave: float | None = Field(
         default=None, ge=0, lt=1, description="chance that a user leaves after a slate; none: as in the log, else 0"
@@ -60,7 +60,7 @@ class Fitted(World):
     @model_validator(mode="before")
     @classmethod
     def _items(cls, given: Any) -> Any:
-        """The catalogue is the file's."""
+        """Take the size of the catalogue from the file."""
         if isinstance(given, dict) and "path" in given and "items" not in given:
             return {**given, "items": about(Path(given["path"]))["items"]}
         return given
@@ -76,7 +76,7 @@ class Fitted(World):
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What the file tells of the log, the fit and its calibration."""
+        """The file's description of the log, the fit and its calibration."""
         return about(self.path)
 
     @cached_property
@@ -85,18 +85,18 @@ class Fitted(World):
 
     @property
     def item_ids(self) -> Sequence[str | int]:
-        """Those of the log."""
+        """The ids in the log."""
         ids: Sequence[str] = self.about["item_ids"]
         return ids
 
     @property
     def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
-        """Those of the model."""
+        """The item vectors of the fitted model."""
         return self._arrays["items"]
 
     @property
     def user_vectors(self) -> Float32[np.ndarray, "known dim"]:
-        """Of the log's users."""
+        """The vectors of the log's users."""
         return self._arrays["users"]
 
     @cached_property
@@ -125,7 +125,7 @@ class Fitted(World):
         return after, Feedback(after.clicks, responses.sum(1, dtype=np.float32), left)
 
     def _responses(self, scores: Slots, rng: Draws) -> Slots:
-        """Drawn, with the mean that was predicted."""
+        """Random responses with the predicted mean."""
         users, (low, high) = len(scores), self.about["range"]
         if self.about["kind"] == "clicks":
             return np.asarray(uniform(rng, users, self.slots) < sigmoid(scores), np.float32)
@@ -142,11 +142,11 @@ class Fitted(World):
         return found
 
     def expected(self, scores: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
-        """The mean response at some scores (of ratings: where the range does not cut it off)."""
+        """The mean response for given scores (for ratings, before they are clipped to the scale)."""
         return sigmoid(scores) if self.about["kind"] == "clicks" else scores
 
     def observe(self, state: Guests, ideal: bool = False) -> Observation:
-        """The responses to the last slate, and if `ideal` the user's vector, as shares of the largest."""
+        """The responses to the last slate and, if `ideal`, the user's vector, both divided by the largest values."""
         seen = np.clip(state.responses / np.float32(max(np.abs(self.about["range"]))), -1, 1)
         if ideal:
             seen = np.concatenate([seen, self.user_vectors[state.who] / self._largest], axis=1)
@@ -179,10 +179,10 @@ class Fitted(World):
 
 
 def about(path: Path) -> dict[str, Any]:
-    """What the file of a world tells of itself.
+    """The description in a world's file.
 
     Raises:
-        ModelError: there is no such file, or it is none of a world.
+        ModelError: there is no such file, or it is not a world's.
     """
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -196,7 +196,7 @@ def about(path: Path) -> dict[str, Any]:
 
 
 def write_world(arrays: Mapping[str, np.ndarray], told: Mapping[str, Any], path: Path) -> None:
-    """Write what `fit` found.
+    """Write the result of `fit`.
 
     Raises:
         SaveError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Users and items fitted to a log of what was shown and what it earned, and tried on rows that the fit has not seen."""
+"""Fits users and items to a log of shown items and their rewards, and validates the fit on held-out rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ from what_next.settings import Setup
 from what_next.worlds.base import sigmoid
 
 ONE_HOT = 500
-"""Users, or items, at most, of whom each has a column of their own; of more, the attributes alone are read."""
+"""Up to this many users (or items), each gets its own column; above, only their attributes are used."""
 FEATURES = {"clicks": 256, "ratings": 1024}
-"""At most; logistic regression solves one system of so many equations for each round."""
+"""Most features; each round of logistic regression solves a system of this many equations."""
 PENALTIES = (1e4, 3e3, 1e3, 300.0, 100.0, 30.0, 10.0)
 FOLDS, ROUNDS, BINS = 5, 12, 10
 PAUSE = 30 * 60 * 1_000_000
-"""Microseconds after which a user who is back is in another session."""
+"""Microseconds without events after which a user starts a new session."""
 LEVELS = 20
-"""Steps at most of a scale of ratings, which are drawn with binomials; what has more is drawn with normal noise."""
+"""Most steps of a rating scale for binomial draws; larger scales are drawn with normal noise."""
 LARGEST = 20.0
-"""Times the mean weight that a row of a rare item may weigh."""
+"""Cap of a row's weight, as a multiple of the mean weight."""
 
 Rows = Float64[np.ndarray, "rows"]
 
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """A trained model's vectors, in place of what a log knows of users and items.
+    """A trained model's vectors, which replace the features of users and items from the log.
 
     Attributes:
-        points: where the model's actor points to after each user's history in its data; zero for whom it does not know.
-        items: vectors of the log's items, of the same space.
+        points: the actor's output after each user's history in the model's data; zero for unknown users.
+        items: vectors of the log's items in the same space.
     """
 
     points: Float64[np.ndarray, "units dim"]
@@ -46,11 +46,11 @@ class Vectors:
 
     @classmethod
     def of(cls, setup: Setup, log: DecisionLog) -> "Vectors":
-        """Of a setup's model, by the histories of its own data.
+        """From a setup's model, with the histories in its own data.
 
         Raises:
-            DataError: the log has no users, or items that the model does not know.
-            ModelError: the model is missing, or scores no items.
+            DataError: the log has no users, or has items that are not in the model.
+            ModelError: the model is missing, or does not score items.
         """
         if log.user_ids is None:
             raise DataError(
@@ -73,7 +73,8 @@ class Vectors:
         ranked = states[0].ranked
         if ranked is None or ranked.rescored or ranked.traits is not None:
             raise ModelError(f"{setup.model_agent_path}: its algorithm does not score items by their vectors alone")
-        vectors = ranked.vectors.detach().cpu().numpy().astype(np.float64)  # what some have beside is no part of it
+        # Other parts of some models' scores are ignored.
+        vectors = ranked.vectors.detach().cpu().numpy().astype(np.float64)
         points = np.zeros((log.count, vectors.shape[1]))
         points[known] = np.concatenate([one.points.reshape(-1, vectors.shape[1]) for one in states])
         return cls(points, vectors[places])
@@ -85,16 +86,16 @@ def fit(
     """Fit users, items and positions to a log.
 
     Args:
-        log: with propensities, by one over which its rows are weighted; without, they count alike.
-        seed: of the folds, in which whole units stay together.
-        rows: some of the log's rows, perhaps several times (a bootstrap); None: all.
-        model: vectors to use in place of what the log knows of users and items.
+        log: with propensities, rows have inverse-propensity weights; without, equal weights.
+        seed: of the folds, which never split a unit.
+        rows: some of the log's rows, possibly repeated (a bootstrap); None: all.
+        model: vectors that replace the log's features of users and items.
 
     Returns:
-        The arrays and the description that `write_world` writes.
+        The arrays and the description for `write_world`.
 
     Raises:
-        DataError: every reward is the same, or there are too few units to try the fit on others.
+        DataError: all rewards are equal, or there are too few units for held-out folds.
     """
     data = _Data.of(log, np.arange(len(log)) if rows is None else rows, model)
     folds = deal(log.count, FOLDS, seed)[data.units]
@@ -112,7 +113,7 @@ def fit(
         "penalty": PENALTIES[chosen],
         "loss": losses[chosen],
         "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(chances / (1 - chances))),
-        "noise": losses[chosen] ** 0.5 if data.kind == "ratings" else 0.0,  # what scores do not predict
+        "noise": losses[chosen] ** 0.5 if data.kind == "ratings" else 0.0,  # standard deviation of the residuals
         "calibration": data.calibration(held_out[:, chosen]),
     }
     return arrays, _told(log, data, arrays) | tried
@@ -120,7 +121,7 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """What is fitted: features, rewards and weights of rows; and of whom and what the features are."""
+    """The features, rewards and weights of rows, and the features of all users and items."""
 
     kind: Literal["clicks", "ratings"]
     product: Bilinear
@@ -132,7 +133,7 @@ class _Data:
     shares: Float64[np.ndarray, "known"]
     catalogue: Float64[np.ndarray, "items width"]
     scale: float
-    """Of the inner products of users and items, which are a feature where a model made them so; else 0."""
+    """Scale of the inner products of users and items, a feature if a model provides the vectors; else 0."""
 
     @classmethod
     def of(cls, log: DecisionLog, rows: Int64[np.ndarray, "some"], model: Vectors | None) -> "_Data":
@@ -162,7 +163,7 @@ class _Data:
         return cls(kind, product, psi, rewards, weights, units, known, shares, catalogue, scale)
 
     def fitted(self, inside: np.ndarray, last: int | None = None) -> list[Float64[np.ndarray, "features"]]:
-        """Coefficients by some rows: one fit for each penalty down to `last`, the constant without any."""
+        """Coefficients from the rows `inside`: one fit for each penalty down to `last`, the constant unpenalised."""
         psi, rewards, weights = self.psi[inside], self.rewards[inside], self.weights[inside]
         penalties = PENALTIES[: None if last is None else last + 1]
         if self.kind == "ratings":
@@ -187,14 +188,14 @@ class _Data:
         return np.diag(np.append(1e-9, np.full(self.psi.shape[1] - 1, penalty)))
 
     def loss(self, scores: Rows) -> float:
-        """The weighted mean: log loss of clicks, squared error of ratings."""
+        """The weighted mean of the log loss of clicks, or of the squared error of ratings."""
         if self.kind == "ratings":
             return float(np.average(np.square(self.rewards - scores), weights=self.weights))
         losses = np.logaddexp(0, np.where(self.rewards > 0, -scores, scores))
         return float(np.average(losses, weights=self.weights))
 
     def calibration(self, scores: Rows) -> list[dict[str, Any]]:
-        """By tenths of the predictions for rows that the model has not seen: predicted and observed, weighted."""
+        """Predicted and observed means in tenths of the held-out predictions, weighted."""
         predicted = sigmoid(scores) if self.kind == "clicks" else scores
         table = []
         for part in np.array_split(np.argsort(predicted, kind="stable"), min(BINS, len(scores))):
@@ -209,7 +210,7 @@ class _Data:
         return table
 
     def arrays(self, theta: Float64[np.ndarray, "features"]) -> dict[str, Float32[np.ndarray, "..."]]:
-        """Users and items as vectors whose inner product is the score: the factors of the coefficients' matrix."""
+        """Users and items as vectors whose inner product is the score: a factorisation of the coefficient matrix."""
         left, right = self.product.context(self.known), self.product.vector(self.catalogue)
         matrix = np.zeros((left.shape[1], right.shape[1]))
         matrix[self.product.left, self.product.right] = theta[: self.product.width]
@@ -225,7 +226,7 @@ class _Data:
 
 
 def _contexts(log: DecisionLog) -> Float64[np.ndarray, "rows columns"]:
-    """What is known of each row's user: features of the log, and a column for each where they are few."""
+    """Features of each row's user: those in the log, and a one-hot column if there are few users."""
     lasting = [place for place, name in enumerate(log.context_names) if not name.startswith(("slot=", "earlier "))]
     features = log.contexts[:, lasting]
     if log.user_ids is not None and log.count <= ONE_HOT:
@@ -234,7 +235,7 @@ def _contexts(log: DecisionLog) -> Float64[np.ndarray, "rows columns"]:
 
 
 def _catalogue(log: DecisionLog) -> Float64[np.ndarray, "items width"]:
-    """Attributes of the items, and a column for each where they are few."""
+    """Features of the items: their attributes, and a one-hot column if there are few items."""
     parts = [] if log.items.vectors is None else [log.items.vectors]
     if len(log.items) <= ONE_HOT:
         parts.append(np.eye(len(log.items)))
@@ -247,7 +248,7 @@ def _catalogue(log: DecisionLog) -> Float64[np.ndarray, "items width"]:
 
 
 def _told(log: DecisionLog, data: _Data, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What a world's file tells of its log, and needs beside the arrays."""
+    """The description in a world's file, with all parameters that are not arrays."""
     low, high = data.rewards.min(), data.rewards.max()
     whole = (data.rewards == np.round(data.rewards)).all() and high - low <= LEVELS
     return {
@@ -261,13 +262,13 @@ def _told(log: DecisionLog, data: _Data, arrays: Mapping[str, np.ndarray]) -> di
         "weighted": log.propensities is not None,
         "range": [float(low), float(high)],
         "mean": float(data.rewards.mean()),
-        "levels": int(high - low) if whole else 0,  # steps of a scale of whole numbers; 0: there is none
+        "levels": int(high - low) if whole else 0,  # steps of an integer rating scale; 0 without such a scale
         "leave": _leaving(log),
     }
 
 
 def _leaving(log: DecisionLog) -> float:
-    """The chance that a slate is the last before a pause; 0 where users or times are not known."""
+    """The probability that a slate is the last before a pause; 0 if users or times are unknown."""
     if log.user_ids is None or log.times is None:
         return 0.0
     begins = (np.diff(log.units, prepend=-1) != 0) | (np.diff(log.times, prepend=log.times[:1]) > PAUSE)

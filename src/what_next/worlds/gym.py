@@ -1,4 +1,4 @@
-"""Worlds as Gymnasium environments (extra `sim`): importing this makes them known to `gymnasium.make`.
+"""Worlds as Gymnasium environments (extra `sim`): importing this module registers them for `gymnasium.make`.
 
     import gymnasium, what_next.worlds.gym
     env = gymnasium.make("what_next/Boredom-v0", preset="SlateTopK-Bored-v0", ideal=True)
@@ -27,26 +27,27 @@ from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 Seen = np.ndarray | dict[str, np.ndarray]
-"""What an environment shows: the numbers alone, if ideal; else the last slate and its clicks, too."""
+"""An environment's observation: only the numbers if ideal; otherwise with the last slate and its clicks."""
 
 
 def world_of(world: str | World, variant: str | None, settings: dict[str, Any]) -> World:
-    """The world that the arguments of `gymnasium.make` name.
+    """The world from the arguments of `gymnasium.make`.
 
     Raises:
-        SetupError: there is none of that name or preset, or no such setting.
+        SetupError: there is no such world, preset or setting.
     """
     if isinstance(world, World):
         return world
     kind = known_worlds().get(world.partition(":")[0])
     odd = [name for name in settings if kind and name not in kind.model_fields]
-    if kind and odd:  # told here, as the world does not know the environment's own arguments
+    if kind and odd:  # raised here, because the environment has arguments that the world does not list
         raise SetupError(f"{kind.called()}: {no_setting(odd[0], [*kind.model_fields, 'preset', 'ideal'])}")
     return preset(f"{world}:{variant}" if variant else world, **settings)
 
 
 def seen_space(world: World, ideal: bool) -> spaces.Space[Any]:
-    """The space of what is seen of one user. In place of an item, `items` says that nothing was shown there yet."""
+    """The space of one user's observation. In `items` the number after the last item says that nothing was shown
+    yet."""
     low, high = world.bounds(ideal)
     numbers = spaces.Box(low, high, dtype=np.float32)
     if ideal:
@@ -56,7 +57,7 @@ def seen_space(world: World, ideal: bool) -> spaces.Space[Any]:
 
 
 def seen_of(world: World, observation: Observation, ideal: bool) -> Seen:
-    """An observation as an element of the space, of all users."""
+    """The observation of all users as an element of the space."""
     if ideal:
         return observation.numbers
     shown = np.where(observation.shown < 0, world.items, observation.shown)
@@ -64,12 +65,12 @@ def seen_of(world: World, observation: Observation, ideal: bool) -> Seen:
 
 
 def row_of(seen: Seen, row: int) -> Seen:
-    """The same of one user, for keeps."""
+    """A copy of one user's part."""
     return {name: values[row].copy() for name, values in seen.items()} if isinstance(seen, dict) else seen[row].copy()
 
 
 class WorldEnv(gymnasium.Env):
-    """One user of a world. The reward is the world's; a time limit truncates, and only leaving terminates."""
+    """One user of a world. The reward is the world's; a time limit truncates, and only a user who leaves terminates."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class WorldEnv(gymnasium.Env):
         self._state: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Seen, dict[str, Any]]:
-        """A new user. With a seed the same one every time; without, the next."""
+        """A new user. The same seed gives the same user; without a seed, the next one of the stream."""
         super().reset(seed=seed)
         if seed is not None or self._streams is None:
             self._streams = Streams(_key(self.np_random)[None])
@@ -107,7 +108,7 @@ class WorldEnv(gymnasium.Env):
 
 
 class WorldVectorEnv(VectorEnv):
-    """Many users of a world at once: what happens to each is, bit for bit, what happens to one alone of its seed."""
+    """Many users of a world at once; each evolves bit for bit like a single user with the same seed."""
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class WorldVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Seen, dict[str, Any]]:
-        """New users; with a mask in `options["reset_mask"]` only there."""
+        """New users; only in the rows of `options["reset_mask"]`, if given."""
         mask = self._mask(options)
         seeds = [seed + row for row in range(self.num_envs)] if isinstance(seed, int) else seed
         if seeds is not None and len(seeds) != self.num_envs:
@@ -152,7 +153,8 @@ class WorldVectorEnv(VectorEnv):
         return self._seen(), {}
 
     def step(self, actions: Int[np.ndarray, "users slots"]) -> tuple[Seen, Any, Any, Any, dict[str, Any]]:
-        """Show each user a slate. Who had ended begins anew (NEXT_STEP), has begun already, or must have (DISABLED)."""
+        """Show each user a slate. Ended users are reset now (NEXT_STEP), were before (SAME_STEP), or must be
+        (DISABLED)."""
         assert self._streams is not None, "call reset before step"
         slates, begun = self.world.check(np.asarray(actions)), self._ended
         if begun.any():
@@ -169,11 +171,11 @@ class WorldVectorEnv(VectorEnv):
 
     @property
     def state(self) -> Any:
-        """Of all users, with what is hidden: what the world's references read."""
+        """The state of all users, hidden parts included, which the world's references read."""
         return self._state
 
     def _step_some(self, slates: Int[np.ndarray, "users slots"], rows: Int[np.ndarray, "some"]) -> tuple[Any, Any, Any]:
-        """Rewards and ends of some users; nothing happens to the others."""
+        """Rewards and ends of some users; the others do not change."""
         assert self._streams is not None
         rewards, terminated, truncated = (np.zeros(self.num_envs, kind) for kind in (np.float32, np.bool_, np.bool_))
         if len(rows):
@@ -184,7 +186,7 @@ class WorldVectorEnv(VectorEnv):
         return rewards, terminated, truncated
 
     def _begin_anew(self) -> dict[str, Any]:
-        """New users where the old ones have ended, of whom the infos keep what was seen last."""
+        """Replace ended users by new ones; returns infos with the last observations of the ended ones."""
         last, rows = self._seen(), np.flatnonzero(self._ended)
         infos: dict[str, Any] = {}
         for row in rows.tolist():
@@ -207,7 +209,7 @@ class WorldVectorEnv(VectorEnv):
 
 
 class Points(gymnasium.ActionWrapper, gymnasium.utils.RecordConstructorArgs):
-    """An action is a point in item space; the items of the largest inner products with it are shown, the best first."""
+    """Actions are points in item space; the items with the largest inner products are shown, the best first."""
 
     def __init__(self, env: Any) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
@@ -216,12 +218,12 @@ class Points(gymnasium.ActionWrapper, gymnasium.utils.RecordConstructorArgs):
         self.action_space = spaces.Box(-1.0, 1.0, (self.world.item_vectors.shape[1],), np.float32)
 
     def action(self, action: Float32[np.ndarray, "dim"]) -> Int[np.ndarray, "slots"]:
-        """The slate of a point."""
+        """The slate for a point."""
         return np.asarray(nearest(self.world, np.asarray(action)[None])[0])
 
 
 class VectorPoints(VectorActionWrapper):
-    """The same for many users at once."""
+    """`Points` for many users at once."""
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
@@ -230,15 +232,15 @@ class VectorPoints(VectorActionWrapper):
         self.action_space = batch_space(self.single_action_space, env.num_envs)
 
     def actions(self, actions: Float32[np.ndarray, "users dim"]) -> Int[np.ndarray, "users slots"]:
-        """The slates of the points."""
+        """The slates for the points."""
         return nearest(self.world, actions)
 
 
 def nearest(world: World, points: Float32[np.ndarray, "users dim"]) -> Int[np.ndarray, "users slots"]:
-    """The items of the largest inner products with each point.
+    """The items with the largest inner products with each point.
 
     Raises:
-        CatalogueError: a point has another length than the items' vectors, or is not finite.
+        CatalogueError: a point has another dimension than the item vectors, or is not finite.
     """
     points, dim = np.asarray(points), world.item_vectors.shape[1]
     if points.ndim != 2 or points.shape[1] != dim or not np.isfinite(points).all():
@@ -248,12 +250,12 @@ def nearest(world: World, points: Float32[np.ndarray, "users dim"]) -> Int[np.nd
 
 
 def _key(rng: np.random.Generator) -> UInt64[np.ndarray, ""]:
-    """Of a user's stream."""
+    """A random key of a user's stream."""
     return np.asarray(rng.integers(2**64, dtype=np.uint64))
 
 
 def register() -> None:
-    """Make the project's worlds known to Gymnasium."""
+    """Register the project's worlds with Gymnasium."""
     for name in (*OWN, "fitted"):
         identity = f"what_next/{name.capitalize()}-v0"
         if identity not in gymnasium.registry:

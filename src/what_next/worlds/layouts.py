@@ -1,4 +1,4 @@
-"""What the observations of an environment mean: which slate was shown, what was clicked, what else is seen."""
+"""Interprets the observations of an environment: the shown slate, the clicks, and other numbers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from jaxtyping import Float32, Int, Int64
 from what_next.errors import SetupError
 
 SCATTERED = 1000
-"""Points to choose from where an action is a point."""
+"""Candidate points of an environment whose actions are points."""
 Bounds = tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What is seen of one user: see `worlds.Observation`; and the numbers with all that is hidden."""
+    """One user's observation: see `worlds.Observation`; `ideal`: the numbers with all of the hidden state."""
 
     shown: Int[np.ndarray, "slots"]
     clicks: np.ndarray
@@ -29,7 +29,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What an environment says of a step: `left` where the user left, `cut` at a time limit."""
+    """The result of an environment's step: `left` if the user left, `cut` at a time limit."""
 
     observation: Any
     reward: float
@@ -38,28 +38,28 @@ class Step:
 
 
 class Layout(ABC):
-    """How an environment is acted on and read. `fits` and `read` are a layout's own; the rest may be.
+    """How to act on an environment and read it. Layouts define `fits` and `read`, and may override the rest.
 
     Attributes:
-        slots, items: of a slate, and of the catalogue.
-        steps: the time limit, where it is not in the environment's registration.
-        bounds, hidden: least and largest of each number that is seen; and of those with what is hidden, where known.
-        greedy: the slate that is best for a user now, where that is known.
+        slots, items: size of a slate, and of the catalogue.
+        steps: the time limit, if it is not in the environment's registration.
+        bounds, hidden: least and largest value of each observed number; and with the hidden state, if known.
+        greedy: the best slate for a user now, if known.
     """
 
     steps: int | None = None
     hidden: Bounds | None = None
     greedy: Callable[[Any], Int64[np.ndarray, "slots"]] | None = None
     known: ClassVar[frozenset[str]] = frozenset()
-    """The parts of an observation."""
+    """Names of the parts of an observation."""
     numbers: ClassVar[str | None] = None
-    """The part that is plain numbers; None: all of it is."""
+    """The part with plain numbers; None: the whole observation."""
 
     def __init__(self, env: Any, name: str) -> None:
-        """Reads the action: an item, a slate, or a point of a box.
+        """Read the action space: an item, a slate, or a point of a box.
 
         Raises:
-            SetupError: an action is something else.
+            SetupError: the action space is of another kind.
         """
         self.env, space = env, env.action_space
         kind = type(space).__name__
@@ -76,23 +76,23 @@ class Layout(ABC):
 
     @classmethod
     def fits(cls, env: Any) -> bool:
-        """Whether the observations of an environment are laid out so: by default, whether they have these parts."""
+        """Whether this layout describes an environment's observations; by default, whether they have its parts."""
         parts = getattr(env.observation_space, "spaces", None)
         return isinstance(parts, dict) and set(parts) == cls.known
 
     @abstractmethod
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
-        """What an observation says. `slate` is what was shown, -1 where nothing was yet."""
+        """The meaning of an observation. `slate`: what was shown, -1 where nothing was shown yet."""
 
     @property
     def bounds(self) -> Bounds:
-        """See above."""
+        """See the attributes above."""
         space = self.env.observation_space
         return limits(space if self.numbers is None else space[self.numbers])
 
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items dim"]:
-        """Of the items. Where an action is a point: points that fill the box evenly (Sobol 1967)."""
+        """The item vectors. Where an action is a point: points that fill the box evenly (Sobol 1967)."""
         if self.box is None:
             return np.zeros((self.items, 0), np.float32)
         spread = torch.quasirandom.SobolEngine(len(self.box.low)).draw(self.items).numpy()
@@ -100,13 +100,13 @@ class Layout(ABC):
         return points.astype(np.float32)
 
     def action(self, slate: Int64[np.ndarray, "slots"]) -> Any:
-        """As the environment takes it."""
+        """The slate as an action of the environment."""
         if self.box is not None:
             return self.vectors[slate[0]].astype(self.box.dtype)
         return int(slate[0]) + self.first if self.discrete else slate + self.first
 
     def reset(self, env: Any, seed: int) -> Any:
-        """A new user: the first observation."""
+        """Start a new user; returns the first observation."""
         return env.reset(seed=seed)[0]
 
     def step(self, env: Any, slate: Int64[np.ndarray, "slots"]) -> Step:
@@ -116,7 +116,7 @@ class Layout(ABC):
 
 
 class Own(Layout):
-    """Environments of this package that do not show what is hidden."""
+    """Environments of this package without the hidden state."""
 
     known, numbers = frozenset({"shown", "clicks", "numbers"}), "numbers"
 
@@ -126,13 +126,13 @@ class Own(Layout):
         return np.asarray(self.env.unwrapped.world.item_vectors)
 
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
-        """See `Layout`; the item after the last one says that nothing was shown."""
+        """See `Layout`; the item number after the last one says that nothing was shown."""
         shown = np.where(observation["shown"] < self.items, observation["shown"], -1)
         return Seen(shown, observation["clicks"] > 0, observation["numbers"], np.zeros(0))
 
 
 class Numbers(Layout):
-    """Plain numbers, of which nothing is known: they may be all there is, so they pass for the ideal state, too."""
+    """Plain numbers without further structure. They may be the complete state, so they count as ideal, too."""
 
     @classmethod
     def fits(cls, env: Any) -> bool:
@@ -145,16 +145,16 @@ class Numbers(Layout):
         return self.bounds
 
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
-        """See `Layout`; no click is known."""
+        """See `Layout`; clicks are unknown."""
         numbers = flat(env.observation_space, observation)
         return Seen(slate, np.zeros(self.slots, np.bool_), numbers, numbers)
 
 
 class Sardine(Layout):
-    """SARDINE's environments (`sardine-rec`, Deffayet et al. 2023), as they are.
+    """SARDINE's own environments (`sardine-rec`, Deffayet et al. 2023).
 
     They show the last slate, its clicks, and the share of the boredom threshold that each topic's recent clicks have
-    reached. The hidden state is that of its wrapper `IdealState`. Its time limit (`terminated`) cuts an episode off.
+    reached. The hidden state is that of its wrapper `IdealState`. `terminated` is its time limit, so it means `cut`.
     """
 
     known, numbers = frozenset({"slate", "clicks", "hist"}), "hist"
@@ -193,11 +193,11 @@ class Sardine(Layout):
 
 
 class RecSim(Layout):
-    """RecSim's environments (Ie et al. 2019), which keep to Gym, the forerunner of Gymnasium.
+    """RecSim's environments (Ie et al. 2019), which use Gym, Gymnasium's predecessor.
 
-    They show the user, what came of each item of the slate, and the documents to choose from. Where the documents are
-    drawn anew for each slate, an item is a place among them, and the numbers tell what lies in each; else the numbers
-    of the documents are the items' vectors.
+    They show the user, the response to each item of the slate, and the candidate documents. If the documents are drawn
+    anew for each slate, an item is a position among them, and the observed numbers describe the document at each
+    position; otherwise the numbers of the documents are the items' vectors.
     """
 
     known = frozenset({"user", "doc", "response"})
@@ -235,7 +235,7 @@ class RecSim(Layout):
         return Seen(slate, clicks, np.concatenate(parts), np.zeros(0))
 
     def reset(self, env: Any, seed: int) -> Any:
-        """See `Layout`. Its samplers keep generators of their own, alike in every copy."""
+        """See `Layout`. Its samplers have generators of their own, which every copy must seed separately."""
         inner = env.unwrapped.environment
         for place, sampler in enumerate((inner._document_sampler, inner.user_model._user_sampler)):
             sampler._rng = np.random.RandomState([seed, place])
@@ -248,7 +248,7 @@ class RecSim(Layout):
 
 
 def flat(space: Any, value: Any) -> Float32[np.ndarray, "columns"]:
-    """An element of a space of Gymnasium, or of its forerunner Gym, as numbers; a member of a few as one of so many."""
+    """An element of a space of Gymnasium or Gym as numbers; discrete values become one-hot."""
     if hasattr(space, "spaces"):
         keys = space.spaces if isinstance(space.spaces, dict) else range(len(space.spaces))
         return np.concatenate([np.zeros(0, np.float32), *(flat(space[key], value[key]) for key in keys)])
@@ -264,7 +264,7 @@ def flat(space: Any, value: Any) -> Float32[np.ndarray, "columns"]:
 
 
 def limits(space: Any) -> Bounds:
-    """Least and largest of each number of `flat`; 0 and 1 where the space sets none."""
+    """The least and the largest value of each number of `flat`; 0 and 1 where the space has no bounds."""
     if hasattr(space, "spaces"):
         keys = space.spaces if isinstance(space.spaces, dict) else range(len(space.spaces))
         several = [limits(space[key]) for key in keys]
@@ -272,7 +272,7 @@ def limits(space: Any) -> Bounds:
         return low, high
     if hasattr(space, "low"):
         low, high = np.ravel(space.low).astype(np.float32), np.ravel(space.high).astype(np.float32)
-        # A box of whole numbers, or one without bounds, has ends that no number comes near.
+        # Bounds of integer or unbounded boxes can be so large that no number comes near them.
         bounded = (np.abs(low) < np.float32(1e6)) & (np.abs(high) < np.float32(1e6))
         return np.where(bounded, low, 0).astype(np.float32), np.where(bounded, high, 1).astype(np.float32)
     count = int(np.sum(getattr(space, "nvec", getattr(space, "n", 0))))
@@ -280,6 +280,6 @@ def limits(space: Any) -> Bounds:
 
 
 def told(space: Any) -> str:
-    """A space in a message."""
+    """A space, described for messages."""
     text = " ".join(str(space).split())
     return text if len(text) <= 120 else f"{text[:117]}..."

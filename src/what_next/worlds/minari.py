@@ -1,4 +1,4 @@
-"""Minari data sets (offline RL's exchange format): what was played in a world written as one, and one read as a log.
+"""Minari data sets (a format for offline RL): writes the play in a world as one, and reads one as a log.
 
 write("boredom/greedy-v0", WorldVectorEnv(500), policy)         # needs minari and pyarrow
 log_of(minari.load_dataset("boredom/greedy-v0")).write_parquet("shown.parquet")
@@ -26,20 +26,20 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 
 def write(identity: str, envs: WorldVectorEnv, policy: Reference, *, seed: int = 0, **told: Any) -> Any:
-    """Play one episode in each environment, and keep all as a Minari data set.
+    """Play one episode in each environment, and write all as a Minari data set.
 
     Args:
-        identity: of the data set, as `boredom/greedy-v0`.
+        identity: the id of the data set, such as `boredom/greedy-v0`.
         envs: the users; the data set has as many episodes.
-        policy: what is shown to them.
-        seed: of the first user, as of `WorldVectorEnv.reset`; of what the policy draws, too.
-        told: what else Minari keeps: `description`, `author`, `algorithm_name`, ...
+        policy: chooses the slates.
+        seed: of the first user, as for `WorldVectorEnv.reset`, and of the policy's draws.
+        told: other metadata for Minari: `description`, `author`, `algorithm_name`, ...
 
     Returns:
         The `minari.MinariDataset`.
 
     Raises:
-        DataError: Minari takes no such id, or has it already; or who is gone from `envs` does not begin anew.
+        DataError: Minari does not accept the id, or has it already; or ended users of `envs` are not reset.
     """
     _check(identity, envs)
     single = WorldEnv(envs.world, ideal=envs.ideal)
@@ -55,7 +55,7 @@ def write(identity: str, envs: WorldVectorEnv, policy: Reference, *, seed: int =
 
 
 def _check(identity: str, envs: WorldVectorEnv) -> None:
-    """Raises a `DataError` where what would be played could not be kept, or not to its end."""
+    """Raises a `DataError` before the play where its result could not be stored, or users would not be reset."""
     if envs.mode is AutoresetMode.DISABLED:
         raise DataError("autoreset_mode is Disabled, and users end at different times; take NextStep or SameStep")
     try:
@@ -67,7 +67,7 @@ def _check(identity: str, envs: WorldVectorEnv) -> None:
 
 
 def played(envs: WorldVectorEnv, policy: Reference, seed: int) -> list[Any]:
-    """One episode in each environment, as Minari's buffers: one observation more than actions."""
+    """One episode in each environment as Minari's buffers, with one observation more than actions."""
     rng, (seen, _) = np.random.default_rng(seed), envs.reset(seed=seed)
     episodes = [EpisodeBuffer(row, seed + row, None, [row_of(seen, row)], []) for row in range(envs.num_envs)]
     going = np.ones(envs.num_envs, np.bool_)
@@ -87,18 +87,18 @@ def played(envs: WorldVectorEnv, policy: Reference, seed: int) -> list[Any]:
 
 
 def log_of(dataset: Any) -> pl.DataFrame:
-    """A data set of slates as a log: one row for each item that was shown.
+    """A data set of slates as a log with one row for each shown item.
 
     Its columns are `user_id` (the episode), `timestamp` (the step, in seconds), `slate`, `position`, `item_id` and
-    `reward`: 1 for a click. `what-next data import` reads it, and so does what reads logs of decisions; the chance with
-    which each item was shown is not in a Minari data set.
+    `reward`: 1 for a click. `what-next data import` and readers of decision logs accept it; a Minari data set has no
+    propensities.
 
     Args:
         dataset: a `minari.MinariDataset` whose actions are slates and whose observations hold the `clicks` of the last
-            slate, as our worlds and SARDINE have them; or whose slates have one item, which earned the step's reward.
+            slate, as in our worlds and SARDINE; or whose slates have one item, which gets the step's reward.
 
     Raises:
-        DataError: actions are no slates, or which items were clicked is not told.
+        DataError: actions are not slates, or clicks are unknown.
     """
     parts, slates = [], 0
     for episode in dataset.iterate_episodes():
@@ -122,7 +122,7 @@ def log_of(dataset: Any) -> pl.DataFrame:
 
 
 def _earned(dataset: Any, episode: Any, width: int) -> np.ndarray:
-    """What each item of each slate earned."""
+    """The reward of each item of each slate."""
     if isinstance(episode.observations, dict) and "clicks" in episode.observations:
         return np.asarray(episode.observations["clicks"], np.float64)[1:]
     if width == 1:

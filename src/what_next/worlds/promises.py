@@ -1,4 +1,4 @@
-"""What every world promises, tried on a few users."""
+"""The contract of every world, checked on a few users."""
 
 from dataclasses import fields
 
@@ -11,11 +11,11 @@ USERS = 5
 
 
 def check_promises(world: World) -> None:
-    """Try a world: pure steps, shapes, bounds, and references whose slates are of the catalogue.
+    """Check a world: pure steps, shapes, bounds, and references whose slates are of the catalogue.
 
     Raises:
-        CatalogueError: a reference shows what the catalogue does not hold.
-        SetupError: it breaks another promise.
+        CatalogueError: a reference shows items that are not in the catalogue.
+        SetupError: another check failed.
     """
     shape = world.item_vectors.shape
     expect(len(shape) == 2 and shape[0] == world.items, world, f"items is {world.items}, and item_vectors has {shape}")
@@ -54,7 +54,7 @@ def _steps_are_pure(world: World) -> None:
 
 
 def _within_bounds(world: World, ideal: bool) -> None:
-    """Observations; and what the references show."""
+    """Check observations, and the references' slates."""
     rng, (low, high) = np.random.default_rng(0), world.bounds(ideal)
     for reference in (world.random_slates, *world.references().values()):
         state = world.reset(USERS, rng)
@@ -75,7 +75,7 @@ def _within_bounds(world: World, ideal: bool) -> None:
 
 
 def _slates(seen: Observation, world: World) -> None:
-    """Raises a `SetupError` where what was shown is no slate, or what was clicked does not go with it."""
+    """Raises a `SetupError` where the shown items are no slate, or the clicks do not fit them."""
     shape, shown, clicks = (USERS, world.slots), np.asarray(seen.shown), np.asarray(seen.clicks)
     outside = shown[(shown < -1) | (shown >= world.items)]
     right = shown.shape == clicks.shape == shape and np.issubdtype(shown.dtype, np.integer) and clicks.dtype == np.bool_
@@ -89,16 +89,16 @@ def _slates(seen: Observation, world: World) -> None:
 
 
 def finite(feedback: Feedback, world: World) -> None:
-    """Raises a `SetupError` where a reward is none."""
+    """Raises a `SetupError` where a reward is not a finite number."""
     expect(bool(np.isfinite(feedback.rewards).all()), world, "a reward is not a number")
 
 
 def same(one: State, other: State) -> bool:
-    """Whether two states hold the same."""
+    """Whether two states are equal."""
     return all(np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
 
 
 def expect(true: bool, world: World, broken: str) -> None:
-    """Raises a `SetupError` where a promise is broken."""
+    """Raises a `SetupError` unless `true`."""
     if not true:
         raise SetupError(f"world {world.known_as}: {broken}")

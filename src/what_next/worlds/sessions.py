@@ -1,4 +1,4 @@
-"""Sessions: what is skipped, played and liked, when the user leaves, and the day on which the user is back."""
+"""Sessions: users skip, play and like items, leave, and return on a later day."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from what_next.worlds.base import (
 SKIPPED, PLAYED, LIKED = 0, 1, 2
 Score = Callable[[Float32[np.ndarray, "users items"]], Float32[np.ndarray, "users items"]]
 PICKY = 3
-"""Powers of uniform numbers: the higher, the fewer of a vector's coordinates are large."""
+"""Power of the uniform coordinates of vectors: the higher, the fewer of them are large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,10 @@ class Visitors(State):
     Attributes:
         tastes: vectors of length 1.
         fatigue: of each topic.
-        patience: slates that would still be looked at if nothing were enjoyed.
-        satisfaction: the running mean of what was enjoyed, from -1 to 1.
+        patience: slates that the user would still look at without enjoying anything.
+        satisfaction: the running mean of the enjoyment, from -1 to 1.
         responses: to the last slate: skipped (0), played (1), liked (2).
-        day: since the first visit; visits: that have ended; away: days until the visit that just began, else 0.
+        day: since the first visit; visits: completed; away: days of absence before a visit that just began, else 0.
     """
 
     tastes: Float32[np.ndarray, "users topics"]
@@ -54,12 +54,12 @@ class Visitors(State):
 
 @dataclass(frozen=True, eq=False)
 class Responses(Feedback):
-    """Feedback of several kinds.
+    """Feedback with several kinds of responses.
 
     Attributes:
         responses: skipped (0), played (1), liked (2); `clicks` are those that are not 0.
         left: who ended the visit with this slate.
-        away: after how many days they are back.
+        away: after how many days they return.
     """
 
     responses: Int8[np.ndarray, "users slots"]
@@ -68,43 +68,43 @@ class Responses(Feedback):
 
 
 class Sessions(World):
-    """Users who skip, play and like, lose patience, and come back the sooner, the more they enjoyed (as in KuaiSim).
+    """Users who skip, play and like, lose patience, and return sooner the more they enjoyed (as in KuaiSim).
 
-    The structure is that of KuaiSim (Zhao et al. 2023): several kinds of feedback, likeness within a slate that spoils
-    it, patience that runs out, a day of return. The laws are our own: KuaiSim's are networks, of which one applies its
-    sigmoid twice and another adds a random layer. An item is worth to a user `<tastes, item> - fatigue of its topic -
-    sameness * (mean likeness to the items before it in the slate)`. It is played with a chance of `sigmoid(slope *
-    (worth + catch - play_offset))`, where `catch` makes an item be played and not be liked; and what is played is liked
-    with `sigmoid(slope * (worth - like_offset))`. Enjoyed is `(likes - regret * plays without a like) / slots`. Each
-    slate costs one of patience and gives back `relief` times what was enjoyed. Without patience the user leaves, and
-    comes back on each day with a chance of `sigmoid(return_offset + return_slope * satisfaction)`, after `longest` days
-    at the latest.
+    The structure is that of KuaiSim (Zhao et al. 2023): several kinds of feedback, similarity within a slate that
+    lowers enjoyment, patience that runs out, a day of return. The formulas are our own: KuaiSim's are networks, one of
+    which applies its sigmoid twice, and another adds a random layer. An item's worth to a user is `<tastes, item> -
+    fatigue of its topic - sameness * (mean similarity to the items before it in the slate)`. It is played with
+    probability `sigmoid(slope * (worth + catch - play_offset))`, where `catch` raises plays but not likes; a played
+    item is liked with probability `sigmoid(slope * (worth - like_offset))`. The enjoyment is `(likes - regret * plays
+    without a like) / slots`. Each slate costs one unit of patience and gives back `relief` times the enjoyment. Without
+    patience the user leaves, and returns on each day with probability `sigmoid(return_offset + return_slope *
+    satisfaction)`, at the latest after `longest` days.
 
-    The reward is minus the days until the return, at the end of each visit (`days`, over some visits), or 1 for each
-    return (`visits`, over a month).
+    The reward is either minus the days until the return, at the end of each visit (`days`, over a number of visits), or
+    1 for each return (`visits`, over a month).
     """
 
     name: Literal["sessions"] = "sessions"
     slots: int = Field(default=6, ge=1, description="items of a slate")
     steps: int | None = Field(default=1000, ge=1, description="slates of an episode; none: until its last visit or day")
-    topics: int = Field(default=8, ge=2, le=1000, description="of the items")
-    reward: Literal["days", "visits"] = Field(default="days", description="of minus the days away, or of coming back")
-    last_visit: int = Field(default=5, ge=1, description="visits of an episode, if the reward is of days")
-    month: int = Field(default=30, ge=1, description="days of an episode, if the reward is of visits")
-    slope: float = Field(default=10.0, gt=0, description="of both chances, by worth")
-    play_offset: float = Field(default=0.75, description="worth and catch at which half of the items are played")
-    like_offset: float = Field(default=0.65, description="worth at which half of what is played is liked")
-    catch: float = Field(default=0.5, ge=0, description="the most of an item; it is spread uniformly from 0")
-    sameness: float = Field(default=0.3, ge=0, description="loss of worth by likeness to the items before it")
-    fatigue: float = Field(default=0.05, ge=0, description="that a play adds to the item's topic")
-    recovery: float = Field(default=0.9, ge=0, le=1, description="of the fatigue, that a slate leaves; a day too")
-    regret: float = Field(default=0.3, ge=0, description="of a play without a like, in likes")
+    topics: int = Field(default=8, ge=2, le=1000, description="number of topics")
+    reward: Literal["days", "visits"] = Field(default="days", description="minus the days away, or 1 for each return")
+    last_visit: int = Field(default=5, ge=1, description="visits of an episode, if the reward is days")
+    month: int = Field(default=30, ge=1, description="days of an episode, if the reward is visits")
+    slope: float = Field(default=10.0, gt=0, description="slope of both probabilities over worth")
+    play_offset: float = Field(default=0.75, description="worth plus catch at which half of the items are played")
+    like_offset: float = Field(default=0.65, description="worth at which half of the played items are liked")
+    catch: float = Field(default=0.5, ge=0, description="largest catch of an item; it is uniform from 0")
+    sameness: float = Field(default=0.3, ge=0, description="loss of worth by similarity to the items before it")
+    fatigue: float = Field(default=0.05, ge=0, description="fatigue that a play adds to the item's topic")
+    recovery: float = Field(default=0.9, ge=0, le=1, description="share of the fatigue kept after a slate, or a day")
+    regret: float = Field(default=0.3, ge=0, description="cost of a play without a like, in likes")
     patience: float = Field(default=4.0, gt=0, description="slates that are looked at if nothing is enjoyed")
-    relief: float = Field(default=1.5, ge=0, description="of patience, by what a slate gave to enjoy")
-    memory: float = Field(default=0.9, ge=0, lt=1, description="of the satisfaction, that a slate leaves")
-    return_offset: float = Field(default=-1.0, description="log odds of coming back on a day, of the unsatisfied")
-    return_slope: float = Field(default=5.0, ge=0, description="of these log odds, by satisfaction")
-    longest: int = Field(default=10, ge=1, description="days after which everyone is back")
+    relief: float = Field(default=1.5, ge=0, description="patience regained per unit of enjoyment")
+    memory: float = Field(default=0.9, ge=0, lt=1, description="share of the satisfaction kept after a slate")
+    return_offset: float = Field(default=-1.0, description="log odds of a return per day at a satisfaction of 0")
+    return_slope: float = Field(default=5.0, ge=0, description="slope of these log odds over satisfaction")
+    longest: int = Field(default=10, ge=1, description="days after which everyone has returned")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"month": {"reward": "visits"}}
 
     @cached_property
@@ -115,12 +115,12 @@ class Sessions(World):
 
     @property
     def topic_vectors(self) -> Float32[np.ndarray, "items topics"]:
-        """Of length 1."""
+        """The topic vectors of the items, of length 1."""
         return self._drawn[0]
 
     @property
     def item_catch(self) -> Float32[np.ndarray, "items"]:
-        """What makes an item be played, and not be liked."""
+        """The catch of each item, which raises plays but not likes."""
         return self._drawn[1]
 
     @property
@@ -130,12 +130,12 @@ class Sessions(World):
 
     @cached_property
     def item_topics(self) -> Int64[np.ndarray, "items"]:
-        """The main topic of each item, which tires."""
+        """The main topic of each item, whose fatigue it raises."""
         return np.asarray(self.topic_vectors.argmax(1).astype(np.int64))
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items columns"]:
-        """The topics, and the catch."""
+        """The topics and the catch."""
         return np.column_stack([self.topic_vectors, self.item_catch])
 
     def reset(self, users: int, rng: Draws) -> Visitors:
@@ -155,7 +155,7 @@ class Sessions(World):
         )
 
     def step(self, state: Visitors, slates: Int[np.ndarray, "users slots"], rng: Draws) -> tuple[Visitors, Feedback]:
-        """See `World.step`; the feedback is `Responses`. Who leaves is back in the state that is returned."""
+        """See `World.step`; the feedback is `Responses`. In the returned state, users who left have returned."""
         users = len(slates)
         worth = self.worth(state, slates)
         played = uniform(rng, users, self.slots) < self.play_chance(worth + self.item_catch[slates])
@@ -193,7 +193,7 @@ class Sessions(World):
         return np.asarray(over | super().truncated(state))
 
     def worth(self, state: Visitors, slates: Int[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users slots"]:
-        """Of each item to the user, after those before it in the slate."""
+        """The worth of each item to the user, after the items before it in the slate."""
         vectors = self.topic_vectors[slates]
         worth: Float32[np.ndarray, "users slots"] = np.einsum("ust,ut->us", vectors, state.tastes)
         worth -= np.take_along_axis(state.fatigue, self.item_topics[slates], 1)
@@ -202,17 +202,17 @@ class Sessions(World):
         return worth
 
     def play_chance(self, worth: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
-        """By worth and catch."""
+        """The probability of a play, from worth plus catch."""
         return sigmoid(np.float32(self.slope) * (worth - np.float32(self.play_offset)))
 
     def like_chance(self, worth: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
-        """Of what is played, by worth."""
+        """The probability of a like for a played item, from its worth."""
         return sigmoid(np.float32(self.slope) * (worth - np.float32(self.like_offset)))
 
     def observe(self, state: Visitors, ideal: bool = False) -> Observation:
-        """Which items were liked, and the share of `longest` after which the user came back, just now (else 0).
+        """Which items were liked, and after what share of `longest` the user returned, if just now (else 0).
 
-        `ideal`: after them the tastes, the fatigue (at most 1), the share of patience that is left (at most 1), and the
+        `ideal`: followed by the tastes, the fatigue (at most 1), the share of patience left (at most 1), and the
         satisfaction.
         """
         seen = [(state.responses == LIKED).astype(np.float32), (state.away / np.float32(self.longest))[:, None]]
@@ -232,24 +232,24 @@ class Sessions(World):
     def _days(
         self, satisfaction: Float32[np.ndarray, "users"], drawn: Float32[np.ndarray, "users"]
     ) -> Int64[np.ndarray, "users"]:
-        """Until the return: geometric, cut off at the longest."""
+        """Days until the return: geometric, truncated at `longest`."""
         chance = sigmoid(np.float32(self.return_offset) + np.float32(self.return_slope) * satisfaction)
         days = 1 + np.floor(np.log1p(-drawn) / np.log1p(-np.minimum(chance, np.float32(1 - 1e-6))))
         return np.asarray(np.minimum(days, self.longest).astype(np.int64))
 
     @cached_property
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
-        """The items of the highest mean chance to be played by a thousand new users."""
+        """The items with the highest mean probability to be played by a thousand new users."""
         users = self.reset(1000, np.random.default_rng(self.seed))
         played = self.play_chance(users.tastes @ self.topic_vectors.T + self.item_catch).mean(0)
         return np.asarray(best(played[None], self.slots)[0])
 
     def _greedy(self, state: Visitors, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """Slot by slot the item with the highest chance to be played."""
+        """For each slot the item with the highest probability of a play."""
         return self._by_slots(state, lambda worth: worth + self.item_catch)
 
     def _aware(self, state: Visitors, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """Slot by slot the item of which most is expected to be enjoyed, with the fatigue that the slate leads to."""
+        """For each slot the item with the highest expected enjoyment, given the fatigue that the slate causes."""
 
         def enjoyed(worth: Float32[np.ndarray, "users items"]) -> Float32[np.ndarray, "users items"]:
             like = self.like_chance(worth)
@@ -258,7 +258,7 @@ class Sessions(World):
         return self._by_slots(state, enjoyed, tiring=True)
 
     def _by_slots(self, state: Visitors, score: Score, tiring: bool = False) -> Int64[np.ndarray, "users slots"]:
-        """A slate that grows by the item of the highest score, given those that stand in it."""
+        """A slate filled slot by slot with the item of the highest score, given the items before it."""
         every, slates = np.arange(len(state.age)), np.empty((len(state.age), self.slots), np.int64)
         own = state.tastes @ self.topic_vectors.T - state.fatigue[:, self.item_topics]
         total, tired = np.zeros_like(state.tastes), np.zeros_like(state.fatigue)

@@ -1,1 +1,1 @@
-"""Logs of decisions: what was shown, with which chance, and what it earned."""
+"""Logs of decisions: which items were shown, their propensities, and their rewards."""

@@ -1,4 +1,4 @@
-"""What reward models read of a log of decisions: attributes of the items, and what was known before each decision."""
+"""Features for reward models of a decision log: item attributes, and the context known before each decision."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +18,9 @@ from what_next.errors import DataError, as_found
 OPEN_BANDIT_ITEMS = "item_context.csv"
 KINDS = {"item": "an item id", "user": "a user id", "slate": "a slate id", "time": "a time"}
 WORDS = 10
-"""Most columns that one column of words becomes: its commonest words but the first; the others are as the first."""
+"""Most columns from one text column: its most common words, except the first, which is the reference category."""
 WIDTH = 48
-"""Most attributes of an item; more are put together (the leading singular vectors)."""
+"""Most item features; more are reduced to the leading singular vectors."""
 
 
 def column_of(source: Source, value: pl.Expr, column: str, role: str, wanted: str = "") -> pl.Series:
@@ -28,10 +28,10 @@ def column_of(source: Source, value: pl.Expr, column: str, role: str, wanted: st
 
     Args:
         value: reads the column; null where a value cannot be used.
-        role: what the column is, and `wanted`: which values can be used, for the message.
+        role: the role of the column, and `wanted`: the usable values, for the message.
 
     Raises:
-        DataError: a row has no usable value: the first such row, and its value.
+        DataError: a row has no usable value; the message names the first such row and its value.
     """
     values = source.frame.select(value.alias(column)).collect().to_series()
     if not len(values):
@@ -49,18 +49,18 @@ def column_of(source: Source, value: pl.Expr, column: str, role: str, wanted: st
 
 
 def item_file(path: Path, given: Path | None, open_bandit: bool) -> Path | None:
-    """The table of a log's items: the one that was named, or the one that lies beside the log."""
+    """The table of a log's items: the given one, or the one beside the log."""
     own = path.with_name(OPEN_BANDIT_ITEMS) if open_bandit else beside(path, "items")
     return given or (own if own.is_file() else None)
 
 
 def read_items(source: Source, column: str, path: Path | None, *, words: bool) -> tuple[Items, pl.Series]:
-    """The catalogue, and the logged item ids of the same type.
+    """The catalogue, and the logged item ids with the same type.
 
     Args:
-        source: the log; `column`: of its items.
-        path: the table of the items; None: those of the log are all there are.
-        words: whether columns of words become attributes, too.
+        source: the log; `column`: with its items.
+        path: the table of the items; None: the catalogue consists of the logged items.
+        words: whether text columns become attributes, too.
 
     Raises:
         DataError: the table cannot be used, or lacks an item of the log.
@@ -95,12 +95,12 @@ def read_items(source: Source, column: str, path: Path | None, *, words: bool) -
 
 
 def propensity_of_items(source: Source, names: Sequence[str], given: str | None) -> Source:
-    """An imported log, with the propensities out of its item table where it has none itself.
+    """An imported log; if it has no propensities, those in its item table are added to it.
 
-    The import puts a column there that is constant for each item, as the chances of a policy without context are.
+    The import moves columns that are constant for each item there, such as the propensities of a context-free policy.
 
     Args:
-        names: what propensities are called; `given`: the user's own choice.
+        names: recognised names of the propensity column; `given`: the user's own choice.
     """
     path, columns = beside(source.path, "items"), source.frame.collect_schema().names()
     if not path.is_file() or "item_id" not in columns or _named(columns, names, given):
@@ -114,7 +114,7 @@ def propensity_of_items(source: Source, names: Sequence[str], given: str | None)
 
 
 def _named(columns: Sequence[str], names: Sequence[str], given: str | None) -> str | None:
-    """The column that is meant, or that is called by one of the names."""
+    """The given column, or one with a recognised name."""
     if given is not None:
         return given if given in columns else None
     return recognise(columns, ("propensity",), (), {}, "", {"propensity": names}).get("propensity")
@@ -127,12 +127,12 @@ def contexts_of(
     past: dict[str, Float64[np.ndarray, "rows"]],
     where: str,
 ) -> tuple[Float64[np.ndarray, "rows context"], tuple[str, ...]]:
-    """What was known before each decision, each column with mean 0 and standard deviation 1; and the columns' names.
+    """The context of each decision, each column with mean 0 and standard deviation 1; and the columns' names.
 
     Args:
-        columns: of the log: numbers stay numbers, words become a 0/1 column each (see `WORDS`).
-        places: slots, taken as words.
-        past: what the user's own earlier rows tell (`past_of`), by name.
+        columns: of the log: numbers stay numbers, text becomes 0/1 columns (see `WORDS`).
+        places: slots, as categories.
+        past: features of the user's own earlier rows (`past_of`), by name.
         where: the file, for messages.
 
     Raises:
@@ -156,11 +156,11 @@ def contexts_of(
 def past_of(
     users: Int64[np.ndarray, "rows"], moments: Int64[np.ndarray, "rows"], rewards: Float64[np.ndarray, "rows"]
 ) -> dict[str, Float64[np.ndarray, "rows"]]:
-    """What the user's own earlier rows tell: the logarithm of one more than there are, and their mean reward (or 0).
+    """Features of the user's own earlier rows: the logarithm of their number plus one, and their mean reward (or 0).
 
     Args:
-        users: of each row, ascending; the rows of one in order of time.
-        moments: of each row the first of those that were decided at once, see `moments_of`.
+        users: of each row, ascending; each user's rows in order of time.
+        moments: for each row, the first row that was decided at the same time, see `moments_of`.
     """
     starts, running = np.searchsorted(users, users), np.cumsum(rewards) - rewards
     before = moments - starts
@@ -174,7 +174,7 @@ def context_columns(
     """Some columns of the log, in the order given.
 
     Raises:
-        DataError: one is not there, or has another of the log's roles (columns by role).
+        DataError: a column does not exist, or already has one of the log's roles (`roles`: columns by role).
     """
     columns, taken = source.frame.collect_schema().names(), {column: role for role, column in roles.items()}
     chosen = list(dict.fromkeys(exact(columns, name, "--context", str(source.path)) for name in names))
@@ -188,7 +188,7 @@ def context_columns(
 
 
 def _words(column: pl.Series) -> dict[str, Float64[np.ndarray, "rows"]]:
-    """A 0/1 column for each of the commonest words but the first; among equals, in alphabetical order."""
+    """A 0/1 column for each of the most common words but the first; ties in alphabetical order."""
     text = column.cast(pl.String).fill_null("").alias("word")
     counts = text.value_counts().sort(["count", "word"], descending=[True, False])
     words = counts["word"][1 : WORDS + 1]
@@ -198,13 +198,13 @@ def _words(column: pl.Series) -> dict[str, Float64[np.ndarray, "rows"]]:
 def _standardised(
     columns: Mapping[str, Float64[np.ndarray, "rows"]], rows: int
 ) -> tuple[Float64[np.ndarray, "rows columns"], tuple[str, ...]]:
-    """The columns that vary, each with mean 0 and standard deviation 1; and their names."""
+    """The columns that are not constant, each with mean 0 and standard deviation 1; and their names."""
     scaled = {name: (values - values.mean()) / values.std() for name, values in columns.items() if np.ptp(values) > 0}
     return np.stack(list(scaled.values()), -1) if scaled else np.zeros((rows, 0)), tuple(scaled)
 
 
 def _vectors(table: pl.DataFrame) -> Float64[np.ndarray, "items width"] | None:
-    """The attributes, standardised, in at most `WIDTH` columns; None where there are none."""
+    """The standardised attributes in at most `WIDTH` columns; None without attributes."""
     attributes = table.drop("item_id", "title")
     columns = {one.name: one.to_numpy().astype(np.float64) for one in attributes.iter_columns()}
     vectors, names = _standardised(columns, len(table))

@@ -1,4 +1,4 @@
-"""Logs of decisions, for off-policy evaluation: what was shown, with which probability, and what it brought."""
+"""Logs of decisions for off-policy evaluation: shown items, their propensities and their rewards."""
 
 import hashlib
 from dataclasses import dataclass, fields, replace
@@ -16,11 +16,11 @@ Kind = Literal["open bandit", "service", "log"]
 
 @dataclass(frozen=True)
 class Roles:
-    """Which column plays which role; None leaves it to the names.
+    """The column of each role; None: recognised by its name.
 
     Attributes:
-        user: the column with the user, and so on.
-        context: further columns that were known before the decision; reward models read them.
+        user: the column with the user; likewise for the other roles.
+        context: further columns that were known before the decision, for reward models.
     """
 
     user: str | None = None
@@ -34,17 +34,17 @@ class Roles:
 
     @property
     def given(self) -> dict[str, str | None]:
-        """The columns that were named, by role."""
+        """The given columns, by role."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "context"}
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """What could have been chosen.
+    """The catalogue of items that could have been chosen.
 
     Attributes:
         ids: external ids (Int64 or String), distinct.
-        vectors: attributes, standardised; None where there are none.
+        vectors: standardised attributes; None without attributes.
     """
 
     ids: pl.Series
@@ -59,16 +59,16 @@ class DecisionLog:
     """Logged decisions, one row each: by unit, then time, the rows of a slate together; ties in file order.
 
     Attributes:
-        source: the file; `kind`: how it was read; `columns`: the column of each role.
+        source: the file; `kind`: its format; `columns`: the column of each role.
         items: the catalogue.
         user_ids: external ids, by unit; None where the log has no users.
-        units: 0, 1, 2, ... ascending: of users, else of slates, else of rows. Units are independent of one another.
-        actions: positions of the logged items in the catalogue; `rewards`: what each brought.
-        propensities: probability of the logged item under the policy that wrote the log; None where the log has none.
-        places: slot of a slate, 0 = first; None where there are no slots.
-        slates: which slate, ascending; None where there are none.
-        times: microseconds since 1970 UTC; None where there are none.
-        contexts: what was known before each decision, standardised; `context_names`: of its columns.
+        units: 0, 1, 2, ... ascending: users, else slates, else rows. Units are independent of one another.
+        actions: catalogue indices of the logged items; `rewards`: their rewards.
+        propensities: probability of the logged item under the logging policy; None where the log has none.
+        places: slot in the slate, 0 = first; None without slots.
+        slates: the slate of each row, ascending; None without slates.
+        times: microseconds since 1970 UTC; None without times.
+        contexts: the context of each decision, standardised; `context_names`: of its columns.
         order: for each row here, its row in the file.
         context_columns: columns of the file that were known before the decision.
         notes: what was left out, in words.
@@ -94,12 +94,12 @@ class DecisionLog:
 
     @property
     def count(self) -> int:
-        """How many units there are."""
+        """The number of units."""
         return int(self.units[-1]) + 1
 
     @property
     def unit(self) -> str:
-        """What a unit is."""
+        """The kind of units."""
         return "user" if self.user_ids is not None else "row" if self.slates is None else "slate"
 
     @property
@@ -111,7 +111,7 @@ class DecisionLog:
         return len(self.actions)
 
     def of_rows(self, kept: Bool[np.ndarray, "rows"]) -> "DecisionLog":
-        """Some of the decisions; units and slates are counted anew."""
+        """Some of the decisions; units and slates are renumbered."""
         if kept.all():
             return self
         numbered, units = np.unique(self.units[kept], return_inverse=True)
@@ -125,13 +125,13 @@ class DecisionLog:
 
     @property
     def copies(self) -> int:
-        """How many rows of the file are the same as an earlier one in every column."""
+        """The number of rows of the file that equal an earlier one in every column."""
         rows = self.source.frame.select(pl.struct(pl.all()).hash()).collect().to_series()
         return len(rows) - rows.n_unique()
 
     @cached_property
     def hash(self) -> str:
-        """Short SHA-256 over the decisions: same hash, same items, rewards, propensities, units, places and slates."""
+        """Short SHA-256 over the decisions: items, rewards, propensities, units, places and slates."""
         digest = hashlib.sha256("\0".join(self.items.ids.cast(pl.String)).encode())
         for values in (self.units, self.actions, self.rewards, self.propensities, self.places, self.slates):
             digest.update(b"-" if values is None else np.ascontiguousarray(values).astype("<f8").tobytes())
@@ -139,20 +139,20 @@ class DecisionLog:
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 over who was shown what and what it brought, in whatever file, order and with whatever chances."""
+        """SHA-256 over users, shown items and rewards, independent of the file, the row order and the propensities."""
         users = pl.repeat("", len(self), eager=True) if self.user_ids is None else self.user_ids.gather(self.units)
         rows = pl.DataFrame(
             {
                 "user": users.cast(pl.String),
                 "item": self.items.ids.gather(self.actions).cast(pl.String),
-                "reward": self.rewards.astype(np.float32),  # as an import keeps them
+                "reward": self.rewards.astype(np.float32),  # the type after an import
             }
         )
         lines = rows.sort(rows.columns).select(pl.concat_str(pl.all(), separator="\0")).to_series()
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """What is in the log, as plain values."""
+        """A description of the log as plain values."""
         return {
             "file": str(self.source.path),
             "kind": self.kind,
@@ -172,12 +172,13 @@ class DecisionLog:
 def moments_of(
     units: Int64[np.ndarray, "rows"], slates: Int64[np.ndarray, "rows"] | None, times: Int64[np.ndarray, "rows"] | None
 ) -> Int64[np.ndarray, "rows"]:
-    """For each row the first of those that were decided at once: of its slate, or of its unit at the same time.
+    """For each row, the first row that was decided at the same time: in its slate, or in its unit at the same
+    timestamp.
 
-    None of their rewards is known when they are decided.
+    None of their rewards was known when they were decided.
 
     Args:
-        units: of each row, as of `DecisionLog`; `slates`, `times`: likewise.
+        units: of each row, as in `DecisionLog`; `slates`, `times`: likewise.
     """
     if slates is not None:
         return np.searchsorted(slates, slates)

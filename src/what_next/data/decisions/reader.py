@@ -1,4 +1,4 @@
-"""Reading logs of decisions as they are: the Open Bandit files, imported logs, and tables with an item and a reward."""
+"""Reads decision logs: the Open Bandit files, imported logs, exported logs, and tables with an item and a reward."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,16 +36,16 @@ NAMES: Mapping[str, Sequence[str]] = {
     "position": ("position", "slot", "rank", "place"),
     "slate": ("slate_id", "slate", "impression_id", "impression", "request_id", "list_id"),
 }  # fmt: skip
-"""Names that are recognised, as in `columns.ALIASES`."""
+"""Recognised column names, as in `columns.ALIASES`."""
 
 OPEN_BANDIT = {"item_id", "position", "click", "propensity_score"}
-"""Columns by which the Open Bandit files are recognised (Saito et al. 2020, arXiv 2008.07146)."""
+"""Columns that identify the Open Bandit files (Saito et al. 2020, arXiv 2008.07146)."""
 
 PLACES = 10_000
-"""The largest position. What is larger is no slot, but an id or a count."""
+"""Largest position. Larger numbers are ids or counts instead of slots."""
 
 SERVICE = Roles("user_id", "item_id", "timestamp", "reward", "propensity", "position", "slate")
-"""Columns of the exported log of a service, where nobody names others."""
+"""Default columns of a service's exported log."""
 
 
 def read_log(
@@ -56,10 +56,10 @@ def read_log(
     Args:
         path: a CSV, TSV or Parquet file, an imported data set, the exported log of a service, or a log of the Open
             Bandit data.
-        roles: columns by role, where their names do not say it.
-        items: a table with one row per item, that is the catalogue. An imported log has its own beside it, and so have
-            the Open Bandit files (`item_context.csv`); else the items of the log are the catalogue.
-        propensities: whether the log must hold propensities; if not, those that it holds are ignored.
+        roles: columns by role, where their names are not recognised.
+        items: a table with one row per item, which is the catalogue. Imported logs and the Open Bandit files
+            (`item_context.csv`) have their own beside them; otherwise the catalogue consists of the logged items.
+        propensities: whether the log must have propensities; if not, existing ones are ignored.
 
     Raises:
         DataError: the file cannot be read, a column is missing, or a value cannot be used.
@@ -75,7 +75,7 @@ def read_log(
     order = _order(units, slates, rows["times"], rows["places"])
     ordered: dict[str, Any] = {name: None if values is None else values[order] for name, values in rows.items()}
     units = units[order]
-    if slates is not None:  # counted in the order in which they stand
+    if slates is not None:  # renumbered in their new order
         slates = np.cumsum(np.diff(slates[order], prepend=slates[order[0]]) != 0)
     features = [name for name in source.names if name.startswith("user_feature_")] if open_bandit else []
     texts = context_columns(source, roles.context or features, order, columns)
@@ -90,7 +90,7 @@ def read_log(
 
 
 def _opened(path: Path, roles: Roles, propensities: bool) -> tuple[Source, Roles, Kind, tuple[str, ...]]:
-    """The rows of a file, its columns by role, which kind of log it is, and what is left out of it."""
+    """The rows of a file, its columns by role, the kind of log, and notes on what is left out of it."""
     source = open_source(path)
     if is_service_log(path):
         source, notes = decisions_in(source, propensities)
@@ -107,7 +107,7 @@ def propensities_in(log: DecisionLog, column: str) -> Float64[np.ndarray, "rows"
     """A column of the log with a policy's probability of the logged item.
 
     Raises:
-        DataError: it is not there, or holds anything but probabilities.
+        DataError: the column does not exist, or holds values that are not probabilities.
     """
     name = exact(log.source.names, column, "--policy", str(log.source.path))
     values = _numbers(log.source, name, "policy", lambda value: value.is_between(0, 1), "from 0 to 1")
@@ -128,7 +128,7 @@ def _recognised(source: Source, roles: Roles, propensities: bool) -> dict[str, s
 
 
 def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
-    """Rewards, propensities, places and times, in the order of the file; None where there are none."""
+    """Rewards, propensities, places and times, in the order of the file; None for missing columns."""
     rewards = _numbers(source, columns["reward"], "reward", lambda value: value.is_finite(), "that is finite")
     propensities = places = times = None
     if "propensity" in columns:
@@ -140,7 +140,7 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
         numbers = _numbers(
             source, columns["position"], "position", lambda one: (one % 1 == 0) & one.is_between(0, PLACES), wanted
         )
-        # Counted from 1 if not from 0: a file that lacks the first slot must not shift the others.
+        # Positions start at 1 unless one is 0. Subtracting the minimum would shift a file without the first slot.
         places = (numbers - min(1, numbers.min())).astype(np.int64)
     if "time" in columns:
         times = column_of(source, read_times(source.frame, columns["time"]).value, columns["time"], "time").to_numpy()
@@ -148,10 +148,10 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _units(source: Source, columns: Mapping[str, str]) -> tuple[Rows, pl.Series | None, Rows | None]:
-    """The unit of each row, the ids of the units where they are users, and the slate of each row where it has one."""
+    """The unit of each row, the ids of the units if they are users, and the slate of each row if there are slates."""
     users = _distinct(source, columns["user"], "user") if "user" in columns else None
     slates = _distinct(source, columns["slate"], "slate") if "slate" in columns else None
-    if users is not None and slates is not None:  # a slate belongs to one user, whatever else has its number
+    if users is not None and slates is not None:  # slate ids may repeat across users
         return users[1], users[0], np.unique(users[1] * len(slates[0]) + slates[1], return_inverse=True)[1]
     if users is not None:
         return users[1], users[0], None
@@ -168,7 +168,7 @@ def _slates(
     times: Rows | None,
     places: Rows | None,
 ) -> Rows | None:
-    """The slate of each row: as the log has it, else what a user was shown at one time, if in different slots.
+    """The slate of each row: the log's, or else what a user was shown at the same time in different slots.
 
     Raises:
         DataError: a slate of the log has two rows in one slot.
@@ -192,21 +192,21 @@ def _slates(
 
 
 def _twice(slates: Rows, places: Rows) -> Int64[np.ndarray, "two_or_none"]:
-    """The first two rows in the same slot of the same slate, where there are any."""
+    """The first two rows in the same slot of the same slate; empty if there are none."""
     keys = slates * (int(places.max()) + 1) + places
     kinds, counts = np.unique(keys, return_counts=True)
     return np.flatnonzero(np.isin(keys, kinds[counts > 1][:1]))[:2]
 
 
 def _distinct(source: Source, column: str, role: str) -> tuple[pl.Series, Rows]:
-    """The ids of a column, sorted, and where each row's stands among them."""
+    """The distinct ids of a column, sorted, and the index of each row's id."""
     found = column_of(source, as_ids([(source.frame, column)])[0], column, role)
     ids = found.unique().sort()
     return ids, positions(found, ids).astype(np.int64)
 
 
 def _order(units: Rows, slates: Rows | None, times: Rows | None, places: Rows | None) -> Rows:
-    """The rows by unit, then time, then place; those of a slate together, where its first row stands."""
+    """The row order by unit, then time, then place; a slate's rows stay together, at the place of its first row."""
     by_place, by_time = [] if places is None else [places], [] if times is None else [times]
     if slates is None:
         return np.lexsort((*by_place, *by_time, units))

@@ -1,4 +1,4 @@
-"""Which items a request permitted: the rule, as the service's store and its exported log keep it."""
+"""The rule for the items that a request permitted, in the format of the service's store and exported log."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from what_next.errors import DataError, some
 
 @dataclass(frozen=True, eq=False, config={"extra": "forbid"})
 class Rule:
-    """Item ids that are allowed or blocked, ranges of attributes, and tags.
+    """Allowed or blocked item ids, ranges of attributes, and tags.
 
-    Ids, and no numbers of items: a rule means the same for each model, whatever catalogue that has.
+    It holds ids instead of item indices, so that it means the same for every model and catalogue.
 
     Attributes:
-        allowed: item ids; None: all. `blocked`: item ids that are not.
-        ranges: for attributes by name, the least and the largest value, in the attributes' own units.
-        tags: for kinds of tags by name, the words of which an item must have one.
+        allowed: item ids; None: all. `blocked`: item ids that are not permitted.
+        ranges: for attributes by name, the least and the greatest permitted value, in the attributes' own units.
+        tags: by kind of tags, the words of which an item must have at least one.
     """
 
     allowed: tuple[str, ...] | None = None
@@ -34,7 +34,7 @@ class Rule:
 
     @cached_property
     def text(self) -> str:
-        """As JSON; equal rules have equal texts, in whatever order their ids came."""
+        """The rule as JSON; equal rules have equal texts, in whatever order their ids were given."""
         parts = {
             "allowed": None if self.allowed is None else sorted(set(self.allowed)),
             "blocked": sorted(set(self.blocked)),
@@ -45,19 +45,19 @@ class Rule:
 
     @cached_property
     def hash(self) -> str:
-        """Of the text, to tell rules apart."""
+        """Hash of the text, which identifies the rule."""
         return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
 
     @classmethod
     def of(cls, text: str) -> "Rule":
-        """The rule of a `text`; raises a `ValidationError` where it is that of none."""
+        """The rule of a `text`; raises a `ValidationError` for an invalid text."""
         return TypeAdapter(cls).validate_json(text, strict=True)
 
     def mask(self, catalogue: Catalogue) -> Bool[np.ndarray, "items"]:
-        """The items of a catalogue that it permits; ids that are not there are passed over.
+        """A mask of the items of a catalogue that the rule permits; unknown ids are ignored.
 
         Raises:
-            DataError: the catalogue lacks an attribute, or a kind of tags.
+            DataError: the catalogue has no such attribute or kind of tags.
         """
         found = np.full(len(catalogue), self.allowed is None)
         found[catalogue.held(self.allowed or ())] = True
@@ -70,7 +70,7 @@ class Rule:
                     )
         for name, (low, high) in self.ranges.items():
             values = catalogue.attributes[:, catalogue.names.index(name)]
-            # Attributes are single precision: so must a bound be that names one of their values.
+            # Attributes are single precision, so bounds are rounded alike, or a bound would exclude an equal value.
             with np.errstate(over="ignore"):
                 found &= (values >= np.float32(low)) & (values <= np.float32(high))
         for kind, words in self.tags.items():

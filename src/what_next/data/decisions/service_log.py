@@ -1,4 +1,4 @@
-"""The exported log of a service: one file with what people did, and with what was decided for them.
+"""The exported log of a service: one file with the users' events and the service's decisions.
 
 Both kinds of rows have `user_id`, `item_id`, `timestamp`, `reward` and `context` (numbers by name, as JSON). Rows of
 events have `event` and `number`, those of decisions the columns of `DECISION`; a row without a propensity is an event.
@@ -19,7 +19,7 @@ from what_next.data.importing.readers import Source
 from what_next.errors import DataError, as_found
 
 EVENT = pl.col("propensity").is_null()
-"""Which rows are events."""
+"""Selects the rows that are events."""
 
 DECISION = {
     "propensity": pl.Float64, "position": pl.Int32, "slate": pl.String, "version": pl.String, "policy": pl.String,
@@ -28,34 +28,34 @@ DECISION = {
 }  # fmt: skip
 """The columns of a decision.
 
-`propensity` is the chance of the item, given those of a smaller `position` (from 1) in the same `slate` (the id of the
-recommendation); `version` of the model and `policy` tell who decided; `known` is the largest `number` of an event of
-the user that the decision knew, 0 for none; `history` the item ids that it was given instead, as JSON; `seen` whether
-items of the history could be shown again; `masked` whether the request permitted some items only; `withdrawn` is the
-number of the last of the `WITHDRAWALS` that the decision knew, 0 for none; `permitted` the rule of a masked request
-(`Rule.text`), null where it is not known; `experiment` and `arm` say for which of two policies that shared the users
-the decision was made, null where none did.
+`propensity` is the probability of the item, given the items of a smaller `position` (from 1) in the same `slate` (the
+id of the recommendation); `version` of the model and `policy` identify the policy; `known` is the largest `number` of
+an event of the user that the decision knew, 0 for none; `history` is the list of item ids that the request gave
+instead, as JSON; `seen`: whether items of the history could be shown again; `masked`: whether the request permitted
+only some items; `withdrawn` is the number of the last of the `WITHDRAWALS` that the decision knew, 0 for none;
+`permitted` is the rule of a masked request (`Rule.text`), null if unknown; `experiment` and `arm` identify the
+experiment, and which of its two policies made the decision, null outside of experiments.
 """
 
 ADDED = "what_next.added"
-"""In the footer: how many items at the end of the item table were added or changed while the service ran."""
+"""Key in the footer: how many items at the end of the item table were added or changed while the service ran."""
 
 WITHDRAWALS = "what_next.withdrawals"
-"""In the footer: JSON with every change of the items that could not be shown: its number, the item's id, and whether it
+"""Key in the footer: JSON with every withdrawal or return of an item: its number, the item's id, and whether the item
 was withdrawn or put back."""
 
 PLAYED = ("play", "purchase")
-"""Where only some events have a reward, the others earn 1 if they are of these kinds, else 0."""
+"""If only some events have a reward, other events earn 1 if they are of these kinds, else 0."""
 
 OWN = ("user_id", "item_id", "timestamp", "reward", "event")
-"""Columns of a log: a number of the context must not have such a name."""
+"""Columns of a log, whose names a number of the context must not have."""
 
 AGAIN = "the file is not as it was exported; export it again"
-"""What messages about a log that was changed end with."""
+"""End of the messages about a log that was changed."""
 
 
 def is_service_log(path: Path) -> bool:
-    """Whether a file is an exported log of a service; a `DataError` where it is of a newer format."""
+    """Whether a file is an exported log of a service; a `DataError` if its format is newer."""
     return footer_of(path).get("what_next.format") == FORMATS[2]
 
 
@@ -70,7 +70,7 @@ def rows_of(path: Path) -> pl.DataFrame:
 
 
 def scan_of(path: Path) -> pl.LazyFrame:
-    """The rows of an exported log, which were looked at, but are not held; `rows_of` says what it raises."""
+    """The rows of an exported log, lazily, after a check of its columns and values; raises what `rows_of` raises."""
     footer = footer_of(path)
     if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), CHANGES):
         raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {AGAIN}")
@@ -112,7 +112,7 @@ def _check(path: Path, rows: pl.LazyFrame) -> None:
 
 @contextmanager
 def readable_export(path: Path) -> Iterator[None]:
-    """Raises a `DataError` where an exported log, or its item table, cannot be read within."""
+    """Turns errors while reading an exported log, or its item table, into a `DataError`."""
     try:
         with steady():
             yield
@@ -121,7 +121,7 @@ def readable_export(path: Path) -> Iterator[None]:
 
 
 def _fits(text: str, kind: Any) -> bool:
-    """Whether a text is JSON of a kind."""
+    """Whether a text is JSON of this type."""
     try:
         kind.validate_json(text, strict=True)
     except ValidationError:
@@ -143,21 +143,21 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     "context": (lambda one: one == pl.String, "numbers by name as JSON"),
     "permitted": (lambda one: one == pl.String, "a rule of allowed, blocked, ranges and tags as JSON"),
 }
-"""For each column of an exported log what types it may have, and what its values are."""
+"""For each column of an exported log a check of its type, and a description of its values."""
 
 JSON: dict[str, TypeAdapter[Any]] = {
     "history": TypeAdapter(list[str]), "context": TypeAdapter(dict[str, FiniteFloat]), "permitted": TypeAdapter(Rule),
 }  # fmt: skip
-"""Columns whose texts are JSON, and what that holds."""
+"""Columns with JSON texts, and the types of their content."""
 CHANGES: TypeAdapter[Any] = TypeAdapter(list[tuple[int, str, bool]])
-"""What `WITHDRAWALS` hold."""
+"""The type of the `WITHDRAWALS`."""
 
 
 def events_of(path: Path) -> pl.DataFrame:
-    """The events alone, as a clean log (see `Tables.log`): what train and evaluate read.
+    """The events as a clean log (see `Tables.log`), for training and evaluation.
 
-    Where only some have a reward, the others' is 1 for a play or a purchase, and 0 for anything else. A number of the
-    context is read where every event has it.
+    If only some events have a reward, the others get 1 for a play or a purchase, and 0 otherwise. A number of the
+    context is read if every event has it.
 
     Raises:
         DataError: there are none, or the file is not as it was exported.
@@ -174,11 +174,11 @@ def events_of(path: Path) -> pl.DataFrame:
 
 
 def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str, ...]]:
-    """The decisions that can be weighed, and what is left out, in words.
+    """The decisions that off-policy estimators can use, and what is left out, in words.
 
-    Left out are those of requests that permitted some items only, where the log does not tell which: another policy's
-    chances would need to know that. And, where propensities count, those that took every item for certain: they show
-    nothing of what another choice would have brought.
+    Decisions under a mask are left out if the log does not contain the mask, because another policy's probabilities
+    depend on it. If propensities are needed, decisions with propensity 1 for every item are left out as well, because
+    they say nothing about other choices.
 
     Raises:
         DataError: there are none, the item table is missing, or the file is not as it was exported.
@@ -208,10 +208,10 @@ def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str,
 
 
 def context_of(texts: pl.Series) -> tuple[pl.DataFrame, list[str]]:
-    """The numbers that all contexts hold; and what is left out of them, in words.
+    """The numbers that all contexts have; and what is left out, in words.
 
     Args:
-        texts: numbers by name, as JSON; null where there are none.
+        texts: numbers by name, as JSON; null for no context.
     """
     if not len(texts) or texts[0] is None:
         return pl.DataFrame(), []
@@ -224,7 +224,7 @@ def context_of(texts: pl.Series) -> tuple[pl.DataFrame, list[str]]:
 
 
 def numbers_in(texts: pl.Series, names: Sequence[str]) -> pl.DataFrame:
-    """A column for each of some numbers in JSON texts; null where a text does not hold it."""
+    """A column for each number in JSON texts; null where a text does not have it."""
     if not names:
         return pl.DataFrame()
     return texts.str.json_decode(pl.Struct(dict.fromkeys(names, pl.Float32))).struct.unnest()

@@ -1,1 +1,1 @@
-"""Reading the tables of others: which column is what, times, ids, attributes, and what is wrong with them."""
+"""Imports foreign tables: recognises columns, reads times, ids and attributes, and rejects unusable rows."""

@@ -12,25 +12,25 @@ from what_next.data.importing.ids import EXACT, MISSING
 from what_next.errors import DataError, counted, some
 
 WORD_LIMIT = 200
-"""Most distinct words of a text column that are turned into 0/1 attributes: those that the most items have."""
+"""Most distinct words of a text column that become 0/1 attributes: the words that the most items have."""
 
 WORDS = pl.List(pl.String)
 """The type of columns that hold several words for each item."""
 
 SHARED = 0.1
-"""A column of words is taken for tags where so many of the items, or more, have a word that another one has, too."""
+"""Share of the items that must share a word with another item for a text column to become tags."""
 
 DIFFERING = 5.0
-"""A column of a log describes the item where so many items, or more, would have several words of it, were it of the
-users or their sessions: that none has is then no chance (below 1 %)."""
+"""A column of a log describes the item if at least this many items would be expected to have several values, did it
+belong to the users or their sessions: then it is no chance (below 1 %) that none has."""
 
 MARKS = ("|", ";", ",")
-"""What stands between the words of a text, the surest first; else white space."""
+"""Separators of words in a text, the safest first; else white space."""
 SURE_MARKS = MARKS[:2]
-"""Those that no name holds, as "Tyler, The Creator" does a comma."""
+"""Separators that never occur in names; a comma does, in "Tyler, The Creator"."""
 
 NOISE = 1e-6
-"""Values of one item that differ by less than this part of the column's range are one value."""
+"""Values of one item that differ by less than this share of the column's range count as equal."""
 
 Fill = Literal["median"]
 
@@ -43,22 +43,22 @@ def item_table(
     fill: Fill | None,
     where: str,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Columns `item_id`, `title`, one Float32 column per attribute, and one of tags (lists of words, as `Catalogue` has
-    them) where there are any, out of a raw table with an `item_id`.
+    """Columns `item_id`, `title`, one Float32 column per attribute, and one of tags (lists of words, as in `Catalogue`)
+    if there are any, from a raw table with an `item_id`.
 
     Args:
-        raw: one row per item; `item_id` is canonical, the other columns are as they stand in the file.
+        raw: one row per item; `item_id` is canonical, the other columns are as in the file.
         titles: the column with titles, if any.
-        attributes: the columns to take; None takes those with numbers that are no ids, and lists of words.
+        attributes: the columns to take; None: numeric columns except ids, and lists of words.
         tags: the columns whose words become tags (`tag_columns`).
         fill: "median" replaces missing values; None refuses them.
         where: the file, for messages.
 
     Returns:
-        The table, and what people should be told about it.
+        The table, and notes for the user.
 
     Raises:
-        DataError: a column is not there or cannot be an attribute, or a value is missing or infinite.
+        DataError: a column does not exist or cannot be an attribute, or a value is missing or infinite.
     """
     others = [name for name in raw.columns if name not in ("item_id", titles)]
     found = numeric(raw.lazy(), others)
@@ -86,7 +86,7 @@ def item_table(
 def _recognised(
     raw: pl.DataFrame, others: Sequence[str], numbers: pl.DataFrame, tags: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """The columns that are attributes where nobody named any, and what to say of those that are not."""
+    """The columns that become attributes by default, and notes about those that do not."""
     words = [name for name in others if raw.schema[name] == WORDS]
     alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
     telling = [name for name in numbers.columns if name not in (*alike, *tags)]
@@ -100,10 +100,10 @@ def _recognised(
 
 
 def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str] | None, where: str) -> list[str]:
-    """The columns whose words become tags: those that were named, or those of some of which enough items share a word.
+    """The columns whose words become tags: the `wanted` ones, or by default those in which enough items share a word.
 
     Raises:
-        DataError: a column that was named is not there, or holds neither words nor whole numbers.
+        DataError: a wanted column does not exist, or holds neither words nor integers.
     """
     if wanted is None:
         return [name for name in of_words(raw.lazy(), columns) if _shared(_whole_words(raw[name]))]
@@ -111,7 +111,7 @@ def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str]
 
 
 def named_tags(frame: pl.LazyFrame, wanted: Sequence[str], where: str) -> list[str]:
-    """The columns that were named for tags; see `tag_columns`."""
+    """The columns named for tags; see `tag_columns`."""
     schema = frame.collect_schema()
     names = list(dict.fromkeys(exact(schema.names(), name, "--tags", where) for name in wanted))
     if wrong := sorted(set(names).difference(of_words(frame, names)), key=names.index):
@@ -120,7 +120,7 @@ def named_tags(frame: pl.LazyFrame, wanted: Sequence[str], where: str) -> list[s
 
 
 def of_words(frame: pl.LazyFrame, columns: Iterable[str]) -> list[str]:
-    """Those of the columns that hold words or ids: whole numbers, also as pandas has them in a column with gaps."""
+    """The columns that hold words or ids: integers, including floats that pandas makes of integers with gaps."""
     kinds = {name: kind for name, kind in frame.collect_schema().items() if name in columns}
     gaps = {name: pl.col(name).fill_nan(None) for name, kind in kinds.items() if kind.is_float()}
     tests = [((one == one.round()) & (one.abs() <= EXACT)).all().alias(name) for name, one in gaps.items()]
@@ -130,7 +130,7 @@ def of_words(frame: pl.LazyFrame, columns: Iterable[str]) -> list[str]:
 
 
 def word_text(name: str, kind: Any) -> pl.Expr:
-    """A column of words or ids (`of_words`) as text; null where there is none."""
+    """A column of words or ids (`of_words`) as text; null for a missing value."""
     if kind == WORDS:
         return pl.col(name).list.join("\0")
     number = pl.col(name).fill_nan(None).cast(pl.Int64, strict=False) if kind.is_float() else pl.col(name)
@@ -138,15 +138,15 @@ def word_text(name: str, kind: Any) -> pl.Expr:
 
 
 def _shared(words: pl.Series) -> bool:
-    """Whether enough items have a word that some others have, too, and not all of them."""
+    """Whether enough items share a word with other items, while not all items share it."""
     each = pl.DataFrame({"word": words.list.unique()}).with_row_index("item").explode("word").drop_nulls()
     telling = each.group_by("word").len().filter(pl.col("len").is_between(2, len(words) - 1))
     return each.join(telling, on="word", how="semi")["item"].n_unique() >= max(2, SHARED * len(words))
 
 
 def _tags(raw: pl.DataFrame, names: Sequence[str]) -> pl.Series:
-    """The words of each item out of some columns, as "artist: Queen"; without a colon and a space, or a NUL, in what
-    they are."""
+    """The words of each item from some columns, such as "artist: Queen"; colons with a space and NULs are removed from
+    the column's name."""
     kinds = [name.replace(": ", ":") for name in names]
     found = [
         _whole_words(raw[name]).list.eval((f"{kind}: " + pl.element()).str.replace_all("\0", " ", literal=True))
@@ -157,9 +157,9 @@ def _tags(raw: pl.DataFrame, names: Sequence[str]) -> pl.Series:
 
 
 def _whole_words(column: pl.Series) -> pl.Series:
-    """Lists as they are; of texts, what stands between | or ; where a tenth of them hold one, or the whole text.
+    """Lists unchanged; texts split at | or ; if a tenth of them contain it, else the whole text as one word.
 
-    Words that programs write where there is no value are none.
+    Words for a missing value are dropped.
     """
     if column.dtype != WORDS:
         text = column.to_frame().select(word_text(column.name, column.dtype)).to_series()
@@ -170,12 +170,12 @@ def _whole_words(column: pl.Series) -> pl.Series:
 
 
 def _unused(name: str, taken: Collection[str]) -> str:
-    """The name, with a number behind it where it is taken."""
+    """The name, with a number appended if it is taken."""
     return next(one for number in count(1) if (one := f"{name} {number}" if number > 1 else name) not in taken)
 
 
 def _title(raw: pl.DataFrame, titles: str | None) -> pl.Expr:
-    """The text of a column; the id where that is blank, or where there is no such column."""
+    """The text of a column; the id where it is blank, or without such a column."""
     item = pl.col("item_id").cast(pl.String)
     if not titles:
         return item
@@ -186,7 +186,7 @@ def _title(raw: pl.DataFrame, titles: str | None) -> pl.Expr:
 
 
 def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) -> tuple[list[pl.Series], list[str]]:
-    """The attribute as finite Float32, with a note when values were filled in."""
+    """The attribute as finite Float32, with a note if values were filled in."""
     notes, name, missing = [], column.name, column.null_count()
     if missing and fill == "median" and missing < len(column):
         median: Any = column.median()
@@ -206,9 +206,9 @@ def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) 
 
 
 def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str) -> tuple[list[pl.Series], list[str]]:
-    """One 0/1 column per distinct word, in alphabetical order; `name:word` where the word is a column already.
+    """One 0/1 column per distinct word, in alphabetical order; `name:word` if the word already is a column's name.
 
-    Of more than `WORD_LIMIT` words those that the most items have are kept, which the second value then tells.
+    Above `WORD_LIMIT` words, those that the most items have are kept, and the second value is a note about it.
     """
     words = _words(column, name, where)
     counts = words.list.unique().explode().drop_nulls().alias("word").value_counts(name="items")
@@ -243,22 +243,22 @@ def _words(column: pl.Series, name: str, where: str) -> pl.Series:
 
 
 def _stripped(words: pl.Series, missing: Sequence[str] = ()) -> pl.Series:
-    """Lists of words without the white space around them, without empty ones, and without those that stand for none."""
+    """Lists of words, stripped of white space, without empty words and words for a missing value."""
     stripped = words.list.eval(pl.element().str.strip_chars())
     return stripped.list.eval(pl.element().filter(~pl.element().is_in(["", *missing])))
 
 
 def _mark(text: pl.Series) -> str:
-    """What stands between the words: the first mark that stands in a tenth of the texts that hold any, or a space."""
+    """The separator of words: the first mark in a tenth of the texts with any mark, or a space."""
     holding = {mark: text.str.contains(mark, literal=True).fill_null(False) for mark in (*MARKS, " ")}
     several = int(pl.DataFrame(holding).select(pl.any_horizontal(pl.all()).sum()).item())
     return next((mark for mark in MARKS if holding[mark].any() and holding[mark].sum() >= several / 10), " ")
 
 
 def varying(log: pl.LazyFrame, numbers: Sequence[str], texts: Sequence[str] = ()) -> dict[str, object]:
-    """Those columns of a log that do not belong to the item, each with an item on which it varies.
+    """The columns of a log that vary within an item, each with an example of such an item.
 
-    Values that are missing or infinite are overlooked, and differences below `NOISE` of the column's range.
+    Missing and infinite values are ignored, as are differences below `NOISE` of the column's range.
     """
     columns = [*numbers, *texts]
     if not columns:
@@ -282,16 +282,16 @@ def varying(log: pl.LazyFrame, numbers: Sequence[str], texts: Sequence[str] = ()
 def describing(
     log: pl.LazyFrame, columns: Collection[str], owner: str = "item_id", other: str = "user_id"
 ) -> list[str]:
-    """Those columns that describe the item (or the user): that none of them varies there is no chance (`DIFFERING`).
+    """The columns that describe the item (or the user): that they never vary within one is no chance (`DIFFERING`).
 
-    Only items tell that which several users had with a value. Where there are few, the column may as well be of a user
-    who changed it, or of a session: then it says who had the item, which is not to be known. Of users likewise.
+    Only items that several users had with a value are evidence. With few of them, the column may as well describe a
+    user or a session; as an attribute it would then reveal who had the item. Likewise for users.
 
     Args:
         log: has the columns `user_id` and `item_id`, too.
-        columns: those of texts or numbers that are the same in all rows of each `owner`.
-        owner: whom they may describe: `item_id` or `user_id`.
-        other: the other one of the two; owners count that have rows with several of these.
+        columns: of texts or numbers, constant within each `owner`.
+        owner: what they may describe: `item_id` or `user_id`.
+        other: the other one of the two; only owners whose rows have several of these are evidence.
     """
     one = pl.col(other).hash()
     log = log.with_columns(pl.when(pl.col(name).is_not_null()).then(one).alias(f"{name}\0one") for name in columns)
@@ -302,14 +302,14 @@ def describing(
     telling = []
     for name in columns:
         counts = found.filter(pl.col(f"{name}\0several")).group_by(name).len("\0owners")["\0owners"].to_numpy()
-        alike = (counts.astype(np.float64) ** 2).sum() / max(counts.sum(), 1)  # two values by chance, that is
+        alike = (counts.astype(np.float64) ** 2).sum() / max(counts.sum(), 1)  # chance that two random values are equal
         if counts.sum() - alike >= DIFFERING:
             telling.append(name)
     return telling
 
 
 def first_values(log: pl.LazyFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """One row per item, ordered by id: its first value in each column that is not missing."""
+    """One row per item, ordered by id: its first non-missing value in each column."""
     schema = log.collect_schema()
     known = {name: pl.col(name).fill_nan(None) if schema[name].is_float() else pl.col(name) for name in columns}
     firsts = log.group_by("item_id", maintain_order=True).agg(

@@ -1,6 +1,6 @@
-"""From a raw table to clean events: check every row, reject what cannot be used, sort, and split a wide log.
+"""From a raw table to clean events: checks every row, rejects unusable ones, sorts, and reports.
 
-Columns are worked on one at a time, and ids become int32 numbers early, so that a hundred million rows fit in a few
+Columns are processed one at a time, and ids become int32 numbers early, so that a hundred million rows fit in a few
 gigabytes.
 """
 
@@ -32,32 +32,32 @@ NO = {
     "reward": "reward not a number",
     "event": "no event word",
 }
-"""Why a row cannot be used where a value is missing."""
+"""The reason for rejecting a row with a missing value, by column."""
 LARGEST = 1e30
-"""Of a reward, so that batches of them can be summed in 32 bits."""
+"""Largest reward, so that sums over batches do not overflow 32 bits."""
 BY_CHANCE = 20
-"""Fewer neighbours than so many may stand in the order of their items by chance."""
+"""With fewer pairs of neighbouring events than this, they may be in the order of their items by chance."""
 FEW = 10
-"""Where one row in so many is rejected, or more, that is a warning."""
+"""A warning is given if at least one row in this many is rejected."""
 MANY = 2**22
-"""Events that are looked at for that, at most."""
+"""Most events that are checked for that order."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A raw log whose rows have been looked at; nothing is sorted yet, and only what cannot be used is in memory.
+    """A raw log whose rows have been checked; nothing is sorted yet, and only unusable rows are in memory.
 
     Attributes:
         log: the raw log.
-        kept: its rows that can be used.
-        values: how they are read: `user_id`, `item_id`, then where known `timestamp` (Int64, microseconds), `reward`,
+        kept: its usable rows.
+        values: expressions for `user_id`, `item_id`, then if known `timestamp` (Int64, microseconds), `reward`,
             `event`, context.
-        times: more of the times, where there are any.
-        attributes: the columns of the log that describe the item; `tags`: those of words that may.
-        table: the item table of a file of its own, if there is one.
-        bad: `ROW` and `reason` of the rows that cannot be used.
-        notes: what people should know; `left_out`: likewise, of columns.
-        warnings: what people must look at.
+        times: details of the times, if there are any.
+        attributes: the columns of the log that describe the item; `tags`: text columns that may become tags.
+        table: the separate item table, if there is one.
+        bad: `ROW` and `reason` of the unusable rows.
+        notes: for the user; `left_out`: likewise, about columns.
+        warnings: for the user, about likely mistakes.
     """
 
     log: RawLog
@@ -74,7 +74,7 @@ class Checked:
 
     @classmethod
     def of(cls, sources: Sequence[Source], items: Source | None, options: Options) -> "Checked":
-        """Look at every row.
+        """Check every row.
 
         Raises:
             DataError: a column is missing, more than half of the rows are rejected, or an attribute cannot be used.
@@ -96,20 +96,20 @@ class Checked:
 
     @property
     def compared(self) -> list[str]:
-        """The columns in which a row repeats another; none where repeats are no fault."""
+        """The columns that must be equal for a row to repeat another; empty if repeats are allowed."""
         if "time" not in self.log.columns or self.log.options.keep_duplicates:
             return []
         return self.told
 
     @property
     def told(self) -> list[str]:
-        """The columns of the log's files."""
+        """The columns that the log's folder names give."""
         return [name for name in self.log.names if name not in ROW_LABELS]
 
     def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
-        """The item table, and what people should know of it. `item_ids`: the items of the usable rows, sorted.
+        """The item table, and notes about it. `item_ids`: the items of the usable rows, sorted.
 
-        A table with nothing but titles and tags grows by the items that it lacks.
+        A table with only titles and tags is extended by the items that it lacks.
         """
         if self.table is not None:
             if _has_attributes(self.table):
@@ -130,13 +130,13 @@ class Checked:
     def tables(
         self, clean: pl.LazyFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame, kept: pl.DataFrame
     ) -> Tables:
-        """What comes out of the import.
+        """The result of the import.
 
         Args:
             clean: the log.
-            items: what `item_table` found.
+            items: the result of `item_table`.
             bad: all rejected rows, see `with_repeats`.
-            kept: the log as the tables hold it.
+            kept: the log for the tables.
 
         Raises:
             DataError: fewer than two users or items are left.
@@ -144,7 +144,7 @@ class Checked:
         log, ends = self.log, pl.col("^(user_id|item_id|timestamp)$")
         least, most = (clean.select(one).collect(engine="streaming").row(0) for one in (ends.min(), ends.max()))
         for what, low, high in zip(("user", "item"), least, most, strict=False):
-            if low == high:  # there is nothing to learn or to choose
+            if low == high:  # with one user or item there is nothing to learn
                 one = f"all events belong to one {what} ({low!r})"
                 raise DataError(f"{log.where}: {one}; at least two are needed")
         rejected = log.rejected(bad)
@@ -162,7 +162,7 @@ class Checked:
 
 
 def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:
-    """Read and clean one or more log files; RecBole's NAME.inter (or NAME.train.inter) brings NAME.item along.
+    """Read and clean one or more log files; RecBole's NAME.inter (or NAME.train.inter) includes NAME.item.
 
     Raises:
         DataError: a file cannot be read or used.
@@ -176,7 +176,8 @@ def import_files(files: Sequence[Path], items: Path | None = None, options: Opti
 def opened(
     files: Sequence[Path], items: Path | None, options: Options, spills: Sequence[Path | None] = ()
 ) -> tuple[list[Source], Source | None]:
-    """The logs and their item table, opened; see `open_source`. `spills`: of each log, where what is read goes.
+    """Open the logs and their item table; see `open_source`. `spills`: for each log, a file that its rows are spilled
+    to.
 
     Raises:
         DataError: a file cannot be read, or is the log of a service.
@@ -216,7 +217,7 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
 
 
 def _refuse_patterns(sources: Sequence[Source]) -> None:
-    """Raises a `DataError` where Polars would take a column's name for a pattern of several."""
+    """Raises a `DataError` for a column name that Polars would take for a pattern."""
     for source in sources:
         for name in source.names:
             if name == "*" or (name.startswith("^") and name.endswith("$")):
@@ -224,11 +225,11 @@ def _refuse_patterns(sources: Sequence[Source]) -> None:
 
 
 def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.Expr | None, Times | None]:
-    """How the rows are read.
+    """How the columns are read.
 
     Returns:
-        Expressions for `user_id`, `item_id`, `timestamp` (Int64, microseconds), `reward`, `event`, null where a row
-        cannot be used; for the ids of the item table, so that both tables' ids are of one type; and more of the times.
+        Expressions for `user_id`, `item_id`, `timestamp` (Int64, microseconds), `reward`, `event`, null in unusable
+        rows; one for the ids of the item table, so that both tables' ids have the same type; and details of the times.
     """
     columns, missing, times = log.columns, log.options.missing, None
     pairs = [(log.raw, columns["item"])]
@@ -248,13 +249,13 @@ def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.E
 
 
 def _reward(log: RawLog) -> pl.Expr:
-    """The number in the column of rewards."""
+    """The number in the reward column."""
     return as_reward(log.columns["reward"], log.raw.collect_schema())
 
 
 def _item_columns(items: Source, options: Options) -> dict[str, str]:
     names = items.names
-    # The item table may call its columns otherwise than the log does.
+    # The item table may have other column names than the log.
     given = {role: name for role, name in options.given.items() if name in names}
     return recognise(names, ("item", "titles"), ("item",), given, str(items.path), ITEM_TABLE_ALIASES)
 
@@ -262,7 +263,7 @@ def _item_columns(items: Source, options: Options) -> dict[str, str]:
 def _given_table(
     items: Source, ids: pl.Expr | None, options: Options, warnings: list[str]
 ) -> tuple[pl.DataFrame, list[str]]:
-    """The item table of a file: distinct items, in the file's order. `warnings` grows by what people must look at."""
+    """The item table of a file: distinct items, in the file's order. Adds to `warnings`."""
     where, columns, notes = str(items.path), _item_columns(items, options), list(items.notes)
     rest = pl.all().exclude(columns["item"], "item_id")
     raw = items.frame.select(ids.alias("item_id"), rest).collect()  # type: ignore[union-attr]
@@ -298,12 +299,12 @@ def _given_table(
 
 
 def _has_attributes(table: pl.DataFrame) -> bool:
-    """Whether an item table has more than titles and tags, which an item may lack."""
+    """Whether an item table has more than titles and tags, so that items cannot be added without values."""
     return any(kind == pl.Float32 for kind in table.dtypes[2:])
 
 
 def _faults(log: RawLog, values: dict[str, pl.Expr], table: pl.DataFrame | None) -> list[tuple[pl.Expr, str]]:
-    """Each test that a row of the raw log may fail, so that it cannot be used, with the reason."""
+    """The tests that make a row of the raw log unusable, each with its reason."""
     tests = [(pl.col(mark).is_not_null(), reason) for mark, reason in log.misfits.items()]
     for name, value in values.items():
         if name == "reward":
@@ -317,7 +318,7 @@ def _faults(log: RawLog, values: dict[str, pl.Expr], table: pl.DataFrame | None)
 
 
 def _reason(faults: list[tuple[pl.Expr, str]], times: Times | None) -> pl.Expr:
-    """The first reason that applies; of a time that cannot be read, the closer one where there is one."""
+    """The first reason that applies; for an unreadable time, the more specific one if there is one."""
     tests: list[tuple[pl.Expr, str]] = []
     for test, reason in faults:
         if times and reason == NO["timestamp"]:
@@ -327,7 +328,7 @@ def _reason(faults: list[tuple[pl.Expr, str]], times: Times | None) -> pl.Expr:
 
 
 def _without_repeats(checked: Checked, events: Events, order: Order) -> tuple[Order, pl.DataFrame]:
-    """The order without rows that repeat an earlier one, and the rejected rows with them."""
+    """The order without rows that repeat an earlier one, and all rejected rows."""
     suspects = events.alike(order)
     if not len(suspects):
         return order, checked.bad
@@ -339,7 +340,7 @@ def _without_repeats(checked: Checked, events: Events, order: Order) -> tuple[Or
 
 
 def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
-    """The rejected rows, and those that repeat an earlier one (`ROW`) with them.
+    """The rejected rows, including those that repeat an earlier one (`ROW`).
 
     Raises:
         DataError: they are more than half of the log.
@@ -351,7 +352,7 @@ def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
 
 
 def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]:
-    """What to say of that which puts events in order; `last`: the last time, where there are any."""
+    """Warnings about the order of events; `last`: the last time, if there are times."""
     times, where = checked.times, checked.log.where
     if times and times.guessed and last.timestamp() < EARLIEST:
         yield (
@@ -361,9 +362,9 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]
     if _by_item(clean.head(MANY)):
         rows, finer = ("rows of one time", "finer times") if times else ("rows", "times")
         yield (
-            f"{where}: a user's {rows} stand in the order of the item ids, so that what comes next is of the file's "
-            "making, and so is most of what is learned and judged by it; shuffle the rows before the import, or name a "
-            f"column with {finer} (data import --time)"
+            f"{where}: a user's {rows} stand in the order of the item ids, so the next item follows from the file's "
+            "order, and that is most of what a model would learn and be judged by; shuffle the rows before the import, "
+            f"or name a column with {finer} (data import --time)"
         )
     elif not times and checked.log.options.time is None:
         yield (
@@ -373,8 +374,8 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]
 
 
 def _of_future(checked: Checked, bad: pl.DataFrame, last: datetime) -> Iterator[str]:
-    """What to say of rows that are to come; `last`: the last time."""
-    tomorrow = datetime.now(UTC) + timedelta(days=1)  # clocks and zones differ
+    """Warnings about rows in the future; `last`: the last time."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)  # allows for clocks and time zones
     if last <= tomorrow:
         return
     coming = checked.kept.filter(checked.values["timestamp"] > int(tomorrow.timestamp() * 10**6)).select(ROW)
@@ -384,13 +385,13 @@ def _of_future(checked: Checked, bad: pl.DataFrame, last: datetime) -> Iterator[
     lines = some((f"line {line}{file}" for line, file in zip(first["line"], files, strict=True)), len(late))
     yield (
         f"{checked.log.where}: {counted(len(late), 'row')} more than a day in the future, up to {last:%Y-%m-%d %H:%M} "
-        f"({lines}): what goes by recent events goes by them; correct or delete them and import again, or say what the "
-        "times are with --time-format"
+        f"({lines}): splits and models that depend on the latest events would depend on these; correct or delete them "
+        "and import again, or say what the times are with --time-format"
     )
 
 
 def _by_item(log: pl.LazyFrame) -> bool:
-    """Whether the item ids alone put most of users' events in order, as in tables that were sorted."""
+    """Whether most users' events are ordered by item id alone, as in sorted tables."""
     same = {name: pl.col(name) == pl.col(name).shift() for name in log.collect_schema().names()}
     tied = same["user_id"] & same.get("timestamp", True)
     other, back = tied & ~same["item_id"], pl.col("item_id") < pl.col("item_id").shift()
@@ -400,7 +401,7 @@ def _by_item(log: pl.LazyFrame) -> bool:
 
 
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
-    """What to say of words that stand for a missing id."""
+    """Notes on rows rejected for words that stand for a missing id."""
     for role, reason in (("user", "no user"), ("item", "no item")):
         column = rejected.filter(reason=reason)[log.shown(log.columns[role])]
         if column.dtype == pl.String:
@@ -411,7 +412,7 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
 
 
 def _equal_rows(checked: Checked) -> Iterator[str]:
-    """What to say of equal rows where no time tells repeats from copies, so that they are kept."""
+    """Notes on equal rows, which are kept because without times repeats and copies look alike."""
     log = checked.log
     if "time" in log.columns or log.options.keep_duplicates:
         return
@@ -424,7 +425,7 @@ def _equal_rows(checked: Checked) -> Iterator[str]:
 
 
 def _lost_files(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
-    """What to say of files of which no row can be used."""
+    """Notes on files without any usable row."""
     if not log.several or not len(rejected):
         return
     rows = dict(log.raw.group_by(FILE).len().collect(engine="streaming").iter_rows())
@@ -435,7 +436,7 @@ def _lost_files(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
 
 
 def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
-    """Raises a `DataError` where more than half of the rows are rejected."""
+    """Raises a `DataError` if more than half of the rows are rejected."""
     if 2 * len(bad) <= log.rows:
         return
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)

@@ -1,4 +1,4 @@
-"""Which column plays which role: given by the user, or recognised by its name."""
+"""The role of each column: given by the user, or recognised by its name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -31,23 +31,23 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "song_title", "artist_name", "product_name", "product_title", "titles", "headline",
     ),
 }  # fmt: skip
-"""Names that are recognised, first match first; case, spaces, dots, dashes and underscores do not count."""
+"""Recognised names, best match first; case, spaces, dots, dashes and underscores are ignored."""
 
 ITEM_TABLE_ALIASES = {**ALIASES, "item": (*ALIASES["item"], "id")}
-"""In an item table a bare `id` is the item; in a log it is more likely the number of the event."""
+"""In an item table a bare `id` is the item; in a log it more likely numbers the events."""
 
 TEXT = pl.String | pl.Categorical | pl.Enum
 """The types of columns that hold text."""
 
 FIRST = 1000
-"""Rows of a table that are looked at before all are."""
+"""Rows that are checked first, before the whole table."""
 
 ROW_LABELS = ("", "Unnamed: 0", "__index_level_0__")
-"""What pandas calls the row number that it writes into a file; it is no part of an event."""
+"""Names of the row number that pandas writes into files; it says nothing about an event."""
 
 
 def aliased(columns: Mapping[str, pl.Expr]) -> list[pl.Expr]:
-    """The columns by their names, where keywords would not do: a column of a file may be called `self`."""
+    """The columns under their names; keyword arguments would fail for a column called `self`."""
     return [column.alias(name) for name, column in columns.items()]
 
 
@@ -60,18 +60,18 @@ def recognise(
     aliases: Mapping[str, Sequence[str]] = ALIASES,
     hint: str = "",
 ) -> dict[str, str]:
-    """The column for each role that has one.
+    """The column of each role, for roles that have one.
 
     Args:
-        roles: what to look for (keys of `ALIASES`).
-        required: roles without which the table is of no use.
-        given: the user's own choice for a role; None leaves it to the names, "" means that none has it.
+        roles: the roles to look for (keys of `ALIASES`).
+        required: roles that the table must have.
+        given: the user's choice for a role; None: recognised by name; "": no column.
         where: the file, for messages.
-        aliases: the names that are recognised for each role.
-        hint: what else to say where a required role has no column.
+        aliases: the recognised names of each role.
+        hint: added to the message if a required role has no column.
 
     Raises:
-        DataError: a given column is not there, a required role has none, or one column would play two roles.
+        DataError: a given column does not exist, a required role has none, or one column would have two roles.
     """
     found: dict[str, str] = {}
     for role in roles:
@@ -97,7 +97,7 @@ def recognise(
 
 
 def exact(columns: Sequence[str], wanted: str, option: str, where: str) -> str:
-    """The column that the user named: as written, or but for case and punctuation where that is unambiguous."""
+    """The column that the user named: as written, or ignoring case and punctuation if that is unambiguous."""
     if wanted in columns:
         return wanted
     alike = [column for column in columns if _plain(column) == _plain(wanted)]
@@ -107,7 +107,7 @@ def exact(columns: Sequence[str], wanted: str, option: str, where: str) -> str:
 
 
 def is_known_name(name: str) -> bool:
-    """Whether a column's name is one that is recognised for one of the roles."""
+    """Whether a column's name is recognised for one of the roles."""
     return any(_plain(name) == _plain(alias) for aliases in ALIASES.values() for alias in aliases)
 
 
@@ -121,13 +121,13 @@ def _plain(name: str) -> str:
 
 
 def numeric(frame: pl.LazyFrame, columns: Sequence[str]) -> dict[str, pl.Expr]:
-    """Those of the columns that hold numbers only, as Float64 expressions; blank, null and NaN become null."""
-    schema = frame.collect_schema()  # once: of thousands of columns it takes a while
+    """The columns that hold only numbers, as Float64 expressions; blank, null and NaN become null."""
+    schema = frame.collect_schema()  # once, because it takes a while with thousands of columns
     numbers = {name: as_number(name, schema) for name in columns if _may_be_number(name, schema)}
     texts = [name for name in numbers if isinstance(schema[name], TEXT)]
     all_fit = {name: (_blank(name) | numbers[name].is_not_null()).all().alias(name) for name in texts}
     fits = frame.head(FIRST).select(all_fit.values()).collect().row(0, named=True) if texts else {}
-    texts = [name for name in texts if fits[name]]  # most words show in the first rows that they are none
+    texts = [name for name in texts if fits[name]]  # most text columns are ruled out by the first rows
     if texts:
         found = (all_fit[name] & numbers[name].is_not_null().any() for name in texts)
         fits |= frame.select(found).collect(engine="streaming").row(0, named=True)
@@ -143,7 +143,7 @@ def as_number(column: str, schema: Mapping[str, Any]) -> pl.Expr:
 
 
 def as_reward(column: str, schema: Mapping[str, Any]) -> pl.Expr:
-    """The same of a reward, which may be the word true or false, too."""
+    """A reward column as Float64; the words true and false are accepted, too."""
     number = as_number(column, schema)
     if not isinstance(schema[column], TEXT):
         return number

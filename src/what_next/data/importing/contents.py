@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes and not by its name; and its bytes without their packing."""
+"""The format of a file by its first bytes instead of its name; and its decompressed bytes."""
 
 import bz2
 import codecs
@@ -15,16 +15,16 @@ import polars as pl
 from what_next.errors import DataError, some, without_secrets
 
 HEAD = 1 << 20
-"""Bytes that are looked at before a file is read."""
+"""Bytes that are inspected before a file is read."""
 LINES = 50
-"""Lines that are looked at of a file whose bytes only Polars can unpack."""
+"""Lines that are inspected of a file that only Polars can decompress."""
 
 GZIP, ZSTD, BZ2, XZ, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PK\3\4"
 PARQUET, ARROW = b"PAR1", b"ARROW1"
 ARROW_STREAM = b"\xff\xff\xff\xff"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 STREAMED = (GZIP, BZ2, XZ, ZIP)
-"""Packings that Python undoes piece by piece."""
+"""Compressions that Python can stream."""
 WINDOWS = "cp1252"
 
 FOREIGN = {
@@ -43,22 +43,22 @@ FOREIGN = {
     b"<html": ("an HTML page, perhaps in place of a download that failed", "download the data again"),
     b"<?xml": ("an XML file", "write it as CSV, JSON lines or Parquet"),
 }
-"""What is not read: how it starts, what it is, and what to do."""
+"""Unsupported formats: first bytes, name, and advice."""
 TAR = 257
-"""Where a tar archive has its mark, `ustar`."""
+"""Offset of the mark `ustar` in a tar archive."""
 
 
 def data_file(path: Path) -> Path:
-    """The path, where a file with something in it lies there.
+    """The path, after a check that it is a regular file with content.
 
     Raises:
-        DataError: nothing is there, a folder, something that is no file, or an empty file.
+        DataError: it does not exist, is a folder or no regular file, or is empty.
     """
     if path.is_dir():
         files = [one.name for one in sorted(path.iterdir()) if one.is_file()]
         holds = f"it holds {some(files)}" if files else "it holds no files"
         raise DataError(f"{path}: is a folder; give the path of a data file ({holds})")
-    if url := re.search(r"(?:^|/)(\w\w+):/(.*)", str(path)):  # of whose slashes a path keeps one
+    if url := re.search(r"(?:^|/)(\w\w+):/(.*)", str(path)):  # a path keeps only one slash of ://
         told = without_secrets(f"{url[1]}://{url[2]}")
         raise DataError(f"{told}: is a URL, which what-next data import alone reads; import it, and name what it wrote")
     if str(path) == "-":
@@ -76,21 +76,21 @@ def data_file(path: Path) -> Path:
 
 
 def magic(path: Path) -> bytes:
-    """The first bytes of a file as it lies on the disk."""
+    """The first bytes of a file as stored."""
     with path.open("rb") as file:
         return file.read(TAR + 5)
 
 
 def for_polars(path: Path) -> Path | bytes:
-    """A text file for Polars, which reads it from its path as it is, or with gzip or Zstandard; of others the bytes."""
+    """A text file for Polars: the path if it is plain, gzip or Zstandard; otherwise its bytes."""
     return content_of(path) if magic(path).startswith((BZ2, XZ, ZIP, *UTF_16)) else path
 
 
 def unpacked(path: Path) -> io.BufferedIOBase:
-    """The bytes of a file without their packing: gzip, bzip2, xz, Zstandard, or a zip archive of one file.
+    """The decompressed bytes of a file: gzip, bzip2, xz, Zstandard, or a zip archive with one file.
 
     Raises:
-        DataError: the archive holds more than one file, or a workbook.
+        DataError: the archive has several files, or is a workbook.
     """
     start = magic(path)
     if start.startswith(GZIP):
@@ -107,13 +107,13 @@ def unpacked(path: Path) -> io.BufferedIOBase:
 
 
 def content_of(path: Path) -> bytes:
-    """All bytes of a file without their packing, see `unpacked`."""
+    """All decompressed bytes of a file, see `unpacked`."""
     with unpacked(path) as file:
         return file.read()
 
 
 def head(path: Path) -> bytes:
-    """The first bytes of the content, with whole lines at its end where there are several."""
+    """The first bytes of the content, cut at a line end if there are several lines."""
     if magic(path).startswith(ZSTD):
         return _lines(path, LINES)
     with unpacked(path) as file:
@@ -122,28 +122,28 @@ def head(path: Path) -> bytes:
 
 
 def decoded(content: bytes) -> str:
-    """Text in its encoding, with a mark where bytes are no letters of it."""
+    """Text in its encoding, with a mark for invalid bytes."""
     encoding = encoding_of(content)
     return from_windows(content) if encoding == WINDOWS else content.decode(encoding, errors="replace")
 
 
 def from_windows(content: bytes) -> str:
-    """Text in Windows-1252; a mark of UTF-8 that stands before it all the same is no part of the first name."""
+    """Text in Windows-1252; a UTF-8 byte-order mark is removed, so that it does not become part of the first name."""
     return content.removeprefix(codecs.BOM_UTF8).decode(WINDOWS, errors="replace")
 
 
 def encoding_of(content: bytes) -> str:
-    """UTF-16 by its mark, UTF-8, or else Windows-1252, as spreadsheets write text."""
+    """UTF-16 by its byte-order mark, UTF-8, or else Windows-1252, as spreadsheets write text."""
     if content.startswith(UTF_16):
         return "utf-16"
     return "utf-8-sig" if is_mostly_utf_8(io.BytesIO(content)) else WINDOWS
 
 
 def is_mostly_utf_8(file: io.BufferedIOBase) -> bool:
-    """Whether text is UTF-8, though up to half of its lines with letters beyond ASCII may not be.
+    """Whether text is UTF-8, although up to half of its lines with non-ASCII characters may be invalid.
 
-    Lines are counted: in other encodings single letters may look like UTF-8 (É® of Windows-1252), and whole lines
-    hardly ever do.
+    Lines are counted, because in other encodings single characters may look like UTF-8 (É® in Windows-1252), but whole
+    lines hardly ever do.
     """
     balance = 0
     for block in file:
@@ -154,8 +154,8 @@ def is_mostly_utf_8(file: io.BufferedIOBase) -> bool:
 
 
 def _lines(path: Path, most: int | None) -> bytes:
-    """The lines of a file that Polars unpacks, each closed by a line break."""
-    # Python reads Zstandard itself from 3.14 on.
+    """The first lines of a file that Polars decompresses, each with a line break at its end."""
+    # Python itself reads Zstandard only from 3.14 on.
     try:
         lines = pl.scan_lines(path, n_rows=most, glob=False).collect().to_series()
     except pl.exceptions.ComputeError as error:
@@ -168,7 +168,7 @@ def _lines(path: Path, most: int | None) -> bytes:
 def _only_member(path: Path) -> io.BufferedIOBase:
     try:
         archive = zipfile.ZipFile(path)
-        # What a Mac puts beside each file is of no use elsewhere.
+        # macOS adds a folder of metadata files.
         names = [one for one in archive.namelist() if not one.endswith("/") and not one.startswith("__MACOSX/")]
         if "[Content_Types].xml" in names:
             raise DataError(f"{path}: is an Excel workbook or the like, not a text file; save the sheet as CSV")
@@ -180,7 +180,7 @@ def _only_member(path: Path) -> io.BufferedIOBase:
 
 
 def refuse_foreign(path: Path, start: bytes) -> None:
-    """Raises a `DataError` that says what a file is, where its first bytes, unpacked, are of no table that is read."""
+    """Raises a `DataError` that names a file's format if its decompressed first bytes are of an unsupported one."""
     lower = start.lstrip()[:16].lower()
     kind = next((about for mark, about in FOREIGN.items() if start.startswith(mark) or lower.startswith(mark)), None)
     if start[TAR : TAR + 5] == b"ustar":

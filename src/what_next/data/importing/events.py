@@ -1,4 +1,4 @@
-"""Clean events as arrays: ids turned into int32 numbers, sorted by user and time, duplicates found."""
+"""Clean events as arrays: ids as int32 numbers, sorted by user and time, with duplicates found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from what_next.data.importing.ids import positions
 from what_next.data.importing.raw_log import ROW
 
 Order = Shaped[np.ndarray, "_"] | slice
-"""Which events are taken, in which order; `slice(None)` where all are in order already."""
+"""The indices of the events to take, in order; `slice(None)` if all are in order already."""
 
 
 @dataclass(eq=False)
@@ -21,9 +21,9 @@ class Events:
 
     Attributes:
         user_ids: the distinct users, sorted; likewise `item_ids`.
-        users: for each event, the place of its user in `user_ids`; likewise `items`.
-        values: `timestamp` (Int64, microseconds), `reward` and context columns (Float32), `event` (Enum), where there
-            are any.
+        users: for each event, the index of its user in `user_ids`; likewise `items`.
+        values: `timestamp` (Int64, microseconds), `reward` and context columns (Float32), `event` (Enum), if there are
+            any.
     """
 
     user_ids: pl.Series
@@ -34,13 +34,13 @@ class Events:
 
     @classmethod
     def collect(cls, log: pl.LazyFrame, values: Sequence[str]) -> "Events":
-        """Read the log one column at a time, so that only one column of ids is in memory at once."""
+        """Read the log one column at a time, so that at most one column of ids is in memory."""
         user_ids, users = _numbered(_column(log, "user_id"))
         item_ids, items = _numbered(_column(log, "item_id"))
         return cls(user_ids, item_ids, users, items, {name: _value(log, name) for name in values})
 
     def order(self) -> Order:
-        """By user, then by time where there is one; ties stay in file order."""
+        """By user, then by time if there is one; ties stay in file order."""
         time = self.values["timestamp"].to_numpy() if "timestamp" in self.values else None
         packed = self.users if time is None else _packed(self.users, time)
         keys = {"user": self.users, "time": time} if packed is None else {"packed": packed}
@@ -49,7 +49,7 @@ class Events:
         return pl.DataFrame(keys).select(pl.arg_sort_by(*keys, maintain_order=True)).to_series().to_numpy()
 
     def alike(self, order: Order) -> Int64[np.ndarray, "some"]:
-        """Rows with the user and time of another one and all else alike, too, as places in file order."""
+        """Rows that equal another row in user, time and everything else, as indices in file order."""
         users, times = self.users[order], self.values["timestamp"].to_numpy()[order]
         same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
         if not same.any():
@@ -79,13 +79,13 @@ def _column(log: pl.LazyFrame, name: str) -> pl.Series:
 
 
 def _value(log: pl.LazyFrame, name: str) -> pl.Series:
-    """A column; words become an Enum, whose categories are in the order of code points."""
+    """A column; words become an Enum, with categories sorted by code point."""
     column = _column(log, name)
     return column.cast(pl.Enum(column.unique().sort())) if column.dtype == pl.String else column
 
 
 def _numbered(column: pl.Series) -> tuple[pl.Series, Int32[np.ndarray, "events"]]:
-    """The distinct values, sorted (numbers by size, text by code point), and each value's place among them."""
+    """The distinct values, sorted (numbers by size, text by code point), and the index of each value among them."""
     distinct = column.unique().sort()
     return distinct, positions(column, distinct)
 
@@ -93,7 +93,7 @@ def _numbered(column: pl.Series) -> tuple[pl.Series, Int32[np.ndarray, "events"]
 def _packed(
     users: Int32[np.ndarray, "events"], time: Int64[np.ndarray, "events"]
 ) -> Int64[np.ndarray, "events"] | None:
-    """User and time in one sortable number, which sorts twice as fast as two; None where they do not fit."""
+    """User and time packed into one integer, which sorts twice as fast as two; None if they do not fit."""
     if not len(time):
         return time
     start = int(time.min())
@@ -108,28 +108,28 @@ def _packed(
 
 
 def repeated(raw: pl.LazyFrame, suspects: pl.Series, compared: Sequence[str]) -> pl.Series:
-    """Those of some rows (`ROW`) that repeat an earlier one in every compared column.
+    """The rows among `suspects` (`ROW`) that repeat an earlier one in every compared column.
 
-    Equal rows are alike once they are clean (`Events.alike`), so only such need to be looked at.
+    Equal raw rows stay equal when cleaned (`Events.alike`), so only rows that are equal then are suspects.
     """
     lists = [name for name, kind in raw.collect_schema().items() if isinstance(kind, pl.List)]
-    as_text = pl.col(lists).cast(pl.List(pl.String)).list.join("\0")  # lists cannot be compared
+    as_text = pl.col(lists).cast(pl.List(pl.String)).list.join("\0")  # Polars cannot compare lists
     near = raw.filter(pl.col(ROW).is_in(pl.lit(suspects).implode())).with_columns(as_text)
     found = near.select(ROW, pl.struct(compared).alias("row")).collect(engine="streaming").sort(ROW)
     return found.filter(~pl.col("row").is_first_distinct())[ROW]
 
 
 def sessions(log: pl.DataFrame, gap: timedelta) -> pl.Series:
-    """For events of a sorted log, the number of the session within its user, from 1."""
+    """For each event of a sorted log, the number of its session within the user, from 1."""
     pause = pl.col("timestamp").diff().over("user_id") > gap
     return log.select(pause.fill_null(False).cum_sum().over("user_id") + 1).to_series()
 
 
 def in_sessions(log: pl.DataFrame, gap: timedelta, width: int | None = None) -> pl.DataFrame:
-    """A sorted log in which each session is a user; a pause of a user longer than `gap` starts a new session.
+    """A sorted log with each session as a user; a pause of a user longer than `gap` starts a new session.
 
-    The users are `user:1`, `user:2`, ..., with zeros in front where there are ten or more, so that text sorts right.
-    `width`: digits of the largest number, where the log is a part.
+    The users are `user:1`, `user:2`, ..., zero-padded if there are ten or more, so that they sort as text.
+    `width`: digits of the largest number, if the log is only a part.
     """
     ordinal = sessions(log, gap).cast(pl.String)
     width = width or int(ordinal.str.len_bytes().to_numpy().max())

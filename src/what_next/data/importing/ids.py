@@ -1,4 +1,4 @@
-"""External ids: whole numbers stay whole numbers, everything else is text; and ids turned into positions."""
+"""External ids: integers stay integers, everything else is text; and the conversion of ids to indices."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,18 +11,18 @@ from what_next.data.importing.columns import TEXT
 from what_next.errors import CatalogueError, DataError
 
 CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that reads back as it was written; `007` is not such a number, and stays text."""
+"""Integers that are written back unchanged; `007` is not, so it stays text."""
 
 WHOLE = r"^(0|-?[1-9][0-9]{0,17})(\.0)?$"
-"""A whole number, or one as pandas writes it into a column with gaps: `12.0`."""
+"""An integer, or one as pandas writes it in a column with gaps: `12.0`."""
 
 MISSING = (
     "nan", "NaN", "NAN", "null", "Null", "NULL", "none", "None", "NONE", "NA", "N/A", "n/a", "<NA>", "\\N", "undefined",
 )  # fmt: skip
-"""Words that programs write where there is no value; as an id they are none."""
+"""Words that programs write for a missing value; they are not ids."""
 
 EXACT = 2.0**53
-"""The last whole number before floats skip some."""
+"""Up to here floats represent every integer."""
 
 LOOKUP_TABLE_LIMIT = 1 << 28
 """Largest span of integer ids that gets a direct lookup table (1 GiB of int32)."""
@@ -33,16 +33,16 @@ def as_ids(
 ) -> list[pl.Expr]:
     """Expressions that read one kind of id (users, or items) from one or more columns.
 
-    All columns become Int64 if every one of them holds whole numbers only, else all become String, so that the ids of
-    a log and of its item table can be compared. Blank text, null, NaN and the words for no value become null.
+    All columns become Int64 if every one of them holds only integers, otherwise all become String, so that the ids of a
+    log and of its item table can be compared. Blank text, null, NaN and words for a missing value become null.
 
     Args:
         pairs: each frame with the name of its id column.
-        missing: words that are no id.
+        missing: words for a missing id.
         where: the file, for messages.
 
     Raises:
-        DataError: a column holds lists, or the like.
+        DataError: a column holds lists or another unsupported type.
     """
     for frame, column in pairs:
         kind = frame.collect_schema()[column]
@@ -93,21 +93,21 @@ def _text(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> pl.Expr:
 
 
 def as_text(one: object) -> str:
-    """An id that somebody gives, as it is compared; a float that is whole stands for the number that was imported."""
+    """A given id as text for comparisons; a float without a fraction becomes the integer that was imported."""
     return str(int(one)) if isinstance(one, float | np.floating) and one.is_integer() else str(one)
 
 
 def several(ids: Any) -> list[str]:
-    """Ids that somebody gives (a list, a series, an array), as texts.
+    """Given ids (a list, a series, an array) as texts.
 
     Raises:
-        CatalogueError: it is one id alone; or a frame, a mapping, or a list of lists, whose columns, keys or parts are
-            no ids.
+        CatalogueError: it is a single id; or a frame, a mapping, or a nested list, whose columns, keys or parts are not
+            ids.
     """
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
         raise CatalogueError(f"{ids!r:.200} is found where several ids are expected; give a list of item ids")
     if getattr(ids, "ndim", 0) == 1 and hasattr(ids, "tolist"):
-        ids = ids.tolist()  # of a tensor, too, whose elements are tensors
+        ids = ids.tolist()  # also for a tensor, whose elements are tensors
     flat = not isinstance(ids, Mapping) and getattr(ids, "ndim", 1) == 1
     found = list(ids) if flat else []
     if not flat or any(isinstance(one, Iterable) and not isinstance(one, str | bytes) for one in found):
@@ -119,9 +119,9 @@ def several(ids: Any) -> list[str]:
 
 
 def positions(values: pl.Series, ids: pl.Series) -> Int32[np.ndarray, "events"]:
-    """Where each value stands in `ids` (distinct, same type, any order); -1 where it does not.
+    """The index of each value in `ids` (distinct, same type, any order); -1 if it is not there.
 
-    Integer ids within a moderate span are looked up in a table, others by hash.
+    Integer ids within a moderate span use a lookup table, others a hash table.
     """
     if ids.dtype == pl.String:
         return values.cast(pl.Enum(ids), strict=False).to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
@@ -136,5 +136,5 @@ def positions(values: pl.Series, ids: pl.Series) -> Int32[np.ndarray, "events"]:
     table = np.full(high - low + 2, -1, np.int32)
     table[keys - low] = np.arange(len(keys), dtype=np.int32)
     inside = (wanted >= low) & (wanted <= high)
-    # Values outside the span point at the last cell, which no id owns.
+    # Values outside the span use the last cell, which holds -1.
     return table[np.where(inside, wanted - low, high - low + 1)]

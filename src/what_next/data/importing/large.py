@@ -1,7 +1,7 @@
-"""Logs beyond memory: rows are dealt out to parts by ranges of users, and each part is sorted as a log in memory is.
+"""Imports logs larger than memory: rows are partitioned by ranges of users, and each part is sorted in memory.
 
-Parts, one after the other, are the sorted log, so that the result is that of `clean`. Every stage leaves a file or a
-folder, under its name only once it is whole, in a folder beside the target, where an interrupted import goes on.
+The parts in order are the sorted log, with the same result as `clean`. Every stage writes a file or a folder, which
+gets its name once it is complete, in a folder beside the target, so that an interrupted import can continue.
 """
 
 import json
@@ -32,20 +32,20 @@ from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SaveError, WhatNextError, disk_full
 
 CELL, TEXT, PACKING = 24, 8, 5
-"""Memory that a log takes in `clean`: bytes for each value of a Parquet file, for each byte of a text, and how many
-bytes of text are in one that is packed."""
+"""Memory of a log in `clean`: bytes for each value of a Parquet file, bytes for each byte of text, and the assumed
+compression ratio of text."""
 SORTED = 160
-"""Bytes of memory that a row takes while its part is sorted; a part may take half of the memory."""
+"""Bytes of memory per row while its part is sorted; a part may take half of the memory."""
 MOST_PARTS = 1000
 ABOUT = "about.json"
-"""Says in the folder of an import what it is of. Without it, nobody goes on there."""
+"""The file in an import's folder that describes the import. Without it, the folder is not continued."""
 
 
 def memory_of(text: str | None) -> int:
-    """Bytes that an import may take: as given, such as 4GiB; without it, half of the memory that is free.
+    """Bytes that an import may take: the given size, such as 4GiB, or by default half of the free memory.
 
     Raises:
-        DataError: it is no size, or below 64 MiB.
+        DataError: it is not a size, or is below 64 MiB.
     """
     if text is None:
         return _free() // 2
@@ -59,20 +59,20 @@ def memory_of(text: str | None) -> int:
 
 
 def _free() -> int:
-    """Bytes of memory that a process could take now: of the machine, and of its container."""
+    """Bytes of memory that a process could take now, within the machine and its container."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not on Linux: half of what there is
+    except (OSError, StopIteration):  # not on Linux: half of the total memory
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     try:
         return min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit
+    except (OSError, ValueError):  # no container, or no limit
         return free
 
 
 def needed(files: Sequence[Path]) -> int:
-    """About how much memory an import of some logs takes in memory, in bytes."""
+    """Approximate memory in bytes for an import of some logs in memory."""
     return sum(_needed(path) for path in map(data_file, files))
 
 
@@ -85,7 +85,7 @@ def _needed(path: Path) -> int:
         rows = frame.select(pl.len()).collect(engine="streaming").item()
         return max(size, int(rows) * CELL * len(frame.collect_schema()))
     except pl.exceptions.PolarsError:
-        return size  # damaged, as the import then says
+        return size  # a damaged file, which the import reports
 
 
 def import_large(
@@ -97,18 +97,18 @@ def import_large(
     memory: int,
     stages: Stages = SILENT,
 ) -> tuple[Tables, list[Path]]:
-    """Read, clean and write one or more log files within about so many bytes of memory.
+    """Read, clean and write one or more log files within about `memory` bytes.
 
-    What grows with the log there: the rejected rows, the distinct users and items, and the item table. Interrupted, the
-    same call goes on where it was.
+    Memory still grows with the rejected rows, the distinct users and items, and the item table. After an interruption,
+    the same call continues.
 
     Returns:
-        What came of it, with no row in the log; and the files as `save` writes them, but that `NAME.parquet` is a
-        folder of parts in order, and `NAME.events` the same as arrays.
+        The result without the log's rows; and the files as `save` writes them, except that `NAME.parquet` is a folder
+        of ordered parts, and `NAME.events` holds the same as arrays.
 
     Raises:
         DataError: a file cannot be read or used.
-        SaveError: the disk is full, say, or another import writes there; what stood there before is intact.
+        SaveError: for example the disk is full, or another import writes there; existing files stay intact.
     """
     options = options or Options()
     check_paths([beside(to, "items"), *([] if to.is_dir() else [to])])
@@ -123,14 +123,14 @@ def import_large(
 
 @dataclass(frozen=True)
 class _Import:
-    """The stages of one import; each finds in `scratch` what an earlier run of it left."""
+    """The stages of one import; each uses what an earlier run left in `scratch`."""
 
     scratch: Path
     memory: int
     stages: Stages
 
     def run(self, files: Sequence[Path], to: Path, items: Path | None, options: Options) -> tuple[Tables, list[Path]]:
-        """All of them; see `import_large`."""
+        """Run all stages; see `import_large`."""
         done = self.stages.begin("reading", 1)
         spills = [self.scratch / f"raw-{number}.parquet" for number in range(len(files))]
         sources, item_source = opened(files, items, options, spills)
@@ -158,7 +158,7 @@ class _Import:
         return tables, _publish(tables, to, footer, folders, self.scratch / ABOUT)
 
     def _deal(self, checked: Checked, rows: pl.LazyFrame, users: pl.DataFrame) -> int:
-        """Rows to parts, by ranges of users with about as many events each; how many parts there are."""
+        """Partition the rows by ranges of users with about equally many events; returns the number of parts."""
 
         def ranges() -> pl.LazyFrame:
             until = users["len"].cast(pl.Int64).cum_sum().to_numpy()
@@ -166,7 +166,7 @@ class _Import:
             starts = np.unique(np.searchsorted(until, until[-1] / wanted * np.arange(1, wanted)) + 1)
             return users.select(pl.col("user_id").gather(starts[starts < len(users)])).lazy()
 
-        firsts = self._frame("ranges", ranges)["user_id"]  # of each part but the first
+        firsts = self._frame("ranges", ranges)["user_id"]  # the first user of each part but the first part
         done = self.stages.begin("dealing rows out", checked.log.rows)
 
         def part(some: pl.Series) -> pl.Series:
@@ -187,7 +187,7 @@ class _Import:
         return len(firsts) + 1
 
     def _sort(self, count: int, values: Sequence[str], footer: dict[str, str]) -> None:
-        """Each part by user and time, with its rows that look like an earlier one beside it."""
+        """Sort each part by user and time; rows that may repeat an earlier one are written beside it."""
         done = self.stages.begin("sorting parts", count)
         for number in range(count):
             if not self._part(number).exists():
@@ -197,7 +197,7 @@ class _Import:
             done(1)
 
     def _finish(self, count: int, checked: Checked, footer: dict[str, str]) -> pl.DataFrame:
-        """The sorted parts without repeats, and in sessions where that is asked; returns all rejected rows."""
+        """Remove repeats from the sorted parts and cut them into sessions if requested; returns all rejected rows."""
         gap = checked.log.options.session_gap
         folders = [self.scratch / f"sorted-{number}" for number in range(count)]
         again = self._frame("repeats", lambda: _repeats(folders, checked))[ROW]
@@ -223,15 +223,15 @@ class _Import:
         return self.scratch / "log" / f"{number:05d}.parquet"
 
     def _frame(self, name: str, make: Callable[[], pl.LazyFrame]) -> pl.DataFrame:
-        """A table that is made once."""
+        """A table, made unless an earlier run has written it."""
         path = self._kept(name + ".parquet", lambda path: make().collect(engine="streaming").write_parquet(path))
         return pl.read_parquet(path, glob=False)
 
     def _kept(self, name: str, write: Callable[[Path], object]) -> Path:
-        """A file or a folder that is made once, and has its name only when it is whole."""
+        """A file or a folder, made unless an earlier run did, which gets its name once it is complete."""
         path, begun = self.scratch / name, self.scratch / f"begun-{name}"
         if not path.exists():
-            shutil.rmtree(begun, ignore_errors=True)  # of a folder
+            shutil.rmtree(begun, ignore_errors=True)  # if it is a folder
             begun.unlink(missing_ok=True)
             write(begun)
             begun.rename(path)
@@ -239,7 +239,7 @@ class _Import:
 
 
 def _sorted(part: Path, values: Sequence[str], footer: dict[str, str], path: Path) -> None:
-    """A part as `clean` sorts a log, and where the rows stand that look like an earlier one, into a folder."""
+    """Write a part, sorted as by `clean`, and its rows that may repeat an earlier one, into a folder."""
     rows = pl.read_parquet(sorted(part.glob("*.parquet")), glob=False)
     if not rows[ROW].is_sorted():
         rows = rows.sort(ROW)
@@ -264,16 +264,16 @@ def _repeats(folders: Sequence[Path], checked: Checked) -> pl.LazyFrame:
 
 
 def _widest(folders: Sequence[Path], gap: timedelta) -> pl.LazyFrame:
-    """How many digits the number of a session has, at most."""
+    """The most digits of a session's number."""
     columns = ["user_id", "timestamp"]
     counts = (sessions(pl.read_parquet(folder / "log.parquet", columns=columns, glob=False), gap) for folder in folders)
     return pl.LazyFrame({"width": [max(len(str(one.max())) for one in counts)]})
 
 
 def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[Path, Path], about: Path) -> list[Path]:
-    """Give the files their names, and `folders` theirs; what stood there before goes."""
+    """Rename the files and the `folders` to their final names, replacing existing ones."""
     written = save(tables, to, footer=footer)
-    about.unlink()  # from here on, what is left is no longer whole
+    about.unlink()  # from here on the scratch folder is incomplete
     for new, path in folders.items():
         if path.exists():
             path.rename(new.with_name(f"old-{path.name}"))
@@ -282,16 +282,16 @@ def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[
 
 
 def _discard(scratch: Path) -> None:
-    """Delete the folder of an import; where that is interrupted, nobody goes on with half of it."""
+    """Delete the folder of an import; first the description, so that a half-deleted folder is not continued."""
     (scratch / ABOUT).unlink(missing_ok=True)
     shutil.rmtree(scratch)
 
 
 @contextmanager
 def _scratch(to: Path, files: Iterable[Path], options: Options) -> Iterator[Path]:
-    """The folder of an import beside its target, with what an interrupted run of the same import left there.
+    """The folder of an import beside its target, with the files of an interrupted run of the same import.
 
-    It goes when the import is done, or refused; it stays after an interruption, and where the disk is full.
+    It is deleted when the import is done or refused, and kept after an interruption or on a full disk.
     """
     path = to.with_name(f".{to.name}.import")
     stats = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in map(data_file, files)]

@@ -1,4 +1,4 @@
-"""The log as it stands in its files, and what each of its columns is for."""
+"""The raw log of one or more files, and the role of each of its columns."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -18,35 +18,35 @@ from what_next.data.importing.times import like_times
 from what_next.errors import MOST_NAMES, DataError, some
 
 ROW, LINE, FILE, REASON = "\0row", "\0line", "\0file", "\0reason"
-"""Where an event came from, and why it was rejected; names that no file uses."""
+"""Columns for an event's origin and reason of rejection; the NUL keeps them apart from names in files."""
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-"""The value in a folder's name that stands for none."""
+"""Hive's folder value for null."""
 MOST_WORDS = 200
-"""How many kinds of events a log has, at most."""
+"""Most kinds of events in a log."""
 FEW_WORDS = 12
-"""Up to so many different words are likely kinds of events, such as solved and failed, by whatever name."""
+"""Up to this many different words, such as solved and failed, may be kinds of events, whatever the column's name."""
 ID_NAME = r"(?:^|[\s_.-])(?:id|uid|iid|uuid|guid|asin|isbn|ean|upc|sku|user|item|code)$|[a-z]I[dD]$"
-"""How the names of ids end."""
+"""Endings of the names of id columns."""
 EXACT_IN_FLOATS = 2**24
-"""Whole numbers up to here are exact in 32 bits; a column that is mostly above is hardly a quantity."""
+"""Integers up to here are exact in 32-bit floats; a column with mostly larger ones is hardly a quantity."""
 
 
 @dataclass(frozen=True)
 class RawLog:
-    """The raw log, and which of its columns is what.
+    """The raw log, with the role of each column.
 
     Attributes:
         raw: the columns of the file, and `ROW`, `LINE` and `FILE`.
         names: the file's own columns.
-        rows: how many rows there are.
-        columns: the column of each role that has one; `how`: how that is known.
+        rows: the number of rows.
+        columns: the column of each role that has one; `how`: how it was found.
         times, ids: columns without a role that look like times or ids, so they are neither attribute nor context.
-        warnings: what to say of them.
-        misfits: columns that mark rows which do not fit, with the reason.
-        options: what the user said.
+        warnings: about these columns.
+        misfits: columns that mark malformed rows, with the reason.
+        options: the user's options.
         where: the files, for messages.
         several: whether there is more than one file.
-        quoted: whether a field may hold line breaks.
+        quoted: whether a field may contain line breaks.
     """
 
     raw: pl.LazyFrame
@@ -65,10 +65,10 @@ class RawLog:
 
     @classmethod
     def open(cls, sources: Sequence[Source], items: Source | None, options: Options) -> "RawLog":
-        """Put the files below one another, and tell the roles of their columns.
+        """Concatenate the files, and find the roles of their columns.
 
         Raises:
-            DataError: there is no row, or a role cannot be told (see `recognise`).
+            DataError: there is no row, or a role is missing (see `recognise`).
         """
         where = some(source.path for source in sources)
         frames = [
@@ -98,8 +98,8 @@ class RawLog:
         return cls(raw, names, rows, columns, how, times, ids, warnings, misfits, options, where, several, quoted)
 
     def rejected(self, bad: pl.DataFrame) -> pl.DataFrame:
-        """The rejected rows as they stand in the file, with their line and the reason."""
-        # What does not fit stands beside the other columns, named by the reason.
+        """The rejected rows as in the file, with their line and the reason."""
+        # Malformed content stands in extra columns, named by the reason.
         reasons = bad.lazy().select(ROW, pl.col("reason").alias(REASON))
         found = (self._with_lines() if len(bad) else self.raw.limit(0)).join(reasons, on=ROW)
         columns = [pl.col(name).alias(self.shown(name)) for name in self.names]
@@ -108,7 +108,7 @@ class RawLog:
         return found.sort(ROW).select(*place, pl.col(REASON).alias("reason"), *columns).collect()
 
     def _with_lines(self) -> pl.LazyFrame:
-        """The log, where `LINE` counts the lines within quoted fields, too."""
+        """The log, with `LINE` also counting line breaks within quoted fields."""
         schema = self.raw.collect_schema()
         texts = [name for name in self.names if schema[name] == pl.String] if self.quoted else []
         broken = [pl.col(name).str.contains("\n", literal=True).any().alias(name) for name in texts]
@@ -121,22 +121,22 @@ class RawLog:
 
     @staticmethod
     def shown(name: str) -> str:
-        """What a column of the file is called among the rejected rows, which have columns of their own."""
+        """The name of a file's column among the rejected rows, which have additional columns."""
         return f"{name} (raw)" if name in ("line", "file", "reason") else name
 
     def others(
         self, kept: pl.LazyFrame, item_id: pl.Expr, has_table: bool
     ) -> tuple[list[str], list[str], dict[str, pl.Expr], list[str]]:
-        """What the columns without a role are for: numbers and words that are constant for each item describe the item.
+        """The use of the columns without a role: numbers and words that are constant for each item describe the item.
 
         Args:
-            kept: the rows that can be used.
+            kept: the usable rows.
             item_id: reads their item.
-            has_table: whether the items have a table of their own.
+            has_table: whether there is a separate item table.
 
         Returns:
-            The attributes of the item, the columns of words that may be its tags, the context of the event as Float32
-            expressions, and what was left out.
+            The attributes of the item, the text columns that may be its tags, the context of the event as Float32
+            expressions, and notes about what was left out.
         """
         own = ("user_id", "item_id", "timestamp", "reward", "title", *(["event"] if "event" in self.columns else []))
         taken = [*self.columns.values(), *ROW_LABELS, *own]
@@ -153,7 +153,7 @@ class RawLog:
         log = kept.select(*aliased({"user_id": pl.col(self.columns["user"]), "item_id": item_id, **plain, **text}))
         moving = varying(log, list(plain), list(text))
         self._refuse(moving, named, words)
-        # What is the same for all events of a user describes the user, not the item.
+        # A column that is constant for all events of a user describes the user instead of the item.
         still = _moving(log, [name for name in free if name not in moving], ["user_id"])
         words += describing(log, still) if still else []
         plain = {n: number for n, number in plain.items() if n not in (*self.times, *self.ids)}
@@ -168,7 +168,7 @@ class RawLog:
         return attributes, words, context, notes + _left_out(left, still) + self._like_events(kept, left)
 
     def _like_events(self, kept: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
-        """What to say of columns without a use that may be the kinds of events, where no column has that role."""
+        """Notes on unused columns that may be the kinds of events, if no column has that role."""
         schema = kept.collect_schema()
         texts = [name for name in columns if isinstance(schema[name], TEXT)]
         if "event" in self.columns or self.options.event is not None or not texts:
@@ -182,11 +182,11 @@ class RawLog:
         ]
 
     def _words(self, kept: pl.LazyFrame, others: list[str], numbers: Mapping[str, pl.Expr]) -> list[str]:
-        """Those of the columns that hold words or ids, which items may share."""
+        """The columns that hold words or ids, which items may share."""
         return of_words(kept, [name for name in others if name in self.ids or name not in (*numbers, *self.times)])
 
     def _refuse(self, moving: Mapping[str, object], attributes: Collection[str], tags: Collection[str]) -> None:
-        """Raises a `DataError` where a column that was named for the item varies on one."""
+        """Raises a `DataError` for a column that was named for the item, but varies within an item."""
         for name in (*attributes, *tags):
             if name in moving:
                 option = "attribute" if name in attributes else "tag"
@@ -198,7 +198,7 @@ class RawLog:
     def _context(
         self, kept: pl.LazyFrame, moving: list[str], numbers: dict[str, pl.Expr]
     ) -> tuple[dict[str, pl.Expr], list[str]]:
-        """Context that was named must be complete; what was recognised and is not is left out, with a note."""
+        """Named context columns must be complete; recognised ones with gaps are left out, with a note."""
         wanted, where = self.options.context, self.where
         names = moving if wanted is None else [exact(self.names, name, "--context", where) for name in wanted]
         for name in names:
@@ -216,13 +216,13 @@ class RawLog:
 
 
 def _hashed(name: str, kind: Any) -> pl.Expr:
-    """A column of words as numbers, which are told apart several times as quickly; null where there is no word."""
+    """A text column as hashes, which are compared several times faster; null for a missing word."""
     text = word_text(name, kind)
     return pl.when(text.is_not_null()).then(text.hash())
 
 
 def _left_out(columns: Sequence[str], still: Collection[str]) -> list[str]:
-    """What to say of columns that got no use; those that are `still` on all items may be tags by name."""
+    """Notes on unused columns; those that are constant for each item (`still`) can be named as tags."""
     doubtful = [name for name in columns if name in still]
     found = {
         "log columns left out": [name for name in columns if name not in still],
@@ -233,7 +233,7 @@ def _left_out(columns: Sequence[str], still: Collection[str]) -> list[str]:
 
 
 def told_by_folders(paths: Sequence[Path]) -> list[dict[str, str | None]]:
-    """The columns of each file that its folders name, as Hive does (`day=2024-01-01/`), where they tell files apart."""
+    """The columns in each file's folder names, in Hive's form (`day=2024-01-01/`), if they differ between files."""
     found = [
         {unquote(key): None if value == NO_PARTITION else unquote(value) for key, value in pairs}
         for path in paths
@@ -246,18 +246,18 @@ def told_by_folders(paths: Sequence[Path]) -> list[dict[str, str | None]]:
 
 
 def event_words(raw: pl.LazyFrame, column: str) -> pl.Expr:
-    """The kind of each event as text, without white space around it; null where there is none."""
+    """The kind of each event as stripped text; null for a missing one."""
     return as_ids([(raw, column)], ())[0].cast(pl.String).str.strip_chars()
 
 
 def like_ids(raw: pl.LazyFrame, columns: Collection[str]) -> list[str]:
-    """Those columns that are called like ids, or hold codes with zeros in front, or numbers too large to be exact."""
+    """The columns that are named like ids, or hold codes with leading zeros, or integers too large to be exact."""
     head = raw.select(columns).head(1000).collect() if columns else pl.DataFrame()
     return [name for name in columns if re.search(ID_NAME, name) or _codes(head[name].drop_nulls())]
 
 
 def odd_columns(times: Sequence[str], ids: Sequence[str], where: str) -> list[str]:
-    """What to say of columns that look like times or ids, and have no role."""
+    """Warnings about columns that look like times or ids, and have no role."""
     return [
         f"{where}: column {name!r} looks like {what} and got no role, so it is left out; name it with {roles}, or with "
         "--context, --attributes or --tags where it describes the event or the item"
@@ -274,7 +274,7 @@ def _roles(
     options: Options,
     where: str,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The column of each role, and how that is known: by the user's options, else by names, else by values."""
+    """The column of each role, and how it was found: by the user's options, else by names, else by values."""
     named, hint = {source.named for source in sources}, " of what-next data import"
     guessed = _by_place(raw, names, given, where) if named == {"nobody"} else {}
     if lists := [name for name, kind in raw.collect_schema().items() if kind == pl.List(pl.Struct)]:
@@ -296,7 +296,8 @@ def _roles(
 
 
 def _by_place(raw: pl.LazyFrame, names: Sequence[str], given: Mapping[str, str | None], where: str) -> dict[str, str]:
-    """Roles of columns without names: first the user, then the item, as logs have it; the others by their values."""
+    """Roles of columns without names: first the user, then the item, as is usual in logs; the others by their
+    values."""
     said = [exact(names, wanted, f"--{role}", where) for role, wanted in given.items() if wanted]
     free = [name for name in names if name not in said]
     times = like_times(raw, free)
@@ -309,14 +310,15 @@ def _by_place(raw: pl.LazyFrame, names: Sequence[str], given: Mapping[str, str |
 
 
 def free_columns(names: Sequence[str], columns: Mapping[str, str], options: Options) -> list[str]:
-    """The columns that nobody has a use for yet."""
+    """The columns without a role or another use."""
     named = (name for several in (options.attributes, options.tags, options.context) for name in several or ())
     said = {*columns.values(), *named, *ROW_LABELS}
     return [name for name in names if name not in said]
 
 
 def _moving(raw: pl.LazyFrame, times: Sequence[str], owners: Sequence[str]) -> list[str]:
-    """Those columns that vary within a user, and within an item: a date of birth or of release is no time of events."""
+    """The columns that vary within a user and within an item; dates of birth or of release do not, and are no event
+    times."""
     for owner in owners:
         if times:
             varies = [(pl.col(name).min() != pl.col(name).max()).alias(name) for name in times if name != owner]
@@ -326,7 +328,7 @@ def _moving(raw: pl.LazyFrame, times: Sequence[str], owners: Sequence[str]) -> l
 
 
 def _few_words(raw: pl.LazyFrame, column: str, options: Options, where: str) -> bool:
-    """Whether a column may hold the kinds of events: with too many different words, only its name looked like it."""
+    """Whether a column may hold the kinds of events: with too many different words only its name suggests it."""
     nested = raw.collect_schema()[column].is_nested()
     words = 0 if nested else raw.select(event_words(raw, column).n_unique()).collect(engine="streaming").item()
     few = not nested and words <= MOST_WORDS
@@ -340,7 +342,7 @@ def _few_words(raw: pl.LazyFrame, column: str, options: Options, where: str) -> 
 
 
 def _without_headlines(raw: pl.LazyFrame, columns: dict[str, str], where: str) -> list[str]:
-    """Takes the role from a column that is called like titles and belongs to the event; what to say of that."""
+    """Drops the role of a column that is named like titles but varies within items; returns notes about it."""
     name = columns["titles"]
     if raw.collect_schema()[name].is_nested():
         return []
@@ -365,7 +367,7 @@ def _codes(values: pl.Series) -> bool:
 
 
 def _telling(kept: pl.LazyFrame, numbers: Mapping[str, pl.Expr], moving: Mapping[str, object]) -> list[str]:
-    """Columns that are constant for each item, but not for all items: the latter tell nothing apart."""
+    """Columns that are constant for each item but differ between items, so that they distinguish items."""
     steady = {name: number for name, number in numbers.items() if name not in moving}
     if not steady:
         return []

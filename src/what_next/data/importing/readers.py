@@ -1,6 +1,6 @@
-"""Files as Polars frames, raw: one function per format, and `open_source`, which chooses.
+"""Opens files as raw Polars frames: one function per format, and `open_source`, which chooses.
 
-Text stays text here (no number is guessed), so that a row that cannot be used is rejected, counted and shown later.
+Text stays text here and is not parsed as numbers, so that an unusable row can be rejected, counted and shown later.
 """
 
 import csv
@@ -29,42 +29,42 @@ from what_next.errors import LONGEST_NAME, MOST_NAMES, DataError, disk_full, som
 PICKLE, ATOMIC, JSON = {".pk", ".pkl", ".pickle"}, {".inter", ".item", ".user"}, {".json", ".jsonl", ".ndjson"}
 PACKED = {".gz", ".zst", ".bz2", ".xz", ".zip"}
 QUOTED = {";": '"', ",": '"'}
-"""By separator, what fields with one in them stand in; with other separators, a quote is a letter like any other."""
+"""The quote character for each separator; with other separators a quote is an ordinary character."""
 ATOMIC_HEADER = r":(token|float)(_seq)?(\t|$)"
 OBJECTS = r"\s*(\[\s*)?\{"
-"""How JSON lines start, and an array of objects."""
+"""Start of JSON lines, or of an array of objects."""
 MOVIELENS = {3: ("item_id", "title", "genres"), 4: ("user_id", "item_id", "rating", "timestamp")}
-"""Names for files separated by `::` without a header line, by their number of columns: the layouts of MovieLens."""
+"""Column names of files separated by `::` without a header, by their number of columns: MovieLens' layouts."""
 EXTRA, BROKEN, DAMAGED = "\0extra", "\0broken", "\0damaged"
 MISFITS = {DAMAGED: "not UTF-8", EXTRA: "too many fields", BROKEN: "not a JSON object"}
-"""Columns that only the rows have which do not fit: the first field whose bytes are no letters, the first field too
-many, the line that is no JSON object; and the reason for which the row is set apart."""
+"""Columns that mark malformed rows: they hold the first field with invalid bytes, the first superfluous field, or the
+line that is no JSON object; and the reasons for rejecting the rows."""
 LOST = "\ufffd"
-"""What stands for bytes that are no letters."""
+"""Replacement character for invalid bytes."""
 NOT_UTF_8 = "is not UTF-8, so its letters are read as those of Windows-1252; if they are others, save it as UTF-8"
 ROW_GROUP = 1 << 16
-"""Rows of a spilled file that are in memory at once."""
+"""Rows of a spilled file in memory at a time."""
 NOTE = "what_next.note"
-"""In the footer of a spilled file: what people should know about the reading."""
+"""Key in the footer of a spilled file for the notes about the reading."""
 DECIMAL_COMMA = r"^\s*[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+\s*$"
-"""A number with a decimal comma, perhaps with points between its thousands."""
+"""A number with a decimal comma, possibly with points between its thousands."""
 MATRIX = 50
-"""So many numbers, in a first line without a name, are hardly columns of a log."""
+"""With this many numbers and no name, a first line is hardly that of a log."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that was opened.
+    """An opened file.
 
     Attributes:
-        frame: its columns as they stand; a RecBole `token_seq` column is a list of words. A column of `MISFITS`, where
-            there is one, marks the rows that do not fit.
-        path: where it came from.
+        frame: its raw columns; a RecBole `token_seq` column is a list of words. Columns of `MISFITS`, if any, mark
+            malformed rows.
+        path: the file.
         first_line: the line (text) or row (other formats) of the first record, for messages.
-        named: who named the columns: the file or the user; the layout of MovieLens' files; or nobody, so that they are
-            numbered by their place.
-        quoted: whether a field may hold line breaks, so that records and lines are counted apart.
-        notes: what people should know about the reading.
+        named: the origin of the column names: the file or the user; MovieLens' layout; or nobody, so that the names are
+            the columns' numbers.
+        quoted: whether a field may contain line breaks, so that records and lines differ.
+        notes: for the user, about the reading.
     """
 
     frame: pl.LazyFrame
@@ -81,7 +81,7 @@ class Source:
 
     @property
     def misfits(self) -> dict[str, str]:
-        """The columns that mark rows which do not fit, with the reason."""
+        """The columns that mark malformed rows, with the reason."""
         names = self.frame.collect_schema().names()
         return {mark: reason for mark, reason in MISFITS.items() if mark in names}
 
@@ -94,20 +94,20 @@ def open_source(
     sought: Collection[str] = (),
     spill: Path | None = None,
 ) -> Source:
-    """Open a file of any known format: Parquet and Arrow by their first bytes, pickles by their suffix alone.
+    """Open a file of any supported format: Parquet and Arrow by their first bytes, pickles only by their suffix.
 
     Args:
-        path: the file; text may be packed by gzip, bzip2, xz, Zstandard, or as the one file of a zip archive.
-        header: whether the first line of a text holds names; None leaves it to the line, and refuses one of values.
+        path: the file; text may be compressed by gzip, bzip2, xz, Zstandard, or be the only file of a zip archive.
+        header: whether the first line of a text holds names; None: decided by its content; a line of values is refused.
         names: the columns of a text, in their order.
         sought: columns that the user named: a first line with one of them holds names.
-        spill: the Parquet file that keeps the rows of a text, so that no more than some are in memory; what an earlier
-            run put there is taken. JSON of one array, pickles, UTF-16 and damaged JSON lines are read whole even so.
+        spill: a Parquet file for the rows of a text, so that only some are in memory; one from an earlier run is
+            reused. A JSON array, pickles, UTF-16 and damaged JSON lines are read into memory anyway.
 
     Raises:
-        DataError: the file is missing, empty, or not what its suffix says; or it seems to have no header.
+        DataError: the file is missing, empty, or does not match its suffix; or it seems to have no header.
         UnsafePickleError: a pickle holds more than a DataFrame.
-        MissingExtraError: a pickle, and pandas is not installed.
+        MissingExtraError: a pickle was given, and pandas is not installed.
     """
     start = contents.magic(contents.data_file(path))
     suffix = kind_of(path)
@@ -126,14 +126,14 @@ def open_source(
             raise DataError(f"{path}: the file is empty but for white space; expected a table with one row per event")
         if re.match(OBJECTS, text) or suffix in JSON:
             return read_json(path, text, spill)
-        # The suffix alone does not tell: MovieLens has a `u.item` of its own.
+        # The suffix is not enough: MovieLens has a `u.item` of its own.
         if suffix in ATOMIC and re.search(ATOMIC_HEADER, text.partition("\n")[0].rstrip("\r")):
             return read_atomic(path, text, spill)
         return read_text(path, text, header, names, sought, spill)
 
 
 def kind_of(path: Path) -> str:
-    """The suffix of what a file holds: `.csv` of `log.csv.gz`."""
+    """The suffix of the decompressed file: `.csv` for `log.csv.gz`."""
     return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
 
@@ -145,7 +145,7 @@ def _explained(path: Path) -> Iterator[None]:
     except (
         pl.exceptions.PolarsError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, UnicodeError, csv.Error,
     ) as error:  # fmt: skip
-        if disk_full(error):  # of what is spilled, so that the file is none the worse
+        if disk_full(error):  # while spilling: the file itself is not damaged
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
@@ -159,10 +159,10 @@ def _explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def readable(*files: Path | None) -> Iterator[None]:
-    """For whoever reads files that were opened: the pages of a Parquet file are looked at only then.
+    """For reading opened files, because the pages of a Parquet file are only checked when they are read.
 
     Raises:
-        DataError: one of them is damaged; it is named.
+        DataError: one of the files is damaged; the message names it.
     """
     try:
         yield
@@ -171,14 +171,14 @@ def readable(*files: Path | None) -> Iterator[None]:
             if contents.magic(path).startswith((contents.PARQUET, contents.ARROW)):
                 with _explained(path):
                     open_source(path).frame.select(pl.all().null_count()).collect(engine="streaming")
-        raise  # all are whole: our own fault
+        raise  # no file is damaged, so this is our own bug
 
 
 def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
-    """JSON lines, or one array of objects. Of lines, those that are no object are marked.
+    """JSON lines, or one array of objects. Lines that are no object are marked as malformed.
 
     Raises:
-        DataError: it is JSON of another kind.
+        DataError: it is another kind of JSON.
     """
     if not re.match(OBJECTS, text):
         raise DataError(f"{path}: is JSON, but neither lines with an object each nor one array of objects; write it so")
@@ -204,29 +204,29 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
 
 
 def _array(content: bytes) -> tuple[pl.DataFrame, bool]:
-    """One array of objects, in any encoding that other files may have; and whether that is none of Unicode."""
+    """One array of objects, in any supported encoding; and whether the encoding is not Unicode."""
     try:
         return pl.read_json(content, infer_schema_length=None), False
     except pl.exceptions.ComputeError:
-        encoding = contents.encoding_of(content.replace(b'"', b"\n"))  # told by strings, since all may be one line
+        encoding = contents.encoding_of(content.replace(b'"', b"\n"))  # by strings, because all may be on one line
         text = contents.from_windows(content) if encoding == contents.WINDOWS else content.decode(encoding)
         strange = re.search("NaN|Infinity", text)
         if encoding == "utf-8-sig" and not strange:
             raise
-        with suppress(ValueError, RecursionError):  # it is broken, as Polars says
+        with suppress(ValueError, RecursionError):  # invalid JSON, which Polars reports
             text = _strict(text) if strange else text
     return pl.read_json(text.encode(), infer_schema_length=None), encoding == contents.WINDOWS
 
 
 def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Objects within objects as columns of their own: `product.sku`."""
+    """Nested objects as columns of their own: `product.sku`."""
     while nested := [name for name, kind in frame.collect_schema().items() if isinstance(kind, pl.Struct)]:
         frame = frame.unnest(nested, separator=".")
     return frame
 
 
 def _spilled(frame: pl.LazyFrame, spill: Path, note: str = "") -> pl.LazyFrame:
-    """The same rows, read from a file that holds them, and a note beside them."""
+    """The same rows, read from a file that holds them, with a note in its footer."""
     if not spill.exists():
         begun = spill.with_suffix(".begun")
         told = {NOTE: note}
@@ -237,7 +237,7 @@ def _spilled(frame: pl.LazyFrame, spill: Path, note: str = "") -> pl.LazyFrame:
 
 
 def _plain(path: Path, spill: Path) -> Path:
-    """A file without its packing: itself, or one beside `spill`."""
+    """An uncompressed file: itself, or a decompressed copy beside `spill`."""
     if not contents.magic(path).startswith(contents.STREAMED):
         return path
     with contents.unpacked(path) as packed, _unpacked(spill).open("wb") as file:
@@ -250,9 +250,9 @@ def _unpacked(spill: Path) -> Path:
 
 
 def _object(line: str, damaged: bool) -> str:
-    """The line where it is a JSON object; else an object that holds the line as what is broken.
+    """The line if it is a JSON object; else an object that holds the line in the column for malformed lines.
 
-    Of a file that is `damaged`, so is a line with `LOST` in it.
+    In a `damaged` file, a line with `LOST` in it is malformed, too.
     """
     if damaged and LOST in line:
         return json.dumps({DAMAGED: line})
@@ -265,14 +265,14 @@ def _object(line: str, damaged: bool) -> str:
 
 
 def _strict(text: str) -> str:
-    """JSON with null in place of the NaN and Infinity that Python and others write."""
+    """JSON with null in place of NaN and Infinity, which Python and other programs write."""
     return json.dumps(json.loads(text, parse_constant=lambda _: None))
 
 
 def read_atomic(path: Path, text: str, spill: Path | None = None) -> Source:
-    """RecBole's atomic file: tab separated, header `name:type`, sequences separated by spaces.
+    """RecBole's atomic file: tab separated, with a header of `name:type`, and sequences separated by spaces.
 
-    A `float_seq` that has one length becomes columns of numbers, `NAME_0` and so on; another one stays a text.
+    A `float_seq` of constant length becomes numeric columns `NAME_0` and so on; otherwise it stays text.
     """
     full = text.partition("\n")[0].rstrip("\r").split("\t")
     raw, notes = _delimited(path, "\t", full, 1, spill=spill)
@@ -300,13 +300,13 @@ def read_text(
     sought: Collection[str],
     spill: Path | None = None,
 ) -> Source:
-    """Delimited text; the separator is the one that the first line shows: `::`, tab, `;`, `,`, `|` or spaces.
+    """Delimited text; the separator is detected in the first line: `::`, tab, `;`, `,`, `|` or spaces.
 
-    Quotes are understood with `,` and `;`. Of a file separated by `;`, columns of numbers may have decimal commas.
+    Quotes are supported with `,` and `;`. With `;`, numeric columns may have decimal commas.
     """
-    # Blank lines on top, and what Excel writes there.
+    # Leading blank lines, and the separator line that Excel writes.
     told = re.match(r"(?:\s*\n)?(?:sep=(.)\r?\n)?", text)
-    assert told is not None  # it may be empty
+    assert told is not None  # the pattern matches the empty string
     above, text = told[0].count("\n"), text[told.end() :]
     line = re.split(r"[\r\n]", text, maxsplit=1)[0]
     unquoted = re.sub(r'"[^"]*"', "", line)
@@ -331,12 +331,12 @@ def read_text(
         frame, more = _with_points(frame)
         notes += more
     if spill is None:
-        frame = frame.collect().lazy()  # what was changed since it was read is not worked out in each pass
+        frame = frame.collect().lazy()  # otherwise each pass would repeat the changes made since reading
     return Source(frame, path, 1 + skipped, named, quoted, tuple(f"{path}: {note}" for note in notes))
 
 
 def is_value(field: str) -> bool:
-    """Whether a field is a number or a date, as no name of a column is."""
+    """Whether a field is a number or a date, which column names never are."""
     try:
         float(field.replace(",", "."))
     except ValueError:
@@ -347,7 +347,7 @@ def is_value(field: str) -> bool:
 def _names(
     path: Path, fields: Sequence[str], header: bool, layout: Sequence[str] | None, given: Sequence[str] | None
 ) -> tuple[Sequence[str], Literal["names", "layout", "nobody"]]:
-    """What the columns are called, and who says so: somebody, the header, or a known layout; else their numbers."""
+    """The column names and their origin: given, the header, or a known layout; else the columns' numbers."""
     if given is not None and len(given) != len(fields):
         raise DataError(
             f"{path}: --columns has {len(given)} names ({some(given)}), and the first line {len(fields)} fields"
@@ -358,7 +358,7 @@ def _names(
 
 
 def _refuse_values(path: Path, fields: Sequence[str], sought: Collection[str]) -> None:
-    """Raises a `DataError` where the first line has values among its fields, and no name that is known."""
+    """Raises a `DataError` if the first line contains values and no known name."""
     if not any(map(is_value, fields)) or any(field in sought or is_known_name(field) for field in fields):
         return
     if len(fields) >= MATRIX and all(map(is_value, fields)):
@@ -374,7 +374,7 @@ def _refuse_values(path: Path, fields: Sequence[str], sought: Collection[str]) -
 
 
 def _distinct(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names, those that stand there again with a number, and what to say of that."""
+    """The names, with a number appended to repeated ones, and notes about these."""
     found: dict[str, None] = {}
     notes = []
     for name in map(str.strip, names):
@@ -397,18 +397,18 @@ def _delimited(
     end: str = "\n",
     spill: Path | None = None,
 ) -> tuple[pl.LazyFrame, list[str]]:
-    """A text file as columns of text, its letters as `decoded` takes them; and what people should know.
+    """A text file as text columns, decoded like `decoded`; and notes about it.
 
     Args:
         separator: one character; `columns`: their names.
-        skipped: how many lines stand before the first record; `above`: how many of them before the header.
-        end: what ends a line; `spill`: see `open_source`.
+        skipped: number of lines before the first record; `above`: how many of them are before the header.
+        end: the line ending; `spill`: see `open_source`.
     """
     if spill is not None and spill.exists():
         note = pl.read_parquet_metadata(spill).get(NOTE)
         return pl.scan_parquet(spill, glob=False), [note] if note else []
     source, lossy, wide, note = _source(path, spill), False, False, ""
-    # Rows may hold quoted line breaks; what stands above them is told in lines.
+    # Quoted fields may contain line breaks, so lines above the header are skipped by lines, otherwise by rows.
     form = {"separator": separator, "eol_char": end, "skip_lines" if above else "skip_rows": skipped}
     while True:
         try:
@@ -435,14 +435,14 @@ def _delimited(
 def _scanned(
     source: Path | bytes, columns: Sequence[str], form: Mapping[str, Any], *, wide: bool, lossy: bool
 ) -> pl.LazyFrame:
-    """A text file in UTF-8; `wide`: rows may have more fields; `lossy`: and bytes that are no letters."""
+    """A text file in UTF-8; `wide`: rows may have more fields; `lossy`: bytes may be invalid."""
     names = [*columns, EXTRA] if wide else list(columns)
     frame = pl.scan_csv(
         source, has_header=False, quote_char=QUOTED.get(form["separator"]), glob=False, missing_columns="insert",
         schema=dict.fromkeys(names, pl.String), truncate_ragged_lines=wide,
         extra_columns="ignore" if wide else "raise", encoding="utf8-lossy" if lossy else "utf8", **form,
     )  # fmt: skip
-    frame = frame.with_columns(pl.all().str.strip_chars())  # people write `u1, i1`, and mean i1
+    frame = frame.with_columns(pl.all().str.strip_chars())  # people write `u1, i1` for u1 and i1
     if not lossy:
         return frame
     lost = [pl.when(pl.col(name).str.contains(LOST, literal=True)).then(name) for name in names]
@@ -450,7 +450,7 @@ def _scanned(
 
 
 def _source(path: Path, spill: Path | None) -> Path | bytes:
-    """A text file as Polars takes it: without its packing, and not in UTF-16."""
+    """A text file for Polars: uncompressed, and not in UTF-16."""
     if contents.head(path).startswith(contents.UTF_16):
         return contents.content_of(path).decode("utf-16").encode()
     if spill is not None:
@@ -461,8 +461,8 @@ def _source(path: Path, spill: Path | None) -> Path | bytes:
 def _split_by_colons(
     path: Path, columns: Sequence[str], skipped: int, spill: Path | None
 ) -> tuple[pl.LazyFrame, list[str]]:
-    """Text separated by `::`, which no CSV reader takes: whole lines first, then split; and what people should know."""
-    # A separator that text does not hold (the C0 control "unit separator") keeps each line in one piece.
+    """Text separated by `::`, which CSV readers do not support: read as lines, then split; and notes about it."""
+    # A separator that text does not contain (the C0 control "unit separator") keeps each line in one piece.
     lines, notes = _delimited(path, "\x1f", ["line"], skipped, spill=spill)
     lines = lines.with_columns(pl.col("line").str.split("::"))
     longest = lines.select(pl.col("line").list.len().max()).collect(engine="streaming").item()
@@ -472,7 +472,7 @@ def _split_by_colons(
 
 
 def _with_points(frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[str]]:
-    """Columns of numbers with decimal commas with points instead, and which they are."""
+    """Numeric columns with points instead of decimal commas, and a note that names them."""
     number = pl.all().exclude(list(MISFITS)).str.contains(DECIMAL_COMMA)
     some_comma = frame.select(number.any()).collect(engine="streaming").row(0, named=True)
     columns = [name for name, found in some_comma.items() if found]

@@ -1,4 +1,4 @@
-"""Files named by URL, through fsspec: object stores (s3, gs, az) and whatever else it has an implementation for."""
+"""Files named by URL, read through fsspec: object stores (s3, gs, az) and anything else that it supports."""
 
 import hashlib
 import re
@@ -15,18 +15,19 @@ from what_next.errors import DataError, MissingExtraError, SaveError, WhatNextEr
 
 @contextmanager
 def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator[list[Path]]:
-    """The paths of some files; those named by URL are copied beside `to`, since an import reads a log more than once.
+    """The local paths of some files; those named by URL are copied beside `to`, because an import reads a log
+    repeatedly.
 
-    The copies go at the end. They stay after an interruption, and what is whole is not fetched again.
+    The copies are deleted at the end. After an interruption they stay, and complete ones are not fetched again.
 
     Args:
-        names: paths and URLs of files, and of folders of them (see `_parts`); in a URL, `*` stands for any name.
-        to: where the import goes.
-        stages: told of the bytes.
+        names: paths and URLs of files, and of folders of them (see `_parts`); in a URL, `*` is a wildcard.
+        to: the target of the import.
+        stages: reports the bytes.
 
     Raises:
         MissingExtraError: fsspec is not installed.
-        DataError: nothing is there, or it cannot be read.
+        DataError: a file does not exist, or cannot be read.
         SaveError: the disk is full; the copies stay.
     """
     folder = to.with_name(f".{to.name}.fetched")
@@ -47,10 +48,10 @@ def _local(name: str) -> list[Path]:
 
 
 def _parts(folder: str, files: Iterable[str]) -> list[str]:
-    """The files in and below a folder by name, but those of programs, which begin with . or _.
+    """The files in and below a folder by name, except names that begin with . or _, which programs write.
 
     Raises:
-        DataError: they are of several kinds, so that it is not known which are the log.
+        DataError: they are of several kinds, so that it is unknown which are the log.
     """
     parts = [one for one in sorted(files) if not re.search(r"/[._]", one.removeprefix(folder))]
     kinds = sorted({kind_of(Path(one)) or Path(one).name for one in parts})
@@ -77,7 +78,7 @@ def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
         copies = [_copied(system, one, folder, stages) for one in remote]
     except DataError:
         raise
-    except Exception as error:  # every store has errors of its own; of kinds that are not installed, an ImportError
+    except Exception as error:  # every store has its own errors; a missing store library gives an ImportError
         if disk_full(error):
             raise SaveError(f"{folder}: the disk is full while {told} is fetched; make room, and it goes on") from error
         reason = without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
@@ -89,10 +90,10 @@ def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
 
 
 def _copied(system: Any, remote: str, folder: Path, stages: Stages) -> Path:
-    """One file, in a folder of its own for all that the store says of it: another one never takes its place."""
+    """One file, in a folder named by the store's metadata, so that a changed file never gets the old one's place."""
     told = system.info(remote)
-    size = told.get("size")  # a server of HTTP may not say
-    *folders, name = Path(remote.partition("?")[0] if "://" in remote else remote).parts  # but for what signs a URL
+    size = told.get("size")  # an HTTP server may not report it
+    *folders, name = Path(remote.partition("?")[0] if "://" in remote else remote).parts  # without a URL's signature
     columns = [one for one in folders if "=" in one]  # see `told_by_folders`
     to = folder.joinpath(hashlib.sha256(str(told).encode()).hexdigest()[:16], *columns, name)
     if to.is_file() and to.stat().st_size == size:

@@ -1,4 +1,4 @@
-"""What goes into an import, what comes out of it, and the files that keep it."""
+"""The options and the result of an import, and the files that hold the result."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ REASONS = (
     "time in another unit", "not a time", "reward too large", "reward not a number", "no event word",
     "item not in the item table", "exact duplicate",
 )  # fmt: skip
-"""Why a row is rejected; the first that applies."""
+"""Reasons for rejecting a row; the first that applies is given."""
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def duration(text: str) -> timedelta:
-    """A pause such as `30m`; a `DataError` where it is none."""
+    """A pause such as `30m` as a timedelta; a `DataError` if it is invalid."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
     try:
         gap = timedelta(**{UNITS[found[2]]: float(found[1])}) if found else None
-    except OverflowError:  # of more days than Python counts
+    except OverflowError:  # more days than a timedelta can hold
         gap = None
     if not gap:
         raise DataError(f"--session-gap {text!r}: expected a number and s, m, h or d, such as 30m")
@@ -42,27 +42,27 @@ def duration(text: str) -> timedelta:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says about a table; None is recognised, and "" stands for no column.
+    """The user's options for a table. For a column, None: recognised by name; "": there is none.
 
-    Names of columns may be numbers, as pandas has them, and a text alone is one name.
+    Column names may be numbers, as in pandas, and a single text is one name.
 
     Attributes:
         user: the column with the user, and so on for `item`, `time`, `reward` and `titles`.
         event: the column with the kind of each event, such as play, skip, purchase.
-        attributes: columns with item attributes; of the item table where there is one, else of the log.
-        tags: columns of words that items share, such as an artist; of the same table. None: none where `attributes`
-            are named, else those of which enough items share a word.
+        attributes: columns with item attributes; from the item table if there is one, else from the log.
+        tags: columns of words that items share, such as an artist; from the same table. None: none if `attributes` are
+            given, else those in which enough items share a word.
         context: numeric log columns that describe the event.
         fill: "median" replaces missing attribute values.
         keep_duplicates: keep rows that are equal in every column; a log without times keeps them anyway.
         session_gap: a pause longer than this starts a new session, which becomes a user of its own.
-        time_format: what the times are (`times.FORMS`).
+        time_format: the format of the times (`times.FORMS`).
         header: whether the first line of a text holds names.
-        names: the columns of a text in their order, where no line holds them.
-        missing: words that are no id.
+        names: the columns of a text in their order, if no line holds them.
+        missing: words for a missing id.
 
     Raises:
-        DataError: `fill` or `session_gap` is something else.
+        DataError: `fill` or `session_gap` is invalid.
     """
 
     user: str | None = None
@@ -90,7 +90,7 @@ class Options:
         if self.tags is None and self.attributes is not None:
             own["tags"] = ()
         for name, value in own.items():
-            object.__setattr__(self, name, value)  # it is frozen
+            object.__setattr__(self, name, value)  # because the class is frozen
         if self.fill not in (None, *get_args(Fill)):
             raise DataError(f"--fill {self.fill!r}: expected {' or '.join(get_args(Fill))}")
         if not isinstance(self.session_gap, timedelta | None):
@@ -98,7 +98,7 @@ class Options:
 
     @property
     def given(self) -> Mapping[str, str | None]:
-        """The columns that were named, by role."""
+        """The given columns, by role."""
         return {role: getattr(self, role) for role in ALIASES}
 
 
@@ -107,15 +107,15 @@ class Tables:
     """A clean data set, as two tables.
 
     Attributes:
-        log: `user_id`, `item_id`, then where known `timestamp` (Datetime us UTC), `reward` (Float32), `event` (Enum),
+        log: `user_id`, `item_id`, then if known `timestamp` (Datetime us UTC), `reward` (Float32), `event` (Enum),
             context columns (Float32); by user, then time, ties in file order.
         items: `item_id`, `title`, one Float32 column per attribute, and lists of tags; in catalogue order.
         rejected: `line`, `reason` and the raw columns of every row that is not in the log.
-        rows: how many rows there were.
-        columns: which column played which role.
-        how: for each role, how that is known: by its name, by its values, by an option.
-        notes: what else people should know.
-        warnings: what people must look at: the data may mean something else than was read.
+        rows: the number of rows before cleaning.
+        columns: the column of each role.
+        how: for each role, how its column was found: by its name, by its values, by an option.
+        notes: other facts for the user.
+        warnings: for the user, about data that may have been misread.
     """
 
     log: pl.DataFrame
@@ -132,7 +132,7 @@ class Tables:
         return by_reason(self.rejected)
 
     def roles(self, dataset: "Dataset") -> dict[str, tuple[str, str]]:
-        """The column of each role, and how that is known; of the times, which they are, too."""
+        """The column of each role, and how it was found; for times, with their range."""
         found = {role: (column, self.how[role]) for role, column in self.columns.items()}
         if (span := dataset.span()) and "time" in found:
             column, known = found["time"]
@@ -140,7 +140,7 @@ class Tables:
         return found
 
     def told(self, dataset: "Dataset") -> list[str]:
-        """For people: each role, what the other columns became, and what was left out or rejected, and why."""
+        """Lines for the user: each role, the use of the other columns, and what was left out or rejected, and why."""
         others = {
             "attributes of the items": dataset.catalogue.names,
             "tags of the items": dataset.catalogue.kinds,
@@ -154,7 +154,7 @@ class Tables:
         ]
 
     def _lines(self, reason: str) -> str:
-        """Where the rows stand that were rejected for a reason; of several files, how many in each."""
+        """The lines of the rows rejected for a reason; with several files, their number in each."""
         found = self.rejected.filter(pl.col("reason") == reason)
         lines = found["line"]
         if "file" in found.columns:
@@ -168,7 +168,7 @@ class Tables:
         return f"{len(self.rejected):,} of {self.rows:,} rows rejected ({why(self.rejected)})"
 
     def must_know(self) -> list[str]:
-        """What a person must know where no report is printed: the warnings, and how many rows were rejected."""
+        """Warnings to show where no report is printed, including how many rows were rejected."""
         told = len(self.rejected) and self.lost not in self.warnings
         return [*self.warnings, *([f"{self.lost}; what-next data import keeps them apart"] if told else [])]
 
@@ -180,7 +180,7 @@ def by_reason(bad: pl.DataFrame) -> dict[str, int]:
 
 
 def why(bad: pl.DataFrame) -> str:
-    """The reasons of the rejected rows for a message, and what to do where most have no letters of UTF-8."""
+    """The reasons of the rejected rows for a message, with advice if most are not UTF-8."""
     counts = by_reason(bad)
     hint = "; save it as UTF-8" if 2 * counts.get("not UTF-8", 0) > len(bad) else ""
     return ", ".join(f"{reason}: {count:,}" for reason, count in counts.items()) + hint
@@ -189,10 +189,10 @@ def why(bad: pl.DataFrame) -> str:
 def save(tables: Tables, path: Path, *, footer: Mapping[str, str] | None = None) -> list[Path]:
     """Write `NAME.parquet`, `NAME.items.parquet` and, where rows were rejected, `NAME.rejected.parquet`.
 
-    With a `footer`, all but the log: that lies in parts, which have it already.
+    With a `footer`, the log is left out, because it is in parts that have the footer already.
 
     Raises:
-        SaveError: a file cannot be written; what stood there before is intact.
+        SaveError: a file cannot be written; existing files stay intact.
     """
     frames = {beside(path, "items"): tables.items}
     if footer is None:
@@ -202,6 +202,6 @@ def save(tables: Tables, path: Path, *, footer: Mapping[str, str] | None = None)
     if len(tables.rejected):
         frames = {beside(path, "rejected"): tables.rejected, **frames}
     write_together(frames, footer)
-    if not len(tables.rejected):  # those of an earlier import say nothing about this one
+    if not len(tables.rejected):  # rejected rows of an earlier import are outdated
         beside(path, "rejected").unlink(missing_ok=True)
     return list(frames)

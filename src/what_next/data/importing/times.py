@@ -1,4 +1,4 @@
-"""Time columns of any kind, read as microseconds since 1970 UTC; what could mean two things is refused."""
+"""Time columns of any kind, read as microseconds since 1970 UTC; ambiguous values are refused."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,24 +11,24 @@ from what_next.data.importing.columns import TEXT
 from what_next.errors import DataError
 
 SAMPLE = 100_000
-"""Values that decide how a column is read."""
+"""Number of values that decide how a column is read."""
 
 ISO_FORMATS = ("%+", "%Y-%m-%d %H:%M%#z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-"""With a zone to the second and to the minute, the same without one (read as UTC), and the day alone."""
+"""With a zone (to the second, to the minute), the same without one (read as UTC), and only the day."""
 TWELVE_HOURS = ("%Y-%m-%d %I:%M %p", "%Y-%m-%d %I:%M:%S %p")
 
 FIRST, LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
-"""Years 1 and 9999 in microseconds: what lies outside is not a date."""
+"""Years 1 and 9999 in microseconds: values outside are not dates."""
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """Units of Unix time, and how many of each make a second."""
 SPOKEN = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 EARLIEST, LATEST = 10**8, 10**11
-"""March 1973 and the year 5138 in Unix seconds. Between them a Unix time tells its unit: a thousand times as large, and
-it would be of the next one."""
+"""March 1973 and the year 5138 in Unix seconds. Between them a Unix time determines its unit, because a thousandfold
+value belongs to the next unit."""
 
 SERIALS = (25_569, 73_050)
-"""1970 and 2099 as a spreadsheet counts days (1 is 1900-01-01, and 60 a day that never was)."""
+"""1970 and 2099 as day numbers of spreadsheets (1 is 1900-01-01, and 60 a nonexistent day)."""
 DAY = 86_400
 
 ORDERS = {"dmy": "day, month, year", "mdy": "month, day, year", "ymd": "year, month, day"}
@@ -36,7 +36,7 @@ LIKE_A_DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:$|[ T,])"
 _DATE = r"^(\d{1,4})[./-](\d{1,2})[./-](\d{1,4})(?:,?[ Tt]+(.*))?$"
 _SHORT_START = r"^\d{1,2}[./-]\d{1,2}[./-]\d"
 SHORT_ZONE = r"(:\d\d(?:\.\d+)?[+-]\d\d)$"
-"""How a time ends whose zone is told in hours alone, as PostgreSQL writes it."""
+"""The end of a time whose zone has only hours, as PostgreSQL writes it."""
 
 _ELSEWHERE = " (an option of what-next data import)"
 
@@ -44,7 +44,7 @@ FORMS = (
     "s, ms, us or ns (Unix time), excel (days of a spreadsheet), dmy (European dates), mdy (US dates), ymd, or a "
     "pattern such as %d.%m.%Y %H:%M"
 )
-"""What `--time-format` may be."""
+"""The possible values of `--time-format`."""
 
 NEGATIVE, OTHER_UNIT = "zero or negative time", "time in another unit"
 
@@ -55,9 +55,9 @@ class Times:
 
     Attributes:
         value: Int64 microseconds since 1970 UTC; null where it is not a time.
-        kind: what the values are, in words.
-        guessed: whether they are numbers that nobody said to be Unix times.
-        faults: for each reason why a number is no time, whether a value has it.
+        kind: the kind of the values, in words.
+        guessed: whether they are numbers that were assumed to be Unix times.
+        faults: for each reason why a number is not a time, an expression that is true for such values.
     """
 
     value: pl.Expr
@@ -69,17 +69,17 @@ class Times:
 def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where: str = "the log") -> Times:
     """How to read a column of times.
 
-    Numbers are Unix times. Their unit follows from the size of the median of the first 100,000 but zeros: below 1e11
-    seconds (until the year 5138), below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds; a number of
-    another unit is no time. Fractions are kept to the microsecond. Text is either such numbers, or ISO 8601 dates and
-    times, or dates with the day or the month first where the values tell which. Times without a zone are UTC.
+    Numbers are Unix times. Their unit follows from the median of the first 100,000 non-zero values: below 1e11 seconds
+    (until the year 5138), below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds; numbers in another unit
+    are rejected. Fractions are kept to the microsecond. Text is either such numbers, or ISO 8601 dates and times, or
+    dates with the day or the month first if the values determine which. Times without a zone are UTC.
 
     Args:
-        form: what the user said of them, see `FORMS`; None leaves it to the values.
+        form: the user's format, see `FORMS`; None: determined from the values.
         where: the file, for messages.
 
     Raises:
-        DataError: `form` is not known; or without it, the values can mean two things.
+        DataError: `form` is unknown; or without it, the values are ambiguous.
     """
     check_form(form)
     dtype = frame.collect_schema()[column]
@@ -100,7 +100,7 @@ def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where:
 
 
 def check_form(form: str | None) -> None:
-    """Raises a `DataError` where `--time-format` is none that is known, or tells no year."""
+    """Raises a `DataError` where `--time-format` is unknown, or has no year."""
     if form is None or form in UNITS or form == "excel" or form in ORDERS:
         return
     if "%" not in form:
@@ -118,7 +118,7 @@ def check_form(form: str | None) -> None:
 
 
 def like_times(frame: pl.LazyFrame, columns: list[str]) -> list[str]:
-    """Those columns whose first thousand values look like times, nine in ten: dates, or Unix times of 1990 to 2035."""
+    """The columns that look like times in nine of ten of the first values: dates, or Unix times of 1990 to 2035."""
     head = frame.select(columns).head(1000).collect() if columns else pl.DataFrame()
     return [name for name in columns if _like_times(head[name].drop_nulls())]
 
@@ -152,7 +152,7 @@ def _from_text(frame: pl.LazyFrame, text: pl.Expr, form: str | None, where: str)
         filled.str.contains(SHORT_ZONE).any().alias("hours"),
     ).collect().row(0)  # fmt: skip
     if form or (numbers and numbers >= dates):
-        # Nanoseconds need more digits than a float has, so whole numbers are read as such.
+        # Nanoseconds need more digits than a float has, so integers are parsed as integers.
         return _numbers(frame, number, [text.cast(pl.Int64, strict=False), number], form, where)
     if (short or 0) >= 0.5:
         return _patterned(frame, text, _order(frame, text, where))
@@ -168,12 +168,12 @@ def _iso(text: pl.Expr, formats: tuple[str, ...]) -> pl.Expr:
 
 
 def _patterned(frame: pl.LazyFrame, text: pl.Expr, form: str) -> Times:
-    """Dates in a given order of day, month and year; or by a pattern."""
+    """Dates in a given order of day, month and year, or by a pattern."""
     if form not in ORDERS:
         parsed = text.str.to_datetime(form, strict=False, time_unit="us")
         return Times(_within(parsed.dt.epoch("us")), f"dates as {form}")
     part = {letter: text.str.extract(_DATE, form.index(letter) + 1) for letter in "dmy"}
-    # As POSIX reads two digits of a year: 69 to 99 are of the last century.
+    # As in POSIX, two-digit years from 69 to 99 are of the last century.
     century = pl.when(part["y"] < "69").then(pl.lit("20")).otherwise(pl.lit("19"))
     year = pl.when(part["y"].str.len_chars() == 2).then(century + part["y"]).otherwise(part["y"])
     day = pl.concat_str(year, pl.lit("-"), part["m"], pl.lit("-"), part["d"])
@@ -183,7 +183,7 @@ def _patterned(frame: pl.LazyFrame, text: pl.Expr, form: str) -> Times:
 
 
 def _order(frame: pl.LazyFrame, text: pl.Expr, where: str) -> str:
-    """Whether day or month comes first, where the values tell: a number above 12 is no month."""
+    """Whether the day or the month comes first, if the values determine it: a number above 12 cannot be a month."""
     first, second, third = (text.str.extract(_DATE, place) for place in (1, 2, 3))
     tall = [(part.cast(pl.Int32, strict=False) > 12).sum() for part in (first, second)]
     days, months, short, example = frame.select(
@@ -205,15 +205,15 @@ def _order(frame: pl.LazyFrame, text: pl.Expr, where: str) -> str:
 
 
 def _numbers(frame: pl.LazyFrame, number: pl.Expr, readings: list[pl.Expr], form: str | None, where: str) -> Times:
-    """Unix times, or days of a spreadsheet; `readings` are the same numbers, the most exact first."""
+    """Unix times, or day numbers of a spreadsheet; `readings`: the same numbers, the most exact first."""
     if form == "excel":
         milliseconds = ((number - SERIALS[0]) * (DAY * 1000)).round(0)
         return Times(_within((milliseconds * 1000).cast(pl.Int64, strict=False)), "days of a spreadsheet")
     if form is not None:
         scaled = pl.coalesce(_scaled(one, UNITS[form]) for one in readings)
         return Times(_within(scaled), f"Unix {SPOKEN[form]}")
-    # A generator of expressions of one column: the sample is all that is read here.
-    # Zeros tell no unit: they may be events that are numbered from 0, or missing times.
+    # A generator of expressions of one column: only the sample is read here.
+    # Zeros do not determine a unit: they may be events numbered from 0, or missing times.
     told = number.filter(number != 0).head(SAMPLE).cast(pl.Float64).alias("x")
     sample = frame.select(told).collect()["x"].to_numpy()
     if not len(sample):
@@ -225,7 +225,7 @@ def _numbers(frame: pl.LazyFrame, number: pl.Expr, readings: list[pl.Expr], form
     real = median >= EARLIEST * each
     least, low, high = int(real), EARLIEST * real, LATEST
     microseconds = pl.coalesce(_scaled(one, each) for one in readings)
-    # Compared in microseconds, which are needed anyway: the text is not read a second time.
+    # The limits are compared in microseconds, which are needed anyway, so that the text is parsed once.
     value = pl.when(microseconds.is_between(low * 10**6, high * 10**6, closed="left")).then(microseconds)
     faults = {
         NEGATIVE: number < least,
@@ -235,7 +235,7 @@ def _numbers(frame: pl.LazyFrame, number: pl.Expr, readings: list[pl.Expr], form
 
 
 def _refuse_lookalikes(sample: Float64[np.ndarray, "values"], where: str) -> None:
-    """Raises a `DataError` where most numbers look like another way of writing times than Unix time."""
+    """Raises a `DataError` if most numbers look like times in another notation than Unix time."""
     low, high = np.quantile(sample, (0.1, 0.9))
     found = f"{where} holds numbers from {sample.min():.10g} to {sample.max():.14g}, which look like"
     unless = ", or --time-format s if they are Unix times" + _ELSEWHERE
@@ -249,11 +249,11 @@ def _refuse_lookalikes(sample: Float64[np.ndarray, "values"], where: str) -> Non
 
 
 def _scaled(number: pl.Expr, unit: int) -> pl.Expr:
-    """Microseconds out of `number` counted in units per second; floats are rounded."""
+    """Microseconds from `number`, counted in units per second; floats are rounded."""
     if unit > 10**6:
         return (number // (unit // 10**6)).cast(pl.Int64, strict=False)
     factor = 10**6 // unit
-    # A whole number too large for the product would wrap around silently.
+    # An integer product that is too large would wrap around silently.
     kept = pl.when(number.abs() <= LAST // factor).then(number)
     return (kept * factor).round(0).cast(pl.Int64, strict=False)
 

