@@ -52,16 +52,20 @@ REFIT = "-refit"
 AGAIN = ("next_item-refit", *(f"{rule}{REFIT}" for rule in ("ease", "item_knn", "markov")))
 """Rows that learned from the validation events too, and the sets where `refit, auto` does that."""
 SHORT_ONES = ("amazon-beauty-s3rec", "yoochoose-100k")
-ROWS = list(dict.fromkeys([*ALGORITHMS, *VARIANTS, *RULES, *AGAIN]))
 TRIALS, TRIAL_SECONDS = 6, 60.0
 
 Cells = dict[str, dict[str, dict[str, Any]]]
 
 
+def every_row() -> list[str]:
+    """The rows of the tables, in order."""
+    return list(dict.fromkeys([*ALGORITHMS, *VARIANTS, *RULES, *AGAIN]))
+
+
 def plan(cells: Cells, wanted: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The data sets and algorithms to measure, in order; the best ones are known once the main sets are complete."""
     for name in wanted.sets:
-        rows = ROWS if name in WHOLE else [*ALWAYS, *VARIANTS, *best(cells), *RULES, *AGAIN]
+        rows = every_row() if name in WHOLE else [*ALWAYS, *VARIANTS, *best(cells), *RULES, *AGAIN]
         known = [row for row in dict.fromkeys(rows) if row not in OF_TAGS or name in sets.TAGGED]
         known = [row for row in known if row not in AGAIN or name in SHORT_ONES]
         yield from ((name, row) for row in known if row in wanted.algorithms)
@@ -211,7 +215,7 @@ def search(wanted: argparse.Namespace) -> None:
 def show() -> None:
     """Write the tables and the setups of their rows from the stored results."""
     cells = read(CELLS)
-    put("tables", page(cells, read(TUNED), ROWS, (*MAIN, *MORE)))
+    put("tables", page(cells, read(TUNED), every_row(), (*MAIN, *MORE)))
     for path, text in configs(cells).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -263,7 +267,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("fill", "tune", "show"), default="fill")
     parser.add_argument("--cells", type=int, default=10**6, help="number of cells to measure (or tune)")
     parser.add_argument("--sets", type=_words, default=[*MAIN, *MORE], help="separated by commas; default: all")
-    parser.add_argument("--algorithms", type=_words, default=ROWS, help="separated by commas; default: all")
+    parser.add_argument("--algorithms", type=_words, default=every_row(), help="separated by commas; default: all")
     main_sets = " and ".join(MAIN)
     parser.add_argument(
         "--seeds",
@@ -279,8 +283,8 @@ def main() -> None:
     SCRATCH.mkdir(exist_ok=True)
     if unknown := [name for name in wanted.sets if name not in sets.SETS]:
         parser.error(f"unknown sets: {', '.join(unknown)}; there are {', '.join(sets.SETS)}")
-    if unknown := [name for name in wanted.algorithms if name not in ROWS]:
-        parser.error(f"unknown algorithms: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    if unknown := [name for name in wanted.algorithms if name not in every_row()]:
+        parser.error(f"unknown algorithms: {', '.join(unknown)}; there are {', '.join(every_row())}")
     try:
         {"fill": fill, "tune": search, "show": lambda _: show()}[wanted.what](wanted)
     except KeyboardInterrupt:

@@ -56,6 +56,12 @@ def test_every_algorithm_is_due_on_three_sets_and_two_alone_on_the_others_at_fir
     assert ("ml-1m-part", "good") not in due
 
 
+def test_a_second_training_has_rows_where_validation_holds_many_events(tables: Any) -> None:
+    due = [row for row in tables.plan({}, wanted(tables, algorithms=tables.every_row())) if row[1].endswith("-refit")]
+    assert {name for name, _ in due} == {"amazon-beauty-s3rec", "yoochoose-100k"}
+    assert len(due) == 2 * len(tables.AGAIN)
+
+
 def test_the_best_three_of_the_others_follow_where_the_main_sets_are_full(tables: Any) -> None:
     cells = filled(tables)
     assert tables.best(cells) == ["better", "worse", "good"]

@@ -197,9 +197,9 @@ def protocol(
 
     Of the split: the `users` of this part and all others, how many users and events training knows, and the events that
     a second training added (`refit`).
-    Of the targets: their `kind`, the `rows` and `users`, the relevant `items`, and a `hash` over all; `held`: those that
-    their history holds already, which policies that recommend only new items cannot hit; `cold_items`: those without a
-    training event; `not_allowed`: those that may not be recommended; `cold_users`: users without a training
+    Of the targets: their `kind`, the `rows` and `users`, the relevant `items`, and a `hash` over all; `held`: targets
+    that their history holds already, which policies that recommend only new items cannot hit; `cold_items`: those
+    without a training event; `not_allowed`: those that may not be recommended; `cold_users`: users without a training
     event, unless the split holds out whole users; `without_history`: users of the part who are not evaluated.
     """
     dataset, split, targets, allowed = state.dataset, state.split, evaluator.targets, evaluator.allowed
