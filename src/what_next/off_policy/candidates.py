@@ -84,14 +84,14 @@ def _in_slates(log: Evidence, name: str, one: Candidate | str, given: Sequence[s
         flaw = MARGINAL
     elif not decisions.marginal and not given_above:
         flaw = (
-            "the chances are of items given those above them, and nothing in this estimate corrects for how those came "
-            f"about: take {', '.join(given)}; or give the chance of each item at its position, whatever stands "
-            "above it, and say so (--marginal)"
+            "the chances are conditional on the items above, and this estimate does not correct for how those were "
+            f"chosen: take {', '.join(given)}; or give the chance of each item at its position, whatever is above it, "
+            "and say so (--marginal)"
         )
     elif given_above and (gaps := decisions.slates[decisions.positions != slate.places(decisions.slates)]).size:
         flaw = (
             f"{len(np.unique(gaps)):,} of {len(np.unique(decisions.slates)):,} slates lack the row of a position above "
-            "others, and so how those came about is not known"
+            "others, so the chances of the items above are not known"
         )
     return replace(one, flaw="; ".join(filter(None, [one.flaw, flaw])) or None)
 
@@ -157,7 +157,7 @@ def _modelled(log: Evidence) -> Modelled | str:
     if target.expected is None:
         return "the policy's mean over the item vectors is not known in each row"
     if log.units < 2:
-        return "a reward model is fitted on other units than it is asked about, and there is one alone"
+        return "a reward model must be fitted on other units than it predicts, and the log has a single unit"
     folds = deal(log.units, min(FOLDS, log.units), log.options.seed)[decisions.units]
     chosen = decisions.vectors[decisions.actions]
     return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds)
@@ -219,7 +219,7 @@ def _by_items(log: Evidence) -> Found:
     if decisions.marginal:
         return dict.fromkeys(names, MARGINAL)
     if full is None:
-        return dict.fromkeys(names, "the policy's whole distribution is not known in each row, or does not fit")
+        return dict.fromkeys(names, "the policy's whole distribution is not known in each row, or is too large")
     ids = decisions.slates
     if not slate.one_by_one(full, decisions.actions, ids):
         return dict.fromkeys(names, "the policy does not draw a slate from one distribution without replacement")
@@ -303,7 +303,7 @@ def _diverging(contraction: float) -> str | None:
     return f"fitted Q evaluation does not converge on this log (it grows by {contraction:.2f} a round)"
 
 
-MARGINAL = "it needs the chance of each item given those above it, and those of this log are marginal"
+MARGINAL = "it needs the chance of each item given those above it, but the chances in this log are marginal"
 SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips"))
 GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips", "item_snips", "item_ips")
 """Slate estimators that need the chance of each item given those above it; all others need marginal chances."""

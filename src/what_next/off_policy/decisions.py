@@ -78,7 +78,7 @@ def importance_weights(decisions: Decisions, target: Target) -> Rows:
     """The target's chance of each logged action over the behaviour policy's; at most `LARGEST`."""
     chances, propensities = target.chances, decisions.propensities
     assert 0 < len(propensities) == len(chances)
-    assert ((propensities > 0) & (propensities <= 1)).all(), "whoever reads a log looks at its propensities"
+    assert ((propensities > 0) & (propensities <= 1)).all(), "propensities are checked when a log is read"
     assert ((chances >= 0) & (chances <= 1 + 1e-6)).all(), "chances are from 0 to 1"
     with np.errstate(over="ignore"):
         return np.asarray(np.minimum(chances / propensities, LARGEST))

@@ -148,7 +148,7 @@ class StepSupport:
             step = int(high.argmax())
             return (
                 f"the mean product of the weights up to row {step + 1} is {self.means[step]:.2f}, where 1 is the most: "
-                "each row must have its own item's chance, given those before, and not that of a whole slate"
+                "each row must have the chance of its own item given those before it, not that of a whole slate"
             )
         share = self.share(thresholds)
         if share >= thresholds.support:

@@ -196,8 +196,8 @@ def _lacking(log: Evidence) -> Iterator[str]:
     if overlap.mean_weight + thresholds.errors * overlap.error < 1 - LITTLE:
         yield (
             f"the mean weight is {overlap.mean_weight:.3f} (standard error {overlap.error:.3f}), where 1 is expected: "
-            "the log hardly holds the rest of what the policy would do, and no interval here knows what that earns; or "
-            "its propensities are not those that it was written with"
+            "part of what the policy would do is hardly in the log, and no interval here covers what that part earns; "
+            "or the propensities are not those that the log was written with"
         )
 
 
@@ -211,9 +211,9 @@ def _narrow(made: dict[str, Candidate], told: dict[str, Any], thresholds: Thresh
     if few:
         yield (
             f"{', '.join(few)}: few units have most of the squared weight (their effective number is "
-            f"{min(few.values()):.0f}, and {thresholds.carriers:.0f} are wanted), so the interval is likely too "
-            "narrow, and where rewards are positive too low: of those of 95 % about 84 % hold the value by ips, 91 % "
-            "by snips; a Bernstein interval, where there is one, holds as often as it says"
+            f"{min(few.values()):.0f}, and should be {thresholds.carriers:.0f}), so the interval is likely too narrow "
+            "and, if rewards are positive, too low: intervals of 95 % held the value in about 84 % of such logs by "
+            "ips, in 91 % by snips; a Bernstein interval, if there is one, keeps its level"
         )
 
 

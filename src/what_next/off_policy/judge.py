@@ -46,8 +46,8 @@ class _Case:
             )
         if whole.kind != "service" and any(one.startswith("server.") for one in settings.overrides):
             raise SetupError(
-                f"{' '.join(settings.overrides)}: a model draws as the service does where that one's exported log "
-                f"judges it, and {settings.path} is none; leave server.* out"
+                f"{' '.join(settings.overrides)}: server.* only matters if the exported log of a service judges a "
+                f"model, and {settings.path} is not such a log; leave server.* out"
             )
         self.names: list[str] = [one.name for one in meant]
         self.on_log = [one.on_log(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
@@ -94,8 +94,8 @@ class _Case:
         if self.behaviour["kind"] == "estimated":
             yield (
                 f"propensities are estimated from the log's own frequencies given {self.behaviour['given']} (on "
-                f"held-out rows {self.behaviour['miscalibrated']:.1%} of the chance stands in the wrong bin): the "
-                "estimates are right only if the policy that wrote the log looked at no more"
+                f"held-out rows {self.behaviour['miscalibrated']:.1%} of the probability is in the wrong bin): the "
+                "estimates are right only if the policy that wrote the log depended on nothing else"
             )
         if self.top is not None:
             yield f"judged by the first {self.top} positions of each slate, and by nothing below"
@@ -110,11 +110,11 @@ class _Case:
                 "intervals are too narrow; leave them out"
             )
         if log.kind == "open bandit":
-            yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"
+            yield "Open Bandit files have no users: rows count as independent decisions, and the position as context"
         if any(one.about["kind"] == "uniform" for one in self.on_log) and "uniform" in log.source.names:
-            yield "uniform is each item with the same chance, and not the log's column of that name"
+            yield "uniform means that each item has the same chance; it is not the log's column of that name"
         if binary(log) and not self.options.estimated and self.options.reward_range == (0.0, 1.0):
-            yield "all rewards are 0 or 1, and Bernstein intervals take it that no other could have been"
+            yield "all rewards are 0 or 1, and Bernstein intervals assume that no others are possible"
         if log.items.vectors is None:
             yield "items have no attributes: reward models know them by their ids, and clusters are single items"
 
@@ -218,8 +218,8 @@ def _of_slates(decisions: Decisions, placed: bool) -> str:
     if decisions.marginal:
         return f"chances on slates are taken as marginal: of an item at its position, whatever stands above it{order}"
     return (
-        "chances on slates are taken as those of an item given the items above it (else say --marginal); by the "
-        f"cascade, what an item brings hangs on no item below it{order}"
+        "chances on slates are taken as those of an item given the items above it (else say --marginal); cascade "
+        f"estimates assume that an item's reward does not depend on the items below it{order}"
     )
 
 

@@ -87,7 +87,7 @@ class Learned(TargetPolicy):
         if log.kind != "service":
             return _Events.of(log, policy, self.seen)
         if self.seen:
-            raise SetupError(f"--seen: {log.source.path} tells of each decision whether items could be shown again")
+            raise SetupError(f"--seen: {log.source.path} says for each decision whether items could be shown again")
         return Asked.of(log, policy, self.setup.server)
 
     def _asked(self, log: DecisionLog, events: "_Events | Asked", learned: Which) -> Which:
@@ -161,8 +161,8 @@ class Learned(TargetPolicy):
             )
         elif about["without_history"]:
             yield (
-                f"{about['without_history']:,} rows without an earlier row of their user are history alone: no "
-                f"decision of {self.name}"
+                f"{about['without_history']:,} rows without an earlier row of their user are only used as history: "
+                f"{self.name} cannot be asked there"
             )
         if about["learned"]:
             yield f"{about['learned']:,} rows left out: {self.name} was trained on what they brought"

@@ -126,7 +126,7 @@ class Frequencies(TargetPolicy):
         if outside:
             notes.append(outside_note(outside))
         if about["own"]:
-            notes.append("the policy was made from the log that judges it, and may have followed its rewards: too good")
+            notes.append("the policy was made from the log that judges it: the estimate may be too good")
         found = _drawn(shares, slots, decisions, about)
         return _unrestricted(replace(found, notes=tuple(notes)), log)
 

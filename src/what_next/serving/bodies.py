@@ -308,7 +308,7 @@ class Event(Body):
 
     @property
     def row(self) -> EventRow:
-        """As the store takes it."""
+        """The same in the form that the store takes."""
         return EventRow(
             self.event_id, self.user_id, self.item_id, self.event, self.timestamp, self.reward, self.context or None,
             self.recommendation_id,
@@ -336,7 +336,7 @@ class Feedback(Body):
 
     @property
     def row(self) -> AddFeedback:
-        """As the store takes it."""
+        """The same in the form that the store takes."""
         return AddFeedback(self.feedback_id, self.recommendation_id, self.item_id, self.reward, self.timestamp)
 
 
@@ -363,7 +363,7 @@ class Item(Body):
 
     @property
     def row(self) -> NewItem:
-        """As the store takes it."""
+        """The same in the form that the store takes."""
         tags = self.tags and {kind: [word.strip() for word in words] for kind, words in self.tags.items()}
         return NewItem(self.item_id, self.title, self.attributes, tags)
 

@@ -19,7 +19,7 @@ OF_LOOP = {
     "reward": ("reward", "What an answer of the deployed version earned on average"),
     "reward_low": ("reward_low", "Its lower bound, for any number of looks"),
     "reward_high": ("reward_high", "Its upper bound, for any number of looks"),
-    "drift": ("drift", "Whether the detector of drift has raised an alarm that no round has begun for yet (1)"),
+    "drift": ("drift", "Whether drift was detected since the last round began (1)"),
 }
 """Metrics from the loop's journal, by name: the name in the journal, and a description."""
 
@@ -51,14 +51,14 @@ class Metrics:
         about = "Time from a question to its durable answer, within the engine"
         self._answering = histogram("answer_seconds", about, ("role",), buckets=SECONDS)
         self.batches = histogram("batch_size", "Questions that went through the model together", buckets=SIZES)
-        sessions = counter("sessions", "Sessions, by how they were found", ("found",))
+        sessions = counter("sessions", "Sessions, by how they were obtained", ("found",))
         self.ready = self.gauge("ready", "Whether /ready says that the service can answer (1) or not (0)")
-        self.versions = counter("versions", "Times that a version took over")
-        self.loads = counter("loads", "Versions that were to be loaded, by what came of it", ("what",))
-        self.shadows = counter("shadow_answers", "Answers of the second model that nobody saw", ("what",))
-        about = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
+        self.versions = counter("versions", "Switches to another version")
+        self.loads = counter("loads", "Attempts to load a version, by outcome", ("what",))
+        self.shadows = counter("shadow_answers", "Shadow answers of the second model, by outcome", ("what",))
+        about = "Share of the shown items that are also in the second model's shadow answer"
         self.overlap = histogram("shadow_overlap", about, buckets=SHARES)
-        told = {"events": "Events by what came of them", "feedback": "Feedback by what came of it"}
+        told = {"events": "Events, by outcome", "feedback": "Feedback, by outcome"}
         self._happened = {what: counter(what, about, ("result",)) for what, about in told.items()}
         self.store_failures = counter("store_failures", "Times that the store could not be used")
         self._model = self.gauge("model_info", "The model that answers", ("version", "algorithm", "encoder"))

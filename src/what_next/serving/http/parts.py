@@ -138,7 +138,7 @@ class Parts:
 
         waiting = self.metrics.gauge("writer_depth", "Writes that wait for the store")
         waiting.set_function(lambda: float(self.writer.depth if self.writer else 0))
-        dropped = self.metrics.gauge("log_lines_dropped", "Log lines that nobody took in time")
+        dropped = self.metrics.gauge("log_lines_dropped", "Log lines dropped because they were not written in time")
         dropped.set_function(lambda: self.log.dropped)
         about = "Whether the deployed version cannot be loaded (1)"
         watch("version_refused", about, lambda engine: engine.model()["refused"] is not None)
@@ -146,11 +146,11 @@ class Parts:
         watch("second_refused", about, lambda engine: engine.unfit() is not None)
         about = "How much more an answer of the experiment's second arm earned than one of the first"
         watch("experiment_difference", about, lambda engine: engine.experiment.number("mean"))
-        about = "The least that this difference may be, at any number of looks; NaN where nothing is known"
+        about = "The lower bound of this difference, at any number of looks; NaN if unknown"
         watch("experiment_difference_low", about, lambda engine: engine.experiment.number("low"))
-        about = "The most that this difference may be, at any number of looks; NaN where nothing is known"
+        about = "The upper bound of this difference, at any number of looks; NaN if unknown"
         watch("experiment_difference_high", about, lambda engine: engine.experiment.number("high"))
-        watch("loading_seconds", "For how long a version is being loaded; 0: none is", loading)
+        watch("loading_seconds", "For how long a version has been loading; 0: none is", loading)
 
     def close(self) -> None:
         """End the threads; the caller closes engine, writer and store."""

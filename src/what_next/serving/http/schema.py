@@ -20,24 +20,24 @@ Errors have one shape: `error.code` for programs, `error.message` for people, an
 each field. A request that gets 503 or 429 may be sent again after `Retry-After` seconds.
 """
 ANY = {
-    400: "the request is not HTTP/1.1 as it must be: one `Host`, headers and lengths that fit",
+    400: "the request is not valid HTTP/1.1: it needs one `Host`, and headers and lengths that fit",
     401: "a key is needed, or is not known",
     403: "the key's role does not permit this, or the host is not this machine's own",
     408: "the body did not come in time",
-    429: "more than one caller may ask in a second; `Retry-After` tells when there is room",
+    429: "the caller's rate limit is used up; `Retry-After` tells when there is room",
     431: "the headers are larger than 64 KiB",
-    500: "our own fault; the service's log tells more",
-    503: "the store is away, the service is starting, or more is asked than can be answered in time; `Retry-After` "
+    500: "an internal error; the service's log tells more",
+    503: "the store is unavailable, the service is starting, or has too many requests; `Retry-After` "
     "tells when to try again",
     504: "it took longer than a request may take",
 }
 """Error statuses of every request; probes need no key, and are not limited."""
-OF_PARAMS = {422: "fields that are not as they must be, with reasons"}
+OF_PARAMS = {422: "invalid fields, with reasons"}
 OF_PATHS = {404: "there is no such item"}
 OF_BODIES = {
-    400: "the body is no JSON, or the request not HTTP/1.1 as it must be",
+    400: "the body is not JSON, or the request is not valid HTTP/1.1",
     413: "the body is too large",
-    415: "the body is not told to be JSON, or is packed",
+    415: "the Content-Type is not JSON, or the body is compressed",
     **OF_PARAMS,
 }
 IDEMPOTENCY = {

@@ -165,7 +165,7 @@ class Journal:
         self.measure(looked=now)
         if now >= last - BACK:
             return
-        self.tell("clock", f"the clock went back by {(last - now) / 1e6:,.0f} s: whatever waits, waits anew")
+        self.tell("clock", f"the clock went back by {(last - now) / 1e6:,.0f} s: all waiting times start again")
         if "began" in self.numbers():
             self.measure(began=now)
         if (current := self.current()) is not None:

@@ -400,7 +400,7 @@ class Loop:
         if reached <= given:
             return
         told = f"an earlier store was restored: its answers ended at number {given:,}, and {reached:,.0f} was known"
-        self.journal.tell("store", f"{told}; whatever counts answers, counts anew")
+        self.journal.tell("store", f"{told}; all counts of answers start again")
         if current is not None:
             began = {name.replace("_since", "_began"): self.journal.clock() for name in anew}
             until = {name: min(value, most[name]) for name, value in until.items()}
