@@ -64,7 +64,7 @@ def asymptotic(ours: Terms, theirs: Terms, effect: float, level: float = 95.0) -
     the Brownian motion holds for them (Slepian 1962).
 
     Args:
-        ours, theirs: the two estimates, with one row per unit.
+        ours: one estimate, with a row per unit; `theirs`: the other one.
         effect: the expected size of the difference; see `normal_mixture`.
         level: two-sided, in percent.
 

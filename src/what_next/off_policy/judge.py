@@ -167,7 +167,7 @@ def gate(
 
     Args:
         settings: the log.
-        new, current: the policies: names as for `estimate_policy`, or objects.
+        new: a policy: a name as for `estimate_policy`, or an object; `current`: likewise.
         estimator: the estimate that decides; None: the self-normalised one (`_Case.usual`).
         margin: how much more the new policy must earn, in the unit of the log's rewards.
         looks: "one": the interval is valid at this look only; "any": at any number of looks.

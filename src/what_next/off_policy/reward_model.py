@@ -172,7 +172,7 @@ def cross_fit(
     """Fit one model per fold on the rows of all other folds, and predict the fold with it.
 
     Args:
-        contexts, chosen, expected: as for `Features`.
+        contexts: as for `Features`; `chosen`, `expected`: likewise.
         rewards: the target of the regression.
         folds: the fold of each row: 0, 1, ... without gaps, at least two; all rows of a unit are in the same fold.
         penalties: candidates, all above 0, for every coefficient except the constant. See `chosen_penalty`.

@@ -66,7 +66,7 @@ def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Ro
     either the weights or the model are. With cross-fitted values the model never saw the trajectory.
 
     Args:
-        decisions, weights, discount: see the top of this file.
+        decisions: the log; `weights`, `discount`: see the top of this file.
         values: the model's value of each row's state under the target.
         chosen: the model's value of each row's state and logged action.
     """

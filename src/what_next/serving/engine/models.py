@@ -179,7 +179,7 @@ class Models:
         return Loading(version, last, self.setup.server.loading, load)
 
     def _ended(self, loading: Loading) -> Active:
-        """The loaded version, with items that were added meanwhile; the caller holds the lock, so that no more come."""
+        """The loaded version, with items that were added meanwhile; no more may be added until it is in its place."""
         try:
             found = loading.result()
         except ModelError:
@@ -308,7 +308,7 @@ def _other_catalogue(version: Served, current: Served) -> str | None:
     """A message if a version's catalogue is not that of the current one; None if it is.
 
     The common items are compared with the smaller catalogue, so that a model of only the newest items, or of many more
-    items, is accepted. Items that were added after training are in both and do not count.
+    items, is accepted. Items that were added after training are in both, so only the version's own are compared.
     """
     common, least = len(current.known(version.ids[: version.own])), min(version.own, current.own)
     if common >= SHARED * least:

@@ -206,7 +206,7 @@ def serve(
     Args:
         setup: of the service.
         ready: called once when the service can answer, with its address, version and store.
-        progress, notify: see `Opening`.
+        progress: see `Opening`; `notify`: likewise.
         world: the simulated world whose items are served; None: users are people.
         log: takes the lines of the log; None: standard error.
 
