@@ -144,7 +144,7 @@ def test_what_cannot_be_made_is_left_out_with_the_reason():
     one_hot = told(replace(bare, vectors=np.eye(10)), replace(TARGET, expected=TARGET.full))["left_out"]
     assert set(one_hot) == {"mips"}
     one_unit = replace(LOG, units=np.zeros(400, np.int64))
-    assert "one alone" in told(one_unit, force=True)["left_out"]["dm"]
+    assert "single unit" in told(one_unit, force=True)["left_out"]["dm"]
 
 
 def test_clusters_are_made_of_vectors_and_weights_averaged_where_distributions_are_not_known():

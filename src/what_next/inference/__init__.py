@@ -1,1 +1,1 @@
-"""Trained models at work: recommendations, sessions, growing catalogues, export."""
+"""Inference with trained models: recommendations, sessions, growing catalogues, ONNX export."""

@@ -1,4 +1,4 @@
-"""New items in a running service: a recommender with a longer catalogue, without training."""
+"""New items in a running service: extend a recommender's catalogue without training."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,32 +27,32 @@ from what_next.policy import LearnedPolicy
 from what_next.state import State
 
 NEIGHBOURS = 10
-"""Items whose learned vectors a new item's is the mean of, where it shares no tag."""
+"""A new item that shares no tag gets the mean of the learned vectors of this many nearest items."""
 CHUNK = 2**22
-"""Distances at work at a time: 16 MB."""
+"""Distances computed at a time: 16 MB."""
 LARGEST = float(np.finfo(np.float32).max)
-"""Of an attribute's values."""
+"""Largest absolute value of an attribute."""
 UNTOLD = (
     "is new, and the catalogue has no attributes by which it could be recommended; it can be from the next training "
     "on, once events name it"
 )
-"""What people are told of a new item where items have no attributes."""
+"""Message for a new item if the catalogue has neither attributes nor tags."""
 UNSHARED = (
     "are those of no item that the model was trained with, and the catalogue has no attributes by which a new item "
     "could be recommended; give one that such an item has, or wait for the next training, once events name it"
 )
-"""What they are told of its tags, where some items have any."""
+"""Message for a new item whose tags are all unknown, if the catalogue has no attributes."""
 
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to add, or what is now true of one that is there.
+    """An item to add, or the new data of a known item.
 
     Attributes:
-        item_id: as in the item table; `title`: what people call it.
-        attributes: all that the catalogue has, by name, in their own units.
-        tags: words that other items may share, by what they are; of kinds that the catalogue lacks they count for
-            nothing. None: those that it had.
+        item_id: as in the item table; `title`: for people.
+        attributes: a value for every attribute of the catalogue, by name, in the attribute's unit.
+        tags: words that items may share, by kind; kinds that the catalogue lacks are ignored. None: keep a known item's
+            tags.
     """
 
     item_id: str
@@ -62,25 +62,25 @@ class NewItem:
 
 
 def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
-    """A recommender with further items at the end of its catalogue, which may be recommended at once.
+    """A recommender with further items at the end of its catalogue, which can be recommended at once.
 
-    Positions of old items stay, and so do sessions: those of the one go on with the other. An id that is known gets the
-    new title, attributes and tags; the last of an id counts. The recommender itself is as it was, and may go on
-    answering; the two share no memory that either changes.
+    Positions of old items do not change, so sessions of the old recommender are valid in the new one. A known id gets
+    the new title, attributes and tags; the last entry of an id counts. The old recommender is unchanged and may go on
+    answering: the two share no memory that either writes to.
 
-    Where items are known by their attributes, a new one is as good as any other. Where their vectors are learned and
-    nothing else, a new one's is the mean of those of the items that share its tags, the more the likelier such a tag is
-    kept and the fewer share it; of one that shares none, of its 10 nearest items (of a training event, where that is
-    known) by standardised attributes. (Of 200 items of a shop with prices as if they were new, the cosine with the
-    vector that had been learned was .42 by brand and category, .25 by price; of 200 articles of news .59 by tags, .37
-    by the 200 most frequent keywords as attributes, and less by a mean of both.) Counts of the log take what comes next
-    from those that share its tags (`LinearTerm.place`), with attributes or without. Both are guesses, which hold until
-    the next training; where an item without a training event is changed, they are made anew. Beside attributes, what is
-    learned of a new item is nothing.
+    If item vectors are made of attributes only, a new item is as good as any other. If they are only learned, a new
+    item gets the weighted mean of the vectors of items that share its tags, with more weight for a tag that users tend
+    to stay with and for a tag that few items share. An item that shares no tag gets the mean of its 10 nearest items by
+    standardised attributes, among those with a training event if these are known. (For 200 items of a shop with prices,
+    treated as new, the cosine with the learned vector was .42 by brand and category, .25 by price; for 200 news
+    articles .59 by tags, .37 by the 200 most frequent keywords as attributes, and less by a mean of both.) The linear
+    model predicts a new item's successors from items that share its tags (`LinearTerm.place`), with or without
+    attributes. Both are guesses until the next training, and are recomputed whenever an item without a training event
+    is changed. If vectors have attributes and a learned part, the learned part of a new item is 0.
 
     Raises:
-        CatalogueError: an item lacks an attribute, has one that the catalogue does not know or one that is no number;
-            or a new one has neither attributes nor tags to be told by.
+        CatalogueError: an item lacks an attribute, or has one that the catalogue does not know or that is not a number;
+            or a new item has neither attributes nor known tags.
     """
     if not items:
         return recommender
@@ -99,12 +99,12 @@ def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
 
 
 def misfits(space: Space, items: Sequence[NewItem]) -> frozenset[str]:
-    """The ids of those items that cannot be put into the catalogue."""
+    """The ids of the items that cannot be put into the catalogue."""
     return frozenset(items[place].item_id for place, _, _ in problems(space, items))
 
 
 def known_tags(space: Space, items: Sequence[NewItem] = ()) -> frozenset[str]:
-    """The tags of the items that have a training event, where that is known; also those that `items` give them now."""
+    """The tags of items with a training event, including the tags that `items` now give to these."""
     tags = space.catalogue.tags
     if tags is None:
         return frozenset()
@@ -114,10 +114,10 @@ def known_tags(space: Space, items: Sequence[NewItem] = ()) -> frozenset[str]:
 
 
 def problems(space: Space, items: Sequence[NewItem], own: int | None = None) -> Iterator[tuple[int, str, str]]:
-    """The items that cannot be put into the catalogue: the place of each among them, which of its fields, and why.
+    """The items that cannot be put into the catalogue: the index in `items`, the field at fault, and the reason.
 
-    `own`: how many items of the catalogue were trained with it, before those that were added; None: all. An added one
-    that is given tags must be known by them anew, as it will be when the model is loaded again.
+    `own`: the number of catalogue items from training, which come before the added ones; None: all. An added item that
+    is given new tags must share one with a trained item, because it is added from scratch when the model is reloaded.
     """
     catalogue, names, known = space.catalogue, space.catalogue.names, set(space.catalogue.names)
     places, own = catalogue.index([item.item_id for item in items]).tolist(), len(catalogue) if own is None else own
@@ -142,7 +142,7 @@ def problems(space: Space, items: Sequence[NewItem], own: int | None = None) -> 
 
 
 def _tags(item: NewItem, kinds: Sequence[str]) -> list[str] | None:
-    """Those of some kinds, as the catalogue has them; None where none are given."""
+    """The item's tags of the given kinds, in the catalogue's form; None if the item gives none."""
     return None if item.tags is None else tags_of({kind: item.tags[kind] for kind in kinds if kind in item.tags})
 
 
@@ -177,7 +177,7 @@ def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalo
 
 
 def _space(space: Space, catalogue: Catalogue) -> Space:
-    """The same with another catalogue: nobody heard the items at its end."""
+    """The space with a longer catalogue, whose added items have a count of 0."""
     counts = space.counts
     if counts is not None:
         counts = np.pad(counts, (0, len(catalogue) - len(counts)))
@@ -185,7 +185,7 @@ def _space(space: Space, catalogue: Catalogue) -> Space:
 
 
 def _agent(agent: Agent, catalogue: Catalogue, new: Int64[np.ndarray, "new"]) -> Agent:
-    """A copy for inference, whose encoder knows all items; what it says of some is made `new`."""
+    """A copy for inference whose encoder has vectors for all items; those of the `new` positions are computed."""
     extended = Agent(agent.setup, _space(agent.space, catalogue))
     known: dict[int, object] = {}
     for net in agent.nets.values():
@@ -209,7 +209,7 @@ def _agent(agent: Agent, catalogue: Catalogue, new: Int64[np.ndarray, "new"]) ->
 def _neighbours(
     net: Encoder, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"], new: Int64[np.ndarray, "new"]
 ) -> Rows | None:
-    """For each new item those that share its tags, and what these foretell; None where no item has any."""
+    """For each new item, the items that share its tags, with their weights; None if the catalogue has no tags."""
     if catalogue.tags is None:
         return None
     ridge, events, chances = net.ridge, np.zeros(net.items.count), np.ones(len(catalogue.kinds))
@@ -226,7 +226,7 @@ def _vectors(
     new: Int64[np.ndarray, "new"],
     near: Rows | None,
 ) -> ItemVectors:
-    """The vectors of the items, those that are added at the end."""
+    """The item vectors, with those of the added items at the end."""
     extended, added = copy.deepcopy(old), len(catalogue) - old.count
     extended.count = len(catalogue)
     if old.attributes is not None:
@@ -251,7 +251,7 @@ def _guessed(
     seen: Int32[np.ndarray, "seen"],
     new: Int64[np.ndarray, "new"],
 ) -> Float[Tensor, "new dim"]:
-    """For each new item the mean of its neighbours' learned vectors."""
+    """For each new item, the mean of the learned vectors of its nearest items by attributes."""
     near, found = torch.from_numpy(vectors[seen]), [rows[:0]]
     for part in torch.split(torch.from_numpy(vectors[new]), max(1, CHUNK // max(1, len(near)))):
         nearest = torch.cdist(part, near).topk(min(NEIGHBOURS, len(near)), largest=False).indices

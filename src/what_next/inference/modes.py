@@ -1,4 +1,4 @@
-"""What PyTorch is set to while we compute, whatever its user set it to; each is a decorator as well."""
+"""Context managers (also decorators) that shield our computations from the user's PyTorch settings, and vice versa."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -8,9 +8,9 @@ import torch
 
 @contextmanager
 def own_modes() -> Iterator[None]:
-    """New tensors are float32, on the processor, and may have gradients, which `torch.inference_mode` forbids for ever.
+    """Make new tensors float32, on the CPU and able to have gradients, which `torch.inference_mode` would rule out.
 
-    Where all is so already, this takes some microseconds. The default dtype is that of all threads meanwhile.
+    If the settings are right already, this takes some microseconds. Meanwhile the default dtype is that of all threads.
     """
     made = torch.empty(0)
     if made.dtype == torch.float32 and made.is_cpu and not made.is_inference() and torch.is_grad_enabled():
@@ -19,7 +19,7 @@ def own_modes() -> Iterator[None]:
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        # It turns gradients on, too; a device costs each operation some time.
+        # `inference_mode(False)` also turns gradients on. A device context slows each operation: only if needed.
         with torch.inference_mode(False), nullcontext() if made.is_cpu else torch.device("cpu"):
             yield
     finally:
@@ -28,11 +28,11 @@ def own_modes() -> Iterator[None]:
 
 @contextmanager
 def own_draws() -> Iterator[None]:
-    """Afterwards PyTorch's global generators are where they were: training sets them to its seed."""
+    """Restore PyTorch's global generators afterwards, because training seeds them."""
     used = torch.cuda.is_initialized()
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count()) if used else (), device_type="cuda"):
             yield
     finally:
-        if torch.cuda.is_available() and not used:  # its generators start as that of the processor did
+        if torch.cuda.is_available() and not used:  # CUDA's generators start with the CPU's seed
             torch.cuda.manual_seed_all(torch.initial_seed())

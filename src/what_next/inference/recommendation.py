@@ -1,4 +1,4 @@
-"""What a user is recommended, and why, for people to read."""
+"""A user's recommendations and the reasons for them, for people to read."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Item:
         item_id, title: as in the item table.
         attributes: in their own units.
         match: whether it lies in the box around the proposal; otherwise it is one of the nearest.
-        repeat: the user knew it already.
+        repeat: whether it is in the user's history.
         propensity: the exact probability with which it was chosen; 1 for a greedy choice.
     """
 
@@ -34,12 +34,12 @@ class Item:
 
 @dataclass(frozen=True, repr=False)
 class Recommendation:
-    """What one user is recommended, and why.
+    """The recommended items of one user, and the reasons for them.
 
     Attributes:
-        user: the id; None for a history that was given.
+        user: the id; None for a given history.
         history: titles of the latest events, oldest first.
-        proposal: the attributes that the actor asked for, in their own units; empty where items are ranked by score.
+        proposal: the attributes that the actor proposed, in their own units; empty if items are ranked by score.
         items: best first.
         unknown: ids of the given history that the catalogue does not hold.
     """
@@ -73,7 +73,7 @@ class Recommendation:
         return (why if self.proposal else "by score") + (", known already" if item.repeat else "")
 
     def __rich__(self) -> RenderableType:
-        """The items beside the proposal, an attribute a row."""
+        """A table of the items and, if there is a proposal, one that compares attributes, one row each."""
         parts: list[RenderableType] = [Text(f"{self._whose}, after: " + "; ".join(self.history[-5:]))]
         if self.unknown:
             parts.append(Text(f"not in the catalogue, left out: {some(self.unknown)}"))
@@ -93,6 +93,6 @@ class Recommendation:
             table.add_column(Text(item.title), max_width=14, overflow="fold")
         for name, value in self.proposal.items():
             others = [item.attributes[name] for item in shown]
-            if value or any(others):  # genres that nobody asked for and nothing has would hide the rest
+            if value or any(others):  # rows of zeros only, such as absent genres, would hide the rest
                 table.add_row(Text(name), f"{value:.4g}", *(f"{other:.4g}" for other in others))
         return table

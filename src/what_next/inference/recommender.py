@@ -22,7 +22,7 @@ from what_next.state import State
 from what_next.types import Greedy, History, Permitted, Product, Proposal, Request
 
 CHUNK, EVENTS = 512, 2**18
-"""Users scored at a time, and events of their histories with padding, at most."""
+"""Most users scored at a time, and most events of their histories, padding included."""
 
 
 class Recommender:
@@ -49,20 +49,20 @@ class Recommender:
         blocked: Iterable[str | int] = (),
         rng: np.random.Generator | None = None,
     ) -> Recommendation:
-        """What comes next after a history of item ids (oldest first), or for a user of the data set.
+        """Recommend items after a history of item ids (oldest first), or for a user of the data set.
 
         Args:
-            history: item ids; `user`: a user id. With both, the history is taken, and the user's name is kept.
+            history: item ids; `user`: a user id. With both, the history is used, and the user id is only reported.
             k: number of items.
             seen: whether items of the history may be recommended; None: as `evaluation.seen` of the setup says.
             context: numbers about the situation, by name.
-            allowed: ids of the items that may be recommended; None for all. Unknown ids are passed over.
-            blocked: ids of items that may not; the same.
-            rng: draws the items among those that match the proposal; None takes the nearest.
+            allowed: ids of the items that may be recommended; None for all. Unknown ids are ignored.
+            blocked: ids of items that may not be recommended. Unknown ids are ignored.
+            rng: draws the items by the agent's sampler; None takes the best (or nearest) ones.
 
         Raises:
-            CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
-            DataError: `k` is no whole number above 0, `seen` neither a bool nor None, or `user` is several ids.
+            CatalogueError: the user, or every item of the history, is unknown; or no item is permitted.
+            DataError: `k` is not a whole number above 0, `seen` is neither a bool nor None, or `user` is several ids.
         """
         if isinstance(user, Iterable) and not isinstance(user, str | bytes):
             raise DataError(f"user is {user!r:.200}; expected one id; recommend_users answers for several")
@@ -85,7 +85,7 @@ class Recommender:
         seen: bool | None = None,
         rng: np.random.Generator | None = None,
     ) -> list[Recommendation]:
-        """What comes next for some users of the data set."""
+        """Recommendations for some users of the data set."""
         history = self.state.get_user_history(self.users(users))
         found = self._chosen(history, k, seen, None, rng)
         return [self._recommendation(history, *found, row, str(user)) for row, user in enumerate(users)]
@@ -95,12 +95,12 @@ class Recommender:
 
         Args:
             frame: events of any users, oldest first for each, with columns `user_id` and `item_id` (pandas, Polars,
-                pyarrow). Rows without a user or an item, and items that the catalogue does not hold, are passed over;
-                a user with no other gets no row.
-            k: number of items for each user; `seen`: whether items that they heard may be recommended.
+                pyarrow). Rows without a user or an item, and items outside the catalogue, are ignored; a user with no
+                other rows gets no recommendation.
+            k: number of items for each user; `seen`: whether items of their history may be recommended.
 
         Raises:
-            DataError: it is no frame, or lacks a column; or `k` or `seen` cannot be used.
+            DataError: `frame` is not a data frame, or lacks a column; or `k` or `seen` is invalid.
         """
         if not is_frame(frame):
             raise DataError(f"{type(frame).__name__} found where a frame of pandas, Polars or pyarrow is expected")
@@ -111,7 +111,7 @@ class Recommender:
         return like(frame, self.with_events(events, k, seen=seen))
 
     def with_events(self, events: pl.DataFrame, k: int = 10, **how: Any) -> pl.DataFrame:
-        """`recommend_frame` of a Polars frame; `how` is that of `recommend_all`."""
+        """`recommend_frame` for a Polars frame; `how`: further arguments of `recommend_all`."""
         catalogue, events = self.catalogue, events.select("user_id", "item_id").drop_nulls()
         known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)
         setup = self.state.setup.model_copy(update={"split": EVERYONE})
@@ -128,7 +128,7 @@ class Recommender:
         rng: np.random.Generator | None = None,
         users: Int32[np.ndarray, "users"] | None = None,
     ) -> pl.DataFrame:
-        """A frame of `user_id, rank, item_id, title` for every user of the data set, or for those at some positions."""
+        """A frame of `user_id, rank, item_id, title` for all users of the data set, or for the given user positions."""
         check_fork("recommend_all")
         mask = self.catalogue.mask(allowed, blocked)
         parts = [self._ranked(np.array([], np.int32), np.zeros((0, 0), np.int32))]
@@ -164,7 +164,7 @@ class Recommender:
         rng: np.random.Generator | None,
         propensities: bool = True,
     ) -> tuple[Proposal, Product]:
-        """What the agent proposes after some histories, and the slates."""
+        """The agent's proposals after some histories, and the slates."""
         if not isinstance(k, int | np.integer) or k < 1:
             raise DataError(f"k is {k!r}; expected a whole number above 0")
         if not isinstance(seen, bool | np.bool_ | None):
@@ -217,7 +217,7 @@ class Recommender:
                 )
             )
         titles = tuple(catalogue.titles.gather(heard))
-        # A point in a learned space says nothing to people.
+        # A point in a learned space has no meaning for people.
         proposal = {} if states.ranked else self._named(catalogue.restore(states.points[row]))
         return Recommendation(user, titles, proposal, tuple(items), unknown)
 
@@ -227,16 +227,16 @@ class Recommender:
 
 @cache
 def _one_thread_in_forks() -> None:
-    """From now on, a child that is forked computes with one thread: others stay behind, and it would wait for them."""
+    """Make forked children compute with one thread: the parent's threads do not exist in a child, which would hang."""
     if hasattr(os, "register_at_fork"):  # Windows has no forks
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def like(frame: Any, result: pl.DataFrame) -> Any:
-    """The result as a frame of the library that another frame is of (pandas, Polars, pyarrow)."""
+    """The result as a frame of the same library as `frame` (pandas, Polars, pyarrow)."""
     backend = nw.from_native(frame, eager_only=True).implementation
     kinds = None
-    if not len(result):  # then no values tell them
+    if not len(result):  # dtypes cannot be inferred from no values
         result = result.with_columns(pl.col(pl.Null).cast(pl.String))
         kinds = nw.from_native(result).schema
     return nw.from_dict(result.to_dict(as_series=False), kinds, backend=backend).to_native()

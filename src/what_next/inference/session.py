@@ -1,7 +1,7 @@
-"""What a policy must know of one person, so that one event more costs one step of the network.
+"""Sessions: the state of one user, with which one more event costs one step of the network.
 
-An encoder's carried state is the session: a batch of sessions, of whichever people, is folded by one step of the cell.
-The founding algorithm reads the latest events alone, and all of them at each proposal: its session keeps those.
+With an encoder, the session is its carried state, and one step of the cell folds events into a batch of sessions of any
+users. The founding algorithm reads the latest events anew at each proposal, so its session keeps these events.
 """
 
 import math
@@ -26,18 +26,19 @@ from what_next.training.encoder_learner import EncoderLearner, linear_of
 from what_next.types import Events, Proposal
 
 CELLS = 2**16
-"""Events of one batch pass over several histories, padding counted, at most: a few hundred bytes each."""
+"""Most events (padding included) of one batch pass over several histories; each takes a few hundred bytes."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event of a person.
+    """One event of a user.
 
     Attributes:
-        item: its position in the catalogue; an item that the catalogue does not hold is no event here.
-        time: in microseconds since 1970 UTC; None where it is not known.
-        reward: in the log's unit; None where it is not known: the mean of the training events stands for it.
-        context: further numbers by their names in the log; the mean stands for a missing one, others are passed over.
+        item: its position in the catalogue; events on items outside the catalogue are left out.
+        time: in microseconds since 1970 UTC; None if unknown.
+        reward: in the log's unit; None if unknown: replaced by the mean of the training events.
+        context: further numbers by their names in the log; a missing one is replaced by the mean, unknown names are
+            ignored.
     """
 
     item: int
@@ -48,16 +49,16 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """What is known of one person. Nothing in it changes: a further event makes a new session.
+    """The state of one user. It is immutable: a further event makes a new session.
 
     Attributes:
-        items: positions of all that was heard, oldest first.
-        time: of the last event, in microseconds; None where it is not known.
-        carried: what the encoder carries on to the next event, each with a batch of one; empty without an encoder.
+        items: positions of all items of the history, oldest first.
+        time: of the last event, in microseconds; None if unknown.
+        carried: the encoder's carried state, with a batch axis of one; empty without an encoder.
         output: the encoder's state after the last event; None before the first, and without an encoder.
-        numbers: of the latest events, as many as the networks read at once; no row where an encoder carries them on.
-        last, before: where an encoder reads the context, the last event, and the session before it, from which that
-            event is read anew with a situation in place of its context; else None.
+        numbers: of the latest events, as many as the networks read at once; no rows with an encoder.
+        last, before: if an encoder reads the context, the last event and the session before it, so that the event can
+            be read again with a request's context in place of its own; else None.
     """
 
     items: Int32[np.ndarray, "heard"]
@@ -69,21 +70,21 @@ class Session:
     before: "Session | None" = None
 
     def __len__(self) -> int:
-        """How many events were heard."""
+        """The number of events."""
         return len(self.items)
 
     @property
     def bytes(self) -> int:
-        """About how much memory it takes."""
+        """Approximate memory of the session, in bytes."""
         tensors = [*self.carried, *([] if self.output is None else [self.output])]
         own = self.items.nbytes + self.numbers.nbytes + sum(part.numel() * part.element_size() for part in tensors)
         return own + (self.before.bytes if self.before else 0)
 
 
 class Sessions(ABC):
-    """How the sessions of one agent begin, grow, and lead to proposals.
+    """Begins and extends the sessions of one agent, and turns them into proposals.
 
-    A session is worth nothing to an agent with other weights: that one replays the events.
+    A session is valid for one agent's weights only: an agent with other weights must replay the events.
     """
 
     rereads: ClassVar[bool] = False
@@ -99,39 +100,39 @@ class Sessions(ABC):
 
     @staticmethod
     def of(agent: Agent) -> "Sessions":
-        """By what the agent's algorithm reads."""
+        """The kind of sessions that the agent's algorithm needs."""
         return Windowed(agent) if agent.setup.algorithm.by_attributes else Streamed(agent)
 
     @abstractmethod
     def begin(self) -> Session:
-        """A session without an event."""
+        """A session without events."""
 
     def replay(self, events: Sequence[Event]) -> Session:
-        """The session of a whole history, oldest first, in one batch pass."""
+        """The session of a whole history (oldest event first), in one batch pass."""
         return self.replays([events])[0]
 
     @abstractmethod
     def replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
-        """The sessions of several histories, oldest first, in as few batch passes as memory allows."""
+        """The sessions of several histories (oldest event first), in as few batch passes as memory allows."""
 
     @abstractmethod
     def fold(self, sessions: Sequence[Session], events: Sequence[Event]) -> list[Session]:
-        """Each session with one event more, at the cost of one step for all of them."""
+        """Each session with one more event, by a single step of the network for all of them."""
 
     @abstractmethod
     def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
-        """Where the agent points to, for sessions that have an event."""
+        """The agent's proposals for sessions that have at least one event."""
 
     def states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None = None) -> Proposal:
-        """What `LearnedPolicy.states` gives after the same events, a row for each session.
+        """The proposals, one row per session: the same as `LearnedPolicy.states` after the same events.
 
         Args:
-            sessions: each with an event.
-            context: numbers about each one's situation, by name: they stand for those of its last event.
+            sessions: each with at least one event.
+            context: for each session, numbers about the request, by name; they replace those of its last event.
 
         Raises:
-            ValueError: a session has no event yet, so that there is nothing to go by; popular items are an answer.
-            DataError: the log that the agent learned from has no such context.
+            ValueError: a session has no event; the caller should answer with popular items.
+            DataError: the agent's training log has no such context.
         """
         if empty := [place for place, session in enumerate(sessions) if not len(session)]:
             raise ValueError(f"session {empty[0]} of {len(sessions)} has no event: the agent cannot propose anything")
@@ -143,14 +144,14 @@ class Sessions(ABC):
 
 
 class Streamed(Sessions):
-    """Of an agent with an encoder: its carried state is the session."""
+    """Sessions of an agent with an encoder, whose carried state they hold."""
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
         encoder = agent.nets["encoder"]
         assert isinstance(encoder, Encoder)
-        self.encoder = encoder  # which carries a session on
-        # Whether it reads anything of an event besides its item; and whether a situation can be part of that.
+        self.encoder = encoder
+        # Whether it reads numbers of an event besides the item; and whether the context is among them.
         self.reads = encoder.sizes.numbers > agent.setup.algorithm.extra_features
         self.situated = agent.setup.inputs.context
 
@@ -161,7 +162,7 @@ class Streamed(Sessions):
 
     @torch.no_grad()
     def replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
-        """See `Sessions.replays`; the last event is folded where a situation may stand for its context."""
+        """See `Sessions.replays`. If the encoder reads the context, the last event is folded alone (see `Session`)."""
         if not self.situated:
             return self._replays(histories)
         found = self._replays([events[:-1] for events in histories])
@@ -172,7 +173,7 @@ class Streamed(Sessions):
         return found
 
     def _replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
-        """Histories of about one length go together, so that there is little padding."""
+        """Batches histories of similar length, so that there is little padding."""
         found: list[Session | None] = [self.begin() if not events else None for events in histories]
         order = sorted((place for place, events in enumerate(histories) if events), key=lambda one: len(histories[one]))
         while order:
@@ -213,11 +214,11 @@ class Streamed(Sessions):
         events: Sequence[Event],
         situations: Sequence[Mapping[str, float]] | None = None,
     ) -> list[Session]:
-        """See `Sessions.fold`; `situations` stand for what is known of the events."""
+        """See `Sessions.fold`; `situations` replace the events' numbers of the same names."""
         if not sessions:
             return []
         items = np.array([[event.item] * 2 for event in events], np.int32)
-        # The column before holds nothing but the time from which the gap is counted.
+        # The first column only gives the time from which the gap is counted.
         times = np.array([[0, gap(one.time, event.time)] for one, event in zip(sessions, events, strict=True)])
         known = numbers_of(self.space, events)
         for row, situation in enumerate(situations or ()):
@@ -241,7 +242,7 @@ class Streamed(Sessions):
         return [replace(new, last=event, before=old) for new, event, old in zip(grown, events, olds, strict=True)]
 
     def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
-        """See `Sessions._states`. An encoder that does not read the context passes a situation over."""
+        """See `Sessions._states`. The context is ignored if the encoder does not read it."""
         if context and self.situated:
             sessions = self._within(sessions, context)
         learner = self.agent.learner
@@ -250,7 +251,7 @@ class Streamed(Sessions):
         return learner.proposal(self.agent.nets, states, past=self._past(sessions))
 
     def _within(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]]) -> list[Session]:
-        """The sessions, as if the last event of each had had the given context."""
+        """The sessions as if the last event of each had the given context."""
         told, befores, events = [], [], []
         for place, (session, values) in enumerate(zip(sessions, context, strict=True)):
             if values and session.last is not None and session.before is not None:
@@ -261,7 +262,7 @@ class Streamed(Sessions):
         return [anew.get(place, session) for place, session in enumerate(sessions)]
 
     def _past(self, sessions: Sequence[Session]) -> Past | None:
-        """What the linear model reads of all that was heard; None where there is none."""
+        """The linear model's input from the whole history; None without a linear model."""
         linear = linear_of(self.agent.nets)
         if linear is None:
             return None
@@ -275,7 +276,7 @@ class Streamed(Sessions):
         numbers: Float32[np.ndarray, "batch time numbers"] | None,
         times: Int64[np.ndarray, "batch time"],
     ) -> Events:
-        """What the encoder reads of some events, -1 for padding; None for numbers that it does not read."""
+        """The encoder's inputs for some events, padded with -1; `numbers` is None if the encoder reads none."""
         learner, read = self.agent.learner, np.zeros((*items.shape, 0), np.float32)
         if numbers is not None:
             lengths = np.asarray((items >= 0).sum(1), np.int64)
@@ -286,7 +287,7 @@ class Streamed(Sessions):
 
 
 class Windowed(Sessions):
-    """Of the founding algorithm: the latest events are the session, and each proposal reads them all."""
+    """Sessions of the founding algorithm: they hold the latest events, and each proposal reads all of them."""
 
     rereads = True
 
@@ -331,19 +332,19 @@ class Windowed(Sessions):
 
     @property
     def _latest(self) -> slice:
-        """As many events as the networks read: those of `Learner.window`."""
+        """The latest events that the networks read, as in `Learner.window`."""
         return slice(-self.agent.setup.longest, None)
 
 
 def longer(items: Int32[np.ndarray, "heard"], item: int) -> Int32[np.ndarray, "heard_plus_1"]:
-    """The items with one more."""
+    """The items with one more at the end."""
     found = np.empty(len(items) + 1, np.int32)
     found[:-1], found[-1] = items, item
     return found
 
 
 def numbers_of(space: Space, events: Sequence[Event]) -> Float32[np.ndarray, "events numbers"]:
-    """What is known of events besides their items, as `State.histories` gives it; see `Event` for what is missing."""
+    """The numbers of events, as in `State.histories`; see `Event` for missing ones."""
     numbers = np.empty((len(events), len(space.event_names)), np.float32)
     for place, (name, default) in enumerate(zip(space.event_names, space.event_center.tolist(), strict=True)):
         numbers[:, place] = [_number(event, name, default) for event in events]
@@ -360,13 +361,10 @@ def _number(event: Event, name: str, default: float) -> float:
 
 
 def elapsed(times: Sequence[int | None]) -> Int64[np.ndarray, "time"]:
-    """Times from the first event on, in microseconds; where one of two neighbours has none, no time lies between them.
-
-    So the gaps between them are those of the events, and 0 where they are not known.
-    """
+    """Microseconds since the first event; the gap between two events counts as 0 if either time is unknown."""
     return np.cumsum([0, *(gap(old, new) for old, new in pairwise(times))], dtype=np.int64)
 
 
 def gap(old: int | None, new: int | None) -> int:
-    """Microseconds from one event to the next; 0 where they are not known, or the clock went back."""
+    """Microseconds from one event to the next; 0 if a time is unknown or the clock went back."""
     return 0 if old is None or new is None else max(new - old, 0)

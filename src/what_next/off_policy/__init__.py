@@ -1,4 +1,4 @@
-"""What would a policy have earned, and is it better than another? Judged on a log of decisions, off-policy."""
+"""Off-policy evaluation on a log of decisions: what a policy would have earned, and whether it beats another."""
 
 from what_next.off_policy.judge import estimate_policy, gate
 from what_next.off_policy.learned import Learned

@@ -1,4 +1,4 @@
-"""The policy that wrote a log, estimated from the log itself where it does not tell its propensities."""
+"""The behaviour policy of a log, estimated from the log itself if it has no propensities."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,30 +17,30 @@ from what_next.errors import DataError, MissingExtraError
 from what_next.off_policy.weighting import Ids, Rows
 
 EDGES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Of the bins of the calibration table."""
+"""Edges of the calibration table's bins of predicted probability."""
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
-"""How many rows the frequencies without context are worth; the best on held-out rows is taken."""
+"""Candidate smoothing strengths, in rows, of the frequencies without context; held-out rows choose one."""
 KINDS = 100
-"""Different numbers of a column of which each is a context; of more, each tenth is one."""
+"""Most distinct values of a numeric context column; a column with more is binned into deciles."""
 PAIRS = 2**21
-"""Chances at work at a time."""
+"""Probabilities (contexts times items) computed at a time."""
 
 
 def estimate_behaviour(log: DecisionLog, seed: int = 0) -> tuple[Rows, dict[str, Any]]:
-    """Item frequencies, smoothed, each half of the units judged by those of the other half.
+    """Estimate propensities by smoothed item frequencies, for each half of the units from the other half.
 
     p(a) = (n(a) + 1) / (n + items), and given a context c, p(a | c) = (n(a, c) + k p(a)) / (n(c) + k): additive
-    smoothing towards the frequencies without context. The context is nothing, the position, the user's item before (the
-    first row has none, and p(a); not tried on slates, where chances are to be marginal), a column that was named as
-    known before the decision, or all such columns and the position together; it and k are those with the highest
-    likelihood on the held-out rows.
+    smoothing towards the frequencies without context. Candidate contexts are: none; the position; the user's previous
+    item (a user's first row has none and gets p(a); not tried on slates, whose propensities must be marginal); each
+    column that was named as known before the decision; all such columns and the position together. The context and k
+    with the highest likelihood on the held-out rows are chosen.
 
     Returns:
-        The propensities of the logged items, each by a model that has not seen its unit; and what they depend on, how
-        well they fit, and the calibration table, as plain values.
+        The propensities of the logged items, each from a model that has not seen its unit; and, as plain values, the
+        chosen context and k, the log losses and the calibration table.
 
     Raises:
-        DataError: there is but one unit.
+        DataError: the log has a single unit.
     """
     if log.count < 2:
         raise DataError(
@@ -70,7 +70,7 @@ def estimate_behaviour(log: DecisionLog, seed: int = 0) -> tuple[Rows, dict[str,
 
 
 def plot_calibration(about: dict[str, Any], path: Path, title: str = "Estimated behaviour policy") -> None:
-    """Write the calibration table as a picture: predicted chance against observed frequency, on logarithmic axes.
+    """Plot the calibration table: predicted probability against observed frequency, on logarithmic axes.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -83,7 +83,7 @@ def plot_calibration(about: dict[str, Any], path: Path, title: str = "Estimated 
         raise MissingExtraError("matplotlib", "report", "the calibration plot") from None
     table = [one for one in about["calibration"] if one["predicted"] and one["observed"]]
     predicted, observed = ([one[name] for one in table] for name in ("predicted", "observed"))
-    # The salt and the missing date keep the file the same for the same table.
+    # A fixed salt and no date make the file reproducible.
     with mpl.rc_context({"svg.hashsalt": "what-next", "svg.fonttype": "none"}):
         figure = Figure(figsize=(5, 5), layout="constrained")
         axes = figure.add_subplot()
@@ -98,7 +98,7 @@ def plot_calibration(about: dict[str, Any], path: Path, title: str = "Estimated 
 
 
 def _contexts(log: DecisionLog) -> dict[str, Ids]:
-    """What a choice may have depended on, as numbers from 0; -1 is nothing."""
+    """The context of each row under each candidate model, as ids from 0; -1 means that the row has no context."""
     found = {"nothing": np.full(len(log), -1)}
     if log.places is not None:
         found["position"] = log.places
@@ -113,7 +113,7 @@ def _contexts(log: DecisionLog) -> dict[str, Ids]:
 
 
 def _kinds(column: pl.Series) -> Ids:
-    """Which of its values each row has; or which tenth of them, where these are many numbers."""
+    """The id of each row's value in the column, or of its decile if the column has many distinct numbers."""
     number = numeric(pl.LazyFrame([column]), [column.name]).get(column.name)
     if number is None or column.n_unique() <= KINDS:
         return np.unique(column.cast(pl.String).fill_null("").to_numpy(), return_inverse=True)[1]
@@ -122,7 +122,7 @@ def _kinds(column: pl.Series) -> Ids:
 
 
 def _held_out(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) -> Rows:
-    """The chance of each logged item by the frequencies of the other half."""
+    """The probability of each logged item by the frequencies of the other half."""
     found = np.empty(len(log))
     for half in (0, 1):
         rows = halves == half
@@ -132,7 +132,7 @@ def _held_out(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) -> 
 
 
 def _calibration(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) -> list[dict[str, float]]:
-    """Over all pairs of a held-out row and an item, by bins of the predicted chance: its mean, and the frequency."""
+    """Per bin of predicted probability: its mean and the observed frequency, over all held-out (row, item) pairs."""
     bins, items = len(EDGES) - 1, len(log.items)
     pairs, predicted, came = np.zeros(bins), np.zeros(bins), np.zeros(bins)
     for half in (0, 1):
@@ -162,7 +162,7 @@ def _calibration(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) 
 
 
 def _frequencies(contexts: Ids, actions: Ids, items: int, strength: float) -> Callable[[Ids, Ids], Rows]:
-    """What tells the chance of items in their contexts, by the smoothed frequencies of some rows."""
+    """A function from contexts and items to probabilities, from the smoothed frequencies of the given rows."""
     overall, known = (np.bincount(actions, minlength=items) + 1.0) / (len(actions) + items), contexts >= 0
     pairs, alone = (np.unique(one[known], return_counts=True) for one in (contexts * items + actions, contexts))
 
@@ -174,7 +174,7 @@ def _frequencies(contexts: Ids, actions: Ids, items: int, strength: float) -> Ca
 
 
 def _looked_up(wanted: Ids, keys: Int64[np.ndarray, "keys"], values: Int64[np.ndarray, "keys"]) -> Ids:
-    """The value of each key; 0 where it is not there."""
+    """The value of each wanted key; 0 for a key that is absent."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64)
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)

@@ -1,4 +1,4 @@
-"""Every estimate that a log allows, with what it rests on; and why the others cannot be made."""
+"""Every estimate that a log allows, with its overlap and support; and why each of the others cannot be made."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,17 +29,17 @@ from what_next.off_policy.weighting import Ids, Rows
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An estimate that can be made, before it is decided whether it should be.
+    """An estimate that could be computed, before the checks that may refuse it.
 
     Attributes:
-        estimate: the number, by units.
-        own: the overlap for the weights that it uses; None where it uses none.
-        per: of what the number is the mean: a decision, a slate, or a trajectory with its discounted rewards.
-        seen: the effective number of decisions that are like the target's.
-        clipped: the share of the weight that was clipped.
-        span: the range that no term of the mean can leave, where it is known.
-        steps: how much of whole slates or trajectories is supported, where it rests on these.
-        flaw: what else speaks against it.
+        estimate: the terms of the estimate, one row per unit.
+        own: the overlap of the weights that it uses; None if it uses none.
+        per: what one term is: a decision, a slate, or a trajectory with its discounted rewards.
+        seen: the effective number of logged decisions that the target policy would have taken.
+        clipped: the share of the total weight that was clipped away.
+        span: the range that holds every term of the mean, if it is known.
+        steps: the support of whole slates or trajectories, for an estimate that uses products of weights.
+        flaw: any other reason to refuse it.
     """
 
     estimate: step.Terms
@@ -53,13 +53,13 @@ class Candidate:
 
 
 FOLDS = 5
-"""Of the units, for models that have not seen what they are asked about."""
+"""Folds of the units for cross-fitting: a model never predicts a unit that it was fitted on."""
 Found = dict[str, Candidate | str]
-"""What each estimator gives, or in words what it lacks."""
+"""By estimator: its estimate, or the reason why it cannot be made."""
 
 
 def candidates_of(log: Evidence, stages: Stages = SILENT) -> Found:
-    """All of them, in the order in which they are shown; or one alone, without the work for the others."""
+    """All candidates in display order; or only the one that the options name, without computing the others."""
     only = log.options.only
     found: Found = {}
     done = stages.begin("estimates", len(GROUPS))
@@ -67,15 +67,15 @@ def candidates_of(log: Evidence, stages: Stages = SILENT) -> Found:
         if only is None or only in names:
             found |= make(log)
         done(1)
-    # Of slates, where one alone is wanted, those are named that any log with slates allows.
+    # If only one was computed, messages suggest the estimates that every log with slates allows.
     made = [one for one in GIVEN_ABOVE if (isinstance(found[one], Candidate) if one in found else one in SLATES)]
     return {name: _in_slates(log, name, one, made) for name, one in found.items() if only in (None, name)}
 
 
 def _in_slates(log: Evidence, name: str, one: Candidate | str, given: Sequence[str]) -> Candidate | str:
-    """The same, with what speaks against it where the log has slates and other chances than it wants.
+    """The candidate, with a flaw if the log's slates have the other kind of propensities than the estimator needs.
 
-    `given`: estimates that could be made of chances given the items above.
+    `given`: the estimates that use chances given the items above and could be made.
     """
     decisions, given_above, flaw = log.decisions, name in GIVEN_ABOVE, None
     if isinstance(one, str) or decisions.slates is None:
@@ -84,14 +84,14 @@ def _in_slates(log: Evidence, name: str, one: Candidate | str, given: Sequence[s
         flaw = MARGINAL
     elif not decisions.marginal and not given_above:
         flaw = (
-            "the chances are of items given those above them, and nothing in this estimate corrects for how those came "
-            f"about: take {', '.join(given)}; or give the chance of each item at its position, whatever stands "
-            "above it, and say so (--marginal)"
+            "the chances are conditional on the items above, and this estimate does not correct for how those were "
+            f"chosen: take {', '.join(given)}; or give the chance of each item at its position, whatever is above it, "
+            "and say so (--marginal)"
         )
     elif given_above and (gaps := decisions.slates[decisions.positions != slate.places(decisions.slates)]).size:
         flaw = (
             f"{len(np.unique(gaps)):,} of {len(np.unique(decisions.slates)):,} slates lack the row of a position above "
-            "others, and so how those came about is not known"
+            "others, so the chances of the items above are not known"
         )
     return replace(one, flaw="; ".join(filter(None, [one.flaw, flaw])) or None)
 
@@ -105,7 +105,7 @@ def _weighted(
     clipped: float = 0.0,
     seen: float | None = None,
 ) -> Candidate:
-    """A mean per decision that uses these weights; with its range, where the largest of them is given."""
+    """An estimate per decision that uses `weights`; it has a range (`span`) if the largest possible weight is given."""
     own = Overlap.of(weights, log.decisions.units)
     seen = log.overlap.ess if seen is None else seen
     return Candidate(terms.by_unit(log.decisions.units), own, "decision", seen, clipped, log.span(largest))
@@ -127,7 +127,7 @@ def _from_weights(log: Evidence) -> Found:
 
 
 def _from_model(log: Evidence) -> Found:
-    """The direct method, doubly robust, and SWITCH; and doubly robust under the cascade, where there are slates."""
+    """The direct method, doubly robust, and SWITCH; on slates, doubly robust under the cascade model too."""
     names, slates, positions = ("dm", "dr", "switch_dr"), log.decisions.slates, log.decisions.positions
     model = _modelled(log)
     if isinstance(model, str):
@@ -150,21 +150,21 @@ def _from_model(log: Evidence) -> Found:
 
 
 def _modelled(log: Evidence) -> Modelled | str:
-    """The reward model, or what it lacks."""
+    """The cross-fitted reward model, or the reason why it cannot be fitted."""
     decisions, target = log.decisions, log.target
     if decisions.vectors is None:
         return "the items have no vectors that a reward model could read"
     if target.expected is None:
         return "the policy's mean over the item vectors is not known in each row"
     if log.units < 2:
-        return "a reward model is fitted on other units than it is asked about, and there is one alone"
+        return "a reward model must be fitted on other units than it predicts, and the log has a single unit"
     folds = deal(log.units, min(FOLDS, log.units), log.options.seed)[decisions.units]
     chosen = decisions.vectors[decisions.actions]
     return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds)
 
 
 def _marginalised(log: Evidence) -> Found:
-    """Marginalised IPS: exact where both distributions are known."""
+    """Marginalised IPS, with exact weights if both policies' whole distributions are known."""
     clusters = _clusters(log)
     if isinstance(clusters, str):
         return {"mips": clusters}
@@ -181,7 +181,7 @@ def _marginalised(log: Evidence) -> Found:
 
 
 def _clusters(log: Evidence) -> Int64[np.ndarray, "items"] | str:
-    """As given, or of the vectors; or why there are none."""
+    """The given clusters, or clusters of the item vectors; or the reason why there are none."""
     if log.options.clusters is not None:
         return log.options.clusters
     vectors, items = log.decisions.vectors, log.decisions.items
@@ -212,14 +212,14 @@ def _slates(log: Evidence) -> Found:
 
 
 def _by_items(log: Evidence) -> Found:
-    """Of slates whose rewards hang on their items alone, and what the policy must be like for that."""
+    """Estimates that assume that a reward depends on its item alone; the policy must draw without replacement."""
     decisions, full, names = log.decisions, log.target.full, ("item_ips", "item_snips")
     if decisions.slates is None or decisions.positions is None:
         return {}
     if decisions.marginal:
         return dict.fromkeys(names, MARGINAL)
     if full is None:
-        return dict.fromkeys(names, "the policy's whole distribution is not known in each row, or does not fit")
+        return dict.fromkeys(names, "the policy's whole distribution is not known in each row, or is too large")
     ids = decisions.slates
     if not slate.one_by_one(full, decisions.actions, ids):
         return dict.fromkeys(names, "the policy does not draw a slate from one distribution without replacement")
@@ -244,7 +244,7 @@ def _by_items(log: Evidence) -> Found:
 def _per_slate(
     log: Evidence, terms: step.Terms, weights: Rows, steps: StepSupport | None, span: Bounds | None = None
 ) -> Candidate:
-    """A mean per slate that uses these weights."""
+    """An estimate per slate that uses `weights`."""
     units, places = log.decisions.units, slate.places(_ids(log))
     ess = effective_size_over_steps(efficiency_of_steps(weights, places), np.bincount(places))
     own = Overlap.of(weights, units, ess)
@@ -252,7 +252,7 @@ def _per_slate(
 
 
 def _support_of_cascade(log: Evidence) -> StepSupport:
-    """How much of the target's slates the log supports, position by position: slates are trajectories here."""
+    """The share of the target's slates that the log supports, by position: each slate is treated as a trajectory."""
     firsts = slate.places(_ids(log)) == 0
     return sequences.sequence_support(replace(log.decisions, units=np.cumsum(firsts) - 1), log.weights)
 
@@ -263,7 +263,7 @@ def _ids(log: Evidence) -> Ids:
 
 
 def _sequences(log: Evidence) -> Found:
-    """What whole trajectories earn, where units have more than one row and these are no slates."""
+    """Estimates per trajectory, for logs whose units have several rows and no slates."""
     decisions, weights, discount = log.decisions, log.weights, log.options.discount
     alone, only, seed = len(decisions.units) == log.units, log.options.only, log.options.seed
     if discount is None and (alone or decisions.slates is not None):
@@ -303,10 +303,10 @@ def _diverging(contraction: float) -> str | None:
     return f"fitted Q evaluation does not converge on this log (it grows by {contraction:.2f} a round)"
 
 
-MARGINAL = "it needs the chance of each item given those above it, and those of this log are marginal"
+MARGINAL = "it needs the chance of each item given those above it, but the chances in this log are marginal"
 SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips"))
 GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips", "item_snips", "item_ips")
-"""Estimates of slates that want the chance of each item given those above it; all others want marginal ones."""
+"""Slate estimators that need the chance of each item given those above it; all others need marginal chances."""
 SEQUENCES = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
 GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence], Found]], ...] = (
     (("ips", "clipped_ips", "snips"), _from_weights),
@@ -316,4 +316,4 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence], Found]], ...] = (
     (("item_ips", "item_snips"), _by_items),
     (SEQUENCES, _sequences),
 )
-"""What is made together."""
+"""Names of the estimators that one function computes together, and that function."""

@@ -1,9 +1,9 @@
-"""Intervals that hold at every look at a growing log at once, so that one may stop at whichever look one likes.
+"""Confidence sequences: intervals that hold at every look at a growing log at once, so that one may stop at any look.
 
-An ordinary interval of 95 % is right at 95 % of looks, each for itself: who looks often enough, and acts at the first
-look that pleases, acts wrongly in the end. A confidence sequence of 95 % is right at all looks in 95 % of logs.
+An ordinary 95 % interval is right at 95 % of looks, taken singly: whoever looks often and acts on the first significant
+result will act wrongly sooner or later. A 95 % confidence sequence is right at all looks in 95 % of logs.
 
-`contrast` compares two arms of a live experiment by one: what an answer earned in each, and whether one is better.
+`contrast` applies one to the two arms of a live experiment: what an answer earned in each, and whether one is better.
 """
 
 import math
@@ -18,30 +18,30 @@ from what_next.metrics.bootstrap import Bounds
 from what_next.off_policy.weighting import Ids, Rows, Terms
 
 EFFECT = 0.1
-"""Part of the mean reward that a difference is expected to have: there the sequence is narrowest."""
+"""Expected difference, as a share of the mean absolute reward: the sequence is tuned to be narrowest there."""
 MOST_BET = 0.5
-"""Of the capital, in one row (c of the paper)."""
+"""Largest share of the capital that is bet in one row (c of the paper)."""
 HALVINGS = 40
-"""Of the range of a mean, until its bound is known: to one part in a million millions."""
+"""Bisection steps for a bound of the mean: 2^-40 of the range, about 1e-12."""
 FEW = 50
-"""Users of either arm, below whom nothing is said: the bounds hold in the limit of many."""
+"""Fewest users per arm for bounds: they are asymptotic, so an arm with fewer users gets infinite ones."""
 Verdict = Literal["better", "worse", "undecided"]
 
 
 def normal_mixture(error: float, effect: float, level: float = 95.0) -> float:
-    """By how much an estimate may differ from the truth, at any look.
+    """Half the width of a confidence sequence at one look, from the estimate's standard error at that look.
 
     Robbins' normal mixture (Howard et al. 2021, Annals of Statistics 49, equation 14) in the units of the estimate,
-    with v = 1 / error^2 and rho = 1 / effect^2. It is narrowest, beside the interval for one look, where the standard
-    error is about a third of `effect`; it holds whatever the truth is.
+    with v = 1 / error^2 and rho = 1 / effect^2. Relative to the interval for one look it is narrowest where the
+    standard error is about a third of `effect`; its coverage does not depend on `effect`.
 
     Args:
         error: the standard error of the estimate at this look.
-        effect: the size of differences that are expected, in the same unit; fixed before the first look.
-        level: in percent, of both sides together.
+        effect: the expected size of the difference, in the same unit; it must be fixed before the first look.
+        level: two-sided, in percent.
 
     Returns:
-        Half of the width; infinite where `effect` is 0.
+        Half of the width; infinite if `effect` is 0.
     """
     if not effect > 0:
         return math.inf
@@ -54,24 +54,23 @@ def normal_mixture(error: float, effect: float, level: float = 95.0) -> float:
 def asymptotic(ours: Terms, theirs: Terms, effect: float, level: float = 95.0) -> Bounds | None:
     """An asymptotic confidence sequence of the difference of two estimates from the same units.
 
-    Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024, arXiv 2103.06476, theorem 2.2): no range of the rewards or of
-    the weights has to be known. Ratios are taken by their linear part (the delta method), so that self-normalised
-    estimates are allowed, too.
+    Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024, arXiv 2103.06476, theorem 2.2): it needs no known range of
+    rewards or weights. Ratios are linearised (the delta method), so that self-normalised estimates are allowed, too.
 
-    It assumes that the units are independent, and that there are many: it holds in the limit, and the rarer the rows
-    that carry the weight, the later. A unit may grow from look to look, as a user does who comes back. Its variance is
-    then that of the whole unit, and it is assumed that what a unit brings later does not run against what it brought
-    before (no negative correlation). Then looks are more alike than those of a Brownian motion, and a sequence that
-    holds for this one holds for them (Slepian 1962).
+    It assumes that the units are independent and many: it holds in the limit, and needs more units the fewer of them
+    carry the weight. A unit may grow between looks, as when a user comes back. The variance is then that of the whole
+    unit, and it is assumed that a unit's later rewards are not negatively correlated with its earlier ones. The
+    estimates of successive looks are then more alike than the values of a Brownian motion, so a sequence that holds for
+    the Brownian motion holds for them (Slepian 1962).
 
     Args:
-        ours: with a row for each unit; `theirs`: likewise.
-        effect: the size of differences that are expected; see `normal_mixture`.
-        level: in percent, of both sides together.
+        ours: one estimate, with a row per unit; `theirs`: the other one.
+        effect: the expected size of the difference; see `normal_mixture`.
+        level: two-sided, in percent.
 
     Returns:
-        The least and the largest difference that the log leaves possible; None where it tells no error: of fewer than
-        two units, or without anything below a line.
+        The bounds of the difference; None if there is no standard error: with fewer than two units, or with a
+        denominator of 0.
     """
     influence, number = _influence(ours) - _influence(theirs), len(ours.tops)
     if number < 2 or not np.isfinite(influence).all():
@@ -83,26 +82,26 @@ def asymptotic(ours: Terms, theirs: Terms, effect: float, level: float = 95.0) -
 
 
 def _influence(terms: Terms) -> Rows:
-    """By how much each unit moves the estimate, times the number of units; their mean is 0."""
+    """The influence of each unit on the estimate, times the number of units; the mean is 0."""
     below = terms.bottoms.mean()
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((terms.tops - terms.value * terms.bottoms) / below)
 
 
 def betting(values: Rows, span: Bounds, level: float = 95.0) -> Bounds:
-    """A confidence sequence of the mean of bounded numbers, for any number of them: hedged bets against each mean.
+    """A confidence sequence of the mean of bounded numbers, valid at any sample size: hedged bets against each mean.
 
-    Waudby-Smith and Ramdas (2024, arXiv 2010.09686, theorem 3): whoever bets that the mean is larger than m, a part of
-    the capital in each row that hangs on the rows before alone, gets rich only where m is too small. The bounds are the
-    means at which neither better has made 2 / (1 - level) of 1.
+    Waudby-Smith and Ramdas (2024, arXiv 2010.09686, theorem 3): a gambler who bets in each row that the mean is larger
+    than m, with stakes that depend on earlier rows only, gets rich only if m is too small. The interval holds the means
+    m for which neither of two gamblers, betting in opposite directions, turned 1 into 2 / (1 - level).
 
-    It assumes that each number, given all before it, has the same mean, and nothing else: of numbers whose means change
-    it tells no more than that no single mean fits. Rows of users who come back, and differ, are no such numbers.
+    The only assumption is that each number has the same mean given all earlier ones. If the means change, the interval
+    only tells that no single mean fits. Rows of returning users violate the assumption, because users differ.
 
     Args:
-        values: in the order of time.
-        span: the least and the largest that could have been, known beforehand and not from `values`.
-        level: in percent, of both sides together.
+        values: in time order.
+        span: the smallest and the largest possible value, known beforehand and not taken from `values`.
+        level: two-sided, in percent.
     """
     least, width = span[0], span[1] - span[0]
     if not len(values):
@@ -119,7 +118,7 @@ def betting(values: Rows, span: Bounds, level: float = 95.0) -> Bounds:
 
 
 def _bets(parts: Rows, alpha: float) -> Rows:
-    """How much to bet in each row, from the rows before it (equations 24 to 26 of the paper)."""
+    """The bet in each row, from the rows before it (equations 24 to 26 of the paper)."""
     rows = np.arange(1, len(parts) + 1)
     means = (0.5 + parts.cumsum()) / (rows + 1)
     variances = (0.25 + np.square(parts - means).cumsum()) / (rows + 1)
@@ -128,13 +127,13 @@ def _bets(parts: Rows, alpha: float) -> Rows:
 
 
 def _capital(parts: Rows, bets: Rows, mean: float) -> float:
-    """The logarithm of what a bet on more than `mean` has come to; it falls with `mean`."""
+    """The log of the capital after betting that the true mean is above `mean`; it decreases in `mean`."""
     most = MOST_BET / mean if mean > 0 else math.inf
     return float(np.log1p(np.minimum(bets, most) * (parts - mean)).sum())
 
 
 def _first(holds: Callable[[float], bool]) -> float:
-    """The least number of 0 .. 1 for which something holds that holds for all larger ones."""
+    """The smallest number in [0, 1] for which `holds` is true, by bisection; it must be true for all larger ones."""
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -143,17 +142,18 @@ def _first(holds: Callable[[float], bool]) -> float:
 
 
 def effect_of(rewards: Rows, number: float) -> float:
-    """The difference to expect where nothing else is known: a tenth of the mean size of what was earned.
+    """The default expected difference: `EFFECT` times the mean absolute reward.
 
     Args:
-        rewards: of all rows; `number`: of decisions, slates or trajectories, whichever an estimate is the mean of.
+        rewards: of all rows.
+        number: how many decisions, slates or trajectories there are: whichever the estimate is a mean of.
     """
     return EFFECT * float(np.abs(rewards).sum()) / number
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One of them: how many users and answers it had, and the mean reward of an answer (NaN: it had none)."""
+    """One arm: how many users and answers it had, and the mean reward of an answer (NaN without answers)."""
 
     users: int
     answers: int
@@ -162,12 +162,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contrast:
-    """How much more an answer of one arm earned than one of another.
+    """The difference in mean reward per answer between two arms.
 
     Attributes:
         ours, theirs: the arms.
-        mean: of the difference, ours - theirs; NaN where an arm had no answer.
-        low, high: bounds of the difference that hold at all looks together; infinite for fewer than `FEW` users.
+        mean: the difference, ours - theirs; NaN if an arm had no answer.
+        low, high: bounds of the difference that hold at all looks at once; infinite if an arm has under `FEW` users.
     """
 
     ours: Arm
@@ -177,14 +177,14 @@ class Contrast:
     high: float
 
     def verdict(self, margin: float = 0.0) -> Verdict:
-        """Whether ours is better by more than `margin`, worse than theirs beyond doubt, or neither as yet."""
+        """Returns "better" if the lower bound is above `margin`, "worse" if the upper is below 0, else "undecided"."""
         if self.low > margin:
             return "better"
         return "worse" if self.high < 0 else "undecided"
 
     @property
     def cost(self) -> float:
-        """What the answers of ours have cost so far, by the means; 0 where they cost nothing."""
+        """The reward that our answers have lost so far, by the means; 0 if ours earned more."""
         return max(0.0, -self.mean * self.ours.answers) if math.isfinite(self.mean) else 0.0
 
     def __str__(self) -> str:
@@ -201,17 +201,16 @@ class Contrast:
 def contrast(users: Ids, ours: Bool[np.ndarray, "rows"], rewards: Rows, level: float = 95.0) -> Contrast:
     """Compare two arms by an asymptotic confidence sequence (see `asymptotic`).
 
-    The unit is the user, who is in one arm by a hash of the id, and whose answers are alike. It is assumed that the
-    hash has nothing to do with what users do, that they are independent of each other, that there are many in each arm,
-    and that what a user brings later does not run against what the user brought before. Of the variances of the arms,
-    each is taken for at least the common one: an arm that has brought nothing yet would else seem to be known exactly.
+    The unit is the user: a hash of the id assigns each user to one arm, and the answers of one user are correlated. It
+    is assumed that the hash is unrelated to behaviour, that users are independent, that each arm has many, and that a
+    user's later rewards are not negatively correlated with the earlier ones. Each arm's variance is at least the pooled
+    one, because an arm without any reward yet would otherwise have a standard error of 0.
 
     Args:
-        users: who got each answer, as numbers from 0.
-        ours: whether the answer is of the first arm, or of the second.
-        rewards: what the answer brought, whatever its items brought together; feedback that is still to come makes both
-            arms poorer alike.
-        level: of the bounds, in percent, of both sides together.
+        users: who got each answer, as ids from 0.
+        ours: whether the answer is the first arm's.
+        rewards: the sum over the answer's items; feedback that has not arrived yet lowers both arms alike.
+        level: of the bounds, two-sided, in percent.
     """
     sides = [
         Terms(rewards[mine], np.ones(int(mine.sum()))).by_unit(np.unique(users[mine], return_inverse=True)[1])

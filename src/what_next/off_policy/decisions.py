@@ -1,6 +1,6 @@
-"""What off-policy evaluation sees: logged decisions, what the policy in question would have done in each, and options.
+"""The inputs of off-policy evaluation: logged decisions, the target policy's chances in each row, and options.
 
-`Evidence` is all of it, checked, with what several estimators need.
+`Evidence` holds all three, checked, with the weights and thresholds that several estimators share.
 """
 
 from dataclasses import dataclass, replace
@@ -17,29 +17,29 @@ from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
 Looks = Literal["one", "any"]
 LARGEST = 1e200
-"""Weight. An estimate that meets it means nothing, but stays a number."""
+"""Largest importance weight. An estimate that reaches it is meaningless, but stays finite."""
 THRESHOLDS = Thresholds()
 
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """Logged decisions, one row each; the rows of one unit stand together, in the order of time. Units are independent.
+    """Logged decisions, one row each. The rows of a unit are contiguous and in time order; units are independent.
 
-    A unit is what was drawn independently: a user, a session, or, where neither is known, a single decision. Its first
-    row starts its trajectory, its last row ends it.
+    A unit is what was drawn independently: a user, a session, or, if neither is known, a single decision. Its rows are
+    one trajectory.
 
     Attributes:
-        units: 0, 1, 2, ... without gaps, ascending.
-        actions: which item was shown, 0 .. items - 1.
+        units: the unit of each row: 0, 1, 2, ... without gaps, ascending.
+        actions: the item that was shown, 0 .. items - 1.
         rewards: what it earned.
         propensities: the behaviour policy's chance of the logged action, in (0, 1].
-        items: how many actions there are.
-        positions: the slot in a slate, 0 = first.
-        slates: which slate, ascending; the rows of one stand together, in the order of their positions.
-        marginal: of slates, what the propensities and the target's chances are: of an item at its position, whatever
-            stands above it; else of an item given the items above it, as whoever draws slot by slot has them.
-        contexts: what reward models read of each row.
-        vectors: of the items: attributes, or one-hot where there are none.
+        items: the number of possible actions.
+        positions: the slot in the slate, 0 = first.
+        slates: the slate of each row, ascending; the rows of a slate are contiguous and ordered by position.
+        marginal: only matters for slates. True: propensities and the target's chances are those of an item at its
+            position, whatever is above it. False: they are conditional on the items above, as in drawing slot by slot.
+        contexts: the features of each row that reward models read.
+        vectors: the item vectors: attributes, or one-hot if there are none.
     """
 
     units: Ids
@@ -55,18 +55,18 @@ class Decisions:
 
     @property
     def slated(self) -> bool:
-        """Whether there are slates of two rows or more; one of a single row is a decision like any other."""
+        """Whether any slate has two rows or more; a slate of one row is an ordinary decision."""
         return self.slates is not None and bool((np.diff(self.slates) == 0).any())
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What the policy in question would do in each logged row.
+    """The choice probabilities of the target policy in each logged row.
 
     Attributes:
         chances: of the logged action.
         expected: the sum over all items of chance * vectors[item], for reward models that are linear in the vectors.
-        full: the whole distribution, where it fits in memory.
+        full: the whole distribution over items, if it fits in memory.
     """
 
     chances: Rows
@@ -75,10 +75,10 @@ class Target:
 
 
 def importance_weights(decisions: Decisions, target: Target) -> Rows:
-    """How much more often than the behaviour policy the target would take each logged action; at most `LARGEST`."""
+    """The target's chance of each logged action over the behaviour policy's; at most `LARGEST`."""
     chances, propensities = target.chances, decisions.propensities
     assert 0 < len(propensities) == len(chances)
-    assert ((propensities > 0) & (propensities <= 1)).all(), "whoever reads a log looks at its propensities"
+    assert ((propensities > 0) & (propensities <= 1)).all(), "propensities are checked when a log is read"
     assert ((chances >= 0) & (chances <= 1 + 1e-6)).all(), "chances are from 0 to 1"
     with np.errstate(over="ignore"):
         return np.asarray(np.minimum(chances / propensities, LARGEST))
@@ -86,24 +86,23 @@ def importance_weights(decisions: Decisions, target: Target) -> Rows:
 
 @dataclass(frozen=True, eq=False)
 class Options:
-    """What is known of a log beyond its rows, and how its estimates are made.
+    """What is known about a log beyond its rows, and how its estimates are made.
 
     Attributes:
-        behaviour: the whole distribution of the behaviour policy in each row, or one row for all; without it the
-            largest possible weight is not known, and there are no empirical Bernstein bounds but of clipped IPS.
-        clusters: of each item, counted from 0: categories for marginalised weights. None: as many clusters of the
-            items' vectors as the square root of the number of items, where these are not one-hot.
-        reward_range: the least and the largest reward that could have been, for the same bounds. None: 0 to 1 where the
-            log has no other rewards than these two, and otherwise not known (the rare largest one may be missing from
-            the log), and no such bounds.
+        behaviour: the behaviour policy's whole distribution in each row, or one row for all. Without it the largest
+            possible weight is unknown, so only clipped IPS has empirical Bernstein bounds.
+        clusters: the cluster of each item, from 0, for marginalised weights. None: k-means of the item vectors into
+            sqrt(items) clusters, unless the vectors are one-hot.
+        reward_range: the smallest and the largest possible reward, for Bernstein bounds. None: 0 to 1 if the log holds
+            both and no other reward; else unknown (a rare largest reward may be missing from the log): no such bounds.
         clip: the largest weight of clipped IPS; `switch`: the threshold of SWITCH. None: `growing_threshold`.
-        discount: of the rewards along a unit, for the estimators of sequences; None leaves them out.
-        estimated: the propensities are estimated from the log; no weight is known then, and there are no such bounds.
-        only: the name of the one estimate that is wanted, where the others need not be made.
-        force: tell refused estimates too, marked; `thresholds`: when one is refused.
-        level: of the intervals, in percent; `resamples`: of the units, for the bootstrap.
+        discount: of the rewards along a unit, for the estimators of sequences; None leaves these out.
+        estimated: the propensities are estimated from the log; the weights are then uncertain: no Bernstein bounds.
+        only: the name of the only estimate to compute; None: all.
+        force: show refused estimates too, marked as such; `thresholds`: when an estimate is refused.
+        level: of the intervals, in percent; `resamples`: bootstrap resamples of the units.
         seed: of the resamples, the reward model's folds and the clusters.
-        looks: at how many looks the interval of a difference holds: at one, or at any number of a growing log.
+        looks: whether the interval of a difference holds at one look or at any number of looks at a growing log.
     """
 
     behaviour: Float64[np.ndarray, "rows_or_one items"] | None = None
@@ -124,17 +123,17 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A log and a target policy.
+    """A log and a target policy, checked, with the quantities that several estimators share.
 
     Attributes:
-        decisions, target: the same; slates of one row each are none.
-        options: what the caller said.
-        weights: of the logged actions; `overlap`: theirs.
-        support: the share of the target's choices that the behaviour policy could have made; None where not known.
-        missing: the share among items that the log never shows, where support is not known (`never_shown`).
-        largest_weight: that could have been, where it is known.
-        rewards: the least and the largest reward that could have been, with 0 in between; None where not known.
-        clip, switch: the thresholds that are used.
+        decisions, target: as given; `slates` is dropped if every slate has one row.
+        options: as given.
+        weights: importance weights of the logged actions; `overlap`: the overlap of these weights.
+        support: the share of the target's choices that the behaviour policy could have made; None if unknown.
+        missing: if `support` is unknown, the target's share of items that the log never shows (`never_shown`).
+        largest_weight: the largest possible weight; None if unknown.
+        rewards: the smallest and the largest possible reward, extended to include 0; None if unknown.
+        clip, switch: the thresholds in use.
     """
 
     decisions: Decisions
@@ -151,10 +150,10 @@ class Evidence:
 
     @classmethod
     def of(cls, decisions: Decisions, target: Target, options: Options) -> "Evidence":
-        """With what several estimators need.
+        """Check the inputs and compute the shared quantities.
 
         Raises:
-            DataError: for a given range of rewards that does not hold them.
+            DataError: the given range of rewards does not hold the log's rewards.
         """
         weights, behaviour = importance_weights(decisions, target), options.behaviour
         support, missing = None, 0.0
@@ -179,7 +178,10 @@ class Evidence:
 
     @cached_property
     def unlike(self) -> str | None:
-        """That the log does not show items as the one behaviour policy of all its rows would; None: it does."""
+        """A message if the logged items contradict the claimed behaviour distribution; None if they fit it.
+
+        Only checked if one distribution holds for all rows.
+        """
         behaviour, log = self.options.behaviour, self.decisions
         if behaviour is None or len(behaviour) > 1:
             return None
@@ -187,11 +189,11 @@ class Evidence:
 
     @property
     def units(self) -> int:
-        """How many there are."""
+        """The number of units."""
         return int(self.decisions.units[-1]) + 1
 
     def span(self, most: float | None) -> Bounds | None:
-        """What a reward times a weight of at most `most` cannot leave; None where that is not known."""
+        """The range of a reward times a weight of at most `most`; None if it is unknown."""
         if most is None or self.rewards is None or self.options.estimated:
             return None
         return self.rewards[0] * most, self.rewards[1] * most
@@ -200,7 +202,7 @@ class Evidence:
 def _largest_weight(
     weights: Rows, target: Target, behaviour: Float64[np.ndarray, "#rows items"] | None
 ) -> float | None:
-    """As the distributions have it over the log's contexts, with chances of 1 where the target's are not known."""
+    """The largest ratio of the distributions over the log's rows; an unknown target chance counts as 1."""
     if behaviour is None:
         return None
     chances = np.ones_like(behaviour) if target.full is None else target.full
@@ -210,10 +212,10 @@ def _largest_weight(
 
 
 def _reward_range(decisions: Decisions, options: Options) -> Bounds | None:
-    """As it is given, or 0 to 1; 0 always belongs to it, for an action with no weight earns it."""
+    """The given range, or 0 to 1; it always includes 0, because an action with weight 0 contributes 0."""
     rewards, given = decisions.rewards, options.reward_range
     if given is None:
-        clicks = ((rewards == 0) | (rewards == 1)).all() and rewards.any()  # of zeros alone, the 1 is not known
+        clicks = ((rewards == 0) | (rewards == 1)).all() and rewards.any()  # with zeros only, 1 may not be the largest
         return (0.0, 1.0) if clicks else None
     (low, high), least, most = given, float(rewards.min()), float(rewards.max())
     if not (np.isfinite(given).all() and low <= least and most <= high):

@@ -1,4 +1,4 @@
-"""Does the log know anything of this policy? What says so, and when an estimate is refused."""
+"""Overlap and support: whether a log can judge a policy at all, and when an estimate is refused."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from what_next.off_policy.weighting import Ids, Rows
 
 Steps = Float64[np.ndarray, "steps"]
 LITTLE = 0.01
-"""Of what a policy would do: less than this may be missing from a log, or be too much, without a word."""
+"""Deviation of the mean weight from 1 that is never reported."""
 CHANCE = 5.0
-"""Standard errors of a chi-square that are taken for chance: of 100,000 logs of 80 rows and 80 items, one had more."""
+"""Standard errors up to which a chi-square counts as chance: of 100,000 logs of 80 rows and 80 items, one had more."""
 OFTEN = 30
-"""Times that the target would show an item in the log's rows, from which on its absence is no chance."""
+"""If the target would show an item this often in the log's rows, its absence from the log is not chance."""
 
 
 @dataclass(frozen=True)
@@ -21,25 +21,25 @@ class Thresholds:
     """When an estimate is refused.
 
     Attributes:
-        ess: the least effective sample size, of decisions and of units. A bootstrap of fewer than about 50 numbers is
-            visibly too narrow.
-        seen: the least effective number of decisions like the target's that any estimate needs, a model's too. Below
-            it, a model that was fitted on this log answers a question that it has not seen.
-        support: the least share of the target's choices that the behaviour policy could have made. Of the rest the log
-            tells nothing; at 0.9 it could move a mean reward of 0 .. 1 by 0.1.
-        mean_weight: where the mean weight must be able to lie. It is the target's supported share, so 1 at most; a mean
-            well outside says that the log's propensities are not those of the policy that wrote it (or the target's
-            chances none), or so small for what the target would do that the log has hardly any of it. What is
-            above 1 beyond chance is told by `excess`.
-        largest_share: the most of all weight that one decision may have. At a tenth, one reward moves the estimate by a
-            tenth.
-        clipped: the most of all weight that clipping may have taken away: the bias may be as large.
-        carriers: the least effective number of units by squared weights. An estimate of fewer is not refused, but its
-            interval is said to be too narrow: over 9,500 logs of 600 made-up worlds, intervals of 95 % held the value
-            in 84 % (ips) and 91 % (snips) below this, and in 94 % and 95 % from it on.
-        errors: how many standard errors a mean weight is given before it is held against a threshold. With three, one
-            sound log in a thousand would be refused by chance for a mean that lies just at the threshold.
-        excess: as `errors`, for a mean weight above 1, which right propensities have by chance alone. Of 460,000 sound
+        ess: the smallest effective sample size, of decisions and of units. A bootstrap over fewer than about 50 numbers
+            gives visibly too narrow intervals.
+        seen: the smallest effective number of logged decisions that the target would have taken. It applies to every
+            estimate: with fewer, a reward model fitted on this log has to extrapolate.
+        support: the smallest share of the target's choices that the behaviour policy could have made. The log says
+            nothing about the rest; at 0.9 these could move a mean reward of 0 .. 1 by 0.1.
+        mean_weight: the range in which the mean weight must lie. Its expectation is the supported share of the target's
+            choices, so at most 1. A mean far outside tells that the propensities are not those that the log was
+            written with (or that the target's chances do not sum to 1), or that the log hardly holds any of the
+            target's choices. `excess` is the stricter test of a mean above 1.
+        largest_share: the largest share of the total weight for one decision. At a tenth, one reward moves the estimate
+            by a tenth.
+        clipped: the largest share of the total weight that clipping may take away: the bias may be as large.
+        carriers: the smallest effective number of units by squared weights. With fewer, the estimate is not refused,
+            but a note says that its interval is too narrow: over 9,500 logs of 600 made-up worlds, 95 % intervals held
+            the value in 84 % (ips) and 91 % (snips) of logs below this threshold, and in 94 % and 95 % from it on.
+        errors: standard errors of tolerance before a mean weight counts as outside a threshold. With three, one sound
+            log in a thousand whose true mean is just at the threshold would be refused by chance.
+        excess: as `errors`, for a mean weight above 1, which correct propensities give by chance only. Of 460,000 sound
             logs of 50 to 10,000 rows, with weights of 0 and one other value, lognormal ones, and ones without a
             variance, not one was refused.
     """
@@ -57,16 +57,16 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How well a log covers what a policy would do. Each estimate has its own, for the weights that it uses.
+    """How well a log covers the target's choices. Each estimate has its own, for the weights that it uses.
 
     Attributes:
         ess: the effective sample size of the decisions (or slates, or trajectories).
-        ess_units: of the units, with the sums of their weights.
-        mean_weight: over the decisions; 1 is expected where the log supports all of the policy.
+        ess_units: the effective sample size of the units, by the sums of their weights.
+        mean_weight: over the decisions; 1 is expected if the log supports all of the target's choices.
         error: the mean weight's standard error over units.
         largest: the largest weight.
-        largest_share: its share of the sum.
-        carriers: the effective number of units by their squared weights: how many of them the spread is known from.
+        largest_share: the largest weight as a share of the sum.
+        carriers: the effective number of units by squared weights; the variance is estimated from so many.
     """
 
     ess: float
@@ -79,7 +79,7 @@ class Overlap:
 
     @classmethod
     def of(cls, weights: Rows, units: Ids, ess: float | None = None) -> "Overlap":
-        """Of one weight per decision; `ess` where it is not simply that of the weights."""
+        """From one weight per decision; give `ess` if it differs from the weights' own effective size."""
         largest = float(weights.max())
         parts = weights / largest if largest > 0 else weights  # squares of the weights themselves may overflow
         sums, numbers = np.bincount(units, parts), np.bincount(units)
@@ -95,10 +95,10 @@ class Overlap:
         )
 
     def excessive(self, units: int, thresholds: Thresholds) -> bool:
-        """Whether the mean weight of so many units is above 1 beyond chance, and by more than a little.
+        """Whether the mean weight over `units` units is above 1 by more than chance and more than `LITTLE`.
 
-        Weights that are rarely 0 are all alike in a short log, and their mean has no error then: up to excess^2 units
-        of weight 0 may be missing by chance.
+        If weights are rarely 0, a short log may hold equal weights only, with a standard error of 0. So up to excess^2
+        units of weight 0 are assumed to be missing by chance.
         """
         lacking = thresholds.excess**2 / units
         return self.mean_weight * (1 - lacking) - thresholds.excess * self.error > 1 + LITTLE
@@ -108,15 +108,15 @@ class Overlap:
 class StepSupport:
     """How much of the target's trajectories (or slates) the log supports, step by step.
 
-    The expectation of a product of weights is the target's chance to come so far by choices that the behaviour policy
-    can make. Each choice may be supported almost wholly, and of ten in a row hardly half are.
+    The expectation of the product of weights up to a step is the target's chance to get there by choices that the
+    behaviour policy can make. Even if each single choice is almost fully supported, ten in a row may hardly be by half.
 
     Attributes:
-        means: of the products over all trajectories, those that have ended with their last.
-        ess: the effective sample size of the products, over the same; 0 where no weight is left.
+        means: the mean product at each step, over all trajectories; one that has ended keeps its last product.
+        ess: the effective sample size of the same products; 0 if no weight is left.
         largest: the largest product of any step (at most e^600).
-        trajectories: how many there are.
-        matters: how much each step's rewards count.
+        trajectories: the number of trajectories.
+        matters: the weight of each step's rewards in the estimate.
     """
 
     means: Steps
@@ -131,24 +131,24 @@ class StepSupport:
         return np.asarray(self.means * np.sqrt(np.maximum(1 / np.maximum(self.ess, 1) - 1 / self.trajectories, 0)))
 
     def share(self, thresholds: Thresholds) -> float:
-        """At most so much of what the target would come to is supported, as far as the log can tell.
+        """An upper bound, from the log, of the supported share of the target's trajectories.
 
-        A mean is given some standard errors. It is believed only where twice as many trajectories carry it as an
-        estimate needs: products are skewed, and the mean of a few lies mostly below its expectation, by more than its
-        error tells. What is lost at a step is lost at all later ones.
+        Each step's mean product gets a tolerance of `errors` standard errors. A mean is only used if its effective size
+        is twice `ess`: products are skewed, so the mean of a few mostly lies below its expectation, by more than its
+        standard error. Support that is lost at a step is lost at all later steps.
         """
         known = self.ess >= 2 * thresholds.ess
         most = np.where(known, self.means + thresholds.errors * self.errors, 1.0)
         return float(np.average(np.minimum.accumulate(np.minimum(most, 1.0)), weights=self.matters))
 
     def lost(self, thresholds: Thresholds) -> str | None:
-        """What speaks against an estimate of whole trajectories."""
+        """Why an estimate of whole trajectories is refused; None if it is not."""
         high = self.means - thresholds.errors * self.errors > thresholds.mean_weight[1]
         if high.any():
             step = int(high.argmax())
             return (
                 f"the mean product of the weights up to row {step + 1} is {self.means[step]:.2f}, where 1 is the most: "
-                "each row must have its own item's chance, given those before, and not that of a whole slate"
+                "each row must have the chance of its own item given those before it, not that of a whole slate"
             )
         share = self.share(thresholds)
         if share >= thresholds.support:
@@ -160,7 +160,7 @@ class StepSupport:
 
 
 def effective_size(weights: Rows) -> float:
-    """How many decisions with equal weights would tell as much: (sum w)^2 / sum w^2 (Kish 1965, section 11.7)."""
+    """How many equally weighted decisions have the same variance: (sum w)^2 / sum w^2 (Kish 1965, section 11.7)."""
     largest = weights.max(initial=0)
     if not largest > 0:
         return 0.0
@@ -169,7 +169,7 @@ def effective_size(weights: Rows) -> float:
 
 
 def efficiency_of_steps(weights: Rows, steps: Ids) -> Steps:
-    """At each step, the effective size of the rows there as a share of their number; 0 where no weight is left."""
+    """At each step, the effective size of its rows as a share of their number; 0 if no weight is left."""
     largest = np.zeros(int(steps.max()) + 1)
     np.maximum.at(largest, steps, weights)
     parts = weights / np.where(largest > 0, largest, 1)[steps]
@@ -179,38 +179,40 @@ def efficiency_of_steps(weights: Rows, steps: Ids) -> Steps:
 
 
 def effective_size_over_steps(efficiency: Steps, reached: Steps | Ids, discount: float = 1.0) -> float:
-    """How many slates or trajectories would tell as much without weights of the sum of their discounted rewards.
+    """The effective number of slates or trajectories for the sum of their discounted rewards.
 
-    A step's part in the sum's variance goes with discount^(2 step), how many reach it, and 1 / efficiency.
+    A step's share of the sum's variance is proportional to discount^(2 step), to the number of slates or trajectories
+    that reach it, and to 1 / efficiency.
 
     Args:
         efficiency: of the weights at each step, 0 .. 1.
-        reached: how many reach it; the first step is reached by all.
+        reached: how many slates or trajectories reach each step; all reach the first.
         discount: of the rewards.
     """
     matters = discount ** (2 * np.arange(len(reached))) * reached
-    least = 1 / reached[0]  # a step without any weight tells as little as one row would
+    least = 1 / reached[0]  # a step without any weight counts as one row
     return float(reached[0] * matters.sum() / (matters / np.maximum(efficiency, least)).sum())
 
 
 def never_shown(target: Float64[np.ndarray, "rows items"], actions: Ids) -> float:
-    """The target's share of choices among items that the log never shows, though the target would show each often.
+    """The target's share of choices that are items which the log never shows.
 
-    An item that the target would show in fewer than `OFTEN` of the rows may be missing by chance.
+    Only items that the target would show in at least `OFTEN` of the rows count: a rarer one may be missing by chance.
     """
     share, shown = target.mean(axis=0), np.bincount(actions, minlength=target.shape[1]) > 0
     return float(share[~shown & (share * len(actions) >= OFTEN)].sum())
 
 
 def unlike_claimed(actions: Ids, units: Ids, claimed: Float64[np.ndarray, "items"]) -> str | None:
-    """That items were shown unlike the one distribution that is said to have drawn them all, by Pearson's chi-square.
+    """A message if Pearson's chi-square test rejects that items were drawn from the claimed distribution, else None.
 
-    Of each unit its first row counts: what is drawn once and shown again is independent of nothing. The statistic per
-    row, less its expectation, is by how much the mean weight of a policy that shows what the log shows exceeds 1. Its
-    chance is the cube root's, which is nearly normal (Wilson and Hilferty 1931), from one expected row of each item on.
+    Only each unit's first row is used, because the rows of a unit are not independent. The statistic minus its
+    expectation, per row, is how far the mean weight of a policy with the log's own frequencies exceeds 1. The p-value
+    uses the cube root of the statistic, which is nearly normal (Wilson and Hilferty 1931); there is no test if any item
+    has fewer than one expected row.
 
     Args:
-        actions: the shown items; `units`: whose they are.
+        actions: the shown items; `units`: the unit of each.
         claimed: the chance of each item.
     """
     can = claimed > 0
@@ -233,7 +235,7 @@ def unlike_claimed(actions: Ids, units: Ids, claimed: Float64[np.ndarray, "items
 
 
 def few_units(number: float, thresholds: Thresholds) -> str | None:
-    """What speaks against an estimate of which a few units make the most, by their effective number."""
+    """A reason to refuse an estimate whose effective number of units is too small; None if it is large enough."""
     if number >= thresholds.ess:
         return None
     return (

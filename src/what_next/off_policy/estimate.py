@@ -23,7 +23,7 @@ NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A policy on a log: its evidence, and each estimate that this allows, or what that one lacks."""
+    """A policy on a log: the evidence, and for each estimator its estimate or the reason why it cannot be made."""
 
     log: Evidence
     found: Found
@@ -37,7 +37,7 @@ class Judged:
 
     @property
     def made(self) -> dict[str, Candidate]:
-        """Those that could be made."""
+        """The estimates that could be made."""
         return {name: one for name, one in self.found.items() if isinstance(one, Candidate)}
 
 
@@ -46,27 +46,27 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
 
     Args:
         decisions: the log.
-        target: what the policy would have done in each of its rows.
+        target: the target policy's chances in each row of the log.
         options: what else is known, and how the estimates are made.
 
     Returns:
         `estimates`: for each name `mean`, `low`, `high` (bootstrap over units), `bernstein_low`, `bernstein_high` (None
-        without a known range; of clipped IPS they bound the clipped mean), `ess` (None where no weights are used),
-        `support`, `per` ("decision", "slate" or "trajectory"), `refused` (None, or why), and `forced` where a refused
-        one is shown all the same. `left_out`: what each estimator lacks that could not be made. `logged`: what the
-        behaviour policy earned, per decision, or per slate where the chances are of items given those above.
-        `diagnostics`: of the plain weights, and the range of rewards that bounds are made with. `notes`: what the
-        intervals do not know. And what it was made with. All numbers are finite.
+        without a known range; for clipped IPS they bound the clipped mean), `ess` (None if no weights are used),
+        `support`, `per` ("decision", "slate" or "trajectory"), `refused` (None, or why), and `forced` if a refused one
+        is shown all the same. `left_out`: for each other estimator, why it could not be made. `logged`: what the
+        behaviour policy earned, per decision, or per slate if the chances are conditional on the items above.
+        `diagnostics`: of the plain weights, and the range of rewards behind the Bernstein bounds. `notes`: errors that
+        the intervals do not cover. Then the options that were used. All numbers are finite.
 
     Raises:
-        DataError: for a given range of rewards that does not hold them.
+        DataError: the given range of rewards does not hold the log's rewards.
     """
     return estimates_of(Judged.of(decisions, target, options, stages), stages)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is None
+@np.errstate(over="ignore", invalid="ignore")  # an overflow is reported as None
 def estimates_of(judged: Judged, stages: Stages = SILENT) -> dict[str, Any]:
-    """What `estimate` returns."""
+    """The result of `estimate`, from a policy that is already judged."""
     log, made, options = judged.log, judged.made, judged.log.options
     logged, per = _logged(log.decisions)
     several = [logged, *(one.estimate for one in made.values())]
@@ -90,16 +90,17 @@ def estimates_of(judged: Judged, stages: Stages = SILENT) -> dict[str, Any]:
 
 @np.errstate(over="ignore", invalid="ignore")
 def difference(judged: Judged, other: Judged, stages: Stages = SILENT) -> dict[str, dict[str, Any]]:
-    """By how much more a policy would have earned than another one, on the same log and the same resamples.
+    """How much more one policy would have earned than another, on the same log and the same resamples.
 
     Args:
-        judged: one policy; `other`: what is taken from it, on the same log by the same options.
+        judged: one policy.
+        other: the policy to subtract, on the same log with the same options.
 
     Returns:
-        For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
-        is refused for: a difference with one refused estimate is refused. `interval` is what the bounds are:
-        "bootstrap", good for one look, or, where the options ask for any number of them, "asymptotic" or "betting", a
-        confidence sequence.
+        For each estimator that both policies allow: `mean`, `low`, `high`, `per` and `refused`, which names the policy
+        whose estimate is refused; one is enough to refuse the difference. `interval` is the kind of bounds:
+        "bootstrap", valid at one look, or, if the options ask for any number of looks, the confidence sequence
+        "asymptotic" or "betting".
     """
     logs, options, theirs = (judged.log, other.log), judged.log.options, other.made
     pairs = {name: (one, theirs[name]) for name, one in judged.made.items() if name in theirs}
@@ -119,16 +120,16 @@ def difference(judged: Judged, other: Judged, stages: Stages = SILENT) -> dict[s
 
 
 def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tuple[str, Bounds | None]:
-    """What kind of sequence a difference has, and its bounds; None where it has none.
+    """The kind of confidence sequence for a difference, and its bounds; None if it has no bounds.
 
-    Betting needs rows that are units (a user's rows are not independent of each other), and terms that stay what they
-    are, in a range that stays the same, as the log grows: not those of clipped IPS, whose threshold grows.
+    Betting needs one row per unit, because a user's rows are not independent, and terms whose values and range do not
+    change as the log grows. Clipped IPS is excluded, because its threshold grows with the log.
     """
     (one, other), options, decisions = pair, log.options, log.decisions
     ours, theirs = one.estimate, other.estimate
     fixed, behaviour = one.span and other.span and name != "clipped_ips", options.behaviour
     if fixed and behaviour is not None and log.units == len(decisions.units):
-        span = log.span(float(1 / behaviour[behaviour > 0].min()))  # of the largest weight that any policy could have
+        span = log.span(float(1 / behaviour[behaviour > 0].min()))  # for the largest weight of any policy
         assert span is not None, "estimates with a range have one"
         width = span[1] - span[0]
         return "betting", betting(ours.tops - theirs.tops, (-width, width), options.level)
@@ -137,7 +138,7 @@ def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tu
 
 
 def _logged(decisions: Decisions) -> tuple[Terms, str]:
-    """What the log itself earned, by units; and per what, as the estimates that are offered."""
+    """The log's own reward by units, and whether per decision or per slate, to match the estimates."""
     if decisions.slates is None or decisions.marginal:
         return mean_of(decisions.rewards).by_unit(decisions.units), "decision"
     ones = np.ones_like(decisions.rewards)
@@ -147,7 +148,7 @@ def _logged(decisions: Decisions) -> tuple[Terms, str]:
 def _resampled(
     estimates: Sequence[Terms], units: int, options: Options, stages: Stages
 ) -> list[Float64[np.ndarray, "resamples"]]:
-    """Each estimate from the same resamples."""
+    """Each estimate on the same resamples of the units."""
     parts, done = [], stages.begin("intervals", options.resamples)
     for counts in resampled_counts(units, options.resamples, options.seed):
         parts.append(np.stack([one.resampled(counts) for one in estimates]))
@@ -156,17 +157,17 @@ def _resampled(
 
 
 def refusal(one: Candidate, log: Evidence) -> str | None:
-    """Why an estimate is not to be trusted, in words; None where nothing speaks against it."""
+    """The reasons why an estimate is refused, as one message; None if there are none."""
     weighted = [] if one.own is None else _weighted(one.own, log)
     return "; ".join([*_uncovered(one, log), *weighted, *_odd(one, log)]) or None
 
 
-# Each comparison is written so that what is not a number is refused.
+# Each comparison is written so that NaN is refused.
 
 
 def _uncovered(one: Candidate, log: Evidence) -> Iterator[str]:
-    """What speaks against any estimate, with weights or without: support is known, or the mean weight tells it, whose
-    expectation it is."""
+    """Reasons that apply to every estimate, with weights or without. Unknown support is estimated by the mean weight,
+    whose expectation it is."""
     overlap, thresholds = log.overlap, log.options.thresholds
     share, shown = log.support, f"{log.support or 0:.1%}"
     if share is None:
@@ -190,18 +191,18 @@ def _uncovered(one: Candidate, log: Evidence) -> Iterator[str]:
 
 
 def _lacking(log: Evidence) -> Iterator[str]:
-    """That the log lacks more of what the policy would do than chance explains, so that no interval tells of it."""
+    """A note if the mean weight is below 1 by more than chance: the intervals do not cover unsupported choices."""
     overlap, thresholds = log.overlap, log.options.thresholds
     if overlap.mean_weight + thresholds.errors * overlap.error < 1 - LITTLE:
         yield (
             f"the mean weight is {overlap.mean_weight:.3f} (standard error {overlap.error:.3f}), where 1 is expected: "
-            "the log hardly holds the rest of what the policy would do, and no interval here knows what that earns; or "
-            "its propensities are not those that it was written with"
+            "part of what the policy would do is hardly in the log, and no interval here covers what that part earns; "
+            "or the propensities are not those that the log was written with"
         )
 
 
 def _narrow(made: dict[str, Candidate], told: dict[str, Any], thresholds: Thresholds) -> Iterator[str]:
-    """Which of the estimates that are told have intervals that are too narrow, as few units carry them."""
+    """A note that names the shown estimates whose intervals are too narrow, because few units carry the weight."""
     few = {
         name: one.own.carriers
         for name, one in made.items()
@@ -210,14 +211,14 @@ def _narrow(made: dict[str, Candidate], told: dict[str, Any], thresholds: Thresh
     if few:
         yield (
             f"{', '.join(few)}: few units have most of the squared weight (their effective number is "
-            f"{min(few.values()):.0f}, and {thresholds.carriers:.0f} are wanted), so the interval is likely too "
-            "narrow, and where rewards are positive too low: of those of 95 % about 84 % hold the value by ips, 91 % "
-            "by snips; a Bernstein interval, where there is one, holds as often as it says"
+            f"{min(few.values()):.0f}, and should be {thresholds.carriers:.0f}), so the interval is likely too narrow "
+            "and, if rewards are positive, too low: intervals of 95 % held the value in about 84 % of such logs by "
+            "ips, in 91 % by snips; a Bernstein interval, if there is one, keeps its level"
         )
 
 
 def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
-    """What speaks against an estimate with weights."""
+    """Reasons to refuse an estimate with weights."""
     overlap, thresholds = log.overlap, log.options.thresholds
     if not own.ess >= thresholds.ess:
         yield (
@@ -253,7 +254,7 @@ def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
 
 
 def _odd(one: Candidate, log: Evidence) -> Iterator[str]:
-    """What else speaks against an estimate: clipping, whole trajectories, its own flaw, and that it is not finite."""
+    """Other reasons to refuse: clipping, lost support of trajectories, the candidate's own flaw, a value not finite."""
     thresholds = log.options.thresholds
     if one.clipped > thresholds.clipped:
         most = f"more than {thresholds.clipped:.0%}"
@@ -267,7 +268,7 @@ def _odd(one: Candidate, log: Evidence) -> Iterator[str]:
 
 
 def _of_both(reasons: Sequence[str | None]) -> str | None:
-    """Why a difference is refused: the reasons of both policies, once where they are the same."""
+    """The reason why a difference is refused: both policies' reasons, stated once if they are equal."""
     if reasons[0] == reasons[1]:
         return reasons[0] and f"both policies: {reasons[0]}"
     named = zip(("the policy", "the other policy"), reasons, strict=True)
@@ -286,25 +287,25 @@ def _summary(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evid
 
 
 def _interval(mean: float, bounds: Bounds | None) -> dict[str, Any]:
-    """None for what does not exist."""
+    """The mean and its bounds, with None for each that does not exist."""
     low, high = bounds or (None, None)
     return {"mean": mean, "low": low, "high": high} if np.isfinite(mean) else dict.fromkeys(("mean", "low", "high"))
 
 
 def _shown(summary: dict[str, Any], force: bool) -> dict[str, Any]:
-    """What may be seen of it: no number of a refused estimate, unless that is forced and marked."""
+    """The summary without the numbers of a refused estimate, unless `force`, which marks it instead."""
     if summary["refused"] is None:
         return summary
     return summary | ({"forced": True} if force else dict.fromkeys(set(summary) & set(NUMBERS)))
 
 
 def _support(log: Evidence) -> float:
-    """Known, or estimated by the mean weight, whose expectation it is."""
+    """The support, if known; else its estimate, the mean weight."""
     return min(1.0, log.overlap.mean_weight) if log.support is None else log.support
 
 
 def _diagnostics(log: Evidence) -> dict[str, Any]:
-    """Of the plain weights of the decisions."""
+    """Diagnostics of the decisions' plain weights, as plain values."""
     return asdict(log.overlap) | {
         "matched": float((log.weights > 0).mean()),
         "support": _support(log),
@@ -317,7 +318,7 @@ def _diagnostics(log: Evidence) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """None for each number that is none, within plain values."""
+    """Plain values with None for each number that is not finite."""
     if isinstance(value, dict):
         return {name: _finite(one) for name, one in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -2,16 +2,16 @@
 
     Q(s, a) = psi(s, a) @ theta,  psi = outer([1, context], [1, vector of the item])
 
-psi is linear in the vector, so the mean of Q over the target's actions is psi at their expected vector, whatever the
-number of items. The iteration
+psi is linear in the vector, so the mean of Q over the target's actions is psi at their expected vector, without a sum
+over the items. The iteration
 
     theta <- argmin sum (psi(s, a) @ theta - r - discount * psi(s', expected') @ theta_old)^2 + penalty
 
-is a linear map of theta_old, the same each time: its fixed point is the solution of one linear system (LSTDQ:
-Lagoudakis and Parr, 2003), which is solved here instead. Nothing is earned after the last decision of a unit.
+applies the same linear map in each round: its fixed point is the solution of one linear system (LSTDQ: Lagoudakis and
+Parr, 2003), which is solved here instead. Nothing is earned after the last decision of a unit.
 
-The model is right where Q is bilinear in what it reads, as with one-hot contexts and vectors. Where it is not, the
-estimate is off, however long the log, and no interval tells by how much.
+The model is right if Q is bilinear in its features, as with one-hot contexts and vectors. If it is not, the estimate is
+biased however long the log is, and the interval does not cover the bias.
 """
 
 from dataclasses import dataclass
@@ -24,25 +24,24 @@ from what_next.off_policy.reward_model import FEATURES, Features, Folds, Some, S
 from what_next.off_policy.weighting import Ids, Rows
 
 RIDGE = 1e-4
-"""Penalty per row, on standardised features; the constant goes free."""
+"""Ridge penalty per row, on standardised features; the constant has no penalty."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What fitted Q evaluation found.
+    """The result of fitted Q evaluation.
 
     Attributes:
         values: V of each row's state under the target.
         chosen: Q of each row's state and logged action.
-        initial: V at the first state of each unit; the mean is the estimate. An interval from these alone tells what
-            the draw of first states leaves open, and ignores that the regression could have come out otherwise: too
-            narrow where rewards are noisy, and of no width where all first states look alike.
-        influence: of each unit: `initial`, and to first order how much the unit pulled the regression (one step of
-            Newton's method; Hao et al., 2021, arXiv 2102.03607, compare it with refits). Their mean is the estimate,
-            too, and an interval from them counts the regression's own uncertainty, without refits. None where the fit
-            is crossed.
-        contraction: the spectral radius of one round of the iteration. From 1 on the iteration would diverge, and the
-            estimate means nothing.
+        initial: V at the first state of each unit; the mean is the estimate. An interval from these covers the draw of
+            first states but not the uncertainty of the regression: it is too narrow if rewards are noisy, and has no
+            width if all first states look alike.
+        influence: of each unit: `initial` plus, to first order, the unit's effect on the regression (one Newton step;
+            Hao et al., 2021, arXiv 2102.03607, compare it with refits). The mean is the estimate, too, and an interval
+            from these covers the regression's uncertainty without refits. None for a cross-fitted result.
+        contraction: the spectral radius of one round of the iteration. At 1 or above the iteration would diverge, and
+            the estimate is meaningless.
     """
 
     values: Rows
@@ -66,11 +65,11 @@ def fqe(
 
     Args:
         decisions: the log, with `vectors`; `target`: with `expected`.
-        discount: what a reward loses with each step, 0 to 1.
-        folds: more than one: the values of each fold of the units come from a fit on the other folds, as doubly robust
-            estimates want them (cross-fitting; Chernozhukov et al., 2018, arXiv 1608.00060). At most the units.
-        ridge: penalty per row on standardised features, above 0; `features`: how many at most, see `Bilinear`.
-        seed: which units make a fold.
+        discount: the factor per step, 0 to 1.
+        folds: if more than one, the values of each fold of the units come from a fit on the other folds, as doubly
+            robust estimates need (cross-fitting; Chernozhukov et al., 2018, arXiv 1608.00060). At most one per unit.
+        ridge: penalty per row on standardised features, above 0; `features`: the most features, see `Bilinear`.
+        seed: of the assignment of units to folds.
     """
     assert decisions.vectors is not None
     assert target.expected is not None
@@ -80,7 +79,7 @@ def fqe(
     fold = deal(len(first), max(1, min(folds, len(first))), seed)[decisions.units]
     rows, gram, ahead, earned = _equations(psi, decisions.rewards, fold, ends)
     penalised = gram + ridge * rows[:, None, None] * np.diag(np.append(0.0, np.ones(psi.psi.width - 1)))
-    matrix = penalised - discount * ahead  # what theta is multiplied by at the fixed point, where it gives `earned`
+    matrix = penalised - discount * ahead  # the fixed point is matrix @ theta = earned
     theta = np.linalg.solve(matrix, earned[:, :, None])[:, :, 0]
     values, chosen = np.empty(len(fold)), np.empty(len(fold))
     for part in range(len(rows)):
@@ -97,9 +96,9 @@ def fqe(
 def _equations(
     psi: Features, rewards: Rows, fold: Ids, ends: Bool[np.ndarray, "rows"]
 ) -> tuple[Float64[np.ndarray, "folds"], Squares, Squares, Folds]:
-    """For each fold how many rows all others have (of a single fold, its own), and of these the normal equations: the
-    sums of psi psi', of psi psi(next)', where the row after one that does not end its unit is the next state, and of
-    psi * reward."""
+    """The normal equations for each fold, from the rows of all other folds (of a single fold, from its own): the number
+    of rows, and the sums of psi psi', of psi psi(next)' over rows with a next row in their unit, and of psi * reward.
+    """
     folds, width = int(fold.max()) + 1, psi.psi.width
     gram, ahead, earned = np.zeros((folds, width, width)), np.zeros((folds, width, width)), np.zeros((folds, width))
     for one in range(folds):
@@ -116,9 +115,9 @@ def _equations(
 def _pulls(
     psi: Features, matrix: Float64[np.ndarray, "features features"], first: Some, units: Ids, errors: Rows
 ) -> Float64[np.ndarray, "units"]:
-    """How far each unit moved the estimate by way of theta, to first order; they sum to zero.
+    """Each unit's effect on the estimate through theta, to first order; they sum to zero.
 
-    `errors` are what each row earned and led to, less what the model said of it.
+    `errors` are the temporal-difference errors: reward + discount * V(next) - Q of each row.
     """
     aim = sum(psi.aimed(part).sum(axis=0) for part in psi.blocks(first))
     lever = np.linalg.solve(matrix.T, aim)

@@ -1,4 +1,4 @@
-"""What a policy would have earned by a log of decisions; and whether a new one may replace the current one."""
+"""What a policy would have earned on a log of decisions, and whether a new policy may replace the current one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,23 +16,23 @@ from what_next.off_policy.slates import places
 from what_next.off_policy.targets import TargetPolicy, decisions_of, places_of, vectors_of
 
 ROUNDING = 1e-9
-"""Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
+"""A difference must exceed this share of the estimate, so that rounding alone never separates equal policies."""
 SETTINGS = ("level", "resamples", "seed", "discount", "thresholds")
-"""What estimates were made with."""
+"""Options that are reported with the estimates."""
 FEW = 100
-"""Rows with another reward than the commonest, of which fewer decide nothing, whatever an interval of them says."""
+"""Fewest rows whose reward differs from the commonest one: with fewer, the gate refuses whatever the interval says."""
 
 
 class _Case:
-    """The rows in which all policies could be asked, and what these would do there.
+    """The rows in which every policy can be asked, and each policy's chances there.
 
     Attributes:
         names: of the policies.
-        log: those rows; `left`: how many others the file has.
-        decisions, options: the same, as estimators read them.
-        on_log: of the policies, over all rows of the file; `targets`: over those of `log`.
-        behaviour: how propensities are known, as plain values.
-        top: how many positions of each slate the rows are of; None: all.
+        log: the rows in which every policy can be asked; `left`: the number of other rows of the file.
+        decisions, options: the same rows as the estimators read them.
+        on_log: each policy over all rows of the file; `targets`: over the rows of `log`.
+        behaviour: where the propensities come from, as plain values.
+        top: only the first `top` positions of each slate are used; None: all.
     """
 
     def __init__(self, settings: LogSettings, policies: Sequence[str | TargetPolicy], stages: Stages) -> None:
@@ -46,8 +46,8 @@ class _Case:
             )
         if whole.kind != "service" and any(one.startswith("server.") for one in settings.overrides):
             raise SetupError(
-                f"{' '.join(settings.overrides)}: a model draws as the service does where that one's exported log "
-                f"judges it, and {settings.path} is none; leave server.* out"
+                f"{' '.join(settings.overrides)}: server.* only matters if the exported log of a service judges a "
+                f"model, and {settings.path} is not such a log; leave server.* out"
             )
         self.names: list[str] = [one.name for one in meant]
         self.on_log = [one.on_log(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
@@ -69,13 +69,13 @@ class _Case:
 
     @property
     def usual(self) -> str:
-        """The estimator that decides where nobody names another: self-normalised, and right for the log's chances."""
+        """The gate's default estimator: self-normalised, and made for the log's kind of propensities."""
         if not self.decisions.slated:
             return "snips"
         return "independent_snips" if self.decisions.marginal else "cascade_snips"
 
     def thin(self) -> str | None:
-        """Why these rewards decide nothing, where there are so few that differ."""
+        """A message if fewer than `FEW` rows have a reward other than the commonest; else None."""
         values, counts = np.unique(self.log.rewards, return_counts=True)
         other = len(self.log) - int(counts.max())
         if other >= FEW:
@@ -83,7 +83,7 @@ class _Case:
         return f"{other:,} of {len(self.log):,} rows have a reward other than {values[counts.argmax()]:g}"
 
     def notes(self) -> list[str]:
-        """What people should know of the log and the policies."""
+        """Notes for the user about the log and the policies."""
         return list(dict.fromkeys([*(note for one in self.on_log for note in one.notes), *self._of_log()]))
 
     def _of_log(self) -> Iterator[str]:
@@ -94,8 +94,8 @@ class _Case:
         if self.behaviour["kind"] == "estimated":
             yield (
                 f"propensities are estimated from the log's own frequencies given {self.behaviour['given']} (on "
-                f"held-out rows {self.behaviour['miscalibrated']:.1%} of the chance stands in the wrong bin): the "
-                "estimates are right only if the policy that wrote the log looked at no more"
+                f"held-out rows {self.behaviour['miscalibrated']:.1%} of the probability is in the wrong bin): the "
+                "estimates are right only if the policy that wrote the log depended on nothing else"
             )
         if self.top is not None:
             yield f"judged by the first {self.top} positions of each slate, and by nothing below"
@@ -110,11 +110,11 @@ class _Case:
                 "intervals are too narrow; leave them out"
             )
         if log.kind == "open bandit":
-            yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"
+            yield "Open Bandit files have no users: rows count as independent decisions, and the position as context"
         if any(one.about["kind"] == "uniform" for one in self.on_log) and "uniform" in log.source.names:
-            yield "uniform is each item with the same chance, and not the log's column of that name"
+            yield "uniform means that each item has the same chance; it is not the log's column of that name"
         if binary(log) and not self.options.estimated and self.options.reward_range == (0.0, 1.0):
-            yield "all rewards are 0 or 1, and Bernstein intervals take it that no other could have been"
+            yield "all rewards are 0 or 1, and Bernstein intervals assume that no others are possible"
         if log.items.vectors is None:
             yield "items have no attributes: reward models know them by their ids, and clusters are single items"
 
@@ -127,10 +127,10 @@ def estimate_policy(
     Args:
         settings: the log.
         policy: `uniform`, a column with its chance of the logged item, a setup file, or another log.
-        force: tell refused estimates, too.
+        force: show refused estimates, too.
 
     Raises:
-        DataError: the log cannot be used, or not for this policy.
+        DataError: the log cannot be used, or cannot judge this policy.
         ModelError: the model of the setup is missing or damaged.
         SetupError: there is no such policy.
     """
@@ -160,19 +160,20 @@ def gate(
 ) -> dict[str, Any]:
     """Whether a new policy may take the place of the current one: only if the log shows that it would earn more.
 
-    Both are judged on the same rows, and the difference on the same resamples of the units, or, for any number of
-    looks at a growing log, by a confidence sequence. The new one is promoted if the lower bound of the difference is
-    above the margin, neither estimate is refused, enough rewards differ for an interval to be believed, and it was not
-    made from the log itself.
+    Both are judged on the same rows. The interval of the difference is a bootstrap over units or, to hold at any number
+    of looks at a growing log, a confidence sequence. The new policy is promoted if the lower bound of the difference is
+    above the margin, neither estimate is refused, at least `FEW` rewards differ from the commonest, and the policy was
+    not made from this log.
 
     Args:
-        settings: the log; `new`, `current`: the policies, as of `estimate_policy`, or themselves.
-        estimator: which of the estimates decides; None: the self-normalised one (`_Case.usual`).
-        margin: how much more it must earn, in the log's own unit.
-        looks: at how many looks at a growing log the interval of the difference holds: at this "one", or at "any".
+        settings: the log.
+        new: a policy: a name as for `estimate_policy`, or an object; `current`: likewise.
+        estimator: the estimate that decides; None: the self-normalised one (`_Case.usual`).
+        margin: how much more the new policy must earn, in the unit of the log's rewards.
+        looks: "one": the interval is valid at this look only; "any": at any number of looks.
 
     Raises:
-        DataError, ModelError: as of `estimate_policy`.
+        DataError, ModelError: as for `estimate_policy`.
         SetupError: there is no such policy, the estimate cannot be made, or the margin is not finite.
     """
     if not np.isfinite(margin):
@@ -210,20 +211,20 @@ def gate(
 
 
 def _of_slates(decisions: Decisions, placed: bool) -> str:
-    """What the chances on slates are taken for."""
+    """A note on whether chances on slates are taken as marginal or as conditional on the items above."""
     order = (
         "" if placed else "; without a column of positions, the rows of a slate count from above as the file has them"
     )
     if decisions.marginal:
         return f"chances on slates are taken as marginal: of an item at its position, whatever stands above it{order}"
     return (
-        "chances on slates are taken as those of an item given the items above it (else say --marginal); by the "
-        f"cascade, what an item brings hangs on no item below it{order}"
+        "chances on slates are taken as those of an item given the items above it (else say --marginal); cascade "
+        f"estimates assume that an item's reward does not depend on the items below it{order}"
     )
 
 
 def _of_looks(apart: dict[str, Any], looks: Looks, margin: float, case: _Case) -> Iterator[str]:
-    """At how many looks the interval holds, and what it assumes for that; and what the margin lets pass."""
+    """Notes on how many looks the interval is valid for, on its assumptions, and on a negative margin."""
     if looks == "one":
         yield (
             "the interval of the difference is good for one look: a gate that is asked again and again while the log "
@@ -267,7 +268,7 @@ def _verdict(case: _Case, apart: dict[str, Any], estimator: str, margin: float, 
 
 
 def _one(case: _Case, estimator: str, name: str, target: Target, judged: Judged, stages: Stages) -> dict[str, Any]:
-    """One estimate of a policy; a `SetupError` where it cannot be made, with what it lacks and which can be."""
+    """The policy's estimates with `estimator`; a `SetupError` names why it cannot be made, and which others can."""
     found = estimates_of(judged, stages)
     if estimator in found["estimates"]:
         return found

@@ -1,4 +1,4 @@
-"""A trained model as the policy that a log judges: its chance of each logged item, given the user's earlier rows."""
+"""A trained model as the target policy on a log: its chance of each logged item, given the user's earlier rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,32 +28,32 @@ from what_next.types import Permitted, Request
 Which = Bool[np.ndarray, "rows"]
 
 DECIDED_UNTIL = "decided_until"
-"""In a model's file, of what training found in its data: the time of the last decision that it learned from."""
+"""Key in a model's manifest: the time of the last decision in its training data."""
 
 
 class Learned(TargetPolicy):
     """The trained agent of a setup.
 
-    By the exported log of a service it is judged as that would serve it: by what each decision knew, and with the
-    setup's `server.temperature` and `server.epsilon`. By any other log it draws from its own distribution, after the
-    user's earlier rows; without items of these, unless `seen`.
+    On the exported log of a service it is judged as the service would run it: with the information that each decision
+    had, and with the setup's `server.temperature` and `server.epsilon`. On any other log it draws from its own
+    distribution given the user's earlier rows, and without the items of these unless `seen`.
     """
 
     def __init__(self, name: str, setup: Setup, *, seen: bool = False) -> None:
-        """`name`: that messages and results call it by, such as the setup's file."""
+        """`name`: for messages and results, such as the setup's file."""
         self.name, self.seen = name, seen
-        # Nobody of the log is set aside: it is not trained on.
+        # No test or validation split: the log is not trained on.
         self.setup = setup.model_copy(update={"split": SplitSettings(test=0, validation=0)})
 
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
-        """See `TargetPolicy.on_log`. It can be asked where something is known that the user did before.
+        """See `TargetPolicy.on_log`. Rows are covered if their user has at least one earlier known event.
 
-        Of a service's decisions, those count alone that the agent's training data do not hold.
+        Decisions of a service that are in the agent's training data are not covered.
 
         Raises:
-            DataError: the log has no users, or nothing is known of them; or the agent was trained on all of it.
+            DataError: the log has no users, no user has a known event, or the agent was trained on all of the log.
             ModelError: the model is missing or damaged.
-            SetupError: the log tells by itself whether items may be shown again, or it has marginal chances of slates.
+            SetupError: `seen` is given for a service's log, which tells it itself; or slates have marginal chances.
         """
         if log.user_ids is None:
             raise DataError(
@@ -87,11 +87,11 @@ class Learned(TargetPolicy):
         if log.kind != "service":
             return _Events.of(log, policy, self.seen)
         if self.seen:
-            raise SetupError(f"--seen: {log.source.path} tells of each decision whether items could be shown again")
+            raise SetupError(f"--seen: {log.source.path} says for each decision whether items could be shown again")
         return Asked.of(log, policy, self.setup.server)
 
     def _asked(self, log: DecisionLog, events: "_Events | Asked", learned: Which) -> Which:
-        """The rows in which it can be asked, and of which it has not learned; a `DataError` where there are none."""
+        """The rows with a known history that the agent was not trained on; a `DataError` if there are none."""
         covered = events.before > 0
         if not covered.any():
             before = "a known event" if log.kind == "service" else "an earlier one of the same user"
@@ -109,7 +109,7 @@ class Learned(TargetPolicy):
     def _target(
         self, log: DecisionLog, decisions: Decisions, events: "_Events | Asked", covered: Which, done: Done
     ) -> tuple[Target, float]:
-        """Chances in chunks of rows; and the share of them that lies outside the log's catalogue."""
+        """The agent's chances, and their mean share on items outside the log's catalogue."""
         assert decisions.vectors is not None
         rows, items, outside = len(log), len(log.items), 0.0
         chances, expected = np.zeros(rows), np.zeros((rows, decisions.vectors.shape[1]))
@@ -127,7 +127,7 @@ class Learned(TargetPolicy):
         return Target(chances, expected, full), max(0.0, outside / int(covered.sum()))
 
     def _learned_from(self, log: DecisionLog) -> Which:
-        """The rows of a service's answers that its training data hold: it has seen what followed them."""
+        """The rows of a service's log whose slates are in the agent's training data."""
         found = np.zeros(len(log), np.bool_)
         if log.kind == "service":
             slates = log.source.frame.select("slate").collect().to_series().gather(log.order)
@@ -137,20 +137,20 @@ class Learned(TargetPolicy):
             for data in {self.setup.data, trained.data, trained.decisions.log}:
                 if data is not None and is_service_log(data):
                     rows = pl.scan_parquet(data, glob=False).filter(~EVENT)
-                    if until is not None:  # an export that goes on holds more by now
+                    if until is not None:  # the export may have grown since training
                         rows = rows.filter(pl.col("timestamp").dt.epoch("us") <= until)
                     told = rows.select(pl.col("slate").unique()).collect().to_series()
                     found |= slates.is_in(told.implode()).to_numpy()
         return found
 
     def _trained_on(self, log: DecisionLog) -> bool:
-        """Whether its data are the log: the same file, or the same rows."""
+        """Whether the agent's training data are this log: the same file, or the same rows."""
         data = self.setup.data
         if data.resolve() == log.source.path.resolve():
             return True
         try:
             return data.is_file() and read_log(data, propensities=False).content == log.content
-        except DataError:  # data without rewards are no log
+        except DataError:  # not a decision log: it has no rewards
             return False
 
     def _notes(self, log: DecisionLog, about: dict[str, Any]) -> Iterator[str]:
@@ -161,8 +161,8 @@ class Learned(TargetPolicy):
             )
         elif about["without_history"]:
             yield (
-                f"{about['without_history']:,} rows without an earlier row of their user are history alone: no "
-                f"decision of {self.name}"
+                f"{about['without_history']:,} rows without an earlier row of their user are only used as history: "
+                f"{self.name} cannot be asked there"
             )
         if about["learned"]:
             yield f"{about['learned']:,} rows left out: {self.name} was trained on what they brought"
@@ -179,14 +179,14 @@ class Learned(TargetPolicy):
 
 @dataclass(frozen=True, eq=False)
 class _Events:
-    """The log as the histories that an agent reads: rows with items that it knows.
+    """The log as histories that the agent reads: the rows whose items are in the agent's catalogue.
 
     Attributes:
-        policy: of the agent, with the log's state in the agent's own catalogue.
+        policy: the agent's, with a state of the log's events in the agent's catalogue.
         seen: whether items of the history may be chosen.
-        users: of each row of the log; `before`: how many events of its user come before it.
-        above: the agent's items that stand above each row in its slate; -1 is padding, and what it does not know.
-        places: of each item of the log in the agent's catalogue; -1 where it does not know it.
+        users: the user of each row of the log; `before`: how many events of that user come before it.
+        above: the items above each row in its slate, in the agent's catalogue; -1 for padding and unknown items.
+        places: the index of each item of the log in the agent's catalogue; -1 if it is not there.
     """
 
     policy: LearnedPolicy
@@ -198,7 +198,7 @@ class _Events:
 
     @classmethod
     def of(cls, log: DecisionLog, policy: LearnedPolicy, seen: bool) -> "_Events":
-        """The events, with rewards, times and what else the agent reads of them."""
+        """The events, with the rewards, times and context that the agent reads."""
         assert log.user_ids is not None
         agent, space = policy.agent, policy.state.space
         places = space.catalogue.index(log.items.ids.to_list()).astype(np.int64)
@@ -218,7 +218,7 @@ class _Events:
         )
         policy = LearnedPolicy(agent, State(dataset, agent.setup, space))
         running, rows = np.cumsum(known) - known, np.arange(len(log))
-        # What is decided at once is no history of itself; the rows of a slate stand above the later ones.
+        # Rows decided at the same moment are not each other's history. In a slate, earlier rows are above later ones.
         now = log.moments
         before = running[now] - running[np.searchsorted(log.units, log.units)]
         steps = np.arange(0 if log.slates is None else int((rows - now).max()))
@@ -230,8 +230,8 @@ class _Events:
     def chances(
         self, rows: Int64[np.ndarray, "asked"]
     ) -> Iterator[tuple[Int64[np.ndarray, "part"], Float64[np.ndarray, "part items"]]]:
-        """The chance of every item of the agent's catalogue, some rows at a time, those of a length together."""
-        # Chances are looked up for each item of the log, too, whose catalogue may be the larger one.
+        """The chance of every item of the agent's catalogue, in batches of rows with histories of similar length."""
+        # The chances are also gathered into the log's catalogue, which may be the larger one.
         policy, widest = self.policy, max(len(self.policy.agent.space.catalogue), len(self.places))
         for some in by_length(self.before[rows], EVENTS, PAIRS // widest):
             part = rows[some]
@@ -244,7 +244,7 @@ class _Events:
 
 
 def _context(log: DecisionLog, names: list[str]) -> Float32[np.ndarray, "rows names"]:
-    """Columns of the log that the agent reads of each event; 0 where there is no number."""
+    """The log's columns that the agent reads as context of events; 0 for a missing number."""
     numbers = numeric(log.source.frame, names)
     columns = [log.source.frame.select(numbers[name].fill_null(0)).collect().to_series()[log.order] for name in names]
     return np.array(columns, np.float32).reshape(len(names), len(log)).T

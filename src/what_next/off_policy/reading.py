@@ -1,4 +1,4 @@
-"""How a log of decisions is read that judges policies, and which policy is meant by a word."""
+"""Settings for reading a log of decisions, and the lookup of a target policy by its name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,26 +18,26 @@ from what_next.off_policy.weighting import clusters_of
 from what_next.training.artefacts import read_trained
 
 LOGS = {".csv", ".tsv", ".parquet", ".pq", ".gz", ".dat", ".inter", ".pk", ".pkl", ".pickle"}
-"""Endings of files that are logs; any other file is a setup."""
+"""File name endings of logs; any other file is a setup."""
 
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Which log decides, and how it is read.
+    """Which log judges the policies, and how it is read.
 
     Attributes:
         path: of the log; `roles`, `items`: see `read_log`.
-        estimated: take the behaviour policy's chances from the log's own frequencies, and not from a column.
-        marginal: of slates, the propensities, and a policy's column, are chances of an item at its position, whatever
-            stands above it; else those of an item given the items above it.
-        top: judge by so many positions of each slate, from above; None: by all.
+        estimated: estimate the propensities from the log's own frequencies instead of reading a column.
+        marginal: on slates, the propensities (and a policy's column) are chances of an item at its position, whatever
+            is above it; else they are conditional on the items above.
+        top: use only the first `top` positions of each slate; None: all.
         seen: a trained model may choose items of the user's history, too.
-        clusters: how many clusters of items marginalised weights are of; None: see `Options`.
-        reward_range: the least and the largest reward that could have been; None: not known.
+        clusters: the number of item clusters for marginalised weights; None: see `Options`.
+        reward_range: the smallest and the largest possible reward; None: unknown.
         discount: of rewards along a user's rows; None leaves estimators of sequences out.
         level: of the intervals, in percent.
-        seed: of whatever is drawn: resamples, folds, halves.
-        overrides: `key=value`, settings that go before those of all setups that are judged.
+        seed: of the resamples, folds and halves.
+        overrides: `key=value` settings that override those of every judged setup.
     """
 
     path: Path
@@ -56,10 +56,10 @@ class LogSettings:
 
 
 def policy_of(name: str, log: DecisionLog, settings: LogSettings) -> TargetPolicy:
-    """The policy that is meant: `uniform`, then a column of the log, then a file.
+    """The policy of a name, which is looked up as `uniform`, then as a column of the log, then as a file.
 
     Raises:
-        SetupError: it is none of them, the column plays another role, or the setup cannot be read.
+        SetupError: the name is none of these, the column has another role, or the setup cannot be read.
     """
     if name == "uniform":
         return Uniform()
@@ -86,11 +86,12 @@ def policy_of(name: str, log: DecisionLog, settings: LogSettings) -> TargetPolic
 
 
 def read(settings: LogSettings) -> tuple[DecisionLog, dict[str, Any]]:
-    """The log with propensities, and how they are known.
+    """The log with propensities, and where these come from, as plain values.
 
     Raises:
-        DataError: as of `read_log`; or it has slates that cannot be told apart.
-        SetupError: propensities are to be estimated, and a column of them is named.
+        DataError: as for `read_log`; or rows seem to be slates, but no column tells which rows belong together.
+        SetupError: a column of propensities is named although they are to be estimated; or `marginal` is given for a
+            service's log.
     """
     if settings.estimated and settings.roles.propensity is not None:
         raise SetupError(
@@ -110,8 +111,8 @@ def read(settings: LogSettings) -> tuple[DecisionLog, dict[str, Any]]:
 
 
 def _refuse_loose(log: DecisionLog) -> None:
-    """Raises a `DataError` where rows may have been shown as a list, and nothing tells which: the chances of some given
-    the others, weighed row by row, can prefer the worse of two policies beyond doubt."""
+    """Raise a `DataError` if rows seem to have been shown as slates, but no column tells which rows belong together:
+    with conditional chances, weighting each row alone can prefer the worse of two policies with high confidence."""
     if log.kind != "log" or log.slates is not None:
         return
     if log.places is not None and np.ptp(log.places):
@@ -128,7 +129,7 @@ def _refuse_loose(log: DecisionLog) -> None:
 
 
 def options_of(log: DecisionLog, settings: LogSettings) -> Options:
-    """What the log tells beyond its rows: a behaviour policy that is uniform is known whole."""
+    """The options of the estimates. The whole behaviour policy is known if all propensities are those of uniform."""
     items, clusters = len(log.items), None
     if settings.clusters is not None:
         if log.items.vectors is None:
@@ -138,7 +139,7 @@ def options_of(log: DecisionLog, settings: LogSettings) -> Options:
             )
         clusters = clusters_of(log.items.vectors, min(settings.clusters, items), settings.seed)
     elif log.items.vectors is None and items > COLUMNS:
-        clusters = np.arange(items)  # the columns of the rare items are shared, and make no clusters
+        clusters = np.arange(items)  # rare items share one column of the vectors, so k-means cannot separate them
     assert log.propensities is not None
     same = not settings.estimated and bool(np.allclose(log.propensities, 1 / items, rtol=1e-6, atol=0))
     behaviour = np.full((1, items), 1 / items) if same else None
@@ -154,5 +155,5 @@ def options_of(log: DecisionLog, settings: LogSettings) -> Options:
 
 
 def binary(log: DecisionLog) -> bool:
-    """Whether all rewards are 0 or 1, as of clicks: then no other could have been, as far as anybody can tell."""
+    """Whether all rewards are 0 or 1, as with clicks; then no other value is assumed to be possible."""
     return bool(np.isin(log.rewards, (0.0, 1.0)).all())

@@ -4,7 +4,7 @@
 actions is then q at the policy's mean vector, exact and without a sum over the catalogue.
 
 The model is cross-fitted (Chernozhukov et al., 2018, arXiv 1608.00060): units are dealt into folds, and each fold is
-predicted by a model of the others, so that no row's own reward is in what is subtracted from it.
+predicted by a model of the others, so that no prediction depends on the row's own reward.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from what_next.off_policy.weighting import Ids, Rows
 
 Table = Float64[np.ndarray, "rows _"]
 Some = Int64[np.ndarray, "_"]
-"""Some rows, by their place."""
+"""Indices of some rows."""
 Folds = Float64[np.ndarray, "folds features"]
 Squares = Float64[np.ndarray, "folds features features"]
 PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-"""Of ridge regression, on standardised features."""
+"""Candidate ridge penalties, on standardised features."""
 FLAT = 1e-9
-"""A direction with less variance than this, where a column has 1, holds rounding alone."""
+"""A direction of standardised columns with less variance than this is only rounding error."""
 FEATURES = 512
-"""At most; `Bilinear` says which are kept."""
+"""Most features; `Bilinear` says which are kept."""
 BLOCK = 2**18
-"""Numbers of features at work at a time: as many as a cache holds."""
+"""Feature values (rows times features) computed at a time: as many as a cache holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class Axes:
 
     Attributes:
         centre: the columns' means.
-        turn: from centred columns to the axes.
-        variances: of the rows, along each axis.
+        turn: the matrix from centred columns to the axes.
+        variances: of the rows along each axis.
     """
 
     centre: Float64[np.ndarray, "columns"]
@@ -46,7 +46,7 @@ class Axes:
 
     @classmethod
     def of(cls, table: Float64[np.ndarray, "rows columns"]) -> "Axes":
-        """The axes along which the rows vary at all."""
+        """The axes along which the rows vary by more than rounding."""
         centre, deviation = table.mean(axis=0), table.std(axis=0)
         varies = deviation > FLAT * np.abs(table).max(axis=0, initial=0)
         scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
@@ -56,7 +56,7 @@ class Axes:
         return cls(centre, scale[:, None] * turn[:, kept], variances[kept])
 
     def __call__(self, table: Float64[np.ndarray, "rows columns"]) -> Float64[np.ndarray, "rows one_and_axes"]:
-        """A constant 1, then where each row stands along the axes."""
+        """A constant 1, then each row's coordinates along the axes."""
         return np.hstack([np.ones((len(table), 1)), (table - self.centre) @ self.turn])
 
 
@@ -65,13 +65,13 @@ class Bilinear:
     """outer([1, context], [1, vector]), the constant first, in at most a given number of columns.
 
     Both sides are standardised over the logged rows and turned to their principal axes, which changes no fit with a
-    ridge penalty; a column that never varies is left out. Where the outer product has more columns than allowed, the
-    constant stays, then the axes by themselves, then the products of the strongest axes by the product of their
-    variances. So all stays linear in the vector, and nothing is drawn at random.
+    ridge penalty; a column that never varies is left out. If the outer product has too many columns, they are kept in
+    this order: the constant, the axes by themselves, then products of two axes by the product of their variances. So
+    the features stay linear in the vector, and there is no randomness.
 
     Attributes:
         context, vector: the axes of each side.
-        left, right: which axis of either side each feature is the product of; 0 is the constant.
+        left, right: the context axis and the vector axis whose product each feature is; 0 is the constant.
     """
 
     context: Axes
@@ -81,7 +81,7 @@ class Bilinear:
 
     @classmethod
     def of(cls, contexts: Table, vectors: Table, most: int) -> "Bilinear":
-        """As many features as there are, or `most`, fitted to logged contexts and the logged items' vectors."""
+        """At most `most` features, fitted to the logged contexts and the logged items' vectors."""
         context, vector = Axes.of(contexts), Axes.of(vectors)
         above = 1 / FLAT**2  # any axis times the constant comes before any product of two axes
         sides = [np.append(above, axes.variances) for axes in (context, vector)]
@@ -91,22 +91,22 @@ class Bilinear:
 
     @property
     def width(self) -> int:
-        """How many features there are."""
+        """The number of features."""
         return len(self.left)
 
     def __call__(self, contexts: Table, vectors: Table) -> Table:
-        """The features of some rows; of an expected vector, the mean of the features over the items."""
+        """The features of some rows; for an expected vector, this is the mean of the features over the items."""
         left, right = self.context(contexts).take(self.left, axis=1), self.vector(vectors).take(self.right, axis=1)
         return np.asarray(left * right)
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Bilinear features of logged rows, made in blocks as they are asked for.
+    """Bilinear features of logged rows, computed on demand in blocks.
 
     Attributes:
-        psi: what makes them.
-        contexts: what is known of each row before the action.
+        psi: the feature map.
+        contexts: the features of each row that were known before the action.
         chosen: the vector of the logged action.
         expected: the mean vector of the target's actions.
     """
@@ -118,12 +118,12 @@ class Features:
 
     @classmethod
     def of(cls, contexts: Table | None, chosen: Table, expected: Table, most: int) -> "Features":
-        """At most so many for each row; without contexts, nothing is known before the action."""
+        """At most `most` features per row; without contexts, they depend on the item vector only."""
         contexts = np.empty((len(chosen), 0)) if contexts is None else contexts
         return cls(Bilinear.of(contexts, chosen, most), contexts, chosen, expected)
 
     def blocks(self, rows: Some) -> list[Some]:
-        """Few enough of some rows at a time."""
+        """The rows in blocks of about `BLOCK` feature values."""
         step = max(1, BLOCK // self.psi.width)
         return [rows[start : start + step] for start in range(0, len(rows), step)]
 
@@ -138,15 +138,15 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Modelled:
-    """What models that have not seen a row say of it.
+    """Cross-fitted predictions for each row.
 
     Attributes:
         chosen: q of the logged action.
         expected: the mean of q over the target's actions.
-        pull: how each row's reward has moved the models, and so the mean of `expected`: its influence times the rows
-            (infinitesimal jackknife; Efron 1982). A bootstrap over `expected + pull` tells the models' error too,
-            without fitting anew.
-        penalty: the one that was taken.
+        pull: the effect of each row's reward, through the models, on the mean of `expected`: its influence times the
+            number of rows (infinitesimal jackknife; Efron 1982). A bootstrap over `expected + pull` covers the models'
+            error too, without refits.
+        penalty: the chosen ridge penalty.
     """
 
     chosen: Rows
@@ -156,7 +156,7 @@ class Modelled:
 
 
 def deal(units: int, folds: int, seed: int) -> Int64[np.ndarray, "units"]:
-    """Which fold each unit is in: as even as can be, at random."""
+    """The fold of each unit: random, with sizes that differ by at most one."""
     return np.random.default_rng(seed).permutation(np.arange(units) % folds)
 
 
@@ -169,13 +169,13 @@ def cross_fit(
     *,
     penalties: Sequence[float] = PENALTIES,
 ) -> Modelled:
-    """Fit one model per fold on the rows of all others, and ask it about the fold.
+    """Fit one model per fold on the rows of all other folds, and predict the fold with it.
 
     Args:
-        contexts: of each row, as of `Features`; `chosen`, `expected`: likewise.
-        rewards: what is to be predicted.
-        folds: of each row, 0, 1, ... without gaps, two or more; the rows of a unit share theirs.
-        penalties: on every coefficient but the constant one, all above 0. See `chosen_penalty`.
+        contexts: as for `Features`; `chosen`, `expected`: likewise.
+        rewards: the target of the regression.
+        folds: the fold of each row: 0, 1, ... without gaps, at least two; all rows of a unit are in the same fold.
+        penalties: candidates, all above 0, for every coefficient except the constant. See `chosen_penalty`.
     """
     features = Features.of(contexts, chosen, expected, FEATURES)
     count = int(folds.max()) + 1
@@ -186,8 +186,7 @@ def cross_fit(
     for fold, rows in blocks:
         predicted[rows] = features.logged(rows) @ np.stack([theta[fold] for theta in thetas], axis=1)
     best = chosen_penalty(np.square(rewards[:, None] - predicted), penalties)
-    # What a row's features are multiplied by to tell how its residual reaches the sum of `expected`: a row is in the
-    # models of all folds but its own.
+    # features @ lever * residual is a row's effect on the sum of `expected`, through the models of all other folds.
     reach = _solved(squares, penalties[best], wanted)
     levers = reach.sum(axis=0) - reach
     aimed, pull = np.empty(len(predicted)), np.empty(len(predicted))
@@ -198,13 +197,13 @@ def cross_fit(
 
 
 def chosen_penalty(errors: Float64[np.ndarray, "rows penalties"], penalties: Sequence[float]) -> int:
-    """The place of the least penalty whose error is within one standard error of the lowest.
+    """The index of the smallest penalty whose error is within one standard error of the lowest.
 
-    The least, where Breiman et al. (1984) take the most: shrinking biases the direct method, and the mean of q over a
-    policy and a log varies far less than q, so that what q gains by shrinking is soon the mean's loss.
+    Breiman et al. (1984) take the largest instead. Here the smallest is better, because shrinking biases the direct
+    method: the mean of q over a policy and a log varies far less than q itself, so it gains less from shrinking.
 
     Args:
-        errors: the squared error of each row that the models have not seen.
+        errors: the squared held-out error of each row.
         penalties: of each column.
     """
     excess = errors - errors[:, [errors.mean(axis=0).argmin()]]
@@ -215,7 +214,7 @@ def chosen_penalty(errors: Float64[np.ndarray, "rows penalties"], penalties: Seq
 def _equations(
     features: Features, rewards: Rows, blocks: Sequence[tuple[int, Some]], count: int
 ) -> tuple[Squares, Folds, Folds]:
-    """Of each fold: the sums of psi psi', of psi * reward, and of the target's psi."""
+    """Per fold: the sums of psi psi', of psi * reward, and of the target's psi."""
     size = features.psi.width
     squares, sums, wanted = np.zeros((count, size, size)), np.zeros((count, size)), np.zeros((count, size))
     for fold, rows in blocks:
@@ -227,6 +226,6 @@ def _equations(
 
 
 def _solved(squares: Squares, penalty: float, right: Folds) -> Folds:
-    """Ridge regression for each fold, by the squares of all others; the constant goes without a penalty."""
+    """Ridge regression for each fold on the squares of all other folds; the constant has no penalty."""
     ridge = np.diag(np.append(0.0, np.full(squares.shape[1] - 1, penalty)))
     return np.linalg.solve(squares.sum(axis=0) - squares + ridge, right[:, :, None])[:, :, 0]

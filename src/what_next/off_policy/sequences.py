@@ -1,9 +1,8 @@
 """Off-policy values of whole trajectories: what the target policy would have earned over a unit's decisions.
 
-A unit of `decisions` is a trajectory. `weights` are those of the decisions, each the target's chance of the logged
-action over its propensity; the weight of a step is the product of all weights up to it. `discount` is what a reward
-loses with each step, 0 to 1. Products are kept as logarithms, so that long trajectories neither overflow nor vanish.
-A trajectory's end is final: nothing is earned after it, and its weight stays what it was at its last step.
+A unit of `decisions` is a trajectory. `weights` are the importance weights of single decisions; the weight of a step is
+the product of all weights up to it. `discount` is the factor per step, 0 to 1. Products are kept as logarithms, so that
+long trajectories neither overflow nor underflow. After its last step a trajectory earns nothing and keeps its weight.
 
 Sources: Precup, Sutton and Singh (2000), "Eligibility traces for off-policy policy evaluation"; Thomas (2015), "Safe
 reinforcement learning"; Jiang and Li (2016), "Doubly robust off-policy value evaluation for reinforcement learning",
@@ -21,7 +20,7 @@ from what_next.off_policy.weighting import Ids, Rows
 Units = Float64[np.ndarray, "units"]
 
 LARGEST = 600.0
-"""Logarithm of the largest product of weights: e^600. An estimate that meets it means nothing, but stays a number."""
+"""Logarithm of the largest product of weights: e^600. An estimate that reaches it is meaningless, but stays finite."""
 NOTHING = -1e300
 """Stands for the logarithm of zero where differences are taken."""
 
@@ -39,11 +38,11 @@ def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Uni
 def weighted_per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Units:
     """Weighted per-decision importance sampling: a ratio of sums at each step (Precup et al., 2000; Thomas, 2015).
 
-    A trajectory that has ended earns nothing more but keeps its weight below the line: a step is as rare under the
-    target as it is in the log, reweighted. Each ratio tends to the target's mean reward of that step. A step at which
-    no weight is left adds nothing.
+    A trajectory that has ended earns nothing more but keeps its weight in the denominator, so each ratio tends to the
+    target's mean reward of that step over all trajectories, ended ones included. A step at which no weight is left
+    adds nothing.
 
-    A sum of ratios is no ratio of sums: the values are its linear part (the delta method), one for each trajectory,
+    A sum of ratios is not a ratio of sums. The values are its linearisation (the delta method), one per trajectory,
     with the same mean, and the same spread up to the order 1/n.
     """
     steps, lengths = places(decisions.units), np.bincount(decisions.units)
@@ -63,11 +62,11 @@ def weighted_per_decision_is(decisions: Decisions, weights: Rows, discount: floa
 def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Rows, chosen: Rows) -> Units:
     """The doubly robust value of each trajectory (Jiang and Li, 2016); their mean is the estimate.
 
-    Their recursion DR_t = V_t + w_t (r_t + discount DR_(t+1) - Q_t), written as a sum over steps. The mean is right
-    where either the weights or the model are. With cross-fitted values the model never saw the trajectory.
+    Their recursion DR_t = V_t + w_t (r_t + discount DR_(t+1) - Q_t), written as a sum over steps. The mean is right if
+    either the weights or the model are. With cross-fitted values the model never saw the trajectory.
 
     Args:
-        decisions: as above; `weights`, `discount`: likewise.
+        decisions: the log; `weights`, `discount`: see the top of this file.
         values: the model's value of each row's state under the target.
         chosen: the model's value of each row's state and logged action.
     """
@@ -79,7 +78,7 @@ def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Ro
 
 
 def sequence_support(decisions: Decisions, weights: Rows) -> StepSupport:
-    """What an estimate from the products of these weights rests on, where each step matters by how many reach it."""
+    """The support of products of these weights; a step matters in proportion to the trajectories that reach it."""
     steps, lengths = places(decisions.units), np.bincount(decisions.units)
     logs = _log_products(weights, steps)
     last = logs[lengths.cumsum() - 1]
@@ -90,10 +89,10 @@ def sequence_support(decisions: Decisions, weights: Rows) -> StepSupport:
 
 
 def _log_products(weights: Rows, steps: Ids) -> Rows:
-    """The logarithm of the product of the weights of a trajectory up to each row; minus infinity where it is zero.
+    """The logarithm of the product of a trajectory's weights up to each row; minus infinity if a weight is zero.
 
-    A running sum by doubling (Hillis and Steele, 1986): each pass adds what is known of twice as many rows. A plain
-    running sum over the whole log would carry one trajectory's rounding, and its zeros, into the next.
+    A prefix sum by doubling (Hillis and Steele, 1986). A plain cumulative sum over the whole log would carry one
+    trajectory's rounding error, and its zeros, into the next.
     """
     with np.errstate(divide="ignore"):
         logs = np.asarray(np.log(weights))
@@ -110,7 +109,7 @@ def _products(logs: Rows) -> Rows:
 
 
 def _log_totals(logs: Rows, last: Units, steps: Ids, lengths: Int64[np.ndarray, "units"]) -> Steps:
-    """The logarithm of the sum, at each step, over the trajectories that go on and those that have ended before."""
+    """The logarithm of the sum of products at each step, over running and ended trajectories."""
     alive = np.full(lengths.max(), -np.inf)
     np.logaddexp.at(alive, steps, logs)
     ended = np.full(lengths.max() + 1, -np.inf)

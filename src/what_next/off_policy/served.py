@@ -1,7 +1,7 @@
-"""The decisions of a service's log, as the service would have put them to an agent.
+"""The decisions of a service's log, as an agent would have made them in that service.
 
-Each is asked with what was known at that moment: the user's events that had arrived by then, or the history that the
-request brought. What is then shown is drawn as the agent's setup has the service draw it.
+The agent gets what was known at the moment of each decision: the user's events that had arrived by then, or the history
+in the request. Its chances are those of the sampler that its setup gives the service.
 """
 
 import json
@@ -31,19 +31,20 @@ from what_next.settings import HISTORY, Server
 from what_next.types import EpsilonGreedy, Greedy, History, ItemSet, Permitted, Request, Sampler, Softmax
 
 EVENTS, PAIRS = 2**16, 2**21
-"""Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
+"""Most events (padding included) and most item chances (16 MB) in one batch."""
 TOLD = ("known", "history", "seen", "withdrawn", "context", "permitted")
-"""Columns of a service's log that tell what a decision knew."""
+"""Columns of a service's log with the inputs of a decision."""
 
 
 @dataclass(frozen=True, eq=False)
 class KnownEvents:
-    """What could be known: the users' events, by user, time and number; then the histories that requests brought.
+    """All events that decisions may have known: users' events by user, time and number; then histories in requests.
 
     Attributes:
         items: in the agent's catalogue; `numbers`, `times`: of the events, as the agent reads them.
-        arrived: number of each event in the order of arrival; 0 in the history of a request.
-        starts, ends: of each decision, the part that it could know; `known`: the last arrival that it did know.
+        arrived: each event's number in order of arrival; 0 in the history of a request.
+        starts, ends: of each decision, the range of its user's (or request's) events.
+        known: of each decision, the number of the last event that had arrived.
     """
 
     items: Int32[np.ndarray, "events"]
@@ -58,7 +59,7 @@ class KnownEvents:
     def of(
         cls, log: DecisionLog, space: Space, users: Int64[np.ndarray, "decisions"], told: pl.DataFrame
     ) -> "KnownEvents":
-        """From a service's log; `users` of its decisions, and their columns `known` and `history`."""
+        """The events of a service's log. `users`: of its decisions; `told`: their columns `known` and `history`."""
         data, arrived = _events(log, space)
         assert data.timestamps is not None
         starts, ends, known = data.offsets[users], data.offsets[users + 1], told["known"].to_numpy().copy()
@@ -70,7 +71,7 @@ class KnownEvents:
                 starts[decision], known[decision], end = end, 0, end + len(given[-1])
                 ends[decision] = end
         more = end - data.events
-        numbers = np.broadcast_to(space.event_center, (more, len(space.event_center)))  # nothing is told of them
+        numbers = np.broadcast_to(space.event_center, (more, len(space.event_center)))  # requests give no numbers
         return cls(
             items=np.concatenate(given),
             numbers=np.concatenate(
@@ -84,14 +85,14 @@ class KnownEvents:
         )
 
     def places(self, decision: int) -> Int64[np.ndarray, "known"]:
-        """The events that a decision knew, oldest first."""
+        """The indices of the events that a decision knew, oldest first."""
         start = self.starts[decision]
         return np.asarray(start + np.flatnonzero(self.arrived[start : self.ends[decision]] <= self.known[decision]))
 
     def history(
         self, space: Space, rows: Sequence[Int64[np.ndarray, "..."]], told: Float32[np.ndarray, "rows numbers"]
     ) -> History:
-        """Some rows of events; the numbers of the last ones give way to what was told, NaN where nothing was."""
+        """A batch of histories; the numbers of each last event are replaced by `told` where it is not NaN."""
         lengths = np.array([len(one) for one in rows], np.int64)
         places = np.full((len(rows), width_of(int(lengths.max()))), -1)
         for row, events in enumerate(rows):
@@ -105,17 +106,18 @@ class KnownEvents:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """The decisions of a log, each a slate, put to an agent.
+    """The decisions of a log, one slate each, with the inputs for an agent.
 
     Attributes:
-        policy: of the agent; `server`: how it is served.
-        places: of each item of the log in the agent's catalogue; -1 where it does not know it.
-        heard: what could be known; `lengths`: of each decision, how many events it knew.
-        seen: of each decision, whether items of its history could be shown again.
-        permitted: of each decision the items that its request permitted; None: all.
-        withdrawn: the items that could not be shown to anybody at some time, -1 pads; `state`: of each decision, when.
-        context: of each decision, what its request told of the agent's numbers of events; NaN where it told nothing.
-        slates: of each row of the log its decision, ascending; `actions`: the agent's item, -1 where it lacks it.
+        policy: the agent's; `server`: how it is served.
+        places: the index of each item of the log in the agent's catalogue; -1 if it is not there.
+        heard: the events; `lengths`: how many of them each decision knew.
+        seen: whether each decision could show items of its history again.
+        permitted: the items that each decision's request permitted; None: all.
+        withdrawn: the sets of withdrawn items over time, padded with -1; `state`: the row of it for each decision.
+        context: the agent's event numbers that each decision's request gave; NaN for those that it did not give.
+        slates: the decision of each row of the log, ascending.
+        actions: the item of each row in the agent's catalogue; -1 if it is not there.
     """
 
     policy: LearnedPolicy
@@ -133,8 +135,8 @@ class Asked:
 
     @classmethod
     def of(cls, log: DecisionLog, policy: LearnedPolicy, server: Server) -> "Asked":
-        """The decisions of the exported log of a service; the policy gets the items that were added to that, after the
-        index of approximate search, as it does in the service."""
+        """The decisions of a service's exported log. As in the service, the policy is given the items that were added
+        at run time after the index of approximate search is built."""
         assert log.slates is not None
         if server.search == "approximate":
             policy = policy.indexed(server.candidates)
@@ -162,16 +164,16 @@ class Asked:
 
     @property
     def before(self) -> Int64[np.ndarray, "rows"]:
-        """How many events of items that the agent knows each row's decision knew."""
+        """For each row, how many events on items of the agent's catalogue its decision knew."""
         return np.asarray(self.lengths[self.slates])
 
     def chances(
         self, rows: Int64[np.ndarray, "asked"]
     ) -> Iterator[tuple[Int64[np.ndarray, "part"], Float64[np.ndarray, "part items"]]]:
-        """The chance of every item of the agent's catalogue to be shown in each row, given those above it.
+        """For each row, the chance of every item of the agent's catalogue given the items above it, in batches of rows.
 
         Args:
-            rows: all those of some decisions, which knew an event; the answer comes some rows at a time.
+            rows: all rows of some decisions, each of which knew at least one event.
         """
         decisions, widest = np.unique(self.slates[rows]), max(len(self.policy.agent.space.catalogue), len(self.places))
         for some in by_length(self.lengths[decisions], EVENTS, PAIRS // widest):
@@ -193,14 +195,14 @@ class Asked:
 
     @property
     def sampler(self) -> Sampler:
-        """How the service chooses."""
+        """The sampler of the service."""
         if self.server.temperature:
             return Softmax(self.server.temperature)
         return EpsilonGreedy(self.server.epsilon) if self.server.epsilon else Greedy()
 
 
 def situations(space: Space, texts: pl.Series) -> Float32[np.ndarray, "decisions numbers"]:
-    """The numbers of events that requests told, from the column `context`; NaN where they told none."""
+    """The event numbers that requests gave, from the column `context`; NaN for those that are missing."""
     found = np.full((len(texts), len(space.event_names)), np.nan, np.float32)
     for place, column in enumerate(numbers_in(texts, space.event_names)):
         found[:, place] = column.fill_null(np.nan).to_numpy()
@@ -208,7 +210,7 @@ def situations(space: Space, texts: pl.Series) -> Float32[np.ndarray, "decisions
 
 
 def _given(history: str) -> list[str]:
-    """The item ids that a request brought, as many as a request may: one of 20,000 took a second of each decision."""
+    """The item ids of a request's history, up to the service's limit: 20,000 items took a second per decision."""
     found: list[str] = json.loads(history)
     if len(found) > HISTORY:
         raise DataError(f"a decision's history holds {len(found):,} items, and the service takes {HISTORY:,} at most")
@@ -216,7 +218,7 @@ def _given(history: str) -> list[str]:
 
 
 def _events(log: DecisionLog, space: Space) -> tuple[Dataset, Int64[np.ndarray, "events"]]:
-    """The events of the log's users on items that the agent knows, and their numbers in the order of arrival."""
+    """The events of the log's users on items of the agent's catalogue, and their numbers in order of arrival."""
     assert log.user_ids is not None
     columns = ("item_id", "timestamp", "reward", "number", "context")
     found = pl.scan_parquet(log.source.path, glob=False).filter(EVENT).select("user_id", *columns).collect()
@@ -242,7 +244,7 @@ def _events(log: DecisionLog, space: Space) -> tuple[Dataset, Int64[np.ndarray, 
 
 
 def _withdrawn(log: Path, catalogue: Catalogue, numbers: list[int]) -> Int32[np.ndarray, "states width"]:
-    """The items that were withdrawn after each of some changes, -1 pads; of those that the catalogue holds."""
+    """The catalogue's items that were withdrawn after each of the numbered changes, padded with -1."""
     changes = json.loads(footer_of(log).get(WITHDRAWALS, "[]"))
     places = catalogue.index([item for _, item, _ in changes]).tolist()
     sets = []
@@ -253,13 +255,13 @@ def _withdrawn(log: Path, catalogue: Catalogue, numbers: list[int]) -> Int32[np.
 
 
 def _permitted(texts: pl.Series, catalogue: Catalogue) -> list[ItemSet | None]:
-    """The items that some decisions' requests permitted."""
+    """The permitted items of each decision's request; None: all."""
     sets = {text: ItemSet(Rule.of(text).mask(catalogue)) for text in texts.drop_nulls().unique()}
     return [None if text is None else sets[text] for text in texts]
 
 
 def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:
-    """The policy with the items that were added while the service ran, as the service would add them."""
+    """The policy extended by the items that were added while the service ran, as in the service."""
     count = int(footer_of(log).get(ADDED, "0"))
     table = Catalogue.from_table(pl.read_parquet(beside(log, "items"), glob=False).tail(count))
     tags = [None] * len(table) if table.tags is None else table.tags.to_list()

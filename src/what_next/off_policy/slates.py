@@ -1,15 +1,14 @@
-"""Estimators for slates, from one row for each of their positions: the summed reward of a whole slate.
+"""Estimators of the summed reward of a slate, from one row per position.
 
-What a reward at a position may depend on decides the weights: on its item alone, wherever that stands (`item_weights`),
-on item and position (item-position model, Li et al. 2018,
-"Offline Evaluation of Ranking Policies with Click Models"), on the items up to it (cascade; reward interaction
-of McInerney et al. 2020, arXiv 2007.12986), or on the whole slate. The fewer, the smaller the weights, and the more is
-assumed.
+The weights follow from what a reward is assumed to depend on: its item alone (`item_weights`), its item and position
+(item-position model, Li et al. 2018, "Offline Evaluation of Ranking Policies with Click Models"), the items up to its
+position (cascade; reward interaction of McInerney et al. 2020, arXiv 2007.12986), or the whole slate. A stronger
+assumption gives smaller weights.
 
-`weights` are those of each row's own action. The item-position model wants the chances of an item at a position, all
-else left open (its marginal); the others want the chances given the items above, whose product is the slate's. The
-one kind cannot stand for the other: with chances given the items above, a row's own weight does not correct for how
-those items came about.
+`weights` are those of each row's own action. The item-position model needs marginal chances: of an item at a position,
+whatever the other items are. The others need chances conditional on the items above, whose product is the chance of
+the slate. Conditional chances cannot replace marginal ones, because a row's own weight does not correct for how the
+items above it were chosen.
 """
 
 import numpy as np
@@ -18,16 +17,16 @@ from jaxtyping import Bool, Float64, Int64
 from what_next.off_policy.weighting import Ids, Rows, Terms
 
 LARGEST = 1e100
-"""Product of weights. An estimate that meets it means nothing, but stays a number."""
+"""Largest product of weights. An estimate that reaches it is meaningless, but stays finite."""
 DRAWS = 16
-"""Of the items above the last one, for the chance that an item is in a slate."""
+"""Random draws that are averaged for the chance that an item is in a slate."""
 SAME = 1e-6
-"""Between chances that are the same."""
+"""Largest difference between chances that count as equal."""
 Shares = Float64[np.ndarray, "slates items"]
 
 
 def cascade_weights(weights: Rows, slates: Ids) -> Rows:
-    """The product of the weights from a slate's first position to each row's own; at most `LARGEST`."""
+    """For each row, the product of the weights from its slate's first position to its own; at most `LARGEST`."""
     products, standing = weights.copy(), places(slates)
     for place in range(1, int(standing.max()) + 1):
         here = np.flatnonzero(standing == place)
@@ -43,22 +42,22 @@ def whole_weights(weights: Rows, slates: Ids) -> Rows:
 
 
 def slate_ips(weights: Rows, rewards: Rows, slates: Ids) -> Terms:
-    """The weighted rewards of a slate, summed; the mean over slates. `weights` as the model in question has them."""
+    """The mean over slates of a slate's summed weighted rewards. `weights`: of the assumed reward model."""
     return Terms(weights * rewards, _firsts(slates).astype(np.float64))
 
 
 def item_weights(included: Rows, propensities: Rows, slates: Ids) -> Rows:
-    """Weights that sum a slate's rewards where each hangs on its item alone, and not on its place or its neighbours.
+    """Weights for rewards that depend on their item alone, and not on its position or the other items.
 
-    What the target earns is the total over all items of `y = included * reward`. Items drawn one after another without
-    replacement, with known chances given those above, estimate a total without bias after each draw: by what was drawn
-    above, and the latest `y` over its chance (Raj 1956, "Some estimators in sampling with varying probabilities
-    without replacement", theorem 1). The mean of these estimates over the slots is a sum with one weight for each row:
-    `included * (rows below + 1 / propensity) / rows`. No product of weights, and a mean of 1 where the log supports
-    the target.
+    The target earns the total over all items of `y = included * reward`. If items are drawn one by one without
+    replacement, with known chances given those above, each draw gives an unbiased estimate of a total: the sum of `y`
+    over the items above, plus the drawn `y` over its chance (Raj 1956, "Some estimators in sampling with varying
+    probabilities without replacement", theorem 1). The mean of these estimates over the slots is a weighted sum of
+    rewards with the weight `included * (rows below + 1 / propensity) / rows`. There is no product of weights, and the
+    mean weight is 1 if the log supports the target.
 
     Args:
-        included: the target's chance of having each row's item in its slate, at any place (`inclusion`).
+        included: the target's chance of having each row's item in its slate, at any position (`inclusion`).
         propensities: of each row's item, given those above it.
     """
     standing, numbers = places(slates), np.bincount(slates)[slates]
@@ -66,10 +65,10 @@ def item_weights(included: Rows, propensities: Rows, slates: Ids) -> Rows:
 
 
 def inclusion(first: Shares, lengths: Int64[np.ndarray, "slates"], rng: np.random.Generator) -> Shares:
-    """The chance of each item to be among so many that are drawn by `first` without replacement.
+    """The chance of each item to be among `lengths` items drawn without replacement, with first-draw chances `first`.
 
-    Items in the order of exponential times with rates `first` are such a draw. Given the times of the others, an item
-    is in it with the chance that its own comes before the last that is taken; `DRAWS` of these chances are averaged.
+    Sorting items by exponential times with rates `first` gives such a draw. Given the other items' times, an item's
+    chance is that of its own time being early enough to be drawn; this is averaged over `DRAWS` draws.
     """
     found, rows = np.zeros_like(first), np.arange(len(first))
     most = min(int(lengths.max()), first.shape[1] - 1)
@@ -85,7 +84,7 @@ def inclusion(first: Shares, lengths: Int64[np.ndarray, "slates"], rng: np.rando
 
 
 def one_by_one(full: Float64[np.ndarray, "rows items"], actions: Ids, slates: Ids) -> bool:
-    """Whether chances are, in all rows of a slate, those of its first row over what does not stand above."""
+    """Whether each row's chances are those of its slate's first row without the items above, normalised."""
     standing, left = places(slates), full[np.searchsorted(slates, slates)]
     for back in range(1, int(standing.max()) + 1):
         here = np.flatnonzero(standing >= back)
@@ -95,18 +94,18 @@ def one_by_one(full: Float64[np.ndarray, "rows items"], actions: Ids, slates: Id
 
 
 def item_snips(weights: Rows, rewards: Rows, slates: Ids) -> Terms:
-    """The same, self-normalised: the mean weight of a row is 1, and an estimate of it stands below the line."""
+    """`slate_ips` with item weights, self-normalised: divided by the mean weight, whose expectation is 1."""
     return Terms(weights * rewards, weights * (_firsts(slates).sum() / len(slates)))
 
 
 def slate_snips(weights: Rows, rewards: Rows, slates: Ids, positions: Ids) -> Terms:
     """Self-normalised at each position (with cascade weights: RIPS, McInerney et al. 2020, section 3).
 
-    A sum of one ratio for each position is no ratio of sums; the terms are its linear part (the delta method): the same
-    estimate, and the same spread of it up to the order 1/n.
+    A sum of one ratio per position is not a ratio of sums. The terms are its linearisation (the delta method): the same
+    estimate, with the same spread up to the order 1/n.
     """
     numbers, below, above = (np.bincount(positions, one)[positions] for one in (None, weights, weights * rewards))
-    if not below.all():  # a position at which nothing that was logged could have been shown
+    if not below.all():  # at some position the target would show none of the logged items
         return Terms(np.zeros(len(weights)), np.zeros(len(weights)))
     ratio, mean = above / below, below / numbers
     return Terms(ratio + weights * (rewards - ratio) / mean, _firsts(slates).astype(np.float64))
@@ -115,14 +114,16 @@ def slate_snips(weights: Rows, rewards: Rows, slates: Ids, positions: Ids) -> Te
 def cascade_dr(products: Rows, rewards: Rows, chosen: Rows, expected: Rows, slates: Ids, positions: Ids) -> Terms:
     """Doubly robust under the cascade (Kiyohara et al. 2022, arXiv 2202.01562), with a model of each row's own reward.
 
-    What the model expects at a position, weighted as the items above it came about, and the weighted rest that it left
-    unexplained; consistent whatever the model says. Weights are normalised at each position (WDR; Thomas and Brunskill
-    2016, arXiv 1604.00923): the mean of a few hundred products lies mostly below 1, and would take the value with it.
+    The sum over positions of the model's expectation, weighted by the products of the items above, and of the weighted
+    residual. It is consistent even if the model is wrong. Weights are normalised at each position (WDR; Thomas and
+    Brunskill 2016, arXiv 1604.00923), because the mean of a few hundred products mostly lies below 1 and would pull the
+    estimate down.
 
     Args:
-        products: cascade weights of the rows; `rewards`: what each brought.
-        chosen: the model's reward of the logged item; `expected`: its mean over the target's; given the items above.
-        slates: of each row; `positions`: in it.
+        products: the cascade weight of each row; `rewards`: of each row.
+        chosen: the model's reward of the logged item, given the items above.
+        expected: the mean of the model's reward over the target's items, given the items above.
+        slates: the slate of each row; `positions`: the row's position in it.
     """
     above = np.where(_firsts(slates), 1.0, np.roll(products, 1))
     model = slate_snips(above, expected, slates, positions)
@@ -130,10 +131,10 @@ def cascade_dr(products: Rows, rewards: Rows, chosen: Rows, expected: Rows, slat
 
 
 def places(slates: Ids) -> Ids:
-    """How many rows of its slate stand before each."""
+    """For each row, the number of rows before it in its slate."""
     return np.arange(len(slates)) - np.searchsorted(slates, slates)
 
 
 def _firsts(slates: Ids) -> Bool[np.ndarray, "rows"]:
-    """Which rows start a slate."""
+    """Whether each row is the first of its slate."""
     return np.append(True, slates[1:] != slates[:-1])

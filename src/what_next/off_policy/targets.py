@@ -1,4 +1,4 @@
-"""The policies that a log can judge: chance, a column of the log, the frequencies of another log, a trained model."""
+"""Target policies: uniform, a column of the log, and the frequencies of another log (`learned` has trained models)."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.slates import places
 
 FULL = 2**24
-"""Most chances (rows times items) that are kept: 128 MB. Beyond, those of the logged items and expected vectors are."""
+"""Largest whole distribution (rows times items) that is kept: 128 MB. If larger, `Target.full` is None."""
 ROUNDING = 1e-9
-"""Chance that is nothing but the rounding of a sum."""
+"""Remaining probability up to this is rounding error."""
 COLUMNS = 128
 """Most columns of one-hot vectors: the commonest items have one each, all others share the last."""
 
@@ -30,9 +30,9 @@ class PolicyOnLog:
 
     Attributes:
         target: over all rows of the log.
-        covered: the rows in which it could be asked; the others are no decisions of its, and count for nothing.
-        about: the policy, as plain values; `own` there: whether it was made from the very log that judges it.
-        notes: what people should know.
+        covered: the rows in which the policy can be asked; the other rows are not used.
+        about: the policy, as plain values; `own`: whether it was made from the log that judges it.
+        notes: for the user.
     """
 
     target: Target
@@ -50,24 +50,24 @@ class PolicyOnLog:
 
 
 class TargetPolicy(ABC):
-    """Whoever may have decided instead of the policy that wrote the log.
+    """A policy that a log can judge.
 
     Attributes:
-        name: what people call it.
+        name: for messages and results.
     """
 
     name: str
 
     @abstractmethod
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
-        """What it would do in each row; `decisions` are the same rows, with vectors of the items.
+        """The policy's chances in each row; `decisions` are the same rows, with vectors of the items.
 
-        `done` is told of rows as they are answered, where that takes its time.
+        `done` is called with the number of rows as they are finished, if this is slow.
         """
 
 
 class Uniform(TargetPolicy):
-    """Each item of the catalogue with the same chance; on slates, each that does not stand above (see `_drawn`)."""
+    """Each item of the catalogue with the same chance; on slates, without the items above (see `_drawn`)."""
 
     name = "uniform"
 
@@ -79,13 +79,13 @@ class Uniform(TargetPolicy):
 
 
 class ColumnPolicy(TargetPolicy):
-    """A policy whose chance of each logged item stands in a column of the log."""
+    """A policy whose chance of each logged item is in a column of the log."""
 
     def __init__(self, column: str) -> None:
         self.name = self.column = column
 
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
-        """See `TargetPolicy.on_log`. Of the other items nothing is known, so no reward model can speak for it."""
+        """See `TargetPolicy.on_log`. Chances of other items are unknown, so no reward model can be used."""
         target, everywhere = Target(propensities_in(log, self.column)), np.ones(len(log), np.bool_)
         note = f"column {self.column!r} tells the chance of the logged item alone, so there is no estimate by a model"
         return PolicyOnLog(target, everywhere, {"kind": "column", "column": self.column}, (note,))
@@ -94,11 +94,11 @@ class ColumnPolicy(TargetPolicy):
 class Frequencies(TargetPolicy):
     """The item frequencies of another log, at each position: the average of the policy that wrote it.
 
-    On slates, of the items that do not stand above (see `_drawn`).
+    On slates, the items above are excluded (see `_drawn`).
     """
 
     def __init__(self, path: Path, roles: Roles) -> None:
-        """`roles`: as of the log that judges it; its own context and propensities are not asked for."""
+        """`roles`: of the log that judges it; the other log's context and propensities are not read."""
         self.name, self.path, self.roles = str(path), path, replace(roles, context=(), propensity=None)
 
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
@@ -126,13 +126,13 @@ class Frequencies(TargetPolicy):
         if outside:
             notes.append(outside_note(outside))
         if about["own"]:
-            notes.append("the policy was made from the log that judges it, and may have followed its rewards: too good")
+            notes.append("the policy was made from the log that judges it: the estimate may be too good")
         found = _drawn(shares, slots, decisions, about)
         return _unrestricted(replace(found, notes=tuple(notes)), log)
 
 
 def _unrestricted(found: PolicyOnLog, log: DecisionLog) -> PolicyOnLog:
-    """Without the rows whose requests permitted some items only: who does not know them cannot be asked there."""
+    """Without the rows whose requests permitted only some items, because the policy ignores such restrictions."""
     if log.kind != "service":
         return found
     free = log.source.frame.select(pl.col("permitted").is_null()).collect().to_series().to_numpy()[log.order]
@@ -146,9 +146,9 @@ def _unrestricted(found: PolicyOnLog, log: DecisionLog) -> PolicyOnLog:
 
 
 def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], *, marginal: bool = False) -> Decisions:
-    """The log, which tells propensities, as estimators read it; and with vectors of the items (`vectors_of`).
+    """A log with propensities as estimators read it, with vectors of the items (`vectors_of`).
 
-    `marginal`: what its propensities are on slates, as of `Decisions`.
+    `marginal`: as for `Decisions`.
     """
     slates = log.slates is not None
     assert log.propensities is not None
@@ -167,10 +167,7 @@ def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], 
 
 
 def vectors_of(log: DecisionLog) -> Float64[np.ndarray, "items columns"]:
-    """Of the items: their attributes; without any, one-hot.
-
-    Where there are many items, the commonest have a column each, and all others share the last.
-    """
+    """The item vectors: attributes or, if there are none, one-hot vectors of at most `COLUMNS` columns."""
     if log.items.vectors is not None:
         return log.items.vectors
     items = len(log.items)
@@ -183,7 +180,7 @@ def vectors_of(log: DecisionLog) -> Float64[np.ndarray, "items columns"]:
 
 
 def outside_note(share: float) -> str:
-    """A policy chooses what the log's catalogue does not hold."""
+    """A note on choices outside the log's catalogue."""
     return (
         f"{share:.1%} of the policy's choices are items that the log's catalogue does not hold: weights count nothing "
         "for them, and a reward model (dm, dr, switch_dr) guesses what they would bring"
@@ -191,13 +188,13 @@ def outside_note(share: float) -> str:
 
 
 def places_of(log: DecisionLog) -> Int64[np.ndarray, "rows"]:
-    """The slot of each row in its slate: as logged, or counted where the log tells none."""
+    """The position of each row in its slate: as logged, or counted if the log has none."""
     assert log.slates is not None
     return places(log.slates) if log.places is None else log.places
 
 
 def _shares(log: DecisionLog, actions: Int64[np.ndarray, "rows"], items: int) -> Float64[np.ndarray, "kinds items"]:
-    """How often each item was shown: at all, then at each position, where there are some; -1 is another item."""
+    """How often each item was shown: overall, then at each position if the log has them. Actions of -1 are ignored."""
     slots = np.zeros(len(log), np.int64) if log.places is None else log.places
     counts, known = np.zeros((int(slots.max()) + 1, items)), actions >= 0
     np.add.at(counts, (slots[known], actions[known]), 1)
@@ -214,15 +211,15 @@ def _drawn(
     decisions: Decisions,
     about: dict[str, Any],
 ) -> PolicyOnLog:
-    """The answer of a policy that draws from a few distributions, one of which holds in each row.
+    """A policy that draws each row from one of a few distributions: `kinds[of_rows]`.
 
-    Where chances are those given the items above, and no slate of the log holds an item twice, it draws without
-    replacement, too: from the distribution over what does not stand above.
+    If chances are conditional on the items above, and no slate of the log holds an item twice, the policy draws without
+    replacement, too: from its distribution without the items above, normalised.
     """
     assert decisions.vectors is not None
     rows, vectors = np.arange(len(of_rows)), kinds @ decisions.vectors
     full = kinds[of_rows] if len(rows) * decisions.items <= FULL else None
-    # One for all rows needs no copy for each.
+    # A single distribution is broadcast, not copied per row.
     expected = vectors[of_rows] if len(kinds) > 1 else np.broadcast_to(vectors, (len(rows), vectors.shape[1]))
     chances = kinds[of_rows, decisions.actions]
     if _all_different(decisions):
@@ -239,9 +236,9 @@ def _left(
     expected: Float64[np.ndarray, "rows width"],
     full: Float64[np.ndarray, "rows items"] | None,
 ) -> tuple[Float64[np.ndarray, "rows"], Float64[np.ndarray, "rows width"]]:
-    """The chance and the vectors that are left where the items above are taken from the distributions of `_drawn`.
+    """For each row of `_drawn`, the total chance and the summed vectors that remain without the items above.
 
-    They are taken from `full`, in place, too. Where nothing is left, the chance is infinite: nothing is drawn there.
+    `full` is changed in place. If nothing remains, the total is infinite, so that all chances become 0.
     """
     assert decisions.slates is not None
     assert decisions.vectors is not None
@@ -259,7 +256,7 @@ def _left(
 
 
 def _all_different(decisions: Decisions) -> bool:
-    """Whether items are drawn without replacement: chances are given the items above, and none stands above itself."""
+    """Whether slates are drawn without replacement: chances are conditional, and no slate holds an item twice."""
     if decisions.marginal or not decisions.slated:
         return False
     assert decisions.slates is not None

@@ -1,8 +1,8 @@
-"""Estimators of one step: the mean reward per decision that a policy would have earned, from another one's log.
+"""One-step estimators: the mean reward per decision that a target policy would have earned, from another policy's log.
 
 Each is a pure function from plain arrays, one number per logged decision, to `Terms`. `weights` are the target's chance
-of the logged action over the behaviour policy's; `chosen` is what a reward model says of the logged action, and
-`expected` what it says of the target policy, its mean over the target's actions.
+of the logged action over the behaviour policy's; `chosen` is the reward model's prediction for the logged action, and
+`expected` its mean prediction over the target's actions.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from what_next.metrics.bootstrap import ratios
 from what_next.models import spread_out
 
 ROUNDS = 100
-"""At most; Lloyd's algorithm has settled long before on catalogues of a few thousand items."""
+"""Most rounds of Lloyd's algorithm, which converges far earlier on catalogues of a few thousand items."""
 Rows = Float64[np.ndarray, "rows"]
 Ids = Int64[np.ndarray, "rows"]
 
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """An estimate as a ratio of two sums over rows, so that rows can be drawn anew without estimating anew.
+    """An estimate as a ratio of two sums over rows, so that resamples of the rows need no new estimate.
 
     Attributes:
-        tops: what each row adds above the line.
-        bottoms: and below: 1 each, where the estimate is a mean over the rows.
+        tops: each row's term in the numerator.
+        bottoms: each row's term in the denominator: 1 if the estimate is a mean over the rows.
     """
 
     tops: Rows
@@ -33,17 +33,17 @@ class Terms:
 
     @property
     def value(self) -> float:
-        """The estimate; NaN where nothing stands below the line."""
+        """The estimate; NaN if the denominator is 0."""
         return float(self.resampled(np.ones((1, len(self.tops))))[0])
 
     def resampled(self, counts: Float64[np.ndarray, "resamples rows"]) -> Float64[np.ndarray, "resamples"]:
-        """The estimate from each resample, that is, from so many copies of each row; NaN where there is none."""
+        """The estimate from each resample, given as the number of copies of each row; NaN if the denominator is 0."""
         above, below = np.hsplit(counts @ np.stack([self.tops, self.bottoms], axis=1), 2)
         return ratios(above, below)[:, 0]
 
     def by_unit(self, units: Ids) -> "Terms":
         """The same estimate with one row per unit, `units` as of `Decisions`."""
-        return Terms(*(np.bincount(units, one).astype(np.float64) for one in (self.tops, self.bottoms)))  # of none: int
+        return Terms(*(np.bincount(units, one).astype(np.float64) for one in (self.tops, self.bottoms)))  # empty: int
 
 
 def mean_of(values: Rows) -> Terms:
@@ -57,36 +57,36 @@ def ips(weights: Rows, rewards: Rows) -> Terms:
 
 
 def clipped_ips(weights: Rows, rewards: Rows, at_most: float) -> Terms:
-    """The same with weights of at most `at_most` (Ionides 2008; Bottou et al. 2013, section 4.4).
+    """IPS with weights of at most `at_most` (Ionides 2008; Bottou et al. 2013, section 4.4).
 
-    Less variance, and too low where rewards are positive and a weight was clipped.
+    Less variance, but biased: too low if rewards are positive and a weight was clipped.
     """
     return mean_of(np.minimum(weights, at_most) * rewards)
 
 
 def snips(weights: Rows, rewards: Rows) -> Terms:
-    """Self-normalised: over the sum of the weights, not their number (Swaminathan and Joachims 2015, equation 8).
+    """Self-normalised IPS: divided by the sum of the weights, not their number (Swaminathan and Joachims 2015, eq. 8).
 
-    Consistent, always within the range of the rewards, and moved by exactly what is added to all of them.
+    Consistent, always within the range of the rewards, and a constant added to all rewards shifts it by that constant.
     """
     return Terms(weights * rewards, weights)
 
 
 def dm(expected: Rows, pull: Rows | None = None) -> Terms:
-    """The direct method: the mean of what a reward model expects of the target policy.
+    """The direct method: the mean of a reward model's predictions for the target policy.
 
     Args:
         expected: of each row.
-        pull: how each row has moved the model, and with it the estimate (`reward_model.Modelled`). Their mean is taken
-            away, so that they leave the estimate as it is and make its interval tell the model's own error.
+        pull: each row's effect on the estimate through the model (`reward_model.Modelled`). Their mean is subtracted,
+            so that they do not change the estimate but make its interval cover the model's own error.
     """
     return mean_of(expected if pull is None else expected + (pull - pull.mean()))
 
 
 def dr(weights: Rows, rewards: Rows, chosen: Rows, expected: Rows) -> Terms:
-    """Doubly robust: the model's expectation, and the weighted rest that it left unexplained (Dudik et al. 2011).
+    """Doubly robust: the model's expectation plus the weighted residual (Dudik et al. 2011).
 
-    Consistent where the propensities or the model are right.
+    Consistent if the propensities or the model are right.
     """
     return mean_of(expected + weights * (rewards - chosen))
 
@@ -100,16 +100,16 @@ def switch_dr(weights: Rows, rewards: Rows, chosen: Rows, expected: Rows, thresh
 
 
 def switched(weights: Rows, threshold: float) -> Rows:
-    """The weights that SWITCH keeps; 0 where it asks the model alone."""
+    """The weights that SWITCH keeps; 0 where it uses the model alone."""
     return np.where(weights <= threshold, weights, 0.0)
 
 
 def growing_threshold(rows: int) -> float:
-    """The largest weight that is let pass in a log of so many rows: their square root.
+    """The default threshold for weights in a log of `rows` rows: their square root.
 
-    It must grow, or the bias stays, and slower than the rows, or one weight may decide: Ionides (2008) shows that
-    truncation at the square root (weights have a mean of 1) keeps the estimate consistent, and its variance of the
-    usual order.
+    With a constant threshold the bias would stay, and with one that grows as fast as the rows, one weight could
+    dominate. Ionides (2008) shows that truncation at the square root (weights have a mean of 1) keeps the estimate
+    consistent, and its variance of the usual order.
     """
     return float(np.sqrt(rows))
 
@@ -124,9 +124,9 @@ def marginal_weights(
 
     Args:
         target: the whole distribution of the target policy in each row.
-        behaviour: of the behaviour policy; one row where it is the same everywhere.
-        clusters: of each item, counted from 0.
-        actions: what was logged.
+        behaviour: that of the behaviour policy; one row if it is the same everywhere.
+        clusters: the cluster of each item, from 0.
+        actions: the logged items.
     """
     order = np.argsort(clusters, kind="stable")
     names, starts = np.unique(clusters[order], return_index=True)
@@ -139,18 +139,18 @@ def marginal_weights(
 
 
 def of_items_alone(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items"]) -> bool:
-    """Whether each item that shares its cluster has the same weight in all its rows, as `averaged_weights` takes it."""
+    """Whether each item that shares its cluster has the same weight in all its rows, as `averaged_weights` assumes."""
     means = _means(weights, actions, len(clusters))
     shared = (np.bincount(clusters) > 1)[clusters[actions]]
     return bool(np.allclose(weights[shared], means[actions][shared], rtol=1e-6))
 
 
 def averaged_weights(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items"]) -> Rows:
-    """The same from the logged items' weights alone, where the distributions are not known.
+    """Marginalised weights from the logged items' weights alone, if the whole distributions are unknown.
 
-    A cluster's weight is the behaviour policy's mean of its items' weights (section 3.3 of the paper, which asks a
-    classifier for the chance of an item given context and cluster). Here it is the mean over the cluster's rows:
-    it takes that mean to be the same in every context, which is right for policies without a context alone
+    A cluster's weight is the behaviour policy's mean of its items' weights (section 3.3 of the paper, which estimates
+    the chance of an item given context and cluster by a classifier). Here it is the mean over the cluster's rows, which
+    is only right if that mean is the same in every context, that is, for policies without a context
     (`of_items_alone`). A cluster of one item keeps the rows' own weights, which are exact.
     """
     logged = clusters[actions]
@@ -160,11 +160,11 @@ def averaged_weights(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "i
 
 
 def averaged_ips(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items"], rewards: Rows) -> Terms:
-    """IPS with `averaged_weights`, each row's term with its share in these averages, too.
+    """IPS with `averaged_weights`, whose terms include each row's influence on the averages.
 
-    A cluster's average is an estimate itself, and a row moves it: its influence on the mean of w_c * r is
+    A cluster's average weight w_c is itself estimated from its rows, so a row's influence on the mean of w_c * r is
     w_c * r + (w - w_c) * r_c, with r_c the cluster's mean reward (the delta method). The second parts sum to 0 in each
-    cluster; without them an interval takes the averages to be known.
+    cluster; without them an interval would treat the averages as known.
     """
     averaged, logged = averaged_weights(weights, actions, clusters), clusters[actions]
     means = _means(rewards, logged, len(clusters))
@@ -172,7 +172,7 @@ def averaged_ips(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items
 
 
 def _means(values: Rows, groups: Ids, count: int) -> Float64[np.ndarray, "count"]:
-    """The mean of each group of rows; 0 of none."""
+    """The mean of each group of rows; 0 for an empty group."""
     return np.bincount(groups, values, count) / np.maximum(np.bincount(groups, minlength=count), 1)
 
 
@@ -181,7 +181,7 @@ def clusters_of(vectors: Float64[np.ndarray, "items width"], count: int, seed: i
     chosen = spread_out(vectors.astype(np.float32), count, np.random.default_rng(seed))
     centres, found = vectors[chosen], np.full(len(vectors), -1)
     for _ in range(ROUNDS):
-        distances = np.square(centres).sum(1) - 2 * vectors @ centres.T  # the items' own squares change no order
+        distances = np.square(centres).sum(1) - 2 * vectors @ centres.T  # an item's own square changes no argmin
         nearest = distances.argmin(axis=1)
         if (nearest == found).all():
             break

@@ -1,4 +1,4 @@
-"""Retrieval: from a point in item space to items. A backend of choosing is `Matching`, `Exact` or `Approximate`."""
+"""Retrieval: from a point in item space to items. The backends are `Matching`, `Exact` and `Approximate`."""
 
 from what_next.retrieval.box import Box, Matching, smallest_tolerance
 from what_next.retrieval.exact import ByScore, Exact, Rescored, Table

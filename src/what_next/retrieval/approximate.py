@@ -1,4 +1,4 @@
-"""The items of the highest inner products in a large catalogue, without a look at most of them."""
+"""Approximate maximum inner product search: the top items of a large catalogue without scoring most of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,49 +18,49 @@ from what_next.retrieval.exact import ByScore, Exact, left_of
 from what_next.types import EpsilonGreedy, Product, Random, Request
 
 FEWEST = 10_000
-"""Items below which every one is looked at: that takes no longer than a search."""
+"""Smallest catalogue that gets lists: with fewer items, scoring all of them takes no longer than a search."""
 LISTS = 2
-"""An index has so many lists for each root of the number of items: 2,000 for a million. More of them make a search
-faster and building slower, both by less than their number."""
+"""An index has `LISTS * sqrt(items)` lists: 2,000 for a million items. More lists make a search faster and building
+slower, both less than proportionally."""
 PROBES, SHARE = 96, 1 / 32
-"""Lists that a search looks through, and the share of all lists where that is more: a third of 20,000 items, 5 % of a
-million, 3 % of ten million."""
+"""A search reads `PROBES` lists, or this share of all lists if that is more: a third of 20,000 items, 5 % of a million,
+3 % of ten million."""
 SAMPLE = 32
-"""Vectors for each list from which the lists are learned, at most."""
+"""Most training vectors per list for k-means."""
 ROUNDS = 8
-"""Of k-means over them."""
+"""Iterations of k-means."""
 SPARE = 4
-"""One more candidate for so many that are asked for: half precision may misplace them, and all are scored anew."""
+"""One extra candidate per `SPARE` requested items, because half precision may misrank them; all are rescored."""
 WIDTH = 16
-"""Entries that the library multiplies at once: vectors are padded to a multiple, or it takes them one by one."""
+"""SIMD width of the library: vectors are padded to a multiple, because it handles a remainder one entry at a time."""
 LONGEST = 1000
-"""One vector of so many, the longest ones, is looked at in every search."""
+"""The longest 1 / LONGEST of the vectors are read in every search."""
 MOST = 1000
-"""Times the length of the others that a vector may have in half precision, which has no numbers above 65,504."""
+"""Largest scaled length of a vector, because half precision has no numbers above 65,504."""
 BLOCK = 2**16
 """Vectors that are put into lists at a time."""
 ALONE = 2**30
-"""Rows from which on the library would multiply matrices: never."""
+"""Batch size from which the library may use matrix products: never reached."""
 CHUNK = 2**22
-"""Entries of candidates' vectors at work at a time: 16 MB."""
+"""Entries of candidates' vectors in memory at a time: 16 MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class ApproximateIndex:
     """An inverted file (Sivic and Zisserman 2003; Jegou et al. 2011) for the highest inner products.
 
-    Vectors are scaled to lengths of at most 1 and given one entry more, `sqrt(1 - |v|^2)`, which puts all of them on a
-    sphere; there the nearest to a point, with a 0 for that entry, have its highest inner products (Bachrach et al.
-    2014; Neyshabur and Srebro 2015, arXiv 1410.5518). So k-means on the sphere groups together what is found together,
-    however unequal the lengths are: popular items have the longer vectors, and stand in most results. A search takes
-    the lists whose centres are nearest, and one more with the longest vectors of all, scores their items in
-    half precision, and the best of those again.
+    Vectors are scaled to lengths of at most 1 and get one more entry, `sqrt(1 - |v|^2)`, which puts them on a sphere.
+    For a query with 0 in that entry, the nearest vectors on the sphere are those with the highest inner products
+    (Bachrach et al. 2014; Neyshabur and Srebro 2015, arXiv 1410.5518). So k-means on the sphere makes good lists even
+    if lengths are very unequal, as they are: popular items have longer vectors and are in most results. A search reads
+    the lists with the nearest centres, and an extra list of the longest vectors, scores their items in half precision,
+    and rescores the best of them in full precision.
 
-    Below `FEWEST` items, and for a row of which the lists hold too few, the search is exact.
+    The search is exact with fewer than `FEWEST` items, and for a query whose lists hold too few items.
 
     Attributes:
-        vectors: of the items, as they were given; they are read in every search and must not be changed.
-        threads: that a search may use. One query has one thread.
+        vectors: the item vectors as given; every search reads them, so they must not be changed.
+        threads: for a search; a single query uses one thread.
     """
 
     vectors: Float32[np.ndarray, "items dim"]
@@ -69,27 +69,27 @@ class ApproximateIndex:
 
     @classmethod
     def of(cls, vectors: Float32[np.ndarray, "items dim"], *, seed: int = 0, threads: int = 1) -> "ApproximateIndex":
-        """Build it; for the same vectors, seed and threads the same one.
+        """Build the index; it is the same for the same vectors, seed and threads.
 
         Args:
             vectors: of the items.
-            seed: draws the vectors that lists are learned from, and their first centres.
-            threads: for building and for searching. PyTorch's own number is left as it is.
+            seed: of the k-means sample and its first centres.
+            threads: for building and for searching. PyTorch's number of threads does not change.
 
         Raises:
-            MissingExtraError: there are many items, and faiss is not installed.
+            MissingExtraError: there are at least `FEWEST` items, and faiss is not installed.
             ValueError: a vector is not finite.
         """
-        if not np.isfinite(_lengths(vectors)).all():  # a number of each item, where there may be ten million
+        if not np.isfinite(_lengths(vectors)).all():  # one number per item, not a mask of all entries
             raise ValueError("item vectors must be finite")
         return cls(vectors, threads, Lists.of(vectors, seed, threads) if len(vectors) >= FEWEST else None)
 
     def search(self, points: Float32[np.ndarray, "batch dim"], count: int) -> Int32[np.ndarray, "batch count"]:
-        """About the `count` items of the highest `<point, vector>`, best first, the lower item among equals.
+        """Approximately the `count` items with the highest `<point, vector>`, best first; ties go to the lower item.
 
         Args:
-            points: what the vectors are multiplied with.
-            count: of items for each point; -1 pads a row where there are not as many items.
+            points: the queries.
+            count: items per query; -1 pads a row if there are fewer items.
 
         Raises:
             ValueError: a point is not finite.
@@ -104,7 +104,7 @@ class ApproximateIndex:
         for start in range(0, len(points), step):
             part = slice(start, start + step)
             candidates = self.lists.candidates(points[part], pool, self.threads)
-            # By their true scores, the lower item among equals; -1 stays at the end.
+            # Sort by exact score; ties go to the lower item, and -1 to the end.
             scores = np.einsum("rpd,rd->rp", self.vectors[candidates], points[part])
             scores[candidates < 0] = -np.inf
             items[part] = np.take_along_axis(candidates, np.lexsort((candidates, -scores)), 1)[:, :count]
@@ -118,33 +118,33 @@ class ApproximateIndex:
 
     @cached_property
     def exact(self) -> Exact:
-        """The search that looks at all items."""
+        """Exact search over all items."""
         return Exact(torch.from_numpy(self.vectors))
 
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """The library's part of an index: centres of the lists on the sphere, and vectors in half precision by list."""
+    """The faiss part of an index: the lists' centres on the sphere, and the vectors in half precision by list."""
 
     centres: Any
     inverted: Any
 
     @classmethod
     def of(cls, vectors: Float32[np.ndarray, "items dim"], seed: int, threads: int) -> "Lists":
-        """Learn the lists, and put every item in one."""
+        """Learn the lists by k-means, and put every item in one."""
         faiss = _faiss()
         sphere, lists = Sphere.of(vectors), round(LISTS * len(vectors) ** 0.5)
         with _threads(faiss, threads, alone=False):
             centres = _centres(faiss, sphere, vectors, lists, seed)
-            # The library would find lists by inner products too, which is what the sphere is there to avoid: it is
-            # told which lists to use, and its own centres are never read.
+            # faiss would choose lists by inner product, without the sphere. So each call passes the lists to use, and
+            # the quantizer's own centres are never read.
             unread = faiss.IndexFlatIP(sphere.dim)
             unread.add(np.zeros((lists + 1, sphere.dim), np.float32))
             half = faiss.ScalarQuantizer.QT_fp16
             inverted = faiss.IndexIVFScalarQuantizer(
                 unread, sphere.dim, lists + 1, half, faiss.METRIC_INNER_PRODUCT, False
             )
-            inverted.train(unread.reconstruct_n())  # half precision learns nothing
+            inverted.train(unread.reconstruct_n())  # only sets a flag: half precision has nothing to learn
             inverted.nprobe = min(max(PROBES, round(SHARE * lists)), lists) + 1
             blocks = [vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK)]
             nearest = np.concatenate(
@@ -152,7 +152,7 @@ class Lists:
             )
             room = faiss.downcast_InvertedLists(inverted.invlists)
             for place, size in enumerate(np.bincount(nearest, minlength=lists + 1).tolist()):
-                room.resize(place, size)  # a list that grew item by item would take up to twice the memory
+                room.resize(place, size)  # reserves memory: growing by appends takes up to twice as much
                 room.resize(place, 0)
             for start, block in zip(range(0, len(vectors), BLOCK), blocks, strict=True):
                 rows, ids = np.ascontiguousarray(sphere.points(block)[:, :-1]), np.arange(start, start + len(block))
@@ -162,14 +162,14 @@ class Lists:
     def candidates(
         self, points: Float32[np.ndarray, "rows dim"], pool: int, threads: int
     ) -> Int64[np.ndarray, "rows pool"]:
-        """Items of the nearest lists, best first by their scores in half precision; -1 where there are no more."""
+        """Items of the nearest lists, best first by score in half precision; padded with -1."""
         sphere = np.zeros((len(points), self.centres.d), np.float32)
         lengths = _lengths(points)[:, None]
         sphere[:, : points.shape[1]] = points / np.where(lengths > 0, lengths, 1)
         with _threads(_faiss(), threads):
             distances, nearest = self.centres.search(sphere, self.inverted.nprobe - 1)
             distances, nearest = (np.pad(one, ((0, 0), (0, 1))) for one in (distances, nearest))
-            nearest[:, -1] = self.inverted.nlist - 1  # of the longest vectors
+            nearest[:, -1] = self.inverted.nlist - 1  # the list of the longest vectors
             rows = np.ascontiguousarray(sphere[:, :-1])
             found: Int64[np.ndarray, rows_pool] = self.inverted.search_preassigned(rows, pool, nearest, distances)[1]
         return found
@@ -177,20 +177,20 @@ class Lists:
 
 @dataclass(frozen=True)
 class Sphere:
-    """What puts vectors on a sphere of radius 1: the length that becomes 1, and the entries that they are padded to."""
+    """Maps vectors to a sphere of radius 1: `longest` is the length that becomes 1, `dim` the padded dimension."""
 
     longest: float
     dim: int
 
     @classmethod
     def of(cls, vectors: Float32[np.ndarray, "items dim"]) -> "Sphere":
-        """For all these vectors but the longest thousandth: beside a single giant the others would be one point."""
+        """Scaled for all vectors but the longest thousandth, because one giant would shrink the others to a point."""
         lengths = np.sort(_lengths(vectors))
         longest = float(lengths[-1 - len(lengths) // LONGEST] or lengths[-1] or 1)
         return cls(longest, -(-vectors.shape[1] // WIDTH) * WIDTH)
 
     def points(self, vectors: Float32[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows padded_dim_plus_1"]:
-        """The vectors, scaled and padded, and the entry that gives each the length 1 (0 for a longer one)."""
+        """The vectors, scaled and padded, with an entry that makes their length 1 (0 for a longer vector)."""
         lengths = _lengths(vectors) / self.longest
         found = np.zeros((len(vectors), self.dim + 1), np.float32)
         found[:, : vectors.shape[1]] = vectors / (self.longest * np.maximum(1, lengths / MOST))[:, None]
@@ -198,19 +198,19 @@ class Sphere:
         return found
 
     def holds(self, vectors: Float32[np.ndarray, "rows dim"]) -> Bool[np.ndarray, "rows"]:
-        """Which vectors are not too long for it."""
+        """Which vectors have at most the length `longest`."""
         return np.asarray(_lengths(vectors) <= self.longest)
 
 
 class Approximate(ByScore):
-    """A choice among the items that an index finds, those that came after it, and those with a boost.
+    """Chooses among the items that an index finds, items added after the index was built, and boosted items.
 
-    All items are looked at for a row with a set of permitted items, where a slate has to be the best of these; for one
-    with random items, which are drawn from all; and where too few are found that are permitted.
+    A row is searched exactly if it has a set of permitted items, because its slate must be the best of these; if it is
+    epsilon-greedy, because random items are drawn from all; and if too few permitted items are found.
     """
 
     def __init__(self, exact: Exact, index: ApproximateIndex, candidates: int) -> None:
-        """`exact` holds the vectors of the index's items, or what became of them, and those of later ones."""
+        """`exact` holds the current vectors of the index's items, and those of items added later."""
         self.exact, self.index, self.count, self.items = exact, index, candidates, exact.items
 
     def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
@@ -237,7 +237,7 @@ class Approximate(ByScore):
     def _looked_at(
         self, points: Float32[np.ndarray, "batch dim"], request: Request
     ) -> dict[int, tuple[Int32[np.ndarray, "candidates"], Int32[np.ndarray, "left"]]]:
-        """For each row that does not look at all items: its candidates, and those that it may be given; ascending."""
+        """For each row that is searched approximately: its candidates, and the permitted ones of them; ascending."""
         permitted = request.permitted
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         free = [
@@ -261,7 +261,7 @@ class Approximate(ByScore):
 def _centres(
     faiss: ModuleType, sphere: Sphere, vectors: Float32[np.ndarray, "items dim"], lists: int, seed: int
 ) -> Any:
-    """The centres of the lists, by k-means over some of the vectors that the sphere holds."""
+    """The centres of the lists: k-means over a sample of the vectors that the sphere holds."""
     fitting = np.flatnonzero(sphere.holds(vectors))
     some = np.random.default_rng(seed).choice(fitting, min(len(fitting), SAMPLE * lists), replace=False)
     means = faiss.Kmeans(sphere.dim + 1, lists, niter=ROUNDS, seed=seed, min_points_per_centroid=1)
@@ -276,7 +276,7 @@ def _lengths(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "r
 
 
 def _faiss() -> ModuleType:
-    """The library; imported here, since an exact search needs none."""
+    """faiss, imported lazily because exact search does not need it."""
     try:
         import faiss
     except ImportError:
@@ -286,10 +286,10 @@ def _faiss() -> ModuleType:
 
 @contextmanager
 def _threads(faiss: ModuleType, threads: int, alone: bool = True) -> Iterator[None]:
-    """The library's settings, put back afterwards: where PyTorch was imported first, they share the number of threads.
+    """Set faiss's threads, and restore its settings afterwards: it may share the number of threads with PyTorch.
 
-    With `alone`, each row is compared by itself: a product of matrices rounds otherwise in another company of rows. To
-    build, where the company is always the same, products take less than half of the time.
+    With `alone`, each row is compared by itself, because the rounding of a matrix product depends on the other rows.
+    Building always has the same rows, so it uses matrix products, which take less than half of the time.
     """
     before, least = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
     faiss.omp_set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Which items may lie in a box: a range-encoded bitmap index."""
+"""A range-encoded bitmap index of the items that may lie in a box."""
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt64
@@ -10,22 +10,22 @@ Points = Float64[np.ndarray, "rows dim"]
 FEWEST_EDGES = 64
 """Edges per attribute of a large catalogue: 8 bytes for every attribute of every item."""
 TABLE_BYTES = 32 * 2**20
-"""A small catalogue has more edges, up to this size: then no bin holds two values, and no item is in doubt."""
+"""A small catalogue has more edges, up to this size of all tables: with one value per bin the index is exact."""
 
 
 _Edges = Float64[np.ndarray, "edges"]
-_Table = UInt64[np.ndarray, "edges_plus_1 words"]  # the set at or below each edge, after the empty one
+_Table = UInt64[np.ndarray, "edges_plus_1 words"]  # the empty set, then the set at or below each edge
 
 CACHED_WORDS = 2**16
-"""Words of a set of rows at work at a time: few enough for a processor's cache."""
+"""Words of the sets in work at a time: few enough for the processor's cache."""
 
 
 class RangeBitmaps:
     """For each attribute, the set of items at or below each of its edges, as bits (Chan and Ioannidis 1998).
 
     The items between two edges are the exclusive or of two such sets, and a box is the intersection over its
-    attributes: a few passes over `items / 64` words for each proposal, whatever its size and place. (A k-d tree would
-    visit every leaf: proposals lie near the middle, where all its cuts are.)
+    attributes: a few passes over `items / 64` words per proposal, whatever the box. (A k-d tree would visit nearly
+    every leaf, because proposals lie near the middle, where all its cuts are.)
     """
 
     def __init__(self, vectors: Float32[np.ndarray, "items dim"]) -> None:
@@ -48,7 +48,7 @@ class RangeBitmaps:
     def between(
         self, attribute: int, lower: Float64[np.ndarray, "rows"], upper: Float64[np.ndarray, "rows"]
     ) -> UInt64[np.ndarray, "rows words"]:
-        """The items with `lower <= value <= upper`, exactly where `exact`, and else those of the bins that it cuts."""
+        """The items with `lower <= value <= upper` if the attribute is `exact`; else all items of the bins it cuts."""
         edges, table = self.edges[attribute], self.tables[attribute]
         first = np.searchsorted(edges, lower, "left")
         last = np.searchsorted(edges, upper, "right")
@@ -61,15 +61,15 @@ class RangeBitmaps:
     def box(
         self, points: Points, radii: Points, reach: float, permitted: UInt64[np.ndarray, "#rows words"]
     ) -> UInt64[np.ndarray, "rows words"]:
-        """The permitted items in a box around each point, where one attribute (any) may lie within the reach instead.
+        """The permitted items in a box around each point; any one attribute may lie within `reach` instead.
 
         Args:
             points: the centres; `radii`: half the sides.
-            reach: half the side of the attribute that is relaxed; 0 where none is.
+            reach: half the side of the relaxed attribute; 0 for no relaxation.
             permitted: the items to choose from.
 
         Returns:
-            A superset of the matches; the matches themselves where every attribute is `exact`.
+            A superset of the matches; exactly the matches if every attribute is `exact`.
         """
         found = np.empty((len(points), permitted.shape[1]), np.uint64)
         step = max(1, CACHED_WORDS // permitted.shape[1])
@@ -81,7 +81,7 @@ class RangeBitmaps:
 
     def _narrow(self, found: UInt64[np.ndarray, "rows words"], points: Points, radii: Points, reach: float) -> None:
         """Intersect sets with the boxes, in place."""
-        strict = found.copy() if reach else found  # in the box so far; `found` forgives one attribute
+        strict = found.copy() if reach else found  # in the box so far; `found` tolerates one attribute outside it
         for attribute in range(points.shape[1]):
             point, radius = points[:, attribute], radii[:, attribute]
             within = self.between(attribute, point - radius, point + radius)

@@ -20,7 +20,7 @@ def unpack(words: UInt64[np.ndarray, "rows words"]) -> Bool[np.ndarray, "rows pa
 
 def members(words: UInt64[np.ndarray, "rows words"]) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
     """Row and item of every bit that is set, by row, then item."""
-    occupied = np.flatnonzero(words)  # most words are empty: only the others are taken apart
+    occupied = np.flatnonzero(words)  # most words are empty; only the others are unpacked
     found = np.flatnonzero(unpack(words.reshape(-1, 1)[occupied]))
     word = occupied[found // WORD]
     return word // words.shape[1], word % words.shape[1] * WORD + found % WORD
@@ -35,7 +35,7 @@ def remove(words: UInt64[np.ndarray, "rows words"], items: Int32[np.ndarray, "ro
 
 
 def groups(words: UInt64[np.ndarray, "rows words"], most: int) -> list[slice]:
-    """Cut the rows into runs of about `most` members, one row at least."""
+    """Cut the rows into runs of about `most` members, each of at least one row."""
     totals = np.cumsum(np.bitwise_count(words).sum(axis=1, dtype=np.int64))
     starts = np.flatnonzero(np.diff(totals // most, prepend=-1))
     return [slice(int(start), int(stop)) for start, stop in zip(starts, [*starts[1:], len(words)], strict=True)]

@@ -1,4 +1,4 @@
-"""From proposals to items: the box around a point, one attribute of it relaxed, and the nearest where it is empty."""
+"""From proposals to items: those in a box around a point, with one attribute relaxed, or else the nearest."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,9 +15,9 @@ from what_next.retrieval.pool import INSIDE, Matches, Pool, Rule, chances, check
 from what_next.types import Permitted, Product, Random, Request, Score
 
 CHUNK_WORDS = 2**20
-"""Words of the sets at work at a time."""
+"""Words of bit sets in work at a time."""
 CHUNK_PAIRS = 2**21
-"""Candidates taken out of those sets at a time: bounds the memory at some hundred MB even where every item matches."""
+"""Candidates unpacked from the bit sets at a time: some hundred MB even if every item matches."""
 
 EVERYTHING = Permitted()
 
@@ -26,9 +26,9 @@ class Box:
     """An index over item vectors, built once.
 
     An item matches a proposal when every attribute lies within the tolerance. With `relax`, one attribute, drawn
-    uniformly, may lie within `max(tolerance, relax / 2)`. The choice is uniform among the matches; where there is none,
-    among the nearest permitted items by Euclidean distance, ties included. One mechanism serves a thousand items and a
-    million: bitmaps find the candidates, a direct comparison decides, a matrix product leads to the nearest.
+    uniformly, may lie within `max(tolerance, relax / 2)`. The choice is uniform among the matches; without a match,
+    among the nearest permitted items by Euclidean distance, ties included. The same code serves a thousand items and a
+    million: bitmaps find candidates, a direct comparison decides, and a matrix product narrows down the nearest.
     """
 
     def __init__(self, vectors: Float32[np.ndarray, "items dim"]) -> None:
@@ -43,9 +43,9 @@ class Box:
         return int(self.columns.shape[1])
 
     def tolerances(self, points: Float32[np.ndarray, "batch dim"]) -> Float64[np.ndarray, "batch"]:
-        """The smallest tolerance at which each point matches an item: the Chebyshev distance to the nearest by it."""
+        """The smallest tolerance at which each point matches an item: the Chebyshev distance to the nearest item."""
         found = self._chebyshev(points, np.arange(len(points)), self.nearest(points)[:, 0])
-        radii = np.repeat(found[:, None], points.shape[1], axis=1)  # no item outside this box is nearer
+        radii = np.repeat(found[:, None], points.shape[1], axis=1)  # an item outside this box is not nearer
         for part, words, _ in self.found(points, radii):
             rows, items, _ = self.matches(points[part], radii[part], 0.0, words)
             np.minimum.at(found[part], rows, self._chebyshev(points[part], rows, items))
@@ -54,7 +54,7 @@ class Box:
     def _chebyshev(
         self, points: Float32[np.ndarray, "rows dim"], rows: Int[np.ndarray, "pairs"], items: Int[np.ndarray, "pairs"]
     ) -> Float64[np.ndarray, "pairs"]:
-        """The least tolerance that lets the item in, by the comparison that decides what matches."""
+        """The smallest tolerance at which each item matches, under the same rounding as `matches`."""
         found = np.zeros(len(rows))
         for centre, value in zip(points.astype(np.float64).T[:, rows], self.columns[:, items], strict=True):
             radius = np.abs(value - centre)
@@ -65,7 +65,7 @@ class Box:
     def nearest(
         self, points: Float32[np.ndarray, "batch dim"], count: int = 1, permitted: Permitted = EVERYTHING
     ) -> Int32[np.ndarray, "batch count"]:
-        """The nearest permitted items, the lower item among equals; -1 where there are no more."""
+        """The nearest permitted items; ties go to the lower item; padded with -1."""
         self.check(points)
         found = np.full((len(points), count), -1, np.int32)
         for part in self._chunks(len(points)):
@@ -83,7 +83,7 @@ class Box:
         reach: float = 0.0,
         permitted: Permitted = EVERYTHING,
     ) -> Iterator[tuple[slice, UInt64[np.ndarray, "rows words"], UInt64[np.ndarray, "#rows words"]]]:
-        """The candidates and the permitted items of some rows at a time, as bits."""
+        """The candidates and the permitted items as bits, for some rows at a time."""
         for part in self._chunks(len(points)):
             these = self._permitted(part, permitted)
             words = self.bitmaps.box(points[part].astype(np.float64), radii[part], reach, these)
@@ -98,7 +98,7 @@ class Box:
         reach: float,
         words: UInt64[np.ndarray, "rows words"],
     ) -> Matches:
-        """Those of the candidates that really lie in the boxes."""
+        """The candidates that lie in the boxes, by direct comparison."""
         rows, items = bits.members(words)
         place = np.full(len(rows), INSIDE)
         for attribute, exact in enumerate(self.bitmaps.exact):
@@ -125,7 +125,7 @@ class Box:
         return np.asarray(inside.all(axis=1))
 
     def _permitted(self, part: slice, permitted: Permitted) -> UInt64[np.ndarray, "#rows words"]:
-        """The permitted items of some rows, as bits; one row where they are the same for all."""
+        """The permitted items of some rows, as bits; a single row if they are the same for all."""
         words = self.everything
         if permitted.sets:
             sets = permitted.sets[part] if len(permitted.sets) > 1 else permitted.sets
@@ -144,7 +144,7 @@ class Box:
         return [slice(start, min(start + step, batch)) for start in range(0, batch, step)]
 
     def check(self, points: Float32[np.ndarray, "batch dim"], *limits: float) -> None:
-        """Raises a `NotFinite` or a `ValueError` where points, or a tolerance or the like, cannot be used."""
+        """Raise `NotFinite` for a point that is not finite; `ValueError` for a wrong shape or an invalid limit."""
         if points.ndim != 2 or points.shape[1] != len(self.columns):
             raise ValueError(f"proposals of shape {points.shape} for items of {len(self.columns)} attributes")
         if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
@@ -157,14 +157,14 @@ class Box:
 class Matching:
     """Items that match a point: the backend of an agent that has no scores.
 
-    With `Softmax` the items are drawn, uniformly or the best by `score` of some; `Greedy` takes the box's items nearest
-    first (not relaxed), then the others nearest first, the lower item among equals, at propensity 1.
+    `Softmax` draws each item uniformly, or takes the best by `score` of several draws. `Greedy` takes the items in the
+    box nearest first (not relaxed), then the others nearest first; ties go to the lower item; the propensity is 1.
 
     Attributes:
         box: the items; `tolerance`: half the side of the box.
         relax: the whole side for the relaxed attribute, which is drawn anew at each slot.
-        score: worth of pairs (row of the batch, item). The best of `candidates` items drawn without replacement wins;
-            of a greedy choice, of that many in its order. None: the first one is taken.
+        score: of pairs (row of the batch, item). The best by score of `candidates` items wins: drawn without
+            replacement or, for a greedy choice, the first in its order. None: the first item wins.
     """
 
     box: Box
@@ -178,10 +178,11 @@ class Matching:
             raise ValueError("score and candidates (at least 1) go together")
 
     def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
-        """Different items for each point, slot after slot.
+        """A slate of different items for each point, filled slot by slot.
 
         Raises:
-            NotFinite: a proposal is not finite. ValueError: tolerance or relax is out of range.
+            NotFinite: a proposal is not finite.
+            ValueError: tolerance or relax is out of range.
         """
         self.box.check(points, self.tolerance, self.relax)
         found = nothing(len(points), request.width, scores=False, propensities=request.propensities)
@@ -206,9 +207,9 @@ class Matching:
     def chances(
         self, points: Float32[np.ndarray, "batch dim"], request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Iterator[Float64[np.ndarray, "batch items"]]:
-        """For each slot the chance of every item to be chosen by `act`, given the items above it in some slates.
+        """For each slot, the chance of every item to be chosen by `act` given the slate's items above it.
 
-        A row sums to 1, or to 0 where no item is left.
+        A row sums to 1, or to 0 if no item is left.
         """
         self.box.check(points, self.tolerance, self.relax)
         drawn = request.drawn(np.arange(len(points)))
@@ -228,14 +229,14 @@ class Matching:
         return self.relax / 2 if self.relax / 2 > self.tolerance else 0.0
 
     def _of(self, rows: Int64[np.ndarray, "some"]) -> "Matching":
-        """The same for some rows of the batch."""
+        """The same backend for some rows of the batch: `score` gets their row numbers in the batch."""
         score = self.score
         return self if score is None else replace(self, score=lambda pairs, items: score(rows[pairs], items))
 
     def _draws(
         self, request: Request, rows: Int64[np.ndarray, "rows"], rng: Random, dim: int
     ) -> tuple[Int64[np.ndarray, "rows slots"], Float64[np.ndarray, "rows slots candidates"]]:
-        """The attribute that is relaxed at each step, and numbers to draw candidates by, of each row's own."""
+        """The relaxed attribute of each slot, and uniform numbers for the candidates; from each row's own generator."""
         shape, count = (len(rows), request.width), max(1, self.candidates)
         attributes = np.zeros(shape, np.int64)
         if isinstance(rng, np.random.Generator):
@@ -256,12 +257,12 @@ class Matching:
         attributes: Int64[np.ndarray, "rows slots"] | None = None,
         uniforms: Float64[np.ndarray, "rows slots candidates"] | None = None,
     ) -> Product:
-        """The slates of some rows, drawn by numbers that are given for all of them; None: greedily."""
+        """The slates of some rows: drawn by the given uniform numbers, or greedy if these are None."""
         radii, reach = np.full(points.shape, self.tolerance, np.float64), 0.0 if uniforms is None else self._reach
         if attributes is None:
             attributes = np.zeros((len(points), request.width), np.int64)
         found = nothing(len(points), request.width, scores=False, propensities=request.propensities)
-        if request.width == 1 and not request.propensities:  # one box, the one that was drawn, is all that is needed
+        if request.width == 1 and not request.propensities:  # only the drawn box is needed
             np.put_along_axis(radii, attributes, max(reach, self.tolerance), axis=1)
             attributes, reach = np.zeros_like(attributes), 0.0
         for part, rule, pool in self._pools(
@@ -277,7 +278,7 @@ class Matching:
     def _distribution(
         self, points: Float32[np.ndarray, "rows dim"], permitted: Permitted
     ) -> Float64[np.ndarray, "rows items"]:
-        """The probability of every item to be the first that is drawn."""
+        """The probability that each item is drawn first."""
         rows, radii = len(points), np.full(points.shape, self.tolerance, np.float64)
         found, first = np.zeros((rows, len(self.box))), (np.zeros((rows, 1), np.int64), np.zeros((rows, 1, 1)))
         for part, rule, pool in self._pools(points, radii, self._reach, permitted, *first, True):
@@ -296,7 +297,7 @@ class Matching:
         uniforms: Float64[np.ndarray, "rows slots candidates"] | None,
         propensities: bool,
     ) -> Iterator[tuple[slice, Rule, Pool]]:
-        """What some rows at a time choose from, and how."""
+        """The pool to choose from and the rule of the choice, for some rows at a time."""
         for part, words, these in self.box.found(points, radii, reach, permitted):
             rule = Rule(
                 attributes[part],
@@ -316,7 +317,7 @@ class Matching:
         rule: Rule,
         propensities: bool,
     ) -> Pool:
-        """All that the steps may need: the matches, and the nearest items where those may run out."""
+        """The candidates of all slots: the matches, and the nearest items for rows whose matches may run out."""
         rows, items, place = matches
         greedy = rule.uniforms is None
         need = rule.attributes.shape[1] + (rule.candidates - 1 if greedy else 0)
@@ -341,8 +342,8 @@ def smallest_tolerance(
 ) -> float:
     """The smallest tolerance at which at most `share` of the points match no item.
 
-    An order statistic of the Chebyshev distances from each point to its nearest item: no interpolation, so that a
-    point lies exactly on its border.
+    An order statistic of the Chebyshev distances from each point to its nearest item, without interpolation, so that
+    some point's nearest item lies exactly on the border.
 
     Raises:
         ValueError: no points, or `share` is not in [0, 1).

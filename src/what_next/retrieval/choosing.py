@@ -1,9 +1,8 @@
-"""From scores to slates: the best items, draws from the softmax, or chance now and then; with their exact chances.
+"""From scores to slates: the best items, draws from the softmax, or epsilon-greedy, with exact propensities.
 
-Scores come in blocks of columns, some blocks at a time. Nothing of the size rows times items is looked at twice: while
-the scores of a part are in the processor's cache, the largest score or the mass of each block is taken. What is asked
-of a row then looks into a few blocks alone. What is drawn for a row depends on its own generator alone, where it has
-one, whoever else is in the batch.
+Scores come in parts, each of several blocks of columns. The whole matrix of rows times items is read only once: while a
+part is in the processor's cache, the maximum or the softmax mass of each block is taken, and later steps read a few
+blocks per row. If each row has its own generator, its draws do not depend on the other rows of the batch.
 """
 
 from abc import ABC, abstractmethod
@@ -20,13 +19,13 @@ from what_next.types import EpsilonGreedy, Greedy, Product, Random, Request, Sof
 BLOCK = 128
 """Columns in a block."""
 LEAST = float(np.finfo(np.float32).min)
-"""Taken for minus infinity where that would be subtracted from itself."""
+"""Replaces minus infinity in differences, because -inf - -inf is NaN."""
 SPARE = 6
-"""Draws beyond the slots: a draw of an item that was drawn before is passed over."""
+"""Draws beyond the number of slots, because repeated draws of an item are skipped."""
 POWER = 80.0
-"""Where no score can be beyond it, neither e to its power nor the sum of a block leaves the range of a float."""
+"""If no logit exceeds this, neither its exponential nor a block's sum overflows a float32."""
 LEAST_REST = 1e-3
-"""The share of the mass that may be left: below it, subtracting the chosen from the whole costs too many digits."""
+"""Smallest remaining share of the mass: below it, subtracting the chosen mass from the total loses too many digits."""
 
 Parts = Float[Tensor, "parts rows blocks block"]
 Weights = Float[np.ndarray, "parts rows blocks block"]
@@ -34,12 +33,12 @@ Masses = Float64[np.ndarray, "rows all_blocks"]
 
 
 class Scores(ABC):
-    """Scores of some rows over the same columns; minus infinity where one is not permitted, and past the last.
+    """Scores of some rows over the same columns; minus infinity for forbidden columns and padding.
 
     Attributes:
-        kept: what was computed last, in blocks.
-        shape: numbers of parts, rows, and blocks in a part.
-        longest: a bound on the scores, infinite where none is known.
+        kept: the scores of the last pass, in blocks.
+        shape: (parts, rows, blocks per part).
+        longest: a bound on the absolute scores; infinite if unknown.
     """
 
     kept: Parts
@@ -48,7 +47,7 @@ class Scores(ABC):
 
     @abstractmethod
     def passed(self, scale: Float[np.ndarray, "rows"] | None) -> Iterator[Float[Tensor, "rows blocks block"]]:
-        """One part after the other, divided by `scale`; what is done to it in place stays in `kept`."""
+        """The parts one by one, divided by `scale`; changes made in place stay in `kept`."""
 
     @abstractmethod
     def whole(self, row: int) -> Float64[np.ndarray, "columns"]:
@@ -56,18 +55,18 @@ class Scores(ABC):
 
     @abstractmethod
     def values(self, columns: Int64[np.ndarray, "rows slots"]) -> Float[np.ndarray, "rows slots"]:
-        """Some scores of each row; what stands for -1 means nothing."""
+        """The scores of some columns of each row; the value for column -1 is arbitrary."""
 
 
 class Dense(Scores):
-    """Scores that are there."""
+    """Scores that are already computed."""
 
     def __init__(self, scores: Float[Tensor, "rows columns"]) -> None:
         self.scores = scores
         self.shape = (1, len(scores), max(1, -(-scores.shape[1] // BLOCK)))
 
     def passed(self, scale: Float[np.ndarray, "rows"] | None) -> Iterator[Float[Tensor, "rows blocks block"]]:
-        """See `Scores.passed`: one part holds all."""
+        """See `Scores.passed`: there is one part."""
         rows, columns = self.scores.shape
         padded = self.scores.new_full((rows, self.shape[2] * BLOCK), -torch.inf)
         padded[:, :columns] = self.scores
@@ -88,7 +87,7 @@ class Dense(Scores):
 
 
 def nothing(batch: int, slots: int, *, scores: bool = True, propensities: bool = True) -> Product:
-    """Slates without an item, to be filled."""
+    """Empty slates, to be filled."""
     shape = (batch, slots)
     return Product(
         items=np.full(shape, -1, np.int32),
@@ -100,7 +99,7 @@ def nothing(batch: int, slots: int, *, scores: bool = True, propensities: bool =
 
 
 def choose(scores: Float[Tensor, "batch items"], request: Request, rng: Random) -> Product:
-    """A slate for each row of scores, which are minus infinity where an item is not permitted."""
+    """A slate for each row of scores; the score of a forbidden item is minus infinity."""
     scores, rows = scores.cpu(), np.arange(len(scores))
     found = nothing(len(scores), request.width)
     fill(found, rows, request, rng, lambda some: Dense(scores[some]), lambda row: (scores[row] > -torch.inf).numpy())
@@ -119,10 +118,10 @@ def fill(
     """Fill the slates of some rows of a batch with columns of their scores.
 
     Args:
-        found: of the whole batch, as `request` and `rng` are.
-        rows: which to fill.
-        scores_of: the scores of some of them; `most`: of so many at a time.
-        permitted: which columns a row may be given, for those that take a random one now and then.
+        found: the slates of the whole batch; `request` and `rng` are of the whole batch, too.
+        rows: the rows to fill.
+        scores_of: computes the scores of some rows, at most `most` at a time.
+        permitted: the permitted columns of a row, for epsilon-greedy rows.
 
     Raises:
         NotFinite: a score is NaN or infinite; it names the rows.
@@ -150,9 +149,9 @@ def fill(
 def chances(
     scores: Float[Tensor, "batch items"], request: Request, slates: Int32[np.ndarray, "batch slots"]
 ) -> Iterator[Float64[np.ndarray, "batch items"]]:
-    """For each slot the chance of every item to be chosen, given the items above it in some slates.
+    """For each slot, the chance of every item to be chosen given the slate's items above it.
 
-    A row sums to 1, or to 0 where no item is left. `scores` are used up.
+    A row sums to 1, or to 0 if no item is left. `scores` are overwritten.
     """
     rows = np.arange(len(slates))
     for slot in range(slates.shape[1]):
@@ -165,7 +164,7 @@ def chances(
 def of_slates(
     chances: Iterator[Float64[np.ndarray, "batch items"]], slates: Int32[np.ndarray, "batch slots"]
 ) -> Float64[np.ndarray, "batch slots"]:
-    """The chance of each item of some slates out of those of all items; NaN for -1."""
+    """The chance of each item of the slates, picked from the chances of all items; NaN for -1."""
     found, rows = np.full(slates.shape, np.nan), np.arange(len(slates))
     for slot, own in enumerate(chances):
         found[:, slot] = np.where(slates[:, slot] >= 0, own[rows, slates[:, slot]], np.nan)
@@ -173,7 +172,7 @@ def of_slates(
 
 
 def distribution(scores: Float[Tensor, "batch items"], request: Request) -> Float64[np.ndarray, "batch items"]:
-    """The chance of every item to be the next one."""
+    """The chance of every item to be chosen next."""
     found = np.zeros(scores.shape)
     samplers = [request.sampler_of(row) for row in range(len(scores))]
     drawn = request.drawn(np.arange(len(scores)))
@@ -184,7 +183,7 @@ def distribution(scores: Float[Tensor, "batch items"], request: Request) -> Floa
         found[drawn] = logits.softmax(1).nan_to_num().cpu().numpy()
     for rows in (np.flatnonzero(~drawn),) if not drawn.all() else ():
         left = scores[torch.from_numpy(rows).to(scores.device)].cpu()
-        there, first = (left > -torch.inf).numpy(), left.argmax(1).numpy()  # the lower item among equals
+        there, first = (left > -torch.inf).numpy(), left.argmax(1).numpy()  # ties go to the lower item
         found[rows] = mixed(there, first, [samplers[row] for row in rows.tolist()])
     return found
 
@@ -192,7 +191,7 @@ def distribution(scores: Float[Tensor, "batch items"], request: Request) -> Floa
 def mixed(
     permitted: Bool[np.ndarray, "rows items"], first: Int[np.ndarray, "rows"], samplers: Sequence[object]
 ) -> Float64[np.ndarray, "rows items"]:
-    """The chance of every item where the best one (`first`) or, now and then, any permitted one is chosen."""
+    """The chance of every item under epsilon-greedy, whose greedy choice is `first`."""
     epsilon = np.array([one.epsilon if isinstance(one, EpsilonGreedy) else 0.0 for one in samplers])[:, None]
     found = np.where(permitted, epsilon / np.maximum(permitted.sum(1, keepdims=True), 1), 0.0)
     some = np.flatnonzero(permitted.any(1))
@@ -206,17 +205,17 @@ def mixed(
 def _best(
     scores: Scores, slots: Int64[np.ndarray, "rows"]
 ) -> tuple[Int64[np.ndarray, "rows chosen"], Float64[np.ndarray, "rows chosen"]]:
-    """The columns of the highest scores, the lower one among equals, each at propensity 1."""
+    """The columns of the highest scores, with propensity 1; ties go to the lower column."""
     tops = torch.stack([part.amax(-1) for part in scores.passed(None)], 1).flatten(1)
     _finite(tops.numpy())
     kept, width = scores.kept, scores.kept.shape[2]
     most = int(slots.max(initial=0))
-    if most == 1:  # the first of the largest, in the first block that holds it
+    if most == 1:  # the first column with the maximum, in the first block that holds it
         every, block = torch.arange(len(tops)), tops.argmax(1)
         value, place = kept[block // width, every, block % width].max(1)
         only = torch.where((value > -torch.inf) & (torch.from_numpy(slots) > 0), block * BLOCK + place, -1)
         return only.numpy()[:, None], np.ones((len(tops), 1))
-    # The best are in the blocks whose largest scores are the largest.
+    # The best columns are in the blocks with the largest maxima.
     largest, blocks = tops.topk(min(most, tops.shape[1]))
     rows = torch.arange(len(tops))[:, None]
     values, places = kept[blocks // width, rows, blocks % width].flatten(1).topk(min(most + 1, blocks.shape[1] * BLOCK))
@@ -245,7 +244,7 @@ def explore(
     rng: Random,
     permitted: Callable[[int], Bool[np.ndarray, "columns"]],
 ) -> None:
-    """Let random columns take the place of the best ones now and then, in place."""
+    """Apply epsilon-greedy exploration to the best columns, in place."""
     if isinstance(request.sampler, Greedy):
         return
     for place, row in enumerate(rows.tolist()):
@@ -259,16 +258,19 @@ def explore(
 def epsilon_greedy(
     best: Int[np.ndarray, "best"], permitted: Bool[np.ndarray, "items"], epsilon: float, rng: np.random.Generator
 ) -> tuple[Int64[np.ndarray, "best"], Float64[np.ndarray, "best"]]:
-    """For each slot the best item that is left or, with probability epsilon, any of those that are left, all alike.
+    """For each slot the best remaining item or, with probability epsilon, a uniformly random remaining item.
 
     Args:
         best: permitted items, best first: one for each slot.
         permitted: which items may be chosen.
-        epsilon: of each slot.
-        rng: at most two numbers for each slot.
+        epsilon: the probability, per slot.
+        rng: gives at most two numbers per slot.
+
+    Returns:
+        The items and their propensities.
     """
     count, order, place = int(np.count_nonzero(permitted)), best.tolist(), 0
-    chosen: dict[int, None] = {}  # in order, and quick to look into
+    chosen: dict[int, None] = {}  # an ordered set
     propensities, everyone = np.empty(len(order)), None
     for slot in range(len(order)):
         while order[place] in chosen:
@@ -298,12 +300,12 @@ def generator(rng: Random, row: int) -> np.random.Generator:
 def _drawn(
     scores: Scores, slots: Int64[np.ndarray, "rows"], rows: Int64[np.ndarray, "rows"], request: Request, rng: Random
 ) -> tuple[Int64[np.ndarray, "rows chosen"], Float64[np.ndarray, "rows chosen"]]:
-    """Columns drawn one after the other from the softmax over those that are left.
+    """Columns drawn one by one, without replacement, from the softmax over the remaining ones.
 
-    A column's propensity is its weight over the weights of all that were not chosen before (Plackett 1975). One that is
-    drawn again is passed over, which is the same distribution. Where that does not do (hardly any mass is left, or too
-    many draws were passed over), the draw goes on from the columns that were drawn: to draw all anew would favour what
-    needs no completion.
+    A column's propensity is its weight over the total weight of all columns not chosen before (Plackett 1975). Draws
+    are made with replacement, and repeats are skipped, which gives the same distribution. If that is not enough (little
+    mass is left, or too many repeats), the draw continues from the columns drawn so far; starting over would favour
+    slates that need no continuation.
     """
     samplers = [request.sampler_of(row) for row in rows.tolist()]
     scale = np.array([one.temperature for one in samplers if isinstance(one, Softmax)])
@@ -323,7 +325,7 @@ def _drawn(
 def _complete(
     logits: Float64[np.ndarray, "columns"], drawn: dict[int, float], slots: int, rng: np.random.Generator
 ) -> None:
-    """Draw the columns that are missing, in double precision; `logits` are used up."""
+    """Draw the missing columns in double precision; `logits` are overwritten."""
     logits[list(drawn)] = -np.inf
     while len(drawn) < slots and (logits > -np.inf).any():
         count, row = slots - len(drawn), Dense(torch.from_numpy(logits[None]))
@@ -334,9 +336,9 @@ def _complete(
 
 
 def _weighed(scores: Scores, scale: Float64[np.ndarray, "rows"] | None) -> tuple[Weights, Masses]:
-    """e to the power of the scores over `scale`, each block in units of its own; the masses of blocks, all in one unit.
+    """Softmax weights exp(score / scale), each block scaled on its own; and the blocks' masses on a common scale.
 
-    A block's unit is its largest weight, or 1 where the bound on the scores says that there is no need.
+    A block is divided by its largest weight, or not at all if the bound on the scores rules out an overflow.
     """
     parts, rows, blocks = scores.shape
     units, sums = np.ones((rows, parts * blocks)), np.empty((rows, parts, blocks))
@@ -363,12 +365,12 @@ def _finite(tops: Float[np.ndarray, "rows all_blocks"]) -> Float[np.ndarray, "ro
 def _looked_up(
     weights: Weights, masses: Masses, uniforms: Float64[np.ndarray, "rows draws"]
 ) -> tuple[Int64[np.ndarray, "rows draws"], Float64[np.ndarray, "rows draws"]]:
-    """The column that each number falls on, -1 where none is permitted, and the probability of just that draw."""
+    """The column drawn by each uniform number (-1 if no column is permitted), and its probability in one draw."""
     rows, width = np.arange(len(masses))[:, None], weights.shape[2]
     ends = masses.cumsum(1)
     total = ends[:, -1:]
-    # Rows one behind the other, so that one search serves all: the share of a row lies between its number and the next
-    # one. What rounding does to a target moves it by 1e-13 of the mass.
+    # One search serves all rows: the cumulative shares of row r are shifted to the interval from 2 r to 2 r + 1. The
+    # shift's rounding moves a target by 1e-13 of the mass.
     with np.errstate(invalid="ignore"):
         found = np.searchsorted((np.nan_to_num(ends / total) + 2 * rows).ravel(), uniforms + 2 * rows, "right")
     last = (ends < total).sum(1, keepdims=True)
@@ -387,7 +389,7 @@ def _looked_up(
 def _uniforms(
     slots: Int64[np.ndarray, "rows"], rows: Int64[np.ndarray, "rows"], rng: Random
 ) -> Float64[np.ndarray, "rows draws"]:
-    """As many numbers of each row's own as its slots ask for, whoever else is in the batch."""
+    """Uniform numbers per row: from a row's own generator only as many as its own slots need."""
     count = int(slots.max(initial=0)) + SPARE
     if isinstance(rng, np.random.Generator):
         return rng.random((len(rows), count))
@@ -398,10 +400,10 @@ def _uniforms(
 
 
 def _distinct(columns: list[int], shares: list[float], slots: int) -> dict[int, float]:
-    """The first different columns with the chance of each given those before it: as many as these draws tell of.
+    """The first distinct columns of these draws, with the chance of each given those before it; at most `slots`.
 
-    Whether it stops short depends on the columns it returns, and on how often they were drawn again, never on the one
-    that would have come next.
+    Whether it stops early depends only on the returned columns and their repeats, never on the next column, so stopping
+    does not bias the draw.
     """
     chosen: dict[int, float] = {}
     rest = 1.0

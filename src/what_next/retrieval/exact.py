@@ -1,4 +1,4 @@
-"""All items scored by `<point, item>`, and what some have beside, for a batch of points: some thousand at a time."""
+"""Exact search: all items scored by `<point, item>` plus boosts, some thousand items at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -20,18 +20,18 @@ Points = Float32[np.ndarray, "batch dim"]
 Array = np.ndarray | Tensor
 
 WIDTH = 2**13
-"""Items that are scored at a time: fewer cost more calls, more leave the caches (measured with 8 to 128 rows)."""
+"""Items scored at a time: fewer need more calls, more overflow the caches (measured with 8 to 128 rows)."""
 ROWS = 2**24
-"""Scores that are kept at a time: 64 MB."""
+"""Scores kept at a time: 64 MB."""
 NARROW = 8
-"""Where at most one in so many items is permitted, those are scored alone."""
+"""If fewer than 1 / NARROW of the items are permitted, only these are scored."""
 
 
 class ByScore(ABC):
     """A backend for which every item has a score.
 
     Attributes:
-        items: how many there are.
+        items: the number of items.
     """
 
     items: int
@@ -42,26 +42,26 @@ class ByScore(ABC):
 
     @abstractmethod
     def scores(self, points: Points, request: Request) -> Float[Tensor, "batch items"]:
-        """The score of every item; minus infinity where it is not permitted, or not looked at."""
+        """The score of every item; minus infinity if it is forbidden or is not a candidate."""
 
     def chances(
         self, points: Points, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Iterator[Float64[np.ndarray, "batch items"]]:
-        """For each slot the chance of every item to be chosen by `act`, given the items above it in some slates."""
+        """For each slot, the chance of every item to be chosen by `act` given the slate's items above it."""
         return choosing.chances(self.scores(points, request), request, slates)
 
 
 class Table:
-    """Item vectors, and what is made of them once for all searches."""
+    """Item vectors, with layouts and bounds that are computed once for all searches."""
 
     def __init__(self, vectors: Float[Tensor, "items dim"]) -> None:
         self.vectors, self.made_of = vectors.detach(), vectors
         self.memory: dict[int, Tensor] = {}
-        """Of the last call of each thread, for the next one."""
+        """Per thread, the score buffer that its calls reuse."""
 
     @cached_property
     def parts(self) -> Float[Tensor, "parts dim width"]:
-        """The vectors laid out for `Exact.act`: as much memory again as they take."""
+        """The vectors laid out for `Exact.act`; this doubles their memory."""
         count, dim = self.vectors.shape
         parts = max(1, -(-count // WIDTH))
         width = max(1, -(-count // (parts * BLOCK))) * BLOCK
@@ -71,7 +71,7 @@ class Table:
 
     @cached_property
     def array(self) -> Float32[np.ndarray, "items dim"]:
-        """The vectors in the processor's memory: they themselves, where they are there."""
+        """The vectors in main memory, without a copy if they are there already."""
         return self.vectors.float().cpu().numpy()
 
     @cached_property
@@ -81,16 +81,16 @@ class Table:
 
 
 class Exact(ByScore):
-    """Over all items."""
+    """Exact search over all items."""
 
     def __init__(self, vectors: Float[Tensor, "items dim"] | Table, boosts: Boosts | None = None) -> None:
-        """`boosts` are of the very points that are asked about, row by row."""
+        """`boosts`: one row for each row of the points that will be passed in."""
         self.table = vectors if isinstance(vectors, Table) else Table(vectors)
         self.vectors, self.items, self.boosts = self.table.vectors, len(self.table.vectors), boosts
 
     @torch.no_grad()
     def act(self, points: Points, request: Request, rng: Random) -> Product:
-        """See `ByScore.act`. Where few items are permitted, those alone are scored."""
+        """See `ByScore.act`. If few items are permitted, only these are scored."""
         found = nothing(len(points), request.width)
         self.fill(found, np.arange(len(points)), points, request, rng)
         return found
@@ -103,7 +103,7 @@ class Exact(ByScore):
             raise NotFinite(wrong.tolist())
         permitted = request.permitted
         narrow = np.array([self._narrow(some) for some in permitted.rows(rows).sets], np.bool_)
-        narrow = np.broadcast_to(narrow if len(narrow) else np.False_, len(rows))  # one set, or none, is of all rows
+        narrow = np.broadcast_to(narrow if len(narrow) else np.False_, len(rows))  # one set, or none, is for all rows
 
         def scores_of(some: Int64[np.ndarray, "chunk"]) -> _Laid:
             return _Laid(self.table, points[some], permitted.rows(some), self.boosts and self.boosts.rows(some))
@@ -129,7 +129,7 @@ class Exact(ByScore):
         request: Request,
         rng: Random,
     ) -> None:
-        """Fill the slates of some rows from the items that each may be given, ascending."""
+        """Fill the slates of some rows from each row's own permitted items (`left`, ascending)."""
         ids = np.full((len(rows), max(map(len, left), default=0)), -1)
         scores = torch.full(ids.shape, -torch.inf)
         for place, (row, items) in enumerate(zip(rows.tolist(), left, strict=True)):
@@ -203,7 +203,7 @@ class _Laid(Scores):
             scores[forbidden] = -torch.inf
 
     def _forbidden(self, width: int, parts: int) -> list[tuple[Tensor, ...]] | None:
-        """For each part the rows and columns of items that rows are to be given without."""
+        """For each part, the rows and columns of excluded items."""
         if self.permitted.without is None or not self.permitted.without.size:
             return None
         rows, places = np.nonzero(self.permitted.without >= 0)
@@ -212,7 +212,7 @@ class _Laid(Scores):
     def _boosted(
         self, scale: Float[np.ndarray, "rows"] | None, width: int, parts: int
     ) -> list[tuple[Tensor, ...]] | None:
-        """For each part the rows and columns of items whose scores are added to, and what."""
+        """For each part, the rows and columns of boosted items, and the amounts."""
         if self.boosts is None:
             return None
         rows, items, amounts = _placed(self.boosts)
@@ -235,13 +235,13 @@ class _Laid(Scores):
 
 
 def _placed(boosts: Boosts) -> tuple[Int64[np.ndarray, "some"], Int64[np.ndarray, "some"], Float32[np.ndarray, "some"]]:
-    """Rows, items and amounts, where there is anything."""
+    """Rows, items and amounts of all boosts that are not 0."""
     rows, places = np.nonzero((boosts.items >= 0) & (boosts.amounts != 0))
     return rows, boosts.items[rows, places].astype(np.int64, copy=False), boosts.amounts[rows, places]
 
 
 def _add(scores: Float[Tensor, "rows columns"], rows: Array, columns: Array, amounts: Array) -> None:
-    """Add to some scores, to one as often as it stands there. The scores are contiguous."""
+    """Add amounts to scores in place; repeated pairs add up. The scores must be contiguous."""
     rows, columns, amounts = (torch.as_tensor(one, device=scores.device) for one in (rows, columns, amounts))
     scores.view(-1).scatter_add_(0, rows * scores.shape[1] + columns, amounts.to(scores.dtype))
 
@@ -249,7 +249,7 @@ def _add(scores: Float[Tensor, "rows columns"], rows: Array, columns: Array, amo
 def _by_part(
     width: int, parts: int, rows: Int64[np.ndarray, "some"], items: Int64[np.ndarray, "some"], *more: np.ndarray
 ) -> list[tuple[Tensor, ...]]:
-    """For each part of so many items the rows, the columns in it, and what more there is of each."""
+    """For each part of `width` items: the rows, the columns within the part, and the further values."""
     order = np.argsort(items, kind="stable")
     ends = np.searchsorted(items[order], np.arange(parts + 1) * width).tolist()
     found = []
@@ -261,10 +261,10 @@ def _by_part(
 
 
 class Rescored(ByScore):
-    """The best items by inner product, put in order anew by what costs more."""
+    """Two stages: the best items by inner product, reranked by a more expensive score."""
 
     def __init__(self, exact: Exact, ranked: Ranked) -> None:
-        """`ranked` is of the very points that are asked about, row by row."""
+        """`ranked`: one row for each row of the points that will be passed in."""
         self.exact, self.ranked, self.items = exact, ranked, exact.items
 
     def act(self, points: Points, request: Request, rng: Random) -> Product:
@@ -275,7 +275,7 @@ class Rescored(ByScore):
 
     @torch.no_grad()
     def scores(self, points: Points, request: Request) -> Float[Tensor, "batch items"]:
-        """See `ByScore.scores`: the best items stay before all others, in the order of their new scores."""
+        """See `ByScore.scores`: the reranked items stay above all others, ordered by their new scores."""
         assert self.ranked.rescore is not None
         scores, count = self.exact.scores(points, request), min(self.ranked.rescored, self.items)
         step = max(1, ROWS // max(1, self.items, count * self.exact.vectors.shape[1]))
@@ -287,14 +287,14 @@ class Rescored(ByScore):
             if count < self.items:
                 rest = part.scatter(1, candidates, -torch.inf).amax(1, keepdim=True)
                 lowest = again.masked_fill(torch.isneginf(again), torch.inf).amin(1, keepdim=True)
-                # Those that were not asked about follow, however they were scored.
+                # Shift the items that were not rescored below all that were.
                 part += torch.where(torch.isfinite(rest) & torch.isfinite(lowest), lowest - rest - 1, 0)
             part.scatter_(1, candidates, again)
         return scores
 
 
 def left_of(items: Int32[np.ndarray, "known"], permitted: Permitted, row: int) -> Int32[np.ndarray, "left"]:
-    """The items without those that a row may not be given."""
+    """The items without those excluded for the row."""
     if permitted.without is None:
         return items
     return items[np.isin(items, permitted.without[row], invert=True)]

@@ -1,4 +1,4 @@
-"""The items that a batch of proposals may be answered with, and the choice among them, slot by slot."""
+"""The candidate items of a batch of proposals, and the choice among them slot by slot."""
 
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ Matches = tuple[Pairs, Pairs, Pairs]
 class Pool:
     """Candidate items of each row, as one long list of pairs grouped by row.
 
-    `place` is INSIDE for an item in the box, the attribute for one that only that attribute, relaxed, lets in, and
-    OUTSIDE for one that is there because it is near. `distances` are squared; infinite where no row needs them.
+    `place` is INSIDE for an item in the box; for an item that matches only if one attribute is relaxed, that attribute;
+    and OUTSIDE for a near item that does not match. `distances` are squared; infinite if they are not needed.
     """
 
     offsets: Int64[np.ndarray, "rows_plus_1"]
@@ -30,17 +30,17 @@ class Pool:
     items: Pairs
     place: Pairs
     distances: Float64[np.ndarray, "pairs"]
-    left: Bool[np.ndarray, "pairs"]  # not chosen yet; the one thing that changes
+    left: Bool[np.ndarray, "pairs"]  # not chosen yet; the only field that changes
 
     def count(self, chosen: Bool[np.ndarray, "pairs"]) -> Rows:
-        """How many pairs of each row a mask holds."""
+        """The number of each row's pairs in a mask."""
         totals = np.concatenate([[0], np.cumsum(chosen)])
         return np.asarray(totals[self.offsets[1:]] - totals[self.offsets[:-1]])
 
     def eligible(self, attribute: Rows) -> tuple[Bool[np.ndarray, "pairs"], Rows]:
-        """The pairs to draw from when this attribute is relaxed, and how many of them match.
+        """The pairs to draw from when the attribute is relaxed, and the number of matches.
 
-        Where none matches, the nearest ones.
+        Without a match, the nearest pairs.
         """
         chosen = self.left & ((self.place == INSIDE) | (self.place == attribute[self.rows]))
         matches = self.count(chosen)
@@ -57,7 +57,7 @@ class Pool:
         return np.where(ranks < 0, -1, np.searchsorted(totals, before + ranks + 1))
 
     def best(self, positions: Ranks, values: Float64[np.ndarray, "rows candidates"]) -> Rows:
-        """The position of the highest value in each row, the lower item among equals; -1 where there is none."""
+        """The position of the highest value in each row; ties go to the lower item; -1 for an empty row."""
         values = np.where(positions < 0, -np.inf, values)
         tied = (values == values.max(axis=1, keepdims=True)) & (positions >= 0)
         items = np.where(tied, self.items[positions], np.iinfo(np.int64).max)
@@ -68,21 +68,21 @@ class Pool:
 class Rule:
     """How to choose for some rows of a batch, with the draws already made."""
 
-    attributes: Int64[np.ndarray, "rows slots"]  # the one that is relaxed at each step
+    attributes: Int64[np.ndarray, "rows slots"]  # the relaxed attribute of each slot
     uniforms: Float64[np.ndarray, "rows slots candidates"] | None  # None: greedy
-    candidates: int  # of which the best by score is taken; 1 without a score
+    candidates: int  # the best of so many by score is taken; 1 without a score
     score: Score | None
-    averaged: int  # attributes that may be drawn: 1 stands for all where none is relaxed
+    averaged: int  # attributes that may be relaxed; 1 without relaxation
 
 
 def choose(pool: Pool, rule: Rule, found: Product, rows: slice) -> None:
-    """Fill the slates of some rows, item after item, without replacement; they start as nothing."""
+    """Fill the empty slates of some rows, slot by slot, without replacement."""
     if not len(pool.items):
         return
     items, matches, fallback = found.items[rows], found.matches[rows], found.fallback[rows]
     propensities = None if found.propensities is None else found.propensities[rows]
     scores = None
-    if rule.score is not None and propensities is not None:  # a propensity ranks all of the pool
+    if rule.score is not None and propensities is not None:  # a propensity needs the whole pool's ranking
         scores = checked(rule.score(pool.rows, pool.items))
     for slot in range(rule.attributes.shape[1]):
         attribute = rule.attributes[:, slot]
@@ -105,12 +105,12 @@ def choose(pool: Pool, rule: Rule, found: Product, rows: slice) -> None:
 
 
 def chances(pool: Pool, rule: Rule, scores: Float[np.ndarray, "pairs"] | None) -> Float64[np.ndarray, "pairs"]:
-    """The probability of every item of the pool to be the next one: the mean over the attribute that may be drawn."""
+    """The probability of every item of the pool to be chosen next: the mean over the attributes that may be relaxed."""
     found = np.zeros(len(pool.rows))
     for attribute in range(rule.averaged):
         chosen, _ = pool.eligible(np.full(len(pool.offsets) - 1, attribute))
         pairs, size, worse = np.flatnonzero(chosen), pool.count(chosen), np.zeros(1, np.int64)
-        if scores is not None:  # the worst first, the higher item among equals
+        if scores is not None:  # worst first; ties: higher item first
             pairs = pairs[np.lexsort((-pool.items[pairs], scores[pairs], pool.rows[pairs]))]
             worse = np.arange(len(pairs)) - np.searchsorted(pool.rows[pairs], pool.rows[pairs])
         found[pairs] += best_of_sample(worse, size[pool.rows[pairs]], rule.candidates)
@@ -118,7 +118,7 @@ def chances(pool: Pool, rule: Rule, scores: Float[np.ndarray, "pairs"] | None) -
 
 
 def _best(pool: Pool, positions: Ranks, score: Score | None, scores: Float[np.ndarray, "pairs"] | None) -> Rows:
-    """The position that wins in each row: the only one, or the best by score."""
+    """The winning position in each row: the first, or the best by score."""
     if score is None:
         return positions[:, 0]
     valid = positions >= 0
@@ -131,7 +131,7 @@ def _best(pool: Pool, positions: Ranks, score: Score | None, scores: Float[np.nd
 
 
 def checked(scores: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
-    """The scores, all of them numbers."""
+    """The scores; a `ValueError` if one is NaN."""
     if np.isnan(scores).any():
         raise ValueError("a score is not a number")
     return scores
@@ -151,9 +151,9 @@ def sample_ranks(uniforms: Float64[np.ndarray, "rows candidates"], sizes: Rows) 
 
 
 def best_of_sample(worse: Int64[np.ndarray, "#rows"], size: Rows, candidates: int) -> Float64[np.ndarray, "rows"]:
-    """The probability that an item above `worse` of `size` is the best of a sample without replacement.
+    """The probability that an item is the best of `candidates` drawn without replacement from `size` items.
 
-    `C(worse, k - 1) / C(size, k)`, as a product; for one candidate `1 / size`.
+    `worse` of the items rank below it: `C(worse, k - 1) / C(size, k)`, as a product; for one candidate `1 / size`.
     """
     candidate_count = np.minimum(candidates, size)
     probability: Float64[np.ndarray, rows] = candidate_count / np.maximum(size, 1)
@@ -164,7 +164,7 @@ def best_of_sample(worse: Int64[np.ndarray, "#rows"], size: Rows, candidates: in
 
 
 def fewest(rows: Pairs, place: Pairs, averaged: int, batch: int, drawn: Int64[np.ndarray, "rows slots"] | None) -> Rows:
-    """The least number of matches over the attributes that are drawn, or over all that may be."""
+    """The smallest number of matches of each row over the drawn attributes (None: over all that may be drawn)."""
     width = averaged + 1
     counts = np.bincount(rows * width + place + 1, minlength=batch * width).reshape(batch, width)
     matches = counts[:, :1] + counts[:, 1:]
@@ -176,7 +176,7 @@ def fewest(rows: Pairs, place: Pairs, averaged: int, batch: int, drawn: Int64[np
 def merged(
     matches: tuple[Pairs, Pairs, Pairs], near: Int64[np.ndarray, "near"], items: Int64[np.ndarray, "near"], width: int
 ) -> tuple[Int64[np.ndarray, "merged"], Int64[np.ndarray, "merged"], Int64[np.ndarray, "merged"]]:
-    """The matches and those near items that are not among them, by row, then item."""
+    """The matches and the near items that do not match, by row, then item."""
     keys = np.concatenate([matches[0] * width + matches[1], near * width + items])
     keys, first = np.unique(keys, return_index=True)
     place = np.concatenate([matches[2], np.full(len(near), OUTSIDE)])[first]

@@ -1,4 +1,4 @@
-"""A slate slot by slot: each item that is chosen keeps like ones away from the slots that follow."""
+"""Slates filled slot by slot: each chosen item lowers the scores of similar items in later slots."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -14,15 +14,15 @@ from what_next.retrieval.exact import ByScore, Exact
 from what_next.types import Greedy, Product, Random, Request, Softmax
 
 ROWS = 64
-"""Slates that are made at a time: their scores stay in the processor's cache."""
+"""Slates made at a time: their scores stay in the processor's cache."""
 SQUARE = 4096
-"""Items up to which the likeness of all pairs is kept: 64 MB."""
+"""Largest catalogue for which the similarity of all pairs is kept: 64 MB."""
 
 
 class SlotBySlot(ByScore):
-    """Over all items; scores fall by the point's last entry times the likeness to each item that was chosen.
+    """Exact search in which an item's score falls by the point's last entry times its similarity to each chosen item.
 
-    The likeness of two items is the inner product of their traits.
+    The similarity (`likeness`) of two items is the inner product of their traits.
     """
 
     def __init__(self, exact: Exact, traits: Float[Tensor, "items traits"]) -> None:
@@ -30,11 +30,11 @@ class SlotBySlot(ByScore):
 
     @cached_property
     def pairs(self) -> Float[Tensor, "items items"]:
-        """The likeness of all pairs, of a catalogue that is small enough."""
+        """The similarity of all pairs of items, for a catalogue of at most `SQUARE` items."""
         return self.traits @ self.traits.T
 
     def likeness(self, items: Int64[Tensor, "rows"]) -> Float[Tensor, "rows items"]:
-        """Of some items to all."""
+        """The similarity of some items to all items."""
         return self.pairs[items] if self.items <= SQUARE else self.traits[items] @ self.traits.T
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ class SlotBySlot(ByScore):
     def _alike(
         self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: np.random.Generator | None
     ) -> Product:
-        """Slates of rows that all ask for the same, some at a time: drawn from the softmax by `rng`, or the best."""
+        """Slates of rows with the same slots and sampler, some at a time: softmax draws by `rng`, or greedy if None."""
         found, rows = choosing.nothing(len(points), request.width), np.arange(len(points))
         assert found.propensities is not None
         assert found.scores is not None
@@ -71,7 +71,7 @@ class SlotBySlot(ByScore):
             weights = self.weights(points[part])
             for slot in range(request.width):
                 here = scores.cpu().numpy()
-                if rng is None:  # NumPy finds the largest of a row in a tenth of the time
+                if rng is None:  # NumPy's argmax takes a tenth of PyTorch's time
                     items, chances = here.argmax(1), np.ones(len(part))
                 else:
                     assert isinstance(request.sampler, Softmax)
@@ -87,7 +87,7 @@ class SlotBySlot(ByScore):
 
     @torch.no_grad()
     def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
-        """See `ByScore.scores`: those of the first slot."""
+        """See `ByScore.scores`: the scores of the first slot."""
         return self.exact.scores(points, request)
 
     @torch.no_grad()
@@ -101,7 +101,7 @@ class SlotBySlot(ByScore):
             self._take(scores, points, slates[:, slot], weights)
 
     def weights(self, points: Float32[np.ndarray, "batch dim"]) -> Float[Tensor, "batch items"] | None:
-        """How much each item counts, as one that is chosen and as one that likeness keeps away; None: all do alike."""
+        """A weight per item, which multiplies similarities on both sides; None: all weights are 1."""
         return None
 
     def _take(
@@ -111,7 +111,7 @@ class SlotBySlot(ByScore):
         items: Int32[np.ndarray, "batch"],
         counts: Float[Tensor, "batch items"] | None,
     ) -> None:
-        """Scores once each row has taken an item, in place; of a row without one they stay."""
+        """Update the scores in place after each row took an item; a row with item -1 does not change."""
         there = items >= 0
         chosen = torch.from_numpy(np.where(there, items, 0).astype(np.int64)).to(scores.device)
         weights = torch.from_numpy(np.where(there, -points[:, -1], 0).astype(np.float32)).to(scores)
@@ -125,16 +125,16 @@ class SlotBySlot(ByScore):
 
 
 class Priced(SlotBySlot):
-    """Scores are chances of clicks times what is left of a click once its effects are paid for.
+    """Scores are click probabilities times the value of a click minus the cost of its effects on the user's state.
 
-    Of item i it is `p_i * (1 - <prices + a * numbers, e_i> - w * sum_j p_j <e_i, e_j>)` over the items j that stand in
-    the slate: what a click is worth if the value of what comes next falls by the prices with each unit of the numbers
-    that effects change, and with their square: by `a` what they are, by `w` what the slate adds. A point is the one of
-    the log odds of clicks, then the numbers, the prices, a, w.
+    The score of item i is `p_i * (1 - <prices + a * numbers, e_i> - w * sum_j p_j <e_i, e_j>)` over the items j already
+    in the slate. A click on i changes the user's state (`numbers`) by its effects e_i. Future value falls linearly in
+    the numbers, by `prices`, and quadratically: `a` weighs their current values, `w` the changes by the slate itself. A
+    point holds the vector whose inner products are the clicks' log odds, then numbers, prices, a and w.
     """
 
     def weights(self, points: Float32[np.ndarray, "batch dim"]) -> Float[Tensor, "batch items"]:
-        """See `SlotBySlot.weights`: the chances of a click."""
+        """See `SlotBySlot.weights`: the click probabilities."""
         vectors = self.exact.vectors
         return (torch.from_numpy(points[:, : vectors.shape[1]]).to(vectors) @ vectors.T).sigmoid_()
 
@@ -150,7 +150,7 @@ class Priced(SlotBySlot):
 def drawn(
     scores: Float32[np.ndarray, "rows items"], temperature: float, rng: np.random.Generator
 ) -> tuple[Int64[np.ndarray, "rows"], Float64[np.ndarray, "rows"]]:
-    """One item of each row, drawn from the softmax of its scores, and its chance; any item where none is left."""
+    """One item per row, drawn from the softmax of its scores, and its chance; an arbitrary item if none is left."""
     top = np.maximum(scores.max(1, keepdims=True), np.finfo(np.float32).min)
     sums = np.exp((scores - top) / temperature, dtype=np.float64).cumsum(1)
     total = sums[:, -1]

@@ -1,4 +1,4 @@
-"""The service: an engine that answers, a store that keeps, and an endpoint for both."""
+"""The service: an engine that answers, a store that persists, and the HTTP endpoint in front of both."""
 
 import logging
 from importlib.util import find_spec
@@ -19,4 +19,4 @@ for _name in (
         raise MissingExtraError(_name, "serve", "the service")
 
 logger = logging.getLogger(__name__)
-"""What whoever runs the service is told."""
+"""Messages for the operator of the service."""

@@ -1,6 +1,6 @@
-"""Back-ups of a service: its store, models and setup, taken while it runs, and put back in their places.
+"""Back-ups of a running service (store, models and setup), and their restoration.
 
-What is put back may be of somebody else's making, so it is checked.
+A back-up may come from an untrusted source, so restoring checks its contents.
 """
 
 import gzip
@@ -35,7 +35,7 @@ from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside
 from what_next.training.card import card_path
 
 SQLITE, POSTGRESQL, MODELS = "store.sqlite", "store.dump", "models.tar.gz"
-"""Names in a back-up: the store as a file of SQLite or as `pg_dump` wrote it, and models."""
+"""File names in a back-up: the store as an SQLite file or as a `pg_dump` file, and the models."""
 OTHERS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' "
     "AND pid <> pg_backend_pid()"
@@ -43,31 +43,33 @@ OTHERS = (
 SUMS = "SHA256SUMS"
 """The checksums of all other files, as `sha256sum --check` reads them."""
 VERSIONS, OWN = "versions", "agent"
-"""Folders among the models: the deployed ones, and the files of the setup's own agent."""
+"""Folders in the archive of models: the deployed versions, and the files of the setup's own agent."""
 FILES = (AGENT, CATALOGUE, CRITIC, CARD)
-"""Files of a version."""
+"""Files of a deployed version."""
 FOLDER = re.compile(rf"{OWN}|{VERSIONS}(/{VERSION.pattern})?")
 FILE = re.compile(rf"{OWN}/[^/.][^/]*|{VERSIONS}/{VERSION.pattern}/({'|'.join(map(re.escape, FILES))})")
-"""What an archive of models holds, and nothing else."""
+"""The only folders and files that an archive of models may hold."""
 MOST, RATIO, SMALL = 10_000, 100, 2**26
-"""Members of an archive, at most; and how many times its own size it may hold, where that is more than `SMALL`."""
+"""Most members of an archive; its unpacked size is at most `RATIO` times the packed one, or `SMALL` bytes if more."""
 TRIES = 3
-"""How often store and models are kept, where another version is deployed each time meanwhile."""
+"""Attempts at copying store and models without a deployment in between."""
 AT_ONCE = 2**20
-"""Bytes that are read at once, at most: a header that says it is larger is no header."""
+"""Most bytes of one read of an archive; a header that asks for more is invalid."""
 AGAIN = "nothing was changed; take another back-up"
 BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError, RecursionError)
-"""What reading an archive raises that is no archive."""
+"""Exceptions from reading an invalid archive."""
 
 
 def back_up(file: Path, setup: Setup, folder: Path) -> Path:
-    """Write `folder / TIME`, under another name first: a folder of that name is whole.
+    """Write a back-up to `folder / TIME`, atomically: it is written under another name and then renamed.
 
-    `file` is that of the setup, which is copied; `folder` is made where it is missing. Only the owner may read the new
-    back-up, which is returned.
+    `file` is the setup's file, which is copied; `folder` is created if missing. Only the owner can read the back-up.
+
+    Returns:
+        The back-up's folder.
 
     Raises:
-        ModelError: a deployed version is damaged; the back-up is there, without that version.
+        ModelError: a deployed version is damaged; the back-up was written without that version.
         StoreError: there is no store, it cannot be read, or `pg_dump` failed.
         SaveError: the back-up could not be written; nothing is left of it.
     """
@@ -92,21 +94,21 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
 
 
 def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
-    """Put a back-up in the place of a setup's store and models. The service must be stopped.
+    """Restore the store and models of a setup from a back-up. The service must be stopped.
 
-    Models that are there stay as they are. What is written gets the owner of the folder that it is written into, so
-    that the service can read what an administrator restores.
+    Existing models are not overwritten. Restored files get the owner of their folder, so that the service can read what
+    an administrator restores.
 
-    With `replace`, a store that is there gives way: a file of SQLite is moved aside, and the tables of a PostgreSQL
+    With `replace`, an existing store is replaced: an SQLite file is moved aside, and the tables of a PostgreSQL
     database are replaced in one transaction.
 
     Returns:
-        Where the SQLite file lies now that was there; None where there was none.
+        The new path of the SQLite file that was moved aside; None if there was none.
 
     Raises:
-        ModelError: a version in it is damaged; all else is restored.
-        StoreError: the back-up is not whole or of the other database, or a store is in the way or in use.
-        SaveError: something could not be written. The store that was there is as it was.
+        ModelError: a version in the back-up is damaged; everything else is restored.
+        StoreError: the back-up is incomplete or of the other database, or a store exists already or is in use.
+        SaveError: something could not be written. The existing store is unchanged.
     """
     check(backup)
     with closing(connect(store_of(setup))) as backend:
@@ -133,7 +135,7 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
 
 
 def _put_back_file(setup: Setup, backend: Backend, kept: Path, replace: bool) -> tuple[list[str], Path | None]:
-    """What is wrong with versions that were left out, and where the file lies that was there."""
+    """Restore an SQLite store; returns messages about damaged versions, and the path of the file moved aside."""
     check_store(kept)
     file = Path(backend.where)
     _free(file, replace)
@@ -141,7 +143,7 @@ def _put_back_file(setup: Setup, backend: Backend, kept: Path, replace: bool) ->
 
 
 def _put_back_tables(setup: Setup, backend: Backend, kept: Path, replace: bool) -> tuple[list[str], None]:
-    """What is wrong with versions that were left out."""
+    """Restore a PostgreSQL store; returns messages about damaged versions."""
     version = check_dump(kept)
     there = _tables(backend, replace)
     damaged = unpack(setup, kept.with_name(MODELS))
@@ -158,7 +160,7 @@ def _now() -> str:
 
 
 def _named(aside: Path, whole: Path) -> Path:
-    """Give a back-up its name; where another one of its second has that, the name of a later second."""
+    """Rename a back-up to its final name, or to that of a later second if the name is taken."""
     while True:
         try:
             return aside.rename(whole)
@@ -170,11 +172,11 @@ def _named(aside: Path, whole: Path) -> Path:
 
 
 def _keep(setup: Setup, folder: Path) -> list[str]:
-    """Store and models; returns what is wrong with versions that were left out.
+    """Copy store and models; returns messages about damaged versions, which are left out.
 
-    The models come after the store: every version that it names is there by then. The loop removes old ones when it
-    deploys another, though, and with them perhaps the one that answered when the store was kept: then both are kept
-    once more.
+    The models are copied after the store, so that every version that the store names exists. But the loop removes old
+    versions when it deploys a new one, perhaps the one that was current when the store was copied. So if the current
+    version changed meanwhile, both are copied again.
     """
     for _ in range(TRIES):
         answers = _answering(setup)
@@ -186,7 +188,7 @@ def _keep(setup: Setup, folder: Path) -> list[str]:
 
 
 def _answering(setup: Setup) -> str | None:
-    """The deployed version; None: there is none, or the store cannot be read, which keeping it tells better."""
+    """The deployed version; None if there is none, or if the store is unreadable, which copying it reports."""
     with suppress(StoreError), closing(connect(store_of(setup))) as backend:
         if not backend.sqlite or Path(backend.where).is_file():
             ours = tables.deployments.c
@@ -204,12 +206,12 @@ def _keep_store(setup: Setup, folder: Path) -> None:
                 raise missing(backend)
         if not backend.sqlite:
             words = ["--format=custom", "--no-owner", "--no-privileges", f"--file={folder / POSTGRESQL}"]
-            own = [f"--table={name}" for name in tables.metadata.tables]  # whatever else is there belongs to others
+            own = [f"--table={name}" for name in tables.metadata.tables]  # other tables are not ours
             _postgresql("pg_dump", [*words, *own], "no back-up was made", backend.engine.url)
 
 
 def _seal(folder: Path) -> None:
-    """The checksums of all files; only their owner may read them, and they are on the disk."""
+    """Write the checksums of all files, make the files readable for their owner only, and flush them to disk."""
     (folder / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())))
     for path in folder.iterdir():
         path.chmod(0o600)
@@ -218,13 +220,13 @@ def _seal(folder: Path) -> None:
 
 
 def _copied(file: Path, to: Path) -> None:
-    """One moment of a SQLite store: all pages in one read transaction, for which nobody waits."""
+    """Copy a consistent snapshot of an SQLite store in one read transaction, which does not block writers."""
     if not file.is_file():
         raise StoreError(f"{file}: there is no store; serve first (what-next serve), or name it with server.store")
     try:
         with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to)) as copy:
             source.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+            copy.execute("PRAGMA journal_mode = DELETE")  # a single file, without a write-ahead log
             (found,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.Error as error:
         if not is_damaged(error):
@@ -236,37 +238,37 @@ def _copied(file: Path, to: Path) -> None:
 
 
 def _free(file: Path, replace: bool) -> None:
-    """Raises a `StoreError` where a file of SQLite is in the way, or somebody has it open."""
+    """Raise a `StoreError` if an SQLite file exists already and may not be replaced, or is in use."""
     if not file.exists():
         return
     if not replace:
         raise StoreError(f"{file}: is there already; nothing was changed; give --replace to move it aside")
     try:
         with closing(sqlite3.connect(file, timeout=0)) as opened:
-            opened.execute("PRAGMA journal_mode = DELETE")  # which SQLite refuses while others have it open
+            opened.execute("PRAGMA journal_mode = DELETE")  # SQLite refuses this while others have the file open
     except sqlite3.OperationalError as error:
         raise StoreError(f"{file}: is in use ({error}); nothing was changed; stop the service first") from error
     except sqlite3.DatabaseError:
-        pass  # it is damaged: that is what restoring is for
+        pass  # a damaged store may be replaced
 
 
 def _placed(kept: Path, file: Path) -> Path | None:
-    """The kept file in its place; returns where the one lies that was there."""
+    """Put the file of the back-up in place; returns the path of the existing file, which is moved aside."""
     file.parent.mkdir(parents=True, exist_ok=True)
     aside, before = file.with_name(f".{file.name}.restored"), file.with_name(f"{file.name}.before-{_now()}")
     there = file.exists()
     try:
         with _full_at(file):
             shutil.copyfile(kept, aside)
-            aside.chmod(0o600)  # people's histories are nobody else's
+            aside.chmod(0o600)  # users' histories are private
             give_to_owner(aside, file.parent)
             sync(aside)
         if there:
-            try:  # a second name, so that at no moment there is none at its own
+            try:  # a hard link, so that the store's own name always exists
                 before.hardlink_to(file)
-            except OSError:  # some disks have no links
+            except OSError:  # some file systems have no hard links
                 file.rename(before)
-        for ending in ("-wal", "-shm"):  # the log of another file would be played into this one
+        for ending in ("-wal", "-shm"):  # else SQLite would apply the old file's log to the new file
             old = file.with_name(file.name + ending)
             if old.exists():
                 old.rename(f"{before}{ending}")
@@ -279,7 +281,7 @@ def _placed(kept: Path, file: Path) -> Path | None:
 
 @contextmanager
 def _full_at(place: Path) -> Iterator[None]:
-    """A full disk is told by what was written there: copying names what was read, and unpacking names nothing."""
+    """Name `place` in errors of a full disk: copying names the source instead, and unpacking names no file."""
     try:
         yield
     except OSError as error:
@@ -289,7 +291,7 @@ def _full_at(place: Path) -> Iterator[None]:
 
 
 def _tables(backend: Backend, replace: bool) -> bool:
-    """Whether a PostgreSQL database holds a store; a `StoreError` where it is in the way, or others are connected."""
+    """Whether a PostgreSQL database holds a store; a `StoreError` if that must not be replaced, or is in use."""
     with backend.explained(), backend.reader.connect() as link:
         there = version_of(link, backend.where) is not None
         others = link.exec_driver_sql(OTHERS).scalar_one()
@@ -302,10 +304,10 @@ def _tables(backend: Backend, replace: bool) -> bool:
 
 
 def _postgresql(program: str, words: Sequence[str], after: str, url: URL | None = None) -> str:
-    """Run a program of PostgreSQL, on a database where it works on one; returns what it printed.
+    """Run a PostgreSQL program, on the database of `url` if given; returns its output.
 
-    The password goes into its environment, since others see command lines. `after` says what became of the task where
-    the program fails.
+    The password is passed in the environment, because other users can see command lines. `after` ends the message of a
+    failure: it says what state things are in.
     """
     command, known = [str(Path(os.environ.get("PG_BIN", "")) / program), *words], dict(os.environ)
     if url is not None:
@@ -330,23 +332,23 @@ def _postgresql(program: str, words: Sequence[str], after: str, url: URL | None 
 
 
 class _Bounded(gzip.GzipFile):
-    """Takes no header's word for how much memory it needs."""
+    """Limits the size of one read, because a tar header may claim any size."""
 
     def read(self, size: int | None = -1) -> bytes:
-        """So many bytes, or fewer at the end."""
+        """At most `size` bytes; a `ReadError` if that is more than `AT_ONCE`."""
         if size is None or not 0 <= size <= AT_ONCE:
             raise tarfile.ReadError("a header that is too large")
         return super().read(size)
 
 
 def pack(setup: Setup, to: Path) -> list[str]:
-    """The deployed versions, and the files of the setup's agent; returns what is wrong with those left out.
+    """Archive the deployed versions and the setup's agent; returns messages about damaged versions, which are left out.
 
     Raises:
-        StoreError: what was written is none that `unpack` takes.
+        StoreError: `unpack` would refuse the archive.
     """
     size, damaged = _packed(setup, to, level=9)
-    if size > max(SMALL, RATIO * to.stat().st_size):  # tables of nothing but 0, which restoring would not take
+    if size > max(SMALL, RATIO * to.stat().st_size):  # such as tables of zeros; restoring would refuse the ratio
         _, damaged = _packed(setup, to, level=0)
     try:
         with _Bounded(to) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
@@ -358,14 +360,14 @@ def pack(setup: Setup, to: Path) -> list[str]:
 
 
 def _packed(setup: Setup, to: Path, level: int) -> tuple[int, list[str]]:
-    """How many bytes went into the archive; and what is wrong with versions left out."""
+    """The number of bytes that were archived, and messages about damaged versions."""
     agent, versions, damaged = setup.model_agent_path, versions_folder(setup), []
-    # A link is kept as what it leads to.
+    # Links are archived as the files that they point to.
     with tarfile.open(to, "w:gz", dereference=True, compresslevel=level) as models:
         for place in sorted(versions.iterdir()) if versions.is_dir() else ():
-            if not place.is_dir() or not VERSION.fullmatch(place.name):  # such as what is being written there
+            if not place.is_dir() or not VERSION.fullmatch(place.name):  # such as a version that is being written
                 continue
-            with ExitStack() as stack:  # what is open can be read, though the loop removes it meanwhile
+            with ExitStack() as stack:  # open files stay readable if the loop removes them
                 try:
                     there = [path for name in FILES if (path := place / name).is_file()]
                     files = [stack.enter_context(path.open("rb")) for path in there]
@@ -383,13 +385,13 @@ def _packed(setup: Setup, to: Path, level: int) -> tuple[int, list[str]]:
 
 
 def unpack(setup: Setup, models: Path) -> list[str]:
-    """Versions and the agent's files, all aside first; those that are there stay as they are.
+    """Unpack versions and the agent's files into temporary folders, then move them; existing ones are not overwritten.
 
     Returns:
-        What is wrong with the versions that were left out.
+        Messages about damaged versions, which are left out.
 
     Raises:
-        StoreError: the archive is none of ours, or damaged; nothing was written.
+        StoreError: the archive is not one of ours, or is damaged; nothing was written.
     """
     damaged: list[str] = []
     targets = {VERSIONS: versions_folder(setup), OWN: setup.model_agent_path.parent}
@@ -405,7 +407,7 @@ def unpack(setup: Setup, models: Path) -> list[str]:
         asides = {VERSIONS: versions, OWN: own}
         try:
             with _Bounded(models) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
-                for member in list(_members(packed, models, models)):  # all are looked at before one is written
+                for member in list(_members(packed, models, models)):  # all are checked before the first is written
                     name = member.name.partition("/")[0]
                     with _full_at(targets[name]):
                         packed.extract(member, asides[name], filter="data")
@@ -428,9 +430,9 @@ def unpack(setup: Setup, models: Path) -> list[str]:
 
 
 def _members(packed: tarfile.TarFile, models: Path, told: Path) -> Iterator[tarfile.TarInfo]:
-    """The files, as long as they are what a back-up holds: plain ones, of known names, and not too many bytes.
+    """The files of an archive; a `StoreError` unless all are plain files of known names, within the limits.
 
-    `models` is the archive, `told` what messages name.
+    `models` is the archive; `told` is the path that messages name.
     """
     room, size = max(SMALL, RATIO * models.stat().st_size), 0
     for count, one in enumerate(packed):
@@ -445,7 +447,7 @@ def _members(packed: tarfile.TarFile, models: Path, told: Path) -> Iterator[tarf
 
 
 def check(backup: Path) -> None:
-    """Raises a `StoreError` where a back-up is not as it was written."""
+    """Raise a `StoreError` if a back-up does not match its checksums."""
     try:
         if inside := sorted(path.parent for path in backup.glob(f"*/{SUMS}")):
             raise StoreError(f"{backup}: is no back-up, but holds some; give one of them, such as {inside[-1]}")
@@ -466,7 +468,7 @@ def check(backup: Path) -> None:
 
 
 def check_store(file: Path) -> None:
-    """Raises a `StoreError` where a file is no whole store of SQLite, or one of a newer version."""
+    """Raise a `StoreError` if a file is not an intact SQLite store, or is of a newer version."""
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as store:
             store.execute("PRAGMA trusted_schema = OFF")
@@ -480,7 +482,7 @@ def check_store(file: Path) -> None:
 
 
 def check_dump(file: Path) -> str:
-    """The version of the store that `pg_dump` wrote; a `StoreError` where it is none, or one of a newer version."""
+    """The store's version in a `pg_dump` file; a `StoreError` if it is not a store, or of a newer version."""
     listed = _postgresql("pg_restore", ["--list", str(file)], AGAIN)
     rows = _postgresql("pg_restore", ["--data-only", "--table=alembic_version", "--file=-", str(file)], AGAIN)
     version = re.search(r"^COPY \S*alembic_version \(version_num\) FROM stdin;\n(.*)$", rows, re.MULTILINE)
@@ -498,7 +500,7 @@ def _check_version(file: Path, version: str | None) -> None:
 
 
 def give_to_owner(path: Path, folder: Path) -> None:
-    """Give what an administrator wrote to the owner of the folder that it goes into."""
+    """If run by root, give files to the owner of the folder that they go into."""
     if os.geteuid() == 0:
         owner = folder.stat()
         for one in (path, *path.rglob("*")):

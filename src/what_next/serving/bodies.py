@@ -1,6 +1,6 @@
-"""What clients send, with the bounds of every value, and how it becomes what the other parts take.
+"""Request bodies, with the bounds of every value, and their conversion for the engine and the store.
 
-The models check what comes and make the schema: a bound stands here alone.
+The models both validate requests and generate the schema, so each bound is stated once, here.
 """
 
 from collections import Counter
@@ -18,22 +18,22 @@ from what_next.serving.store.records import AddFeedback, EventRow
 from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
 SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000
-"""Most items of an answer, ids of a list of allowed or blocked items, ranges, and sizes of batches."""
+"""Most items of an answer, ids in `allowed` or `blocked`, ranges, and requests and events of a batch."""
 LONGEST, FARTHEST = 2**31 * 1.0, 2**63 * 1.0
-"""No number about a situation, and no attribute, which may be a time in nanoseconds, is larger."""
+"""Largest number in a context, and largest attribute, which may be a time in nanoseconds."""
 ATTRIBUTES = 1000
-"""Most attributes of an item: a catalogue has one for each of many words."""
+"""Most attributes of an item: a catalogue may have one for each of many words."""
 TAGS = 100
-"""Most kinds of tags of an item, and words of each."""
+"""Most kinds of tags of an item, and most words of a kind."""
 END = 7_258_118_400_000_000
-"""The year 2200, in microseconds: times are below it."""
+"""The year 2200, in microseconds: times must be below it."""
 COARSE = 100_000_000_000_000
-"""Numbers below it (March 1973 in microseconds) are times in seconds or milliseconds that were sent by mistake."""
+"""Numbers below this (March 1973 in microseconds) are refused as times in seconds or milliseconds sent by mistake."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def microseconds(value: Any) -> int:
-    """A time as microseconds since 1970, UTC, from the same or from ISO 8601 with its zone."""
+    """A time in microseconds since 1970 (UTC), from such a number or from ISO 8601 with its zone."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < END and value == int(value):
         if value < COARSE:
             raise ValueError(
@@ -57,7 +57,7 @@ def _instant(text: str) -> int | None:
 
 
 def _decoded(value: Any) -> Any:
-    """A part of a path, which comes as it was sent, since an id may hold a slash."""
+    """A percent-decoded part of a path; the router does not decode paths, because an id may hold a slash."""
     try:
         return unquote(value, errors="strict") if isinstance(value, str) else value
     except UnicodeDecodeError:
@@ -66,12 +66,12 @@ def _decoded(value: Any) -> Any:
 
 _ANY = r"[^\x00-\x1f\x7f-\x9f]*"
 SEEN = rf"^{_ANY}[^\s\x00-\x1f\x7f-\x9f]{_ANY}$"
-"""No control characters, and something besides white space."""
+"""Pattern: no control characters, and not only white space."""
 LONGEST_ID = 256
 Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, pattern=SEEN)]
-"""Names a user, an item, an event, a recommendation or an attribute."""
+"""Id of a user, an item, an event or a recommendation; or name of an attribute."""
 STEPS = (".", "..")
-"""No usual client can ask for the path of what is called so: it takes them for steps, and for no names."""
+"""Refused as ids in paths, because HTTP clients resolve them as relative path segments."""
 
 
 def _no_step(value: str) -> str:
@@ -81,19 +81,19 @@ def _no_step(value: str) -> str:
 
 
 NameInPaths = Annotated[Id, Field(json_schema_extra={"not": {"enum": [*STEPS]}}), AfterValidator(_no_step)]
-"""Names a user or an item, which is to be read and erased by its path."""
+"""Id of a user or an item, which must work as a part of a path."""
 Word = Annotated[str, Field(min_length=1, max_length=64, pattern=SEEN)]
-"""Names a number of the context, or a kind of event."""
+"""Name of a number of the context, or kind of an event."""
 Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=SEEN)]
 """A title."""
 
 IdInPath = Annotated[Id, BeforeValidator(_decoded)]
 Number = Annotated[float, Field(ge=-LONGEST, le=LONGEST, allow_inf_nan=False)]
-"""Finite, and of a size that every part computes with."""
+"""A finite number of the context."""
 Value = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)]
-"""Of an attribute."""
+"""Value of an attribute."""
 Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-"""What something was worth."""
+"""A reward."""
 Time = Annotated[
     int,
     BeforeValidator(microseconds),
@@ -110,7 +110,7 @@ Time = Annotated[
 
 
 def _by_name(schema: dict[str, Any]) -> None:
-    """Values by name: pydantic's own schema lets any value stand under a name that does not match the pattern."""
+    """Schema of values by name: pydantic's own schema allows any value under a name that does not match the pattern."""
     ((pattern, values),) = schema.pop("patternProperties").items()
     schema["propertyNames"]["pattern"] = pattern
     schema["additionalProperties"] = values
@@ -125,27 +125,27 @@ Words = Annotated[
     Field(min_length=1, max_length=TAGS),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=Id | list[Id]),
 ]
-"""One of them, or several."""
+"""One word, or several."""
 Tags = Annotated[dict[Id, Words], Field(max_length=TAGS, json_schema_extra=_by_name)]
-"""Words by what they are."""
+"""Words by kind."""
 Ids = Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)]
-"""Items that a question permits, or does not."""
+"""Ids of allowed or blocked items."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
-    """Refuses an object of JSON in which a key stands twice."""
+    """Refuse a JSON object with a duplicate key."""
     if len(dict(pairs)) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise Refused(twice[:LONGEST_ID], "is given twice in one object; give it once")
 
 
 KEYS = JSONDecoder(object_pairs_hook=_once, parse_int=len, parse_float=len)
-"""Looks at nothing but keys. The parsers of pydantic and orjson take the last value of a key without a word; to read a
-question once more for this takes 2 us of the 350 that its answer takes."""
+"""Only checks for duplicate keys, of which the parsers of pydantic and orjson silently take the last. The second pass
+takes 2 of the 350 us of an answer."""
 
 
 class Body(BaseModel):
-    """What a client sends: strict in its types, nothing beyond the fields, and no field twice."""
+    """A request body: strict types, no unknown fields, and no duplicate fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -154,7 +154,7 @@ class Body(BaseModel):
 
     @property
     def units(self) -> int | float:
-        """What the limit of the rate counts it as."""
+        """The cost of the body for the rate limit."""
         return 1
 
 
@@ -162,11 +162,11 @@ B = TypeVar("B", bound=Body)
 
 
 def read(kind: type[B], content: bytes) -> B:
-    """What a body says.
+    """Parse and validate a body.
 
     Raises:
-        ValidationError: it is no JSON, or not as the fields must be.
-        Refused: a key stands twice in an object.
+        ValidationError: the body is not JSON, or a field is invalid.
+        Refused: an object has a duplicate key.
     """
     body = kind.model_validate_json(content)
     KEYS.decode(content.decode())
@@ -174,17 +174,17 @@ def read(kind: type[B], content: bytes) -> B:
 
 
 class Batch(Body):
-    """Several bodies in a list, which is the only field."""
+    """A list of bodies, which is the only field."""
 
     @property
     def units(self) -> int | float:
-        """Those of all together."""
+        """The sum of the costs."""
         units: int | float = sum(one.units for _, several in self for one in several)
         return units
 
 
 class Range(Body):
-    """The least and the largest value of an attribute, in its own units; without one, there is no bound."""
+    """The smallest and the largest value of an attribute, in its own units; a missing one means no bound."""
 
     min: Value | None = None
     max: Value | None = None
@@ -196,7 +196,7 @@ class Range(Body):
 
 
 def _one_of(schema: dict[str, Any]) -> None:
-    """A draw is told by one of the two fields, and neither is null."""
+    """Schema of `Explore`: exactly one of the two fields, and not null."""
     for name in ("temperature", "epsilon"):
         first = schema["properties"][name].pop("anyOf")[0]
         schema["properties"][name] = {**first, **schema["properties"][name]}
@@ -232,7 +232,7 @@ TAGGED = {"item_id": "i1003", "title": "Blue Train", "tags": {"artist": "John Co
 
 
 class Question(Body):
-    """One question for recommendations: to a user, after a history, or both."""
+    """One question for recommendations: for a user, after a history, or both."""
 
     examples = {
         "user": QUESTION,
@@ -243,37 +243,37 @@ class Question(Body):
 
     user_id: NameInPaths | None = Field(default=None, description="whose events the store knows")
     history: Annotated[tuple[Id, ...], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
-        default=None, description="item ids, oldest first, or none; goes before what the store knows of the user"
+        default=None, description="item ids, oldest first, or an empty list; replaces the user's history in the store"
     )
     k: int = Field(default=10, ge=1, le=SLOTS, description="number of items")
     exclude_seen: bool | None = Field(
         default=None, description="whether items of the history are left out; null: unless evaluation.seen is yes"
     )
     allowed: Ids | None = Field(
-        default=None, description="the only items that may be recommended; unknown ids are passed over"
+        default=None, description="the only items that may be recommended; unknown ids are ignored"
     )
-    blocked: Ids | None = Field(default=None, description="items that may not; unknown ids are passed over")
+    blocked: Ids | None = Field(default=None, description="items that must not be recommended; unknown ids are ignored")
     ranges: Annotated[dict[Id, Range], Field(max_length=RANGES, json_schema_extra=_by_name)] | None = Field(
         default=None, description="bounds of attributes, by name"
     )
     tags: Tags | None = Field(
-        default=None, description="of each of these kinds of tags an item must have one; null: it need not"
+        default=None, description="an item must have one of the given tags of each kind; null: no condition"
     )
     explore: Explore | None = Field(
-        default=None, description="how items are drawn; null: as the service's setup says, and the best of popular ones"
+        default=None, description="how items are drawn; null: as the setup says, and never for popular items"
     )
-    seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the draw; null: a new one")
-    policy: PolicyName = Field(default="trained", description="who answers")
-    experiment: bool = Field(default=True, description="whether a running experiment may say who answers instead")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="seed of the draw; null: random")
+    policy: PolicyName = Field(default="trained", description="the policy that answers")
+    experiment: bool = Field(default=True, description="whether a running experiment may choose the policy instead")
     context: Numbers | None = Field(default=None, description="numbers about the situation")
-    explain: bool = Field(default=False, description="whether to tell reasons")
+    explain: bool = Field(default=False, description="whether to give reasons")
 
     @property
     def units(self) -> int | float:
-        """How much work it is, about: 1 for ten items to a user who is in memory, without reasons and bounds."""
+        """Approximate work, in units of a plain question: ten items for a user in memory, no reasons, no masks."""
         history, allowed, blocked = self.history, self.allowed, self.blocked
         if self.k <= 10 and not (self.explain or history or allowed or blocked):
-            return 1.0  # nearly all
+            return 1.0  # the common case
         listed = sum(len(ids) for ids in (allowed, blocked) if ids)
         items = self.k * (2 if self.explain else 1)
         return 1.0 + max(items - 10, 0) / 50 + (len(history) / EVENTS_PER_UNIT if history else 0) + listed / 2000
@@ -293,22 +293,22 @@ class Event(Body):
     examples = {"play": EVENT}
 
     event_id: Id = Field(
-        description="of the client's making; the same event sent again changes nothing, another one under its id is 409"
+        description="chosen by the client; the same event sent again changes nothing, another one under its id is 409"
     )
     user_id: NameInPaths
     item_id: NameInPaths
     event: Word = Field(default="play", description="play, skip, purchase, rating, or a word of the log's own")
-    timestamp: Time | None = Field(default=None, description="when; null: now")
-    reward: Reward | None = Field(default=None, description="what it was worth, such as a rating")
+    timestamp: Time | None = Field(default=None, description="null: now")
+    reward: Reward | None = Field(default=None, description="the reward, such as a rating")
     context: Numbers | None = Field(default=None, description="numbers about the situation")
     recommendation_id: Id | None = Field(
         default=None,
-        description="the recommendation that led to it: one that showed the item, to this user or to nobody by name",
+        description="the recommendation that led to it, which showed the item to this user or to an unnamed one",
     )
 
     @property
     def row(self) -> EventRow:
-        """As the store takes it."""
+        """The same in the form that the store takes."""
         return EventRow(
             self.event_id, self.user_id, self.item_id, self.event, self.timestamp, self.reward, self.context or None,
             self.recommendation_id,
@@ -324,24 +324,24 @@ class Events(Batch):
 
 
 class Feedback(Body):
-    """What an item of a recommendation turned out to be worth."""
+    """The reward of an item of a recommendation."""
 
     examples = {"liked": FEEDBACK}
 
-    feedback_id: Id = Field(description="of the client's making; as `event_id`")
+    feedback_id: Id = Field(description="chosen by the client; as `event_id`")
     recommendation_id: Id
     item_id: Id
     reward: Reward
-    timestamp: Time | None = Field(default=None, description="when; null: now. The latest counts, however late it came")
+    timestamp: Time | None = Field(default=None, description="null: now. The feedback with the latest time counts")
 
     @property
     def row(self) -> AddFeedback:
-        """As the store takes it."""
+        """The same in the form that the store takes."""
         return AddFeedback(self.feedback_id, self.recommendation_id, self.item_id, self.reward, self.timestamp)
 
 
 class Feedbacks(Batch):
-    """Feedback on several items at once; each stands for itself."""
+    """Feedback on several items at once; each is kept or refused on its own."""
 
     examples = {"one": {"feedback": [FEEDBACK]}}
 
@@ -349,7 +349,7 @@ class Feedbacks(Batch):
 
 
 class Item(Body):
-    """A new item, or what is now true of one that the catalogue holds, of the training or added."""
+    """A new item, or the new data of an item in the catalogue, from training or added."""
 
     examples = {"song": SONG, "tagged": TAGGED}
 
@@ -358,12 +358,12 @@ class Item(Body):
     attributes: Attributes = Field(default={}, description="a number for each attribute of the catalogue")
     tags: Tags | None = Field(
         default=None,
-        description="words that other items may share, by kinds that the catalogue has; null: those that it had",
+        description="words that other items may share, by kinds that the catalogue has; null: keep the item's tags",
     )
 
     @property
     def row(self) -> NewItem:
-        """As the store takes it."""
+        """The same in the form that the store takes."""
         tags = self.tags and {kind: [word.strip() for word in words] for kind, words in self.tags.items()}
         return NewItem(self.item_id, self.title, self.attributes, tags)
 

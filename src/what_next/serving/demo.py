@@ -1,4 +1,4 @@
-"""`what-next demo`: listeners who tire of what they like, a small model of them, and the service that answers them.
+"""`what-next demo`: simulated listeners who get bored, a small model trained on them, and a service that answers them.
 
 Nothing is downloaded. The listeners are those of the world `boredom`; genres, titles and names are made up here.
 """
@@ -41,21 +41,21 @@ LISTENERS = NAMES.split()
 WORLD = Boredom(
     items=300, topics=len(GENRES), slots=1, steps=40, threshold=4, memory=8, window=6, offset=0.6, slope=20.0, seed=1
 )
-"""Four plays of one genre within six songs, and a listener wants nothing for the next six."""
+"""After four plays of a genre within six songs, a listener does not want that genre for the next six."""
 LOG = 600
-"""Listeners whose plays are learned from, 40 songs each."""
+"""Listeners in the training log, with 40 songs each."""
 PAUSE = 1.5
 """Seconds between two songs of each listener who uses the service."""
 HOUR = 3_600_000_000
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks the service without a proxy, whatever the environment names."""
+"""Requests to the service bypass any proxy of the environment."""
 WITH_PARENT = """
 import os, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 from what_next.cli.app import run
 run()
 """
-"""The command line in a process that ends with the one that started it, however that ended: it closes a pipe."""
+"""Runs the command line in a child process that exits when its parent does: the parent's end of a pipe closes."""
 SETTINGS: dict[str, Any] = {
     "dim": 32,
     "batch_size": 32,
@@ -80,11 +80,11 @@ SETTINGS: dict[str, Any] = {
     "loop_canary": 0.5,
     "loop_answers": 1000,
 }
-"""Of the model, of the service and of the loop: seconds and answers are few, so that there is something to see."""
+"""Settings of the model, the service and the loop: with short intervals and few answers, so that things happen soon."""
 
 
 def songs() -> pl.DataFrame:
-    """The catalogue: a title for each item of the world, and how much it has of each genre."""
+    """The catalogue: the title of each item of the world, and its share of each genre."""
     titles = [f"{one} {two}" for one, two in product(FIRST.split(), SECOND.split())]
     drawn = np.random.default_rng(0).permutation(len(titles))[: WORLD.items]
     shares = {genre: WORLD.item_vectors[:, place] for place, genre in enumerate(GENRES)}
@@ -93,9 +93,9 @@ def songs() -> pl.DataFrame:
 
 
 def plays(users: int, rng: np.random.Generator, now: int) -> pl.DataFrame:
-    """What some listeners heard in the hour until `now` (microseconds); the reward of a skipped song is 0, else 1.
+    """A log of what listeners heard in the hour until `now` (microseconds); the reward is 0 for a skipped song, else 1.
 
-    Half of the songs are any, half are drawn by how much the listener likes them; boredom is not minded.
+    Half of the songs are drawn uniformly, half in proportion to the listener's taste, without regard to boredom.
     """
     state, rows, everyone = WORLD.reset(users, rng), [], np.arange(users)
     liked = WORLD.relevance(state.tastes @ WORLD.item_vectors.T)
@@ -115,7 +115,7 @@ def plays(users: int, rng: np.random.Generator, now: int) -> pl.DataFrame:
 
 
 def trained(folder: Path, now: int, port: int) -> Setup:
-    """A small model of these listeners, with its setup in a folder.
+    """Train a small model of these listeners; its setup is written to the folder.
 
     Raises:
         KeyboardInterrupt: training was interrupted.
@@ -128,7 +128,7 @@ def trained(folder: Path, now: int, port: int) -> Setup:
 
 
 class Listeners(threading.Thread):
-    """Simulated listeners who use the service over HTTP, song after song; who has heard 40 makes place for another."""
+    """Simulated listeners who use the service over HTTP; after 40 songs a listener is replaced by a new one."""
 
     def __init__(self, address: str, seed: int = 1) -> None:
         """`address`: of the service."""
@@ -136,22 +136,22 @@ class Listeners(threading.Thread):
         self.address, self.rng, self.stopping = address, np.random.default_rng(seed), threading.Event()
         self.state = WORLD.reset(len(LISTENERS), self.rng)
         self.names, self.numbers, self.events = list(LISTENERS), [count(2) for _ in LISTENERS], count()
-        self.new = list(range(len(LISTENERS)))  # who has just come
+        self.new = list(range(len(LISTENERS)))  # listeners without a song yet
         self.run_id = f"{self.rng.integers(2**32):08x}"
 
     def stop(self) -> None:
-        """They leave."""
+        """Stop the thread."""
         self.stopping.set()
         self.join()
 
     def run(self) -> None:
-        """Until they are stopped; an answer that does not come is asked for again."""
+        """Listen until stopped; a failed request is tried again in the next round."""
         while not self.stopping.wait(PAUSE):
             with suppress(OSError, HTTPException, KeyError):
                 self._listen()
 
     def _listen(self) -> None:
-        """One song for each; the first one is of their own."""
+        """One song for each listener; a new listener's first song is not from the service."""
         if self.new:
             self._tell(self.new, [None] * len(self.new))
             self.new = []
@@ -167,7 +167,7 @@ class Listeners(threading.Thread):
             self.names[one] = f"{LISTENERS[one]} {next(self.numbers[one])}"
 
     def _tell(self, some: Sequence[int], answers: Sequence[str | None]) -> None:
-        """What some of them did with their last song, and which answer it was of."""
+        """Send the listeners' events on their last songs, with the recommendation that each came from."""
         events = []
         for one, answer in zip(some, answers, strict=True):
             played = bool(self.state.clicks[one, 0])
@@ -185,18 +185,18 @@ class Listeners(threading.Thread):
 
 @contextmanager
 def learning(setup: Path) -> Iterator[None]:
-    """`what-next loop` beside the service, in a process of its own; its output is in the journal, and nowhere else."""
+    """Run `what-next loop` beside the service, in a process of its own; its output is only in the journal."""
     command = [sys.executable, "-c", WITH_PARENT, "loop", str(setup)]
     loop = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
     finally:
-        loop.kill()  # whatever step it is in: nobody goes on with it
+        loop.kill()  # in any state: it will not be resumed
         loop.wait()
 
 
 def free(setup: Setup) -> Setup:
-    """The setup at its port, or at a free one where something listens there already."""
+    """The setup, with any free port (0) if its own is in use."""
     try:
         listen(setup).close()
     except SetupError:

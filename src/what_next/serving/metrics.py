@@ -1,4 +1,4 @@
-"""What the service counts, in the form that Prometheus reads."""
+"""The service's metrics, for Prometheus."""
 
 from collections.abc import Mapping
 from functools import cache, partial
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
-"""Bounds of the histograms of time; of how many questions went through the model together; and of shares."""
+"""Bounds of the histograms of times; `SIZES`: of batch sizes; `SHARES`: of shares."""
 SIZES = tuple(2.0**power for power in range(11))
 SHARES = tuple(tenth / 10 for tenth in range(11))
 
@@ -19,21 +19,21 @@ OF_LOOP = {
     "reward": ("reward", "What an answer of the deployed version earned on average"),
     "reward_low": ("reward_low", "Its lower bound, for any number of looks"),
     "reward_high": ("reward_high", "Its upper bound, for any number of looks"),
-    "drift": ("drift", "Whether the detector of drift has raised an alarm that no round has begun for yet (1)"),
+    "drift": ("drift", "Whether drift was detected since the last round began (1)"),
 }
-"""Numbers of the loop's journal: their names here, there, and what they are."""
+"""Metrics from the loop's journal, by name: the name in the journal, and a description."""
 
 
 class Metrics:
-    """All numbers of one service, in a registry of its own; they are counted by several threads.
+    """All metrics of one service, in a registry of its own; thread-safe.
 
     Attributes:
-        batches: questions that went through the model together; `versions`: times that a version took over.
-        sessions: how users' sessions were found: there, by folding events in, or rebuilt from the store.
-        loads: by what came of it: loaded, failed, late; `shadows`: by what became of it: recorded, dropped, failed.
-        overlap: of shown answers with those in the shadow; `store_failures`: times that the store could not be used.
-        ready: as of the last look, see `/ready`.
-        gauge: makes a further number, which goes up and down.
+        batches: batch sizes; `versions`: switches to another version.
+        sessions: by how a user's session was obtained: in memory, by folding in events, or rebuilt from the store.
+        loads: of versions, by outcome: loaded, failed, late; `shadows`: by outcome: recorded, dropped, failed.
+        overlap: of shown answers with shadow answers; `store_failures`: failed uses of the store.
+        ready: the result of the last `/ready`.
+        gauge: makes a further gauge.
     """
 
     def __init__(self) -> None:
@@ -51,53 +51,53 @@ class Metrics:
         about = "Time from a question to its durable answer, within the engine"
         self._answering = histogram("answer_seconds", about, ("role",), buckets=SECONDS)
         self.batches = histogram("batch_size", "Questions that went through the model together", buckets=SIZES)
-        sessions = counter("sessions", "Sessions, by how they were found", ("found",))
+        sessions = counter("sessions", "Sessions, by how they were obtained", ("found",))
         self.ready = self.gauge("ready", "Whether /ready says that the service can answer (1) or not (0)")
-        self.versions = counter("versions", "Times that a version took over")
-        self.loads = counter("loads", "Versions that were to be loaded, by what came of it", ("what",))
-        self.shadows = counter("shadow_answers", "Answers of the second model that nobody saw", ("what",))
-        about = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
+        self.versions = counter("versions", "Switches to another version")
+        self.loads = counter("loads", "Attempts to load a version, by outcome", ("what",))
+        self.shadows = counter("shadow_answers", "Shadow answers of the second model, by outcome", ("what",))
+        about = "Share of the shown items that are also in the second model's shadow answer"
         self.overlap = histogram("shadow_overlap", about, buckets=SHARES)
-        told = {"events": "Events by what came of them", "feedback": "Feedback by what came of it"}
+        told = {"events": "Events, by outcome", "feedback": "Feedback, by outcome"}
         self._happened = {what: counter(what, about, ("result",)) for what, about in told.items()}
         self.store_failures = counter("store_failures", "Times that the store could not be used")
         self._model = self.gauge("model_info", "The model that answers", ("version", "algorithm", "encoder"))
         self._of_loop = cache(lambda name: self.gauge(f"loop_{name}", OF_LOOP[name][1]))
-        # Finding a child by its labels takes longer than counting.
+        # Cached, because finding a child by its labels takes longer than counting.
         self._shed = cache(lambda route: self._requests.labels("POST", route, "503"))
         self._of_request = cache(lambda *labels: (self._requests.labels(*labels), self._seconds.labels(labels[1])))
         self._of_answer = cache(lambda *labels: (self._answers.labels(*labels), self._answering.labels(labels[0])))
         self.sessions = {found: sessions.labels(found) for found in ("hit", "fold", "rebuild")}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         count, times = self._of_request(method, route, str(status))
         count.inc()
         times.observe(seconds)
 
     def shed(self, route: str) -> None:
-        """A question was refused before it was read."""
+        """Count a question that was refused before it was parsed."""
         self._shed(route).inc()
 
     def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
-        """A question was answered, durably, by the model of a role; `seconds` since it was asked."""
+        """Count a durable answer by the model of a role, `seconds` after its question."""
         count, times = self._of_answer(role, policy, fallback or "none")
         count.inc()
         times.observe(seconds)
 
     def happened(self, what: Literal["events", "feedback"], **results: int) -> None:
-        """What came of events or of feedback: accepted, duplicate, refused; erased (from before that), unmatched."""
+        """Count events or feedback by outcome: accepted, duplicate, refused, unmatched, or erased (sent too late)."""
         for result, count in results.items():
             self._happened[what].labels(result).inc(count)
 
     def loop(self, numbers: Mapping[str, float]) -> None:
-        """What the loop on this store has measured last, where there is one: see `Journal.numbers`."""
+        """Set the loop's latest numbers (`Journal.numbers`), if there is a loop on this store."""
         for name, (read, _) in OF_LOOP.items():
             if (value := numbers.get(read)) is not None:
                 self._of_loop(name).set(time() - value / 1e6 if read == "learned_until" else value)
 
     def text(self, model: Mapping[str, Any] | None = None) -> bytes:
-        """Everything, as Prometheus reads it (text format 0.0.4); the model is told by the labels of a number."""
+        """All metrics in Prometheus's text format 0.0.4; the model's data are labels of `model_info`."""
         if model is not None:
             self._model.clear()
             self._model.labels(model["version"], model["algorithm"], model["encoder"]).set(1)

@@ -1,4 +1,4 @@
-"""What passes between the endpoint and the engine, besides the question (`bodies.Question`): its answer, and errors."""
+"""Types between the endpoint and the engine, besides the question (`bodies.Question`): answers and errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ import orjson
 from what_next.errors import WhatNextError
 
 EVENTS_PER_UNIT = 50
-"""Events of a history that cost about as much as a question to a user who is in memory."""
+"""Reading this many events of a history costs about as much as a question of a user who is in memory."""
 PolicyName = Literal["trained", "popular", "random"]
 Role = Literal["current", "canary"]
 Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
 
 
 class IdempotencyKey(NamedTuple):
-    """What a request is to be answered once for: hashes of the caller's key, and of the request."""
+    """Hashes of a caller's idempotency key, and of the request that came with it."""
 
     key: str
     request: str
 
 
 class Arm(NamedTuple):
-    """Which part of an experiment a question belongs to: names of the experiment and of the policy that answers, and
-    the share of the users whom the second one answers."""
+    """The arm of an experiment that a question belongs to: names of the experiment and of the policy that answers, and
+    the share of the users that the second arm answers."""
 
     experiment: str
     name: str
@@ -33,7 +33,7 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True)
 class SimilarItem:
-    """An item and its likeness to another: the cosine of their vectors."""
+    """An item and its similarity to another: the cosine of their vectors."""
 
     item_id: str
     title: str
@@ -45,9 +45,9 @@ class Reason:
     """Why an item was recommended.
 
     Attributes:
-        nearest: of the history; None without one.
+        nearest: the most similar item of the history; None without a history.
         attributes: in their own units.
-        critic: what the critic expects of it; None without a critic.
+        critic: the critic's value of the item; None without a critic.
     """
 
     nearest: SimilarItem | None
@@ -56,9 +56,9 @@ class Reason:
 
 
 class RecommendationResponse(NamedTuple):
-    """What one question is answered; `http.replies.Recommendations` tells what its fields mean.
+    """The answer to one question; `http.replies.Recommendations` documents its fields.
 
-    `ids`, `titles`, `scores`, `propensities` and `reasons` have one for each item, best first.
+    `ids`, `titles`, `scores`, `propensities` and `reasons` have one entry per item, best first.
     """
 
     recommendation_id: str
@@ -97,12 +97,12 @@ class RecommendationResponse(NamedTuple):
 
     @property
     def json(self) -> bytes:
-        """The same in JSON, byte for byte what is given again where it is asked for once more."""
+        """The answer as JSON, which a repeated request with the same idempotency key gets byte for byte."""
         return orjson.dumps(self.content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 class Refused(WhatNextError):
-    """A question that cannot be answered as it was put.
+    """An invalid question.
 
     Attributes:
         field: of the question; `reason`: what is wrong with it, and what is allowed.
@@ -114,10 +114,10 @@ class Refused(WhatNextError):
 
 
 class Overloaded(WhatNextError):
-    """More is asked than can be answered in time.
+    """There are more questions than can be answered in time.
 
     Attributes:
-        seconds: after which there may be room.
+        seconds: until there may be room.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -126,7 +126,7 @@ class Overloaded(WhatNextError):
 
 
 class Stopping(WhatNextError):
-    """The service is being ended: it takes no further questions."""
+    """The service is stopping and takes no further questions."""
 
     def __init__(self) -> None:
         super().__init__("the service is stopping; ask again in a moment")

@@ -1,4 +1,4 @@
-"""ONNX: the encoder and the actor's head for another runtime, as one pass over histories and as single steps."""
+"""ONNX export of the encoder and the actor's head: one graph reads whole histories, the other single events."""
 
 from what_next.inference.export.files import Exported, export
 

@@ -19,20 +19,20 @@ from what_next.training.artefacts import Manifest
 
 OPSET = 20
 LIMIT = 2**31 - 1
-"""Bytes of a file in ONNX's form: its sizes are signed numbers of 32 bits."""
+"""Most bytes of an ONNX file, whose sizes are signed 32-bit numbers."""
 
 Graph = Literal["history", "step"]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The files that `export` wrote.
 
     Attributes:
-        files: by graph: `history` reads whole histories, `step` an event more.
+        files: by graph: `history` reads whole histories, `step` one more event.
         inputs, outputs: the names of each graph's inputs and outputs, in order.
-        scores: whether they give scores of all items; an algorithm that puts the best in order anew has none.
-        metadata: what stands in both files.
+        scores: whether the graphs output scores of all items; not for an algorithm that reranks the best items.
+        metadata: stored in both files.
     """
 
     files: Mapping[Graph, Path]
@@ -46,10 +46,10 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
     """Write `encoder.onnx` and, beside it, `encoder.step.onnx`, together.
 
     Inputs of the first: `items` [batch time], positions in the catalogue (the order of the item table beside the
-    agent's file), one event at least and -1 behind the end; `rewards` and `seconds` (since the event before; 0 for the
-    first) of the same shape, where the agent reads them. Outputs: `points` [batch columns]; `scores` [batch items]. The
-    second reads one event of each ([batch]) and the state, `state_0` and so on, zeros at first, and gives the next
-    state as `next_0` and so on. A row's state is all that has to be kept of a session.
+    agent's file), at least one event, padded at the end with -1; `rewards` and `seconds` (since the previous event; 0
+    for the first) of the same shape, if the agent reads them. Outputs: `points` [batch columns]; `scores` [batch
+    items]. The second reads one event per row ([batch]) and the state `state_0`, `state_1`, ..., zeros at first, and
+    also outputs the next state `next_0`, `next_1`, ... A session is fully described by its row of the state.
 
     Args:
         agent: ready for inference.
@@ -58,8 +58,8 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
 
     Raises:
         MissingExtraError: ONNX is not installed.
-        ModelError: the algorithm or encoder has no such form, or is too large for it.
-        SaveError: a file could not be written; what stood there is intact.
+        ModelError: the algorithm or encoder cannot be written as ONNX, or is too large for it.
+        SaveError: a file could not be written; existing files are unchanged.
     """
     for library in ("onnx", "onnxscript"):
         if importlib.util.find_spec(library) is None:
@@ -79,7 +79,7 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
 
 
 def _check(agent: Agent) -> None:
-    """Raises a `ModelError` where the agent reads what the graphs have no input for."""
+    """Raise a `ModelError` if the agent reads something that the graphs have no input for."""
     if agent.setup.algorithm.by_attributes:
         raise ModelError(
             f"algorithm {agent.setup.algorithm.name}: its actor reads statistics of the events so far (means and "
@@ -104,12 +104,12 @@ def _metadata(agent: Agent, manifest: Manifest, read: Read) -> dict[str, str]:
         "items": str(len(agent.space.catalogue)),
         "rescored": str(setup.algorithm.rescored),
     }
-    # An event whose reward is not known counts as one of the mean reward.
+    # Callers pass the mean reward for an event whose reward is unknown.
     return about | ({"reward_mean": str(read.center)} if read.rewards else {})
 
 
 def _names(graph: Graph, read: Read) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of the inputs and of the outputs."""
+    """The names of the inputs and of the outputs."""
     carried = range(len(read.start(1)) if graph == "step" else 0)
     inputs = ("items", *read.numbers, *(f"state_{place}" for place in carried))
     return inputs, ("points", *["scores"] * read.has_scores, *(f"next_{place}" for place in carried))
@@ -118,9 +118,9 @@ def _names(graph: Graph, read: Read) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _serialised(
     read: Read, graph: Graph, inputs: tuple[str, ...], outputs: tuple[str, ...], about: Mapping[str, str]
 ) -> bytes:
-    """The graph as ONNX's bytes, batch and time of any length, and nothing in it of where it was made."""
+    """The graph as ONNX bytes, for batch and time of any length, without the exporter's source locations."""
     shape = (3, 5) if graph == "history" else (3,)
-    # Copies: inputs that are one tensor here would be taken for one input.
+    # Clones, because the exporter would merge inputs that share a tensor.
     state = [part.clone() for part in read.start(3)] if graph == "step" else []
     like, device = read.item_vectors.new_zeros, read.item_vectors.device
     examples = (torch.zeros(shape, dtype=torch.int64, device=device), *(like(shape) for _ in read.numbers), *state)
@@ -154,7 +154,7 @@ def _traced(
     outputs: tuple[str, ...],
     about: Mapping[str, str],
 ) -> Any:
-    """The graph as ONNX's own object; a `ModelError` where the exporter cannot write it."""
+    """The graph as an ONNX model object; a `ModelError` if the exporter fails."""
     try:
         with torch.no_grad(), _quietly():
             program = torch.onnx.export(
@@ -163,7 +163,7 @@ def _traced(
             )  # fmt: skip
         assert program is not None
         return program.model_proto
-    except Exception as error:  # torch.onnx wraps what went wrong in classes of its own, by stage
+    except Exception as error:  # torch.onnx wraps errors in its own classes, by stage
         root = error.__cause__ or error
         reason = (str(root).strip().splitlines() or [type(root).__name__])[0]
         raise ModelError(
@@ -173,7 +173,7 @@ def _traced(
 
 
 def _anonymous(graph: Any) -> None:
-    """Take out what the exporter noted of source files."""
+    """Remove the exporter's notes about source files."""
     graph.ClearField("metadata_props")
     graph.doc_string = ""
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -183,10 +183,10 @@ def _anonymous(graph: Any) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporter tells of libraries that it does without.
+    """Silence the exporter's warnings about optional libraries, and clear the dispatch cache before and after.
 
-    It puts kernels of its own under recurrent layers for as long as it traces, and the dispatcher remembers which one
-    was found: a second export in one process would trace the kernel of PyTorch, which fixes the time.
+    While it traces, the exporter replaces the kernels of recurrent layers, and the dispatcher caches the kernel that it
+    found. Without clearing, a second export in one process would trace PyTorch's own kernel, which fixes the time.
     """
     _forget()
     logger = logging.getLogger("torch.onnx")

@@ -1,4 +1,4 @@
-"""The graphs of an agent: what another runtime computes of whole histories, and of one event more."""
+"""The graphs of an agent for another runtime: one for whole histories, one for a single further event."""
 
 import copy
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from what_next.types import Events
 
 
 class Read(nn.Module):
-    """What both graphs share: events become inputs of the encoder, and states become points and scores.
+    """Shared by both graphs: events become the encoder's inputs, and states become points and scores.
 
-    Item vectors are computed once and held as a table, whatever they are made of.
+    Item vectors are computed once and stored as a table.
     """
 
     item_vectors: Tensor
@@ -30,7 +30,7 @@ class Read(nn.Module):
         encoder, learner = agent.nets["encoder"], agent.learner
         assert isinstance(encoder, Encoder)
         assert isinstance(learner, EncoderLearner)
-        # Tracing sets attributes of recurrent layers anew: the agent's own stay as they are. The vectors are shared.
+        # A copy, because tracing sets attributes of recurrent layers. The item vectors are shared.
         self.encoder = copy.deepcopy(encoder, {id(encoder.items): encoder.items})
         self.algorithm, self.nets = agent.setup.algorithm, agent.nets
         self.ridge = linear_of(agent.nets)
@@ -49,16 +49,16 @@ class Read(nn.Module):
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """Names of the inputs beside the items."""
+        """Names of the inputs besides the items."""
         return (*["rewards"] * self.rewards, *["seconds"] * self.gaps)
 
     @property
     def has_scores(self) -> bool:
-        """Whether a point's inner products are what the agent ranks by."""
+        """Whether the agent ranks by a point's inner products."""
         return self.algorithm.rescored == 0 and self.algorithm.traits(self.nets, self.item_vectors) is None
 
     def read(self, items: Int64[Tensor, "batch time"], numbers: Sequence[Tensor]) -> Float[Tensor, "batch time dim"]:
-        """What the encoder reads of each event, as `Encoder.inputs` has it."""
+        """The encoder's input for each event, as in `Encoder.inputs`."""
         columns = list(numbers)
         if self.rewards:
             columns[0] = (columns[0] - self.center) / self.scale
@@ -75,8 +75,8 @@ class Read(nn.Module):
         return vectors
 
     def start(self, batch: int) -> tuple[Tensor, ...]:
-        """The state before any event: the encoder's, what the linear model sums up, and the last items where they
-        count, each one more than its place: 0 is none."""
+        """The state before any event: the encoder's, the linear model's decayed sum and, if the model recalls items,
+        the last ones as position + 1 (0: no item)."""
         state = self.encoder.start(batch)
         if self.ridge is None:
             return state
@@ -85,22 +85,22 @@ class Read(nn.Module):
         return (*state, sums, *recent)
 
     def answers(self, states: Float[Tensor, "batch dim"], past: Past | None) -> tuple[Tensor, ...]:
-        """The points, and the scores of all items; `past` is what the linear model reads of the history, if any."""
+        """The points and, if the graph has them, the scores of all items; `past`: the linear model's input, if any."""
         points = self.algorithm.propose(self.nets, states)
         if self.ridge is not None and past is not None:
             points = self.ridge.extended(points, past.foretold)
         if not self.has_scores:
             return (points,)
         vectors = self.item_vectors if self.score_vectors is None else self.score_vectors
-        scores = functional.linear(points, vectors)  # no second table, turned over
+        scores = functional.linear(points, vectors)  # needs no transposed copy
         if self.ridge is not None and past is not None and past.recent is not None:
             items, amounts = self.ridge.boosts(past.recent)
-            scores = scores.scatter_add(1, items.clamp(min=0), amounts)  # 0 of what is -1
+            scores = scores.scatter_add(1, items.clamp(min=0), amounts)  # the amount of item -1 is 0
         return points, scores
 
 
 class ReadHistory(Read):
-    """The point after the last event of each history; histories have one at least, and end in -1 where others go on."""
+    """The point after the last event of each history; each has at least one event and is padded at the end with -1."""
 
     def forward(self, items: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
         """Points [batch columns] and scores [batch items] from items [batch time] and numbers of the same shape."""
@@ -123,7 +123,7 @@ class ReadHistory(Read):
 
 
 class ReadStep(Read):
-    """The point after one event more; the carried state goes in and comes out. An item of -1 changes no state."""
+    """The point after one more event, with the carried state as input and output. Item -1 does not change the state."""
 
     def forward(self, items: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Points, scores and the new state, from items [batch], numbers [batch] and the state."""
@@ -140,7 +140,7 @@ class ReadStep(Read):
         there, kept = items >= 0, []
         for new, old in zip(after, state, strict=True):
             known = there.view(-1, *[1] * (old.ndim - 1))
-            # ONNX Runtime knows no Where of two masks.
+            # ONNX Runtime has no Where for booleans.
             mask = old.dtype == torch.bool
             kept.append((known & new) | (~known & old) if mask else torch.where(known, new, old))
         return (*self.answers(states, past), *kept)
@@ -149,7 +149,7 @@ class ReadStep(Read):
 def _mean(
     encoder: MeanEncoder, inputs: Float[Tensor, "batch time dim"], last: Int64[Tensor, "batch"]
 ) -> Float[Tensor, "batch dim"]:
-    """The state after the last event alone, by one weighted sum: blocks of a fixed size would fix the time."""
+    """Only the state after the last event, by one weighted sum; the encoder's fixed-size blocks would fix the time."""
     lags = last[:, None] - torch.arange(inputs.shape[1], device=inputs.device)
     weights = torch.exp(functional.logsigmoid(encoder.logit) * lags.clamp(min=0)) * (lags >= 0)
     means = (weights.unsqueeze(1) @ inputs).squeeze(1) / weights.sum(1, keepdim=True)
@@ -158,7 +158,7 @@ def _mean(
 
 
 def _banded_pass(encoder: TransformerEncoder, inputs: Float[Tensor, "batch time dim"]) -> Tensor:
-    """`encode` with the band's mask at every length: the encoder's own way takes another path for short histories."""
+    """`encode` with the band's mask at every length; the encoder itself has another code path for short histories."""
     mask = banded(inputs.shape[1], 0, encoder.sizes.max_length, inputs.device)
     states = inputs
     for layer in encoder.layers:

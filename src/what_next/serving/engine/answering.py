@@ -1,4 +1,4 @@
-"""One batch of questions: sessions, one pass of the model, a choice for each, and the safe policy where that fails."""
+"""Answers one batch of questions: sessions, one pass of the model, a slate for each, popular items as fallback."""
 
 import secrets
 import time
@@ -24,23 +24,23 @@ from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Policy, R
 
 MINUTE = 60.0
 IDS = 256
-"""Random parts of ids that are drawn at once."""
+"""Random parts of recommendation ids that are drawn at once."""
 NOBODY = np.zeros(0, np.int32)
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One question on its way.
+    """One question while it is answered.
 
     Attributes:
-        request: the question; `role`: which of the models it is for; `unseen`: whether seen items are left out.
+        request: the question; `role`: the model's role; `unseen`: whether seen items are left out.
         withdrawn: number of the latest change of the withdrawn items, and their positions.
-        mask: what it permits; None: everything.
-        entry: what is known of the user, where no history goes before it; `key`: of the user in the store.
-        session: what the model reads: the user's, or that of the given history.
-        seen: items of that; `unknown`: ids of the history that the catalogue does not hold.
-        fallback: why the safe policy answers; None: it does not.
-        slate: what was chosen.
+        mask: the permitted items; None: all.
+        entry: the cached state of the user, unless the question has a history; `key`: of the user in the store.
+        session: the model's input: of the user, or of the given history.
+        seen: the session's items; `unknown`: ids of the given history that the catalogue does not hold.
+        fallback: why popular items are the answer; None: they are not a fallback.
+        slate: the chosen items.
     """
 
     request: Question
@@ -58,18 +58,18 @@ class Job:
 
     @property
     def policy(self) -> PolicyName:
-        """Who answers."""
+        """The policy that answers."""
         return "popular" if self.fallback else self.request.policy
 
     @property
     def excluded(self) -> Int32[np.ndarray, "excluded"]:
-        """Items that the answer may not hold."""
+        """Items that must not be in the answer."""
         seen, withdrawn = self.seen if self.unseen else NOBODY, self.withdrawn[1]
         return np.concatenate([seen, withdrawn]) if len(withdrawn) else seen
 
 
 class Result(NamedTuple):
-    """An answer, and the impression that has to be durable before it is given."""
+    """An answer, and the impression that must be durable before the answer is sent."""
 
     answer: RecommendationResponse
     impression: AddImpression
@@ -79,7 +79,7 @@ Outcome = Result | BaseException
 
 
 class Answering:
-    """From questions to results; one object for each thread, since random numbers are its own."""
+    """Turns questions into results. Each thread needs its own object, because the random generator is not shared."""
 
     def __init__(self, setup: Setup) -> None:
         self.settings, self.seen, self.rng = setup.server, setup.evaluation.seen, np.random.default_rng()
@@ -87,10 +87,10 @@ class Answering:
         self._digits: list[str] = []
 
     def answer(self, active: Active, requests: Sequence[Question], role: str) -> list[Outcome]:
-        """A result for each question, or the error that its caller gets: `Refused`, or `StoreUnavailable`.
+        """A result for each question, or the error for its caller: `Refused` or `StoreUnavailable`.
 
-        Whatever else goes wrong is logged, and popular items are the answer. Where a batch fails, its questions go
-        through one by one, so that only the one that cannot be answered falls back.
+        Any other error is logged and answered with popular items. If a batch fails, its questions are tried one by one,
+        so that only the failing question falls back.
         """
         try:
             with active.served.lock:
@@ -104,9 +104,9 @@ class Answering:
         return [self.safe(active, requests[0], role, "error")]
 
     def safe(self, active: Active, request: Question, role: str, fallback: Fallback) -> Outcome:
-        """Popular items, permitted and not among those that the user is remembered to have heard.
+        """A fallback answer: permitted popular items, without those in the user's cached history.
 
-        Without the model and without the store: it is the answer where time is short.
+        It uses neither the model nor the store, so it is fast.
         """
         try:
             entry = None if request.user_id is None else active.sessions.remembered(request.user_id)
@@ -115,7 +115,7 @@ class Answering:
             self._simple(active, [job])
             answer, impression = self._result(active, job)
             if entry is None and request.user_id is not None:
-                # Nobody asked whether this user was erased meanwhile, elsewhere.
+                # The store was not asked whether another process erased this user meanwhile.
                 impression = replace(impression, user_id=None, history=None)
             return Result(answer, impression)
         except Exception as error:
@@ -124,7 +124,7 @@ class Answering:
             return error
 
     def _report(self, version: str, error: Exception) -> None:
-        """Log a failure of the model: the first of its kind in a minute, with its traceback."""
+        """Log a failure of the model with its traceback, once a minute for each kind of error."""
         kind = f"{version} {type(error).__name__}"
         if kind not in self._reported:
             self._reported[kind] = True
@@ -164,7 +164,7 @@ class Answering:
         return [one if isinstance(one, Refused) else self._result(active, one) for one in jobs]
 
     def _modelled(self, active: Active, jobs: Sequence[Job]) -> None:
-        """What the model chooses for each job; a job whose scores are not finite falls back, and has no slate yet."""
+        """Fill the slates by the model; a job whose scores are not finite gets a fallback and no slate yet."""
         if not jobs:
             return
         served = active.served
@@ -179,13 +179,13 @@ class Answering:
             self._modelled(active, [job for job in jobs if not job.fallback])
 
     def _simple(self, active: Active, jobs: Sequence[Job]) -> None:
-        """What policies without a model choose: any item, popular ones, or those instead of the model's."""
+        """Fill the slates by the policies `random` and `popular`; the latter also for fallbacks."""
         for name, policy in (("random", active.anything), ("popular", active.popular)):
             if asked := [job for job in jobs if job.policy == name]:
                 self._choose(policy, History.nobody(len(asked)), asked)
 
     def _choose(self, policy: Policy, states: Any, jobs: Sequence[Job]) -> None:
-        """Gives each job the slate that a policy chooses for it."""
+        """Fill the slate of each job by a policy."""
         sets = tuple(job.mask for job in jobs)
         excluded = [job.excluded for job in jobs]
         width = max(map(len, excluded))
@@ -199,9 +199,9 @@ class Answering:
             job.slate = slate
 
     def _sampler(self, job: Job) -> Sampler:
-        """How the items of a job are chosen: as its question says, or the settings; a fallback takes the best.
+        """The sampler of a job: from its question, else from the settings; a fallback is greedy.
 
-        So do popular items: the settings say how the model explores, and a draw of items is no longer what is popular.
+        `popular` is greedy, too, unless the question says otherwise: the settings are for the model's exploration.
         """
         asked = job.request.explore
         if job.fallback or (job.policy == "popular" and asked is None):
@@ -214,7 +214,7 @@ class Answering:
         return EpsilonGreedy(draw.epsilon) if draw.epsilon else Greedy()
 
     def _job(self, active: Active, request: Question, role: str, entry: Entry | None) -> Job:
-        """What a question starts from; `entry` is of its user, and unused where a history goes before it."""
+        """The initial job of a question; `entry` is its user's, and is ignored if the question has a history."""
         unseen = not self.seen if request.exclude_seen is None else request.exclude_seen
         job = Job(request, role, unseen, active.withdrawn, active.mask(request))
         if request.history is not None:
@@ -238,7 +238,7 @@ class Answering:
         assert slate.propensities is not None
         items, now = slate.items.tolist(), time.time_ns()
         answer = RecommendationResponse(
-            recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
+            recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # sortable by time, as a version 7 UUID
             user=request.user_id,
             ids=tuple([served.ids[item] for item in items]),
             titles=[served.titles[item] for item in items],
@@ -256,7 +256,7 @@ class Answering:
         return Result(answer, self._impression(job, answer, now))
 
     def _impression(self, job: Job, answer: RecommendationResponse, now: int) -> AddImpression:
-        """What has to be durable before an answer is given."""
+        """The impression of an answer, which must be durable before the answer is sent."""
         return AddImpression(
             recommendation_id=answer.recommendation_id,
             user_id=answer.user,
@@ -275,7 +275,7 @@ class Answering:
         )
 
     def _scores(self, active: Active, job: Job, slate: Slate) -> list[float | None]:
-        """What the items of an answer were ranked by: of popular ones, their numbers of events."""
+        """The scores of an answer's items; for popular items, their numbers of events."""
         if job.policy == "popular":
             return [float(count) for count in active.popular.counts[slate.items]]
         if job.policy == "random" or slate.scores is None:
@@ -284,14 +284,14 @@ class Answering:
         return scores
 
     def _random(self) -> str:
-        """20 random hexadecimal digits; asked of the system for many at a time, since that lets other threads in."""
+        """20 random hexadecimal digits; drawn in bulk, because each system call may switch to another thread."""
         if not self._digits:
             digits = secrets.token_hex(10 * IDS)
             self._digits = [digits[start : start + 20] for start in range(0, len(digits), 20)]
         return self._digits.pop()
 
     def _explored(self, job: Job) -> dict[str, float | str | None]:
-        """How the items were drawn, and from what, for the log; the safe policy takes the most popular ones."""
+        """How the items were drawn, for the log: context, masks and the sampler's parameters."""
         request = job.request
         found: dict[str, float | str | None] = {
             f"context.{name}": value for name, value in (request.context or {}).items()
@@ -302,8 +302,8 @@ class Answering:
             found["seen"] = 1.0
         if job.fallback or request.policy == "random":
             return found
-        if drawn := vars(self._sampler(job)):  # the temperature, or epsilon; nothing where the best are taken
+        if drawn := vars(self._sampler(job)):  # temperature or epsilon; empty if greedy
             found |= drawn
             if request.seed is not None:
-                found["seed"] = str(request.seed)  # a number may be too long for JSON
+                found["seed"] = str(request.seed)  # JSON numbers may lose digits
         return found

@@ -1,4 +1,4 @@
-"""Questions from an event loop to one worker thread, in batches that form by themselves, and answers back."""
+"""Dynamic batching: questions from an event loop go to one worker thread in batches, and answers come back."""
 
 import math
 import threading
@@ -10,25 +10,25 @@ from what_next.serving.engine.waiting import Turns, Waiting
 from what_next.serving.request import Overloaded, Stopping
 
 STUCK = 5.0
-"""Seconds after which a batch hangs rather than takes its time; nor is it waited for longer when the service ends."""
+"""Seconds after which a batch counts as hung; also how long shutdown waits for each thread."""
 WAIT = 0.5
-"""Share of the deadline that a question waits, at most: the rest is for its batch, and for what was not foreseen."""
+"""Longest wait of a question before its batch starts, as a share of the deadline; the rest is for the batch itself."""
 PART = 0.25
-"""Share of the deadline that one batch takes, about, where more of them would not be quicker together."""
+"""Target duration of a batch as a share of the deadline, if larger batches would not be more efficient."""
 LOOKS = (0.005, 1.0)
-"""Seconds between two looks of the watcher, at least and at most."""
+"""Shortest and longest interval of the watcher, in seconds."""
 MEMORY = 0.9
-"""What an earlier batch weighs beside the next one, where their times are learned."""
+"""Exponential decay of the weight of earlier batches in the estimate of batch times."""
 FIRST = 1e-3
-"""Seconds of one unit of cost, before anything was measured: so that a start under load does not take in too much."""
+"""Initial estimate of seconds per unit of cost: cautious, so that a start under load does not admit too much."""
 
 
 class Pace:
-    """Seconds of a batch as a straight line over its cost: `fixed + each * cost`.
+    """Estimates the seconds of a batch as a linear function of its cost: `fixed + each * cost`.
 
-    By least squares with exponentially falling weights. What a batch takes whatever is in it (`fixed`) tells how much
-    is gained by answering more together; a mean of seconds by cost would take a batch of one for the measure of all.
-    One thread measures; any may ask.
+    By least squares with exponential decay. The fixed part tells how much larger batches gain; a mean of seconds per
+    cost would extrapolate wrongly from batches of one question. Only one thread may call `measured`; any may call
+    `batch`.
     """
 
     def __init__(self) -> None:
@@ -36,36 +36,36 @@ class Pace:
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def measured(self, cost: float, seconds: float) -> None:
-        """A batch of this cost took so long."""
+        """Record a batch's cost and duration."""
         new = (1.0, cost, seconds, cost * cost, cost * seconds)
         weight, costs, times, squares, products = (MEMORY * old + one for old, one in zip(self._sums, new, strict=True))
         self._sums = (weight, costs, times, squares, products)
         spread = squares - costs * costs / weight
         each = (products - costs * times / weight) / spread if spread > 1e-6 * squares else times / costs
-        # Neither part is below 0; where all batches cost about the same, all is laid on the cost.
+        # Neither part is negative; if all batches cost about the same, the whole time is attributed to `each`.
         each = min(max(each, 0.0), times / costs)
         self.fixed, self.each = max(times / weight - each * costs / weight, 0.0), each
 
     def batch(self, cost: float) -> float:
-        """Seconds of one batch of this cost."""
+        """Estimated seconds of a batch of this cost."""
         return self.fixed + self.each * cost
 
 
 class Batcher:
-    """One thread that answers whatever waits, together; another one that sees to what waits too long.
+    """One thread answers waiting questions in batches; another gives fallback answers to questions that wait too long.
 
-    Only what can be answered within the deadline is let in, by the pace that was measured (`Pace`). The deadline of a
-    question counts from when the model begins with its batch, and is longer by what a batch of that cost takes.
+    A question is only admitted if the estimated pace (`Pace`) lets it be answered in time. Its deadline counts from the
+    expected start of its batch, plus the time of the batches of its own request.
     """
 
     def __init__(
         self, answer: Callable[[list[Waiting]], None], late: Callable[[Waiting], None], *, size: int, deadline: float
     ) -> None:
-        """Starts both threads.
+        """Start both threads.
 
-        `answer` takes (`Waiting.take`) and answers a batch of `size` questions at most, and raises nothing; `late`
-        answers a question that nobody took in time. A batch may take `deadline` seconds; a question waits for half as
-        long at most.
+        `answer` takes (`Waiting.take`) and answers a batch of at most `size` questions, and must not raise; `late`
+        answers a question that was not taken in time. A batch may take `deadline` seconds; a question waits for at most
+        half as long.
         """
         self._answer, self._late, self.size, self.deadline = answer, late, size, deadline
         self.pace = Pace()
@@ -73,7 +73,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._batch: list[Waiting] = []
-        self._since, self._ends = math.inf, 0.0  # when the batch at work began, and when it is expected to end
+        self._since, self._ends = math.inf, 0.0  # start and expected end of the current batch
         self._threads = [
             threading.Thread(target=self._work, name="what-next-model", daemon=True),
             threading.Thread(target=self._watch, name="what-next-deadline", daemon=True),
@@ -81,14 +81,14 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    # Letting in
+    # Admission
 
     def put(self, several: Sequence[Waiting], caller: str) -> None:
-        """The questions of one request; all are let in, or none.
+        """Queue the questions of one request; all are admitted, or none.
 
         Raises:
-            Overloaded: the model would not begin with them in time.
-            Stopping: the service is.
+            Overloaded: the model would not start on them in time.
+            Stopping: the service is stopping.
         """
         cost = sum(one.cost for one in several)
         with self._changed:
@@ -97,7 +97,7 @@ class Batcher:
             wait = self._wait(caller, cost)
             if wait > WAIT * self.deadline:
                 raise Overloaded(wait)
-            # What was taken for it may be too little; a large request is not through with its first batch.
+            # The estimate may be too low, hence the factor 2; a large request needs several batches.
             late = several[0].arrived + wait + self.deadline + 2 * (cost // self.room) * self.pace.batch(self.room)
             for one in several:
                 one.late = late
@@ -106,19 +106,19 @@ class Batcher:
 
     @property
     def spare(self) -> float:
-        """The cost of what still goes with the next batch."""
+        """The cost that still fits into the next batch."""
         return self.room - self._turns.cost
 
     def full(self, caller: str, before: int = 0) -> float:
-        """Seconds until a further question of a caller might be let in, after so many others; 0: now.
+        """Seconds until one more question of a caller could be admitted, after `before` others; 0: now.
 
-        Takes no lock, and may be a bit off.
+        It takes no lock, so the result is approximate.
         """
         wait = self._wait(caller, 1.0, before)
         return wait if wait > WAIT * self.deadline else 0.0
 
     def _wait(self, caller: str, cost: float, before: int = 0) -> float:
-        """Seconds until the model begins with the first questions of a request of this cost."""
+        """Estimated seconds until the model starts on a request of this cost."""
         room = self.room
         batches = int((before + self._turns.ahead(caller, min(cost, room))) / room)
         rest = self._ends - time.monotonic()
@@ -126,9 +126,9 @@ class Batcher:
 
     @property
     def room(self) -> float:
-        """The cost of a batch, at most: a part of the deadline, or up to half of it where much is gained by that.
+        """The largest cost of a batch: it takes a quarter of the deadline, or up to half if the fixed part is large.
 
-        Two questions always, so that it is seen whether they are quicker together.
+        At least two questions, so that batches differ and the fixed part can be measured.
         """
         pace = self.pace
         if not pace.each:
@@ -138,12 +138,12 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the worker is there, and does not hang."""
+        """Whether the worker runs and does not hang."""
         hangs = time.monotonic() - self._since > STUCK
         return self._threads[0].is_alive() and not hangs and not self._closing.is_set()
 
     def close(self) -> None:
-        """Answer what waits, and end both threads; who cannot be answered is told that the service stops."""
+        """Answer waiting questions and end both threads; unanswered questions get `Stopping`."""
         with self._changed:
             self._closing.set()
             self._changed.notify()
@@ -162,15 +162,15 @@ class Batcher:
             start, cost = time.monotonic(), sum(one.cost for one in batch)
             try:
                 self._answer(batch)
-            except Exception:  # the watcher answers them, and others still come
+            except Exception:  # the watcher answers them, and the worker goes on
                 logger.exception("a batch of %d questions failed", len(batch))
-            # One that hung tells nothing of the others.
+            # Capped, because a hung batch is not typical.
             self.pace.measured(cost, min(time.monotonic() - start, 2 * self.deadline))
             with self._changed:
                 self._since, self._ends = math.inf, 0.0
 
     def _next(self) -> list[Waiting]:
-        """The questions whose turn it is, as many as go together; none when the service is to end."""
+        """Wait for the next batch of questions; empty when the service stops."""
         with self._changed:
             batch: list[Waiting] = []
             while not batch and (self._turns or not self._closing.is_set()):
@@ -181,7 +181,7 @@ class Batcher:
                     if (one := self._turns.pop()).open:
                         batch.append(one)
                         cost += one.cost
-                if batch:  # who hung up left nothing to do
+                if batch:  # empty if all callers hung up
                     self._since = time.monotonic()
                     self._ends = self._since + self.pace.batch(cost)
             self._batch = batch
@@ -199,7 +199,7 @@ class Batcher:
                     one.settle(error)
 
     def _overdue(self, now: float) -> list[Waiting]:
-        """Takes the questions whose time is over: those of a batch that is late, and those that it kept waiting."""
+        """Take the overdue questions: those of a late batch, and those waiting behind it."""
         with self._changed:
             hangs = now > self._since + self.deadline
             found = [one for one in self._batch if hangs and one.take()]

@@ -1,4 +1,4 @@
-"""Sessions of users in memory: each is checked against the store, and costs one cell step for each new event."""
+"""A cache of users' sessions: each is checked against the store, and a new event costs one step of the cell."""
 
 import math
 import threading
@@ -13,23 +13,23 @@ from what_next.serving.metrics import Metrics
 from what_next.serving.store import Store, StoredEvent
 
 LONGEST_FOLD = 64
-"""New events of a user from which on a batch pass over all is quicker than cell steps."""
+"""With more new events of a user than this, a batch pass over the whole history is faster than single steps."""
 BYTES = 2**30
-"""Of all sessions of a version together, at most: a few long histories may weigh as much as many short ones."""
+"""Most memory of all sessions of a version: the number alone is no bound, because histories differ in length."""
 NEVER = -(2**63)
-"""A time before all others."""
+"""A time before all events."""
 
 
 @dataclass(eq=False)
 class Entry:
-    """What is remembered of a user.
+    """The cached state of a user.
 
     Attributes:
-        key: of the user's life in the store: after an erasure it is another one.
-        last: the highest number of an event that is folded in; `events`: how many there are.
-        time: the latest of them, among those with an item of the catalogue.
-        session: of those with an item of the catalogue.
-        spread: of the latest of them; NaN until somebody asks.
+        key: of the user in the store; an erased user who comes back gets another one.
+        last: the highest number of an event that was read; `events`: the number of events read.
+        time: of the latest event on an item of the catalogue.
+        session: of the events on items of the catalogue.
+        spread: of the session's latest events; NaN until it is computed.
     """
 
     key: int
@@ -40,27 +40,27 @@ class Entry:
     spread: float | None = math.nan
 
     def spread_in(self, served: Served) -> float | None:
-        """The spread, computed once."""
+        """The spread, computed on first use."""
         if self.spread is not None and math.isnan(self.spread):
             self.spread = spread(served, self.session.items)
         return self.spread
 
 
 class SessionCache:
-    """The sessions of a version, the latest asked for; whoever reads them holds `lock`."""
+    """The least recently used cache of sessions of a version; `lock` guards it."""
 
     def __init__(self, served: Served, store: Store, size: int, metrics: Metrics) -> None:
         self.folds, self._nothing = served.sessions, served.sessions.begin()
         self.places, self.store, self.metrics = served.places, store, metrics
         self.lock = threading.Lock()
-        # Each takes at least its share of the room, so that there are never more than `size`.
+        # Each session counts as at least BYTES / size, so that there are never more than `size`.
         self._entries: LRUCache[str, Entry] = LRUCache(BYTES, lambda entry: max(entry.session.bytes, BYTES // size))
 
     def of(self, users: Iterable[str]) -> dict[str, Entry]:
-        """The users' sessions as the store has them now; users without events are left out.
+        """The users' sessions up to date with the store; users without events are left out.
 
-        One query tells who has new events, and one more reads them. Those that follow the folded ones in time are
-        folded in, with one cell step for all users at once; the histories of all others are replayed in one batch pass.
+        One query tells who has new events, and a second one reads them. New events that are later than those already
+        read are folded in, one step of the cell for all users at once; other histories are replayed in one batch pass.
 
         Raises:
             StoreUnavailable: the store cannot be read.
@@ -87,9 +87,9 @@ class SessionCache:
             return found
 
     def remembered(self, user: str) -> Entry | None:
-        """What is in memory of a user, whatever the store has by now; waits for nobody."""
+        """The cached state of a user without asking the store; does not wait for the lock."""
         try:
-            return Cache.__getitem__(self._entries, user)  # past the order of use, which another thread may be changing
+            return Cache.__getitem__(self._entries, user)  # bypasses LRU bookkeeping: not thread-safe
         except KeyError:
             return None
 
@@ -99,9 +99,9 @@ class SessionCache:
             self._entries.pop(user, None)
 
     def adopt(self, old: "SessionCache") -> None:
-        """Take over sessions of the same model before items were added at the end of its catalogue.
+        """Take over the sessions of the same model from before items were added to its catalogue.
 
-        Those with an event of an item that was not known are left out: it may be known by now.
+        Sessions that skipped events on unknown items are left out, because these items may be known now.
         """
         with old.lock:
             entries = list(old._entries.items())
@@ -117,7 +117,7 @@ class SessionCache:
         return user in self._entries
 
     def _catch_up(self, late: dict[str, Entry], found: dict[str, Entry]) -> None:
-        """Reads what is new of each user, and folds it in or replays all; users whose events are gone are left out."""
+        """Read each user's new events, and fold them in or replay all; users without events any more are left out."""
         new = self.store.events_after({entry.key: entry.last for entry in late.values()})
         whole: dict[str, list[StoredEvent]] = {}
         behind: dict[str, list[StoredEvent]] = {}
@@ -130,7 +130,7 @@ class SessionCache:
                     whole[name] = known
             elif len(events) <= LONGEST_FOLD and (not known or known[0].time >= entry.time):
                 behind[name] = known
-            else:  # all of its events are needed
+            else:  # the whole history must be read
                 again[name] = self._unread(entry.key)
         replayed = self.folds.replays([[self.event_of(one) for one in known] for known in whole.values()])
         sessions = dict(zip(whole, replayed, strict=True)) | self._folded(late, behind)
@@ -143,11 +143,11 @@ class SessionCache:
             self._catch_up(again, found)
 
     def _unread(self, key: int) -> Entry:
-        """Of a user of whom no event was read yet."""
+        """The entry of a user of whom no event was read yet."""
         return Entry(key, 0, 0, NEVER, self._nothing)
 
     def _folded(self, late: dict[str, Entry], behind: dict[str, list[StoredEvent]]) -> dict[str, Session]:
-        """The sessions with what is new in them: one step for everybody that is behind, until nobody is."""
+        """The sessions with their new events: each step folds one event of every user who has some left."""
         sessions = {name: late[name].session for name in behind}
         for step in range(max(map(len, behind.values()), default=0)):
             names = [name for name, events in behind.items() if step < len(events)]
@@ -157,7 +157,7 @@ class SessionCache:
         return sessions
 
     def _grown(self, before: Entry, new: list[StoredEvent], known: list[StoredEvent], session: Session) -> Entry:
-        """What is known of a user with new events; `known`: those of them with an item of the catalogue."""
+        """The entry after new events; `known`: those of the new events on items of the catalogue."""
         return Entry(
             before.key,
             max([before.last, *(one.number for one in new)]),
@@ -168,5 +168,5 @@ class SessionCache:
         )
 
     def event_of(self, event: StoredEvent) -> Event:
-        """An event as the policy reads it."""
+        """A stored event in the form that the policy reads."""
         return Event(self.places[event.item_id], event.time, event.reward, event.context)

@@ -1,4 +1,4 @@
-"""The engine of the service: questions in, answers out, while models, items and histories change underneath."""
+"""The engine of the service: answers questions while models, items and histories change."""
 
 import asyncio
 import math
@@ -41,16 +41,16 @@ from what_next.serving.store import Store, Writer, records
 from what_next.settings import Setup
 
 SWITCH = 0.001
-"""Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
+"""Python's thread switch interval in seconds: the longest that the event loop waits for the model's thread."""
 TYPICAL_HISTORY = 100
-"""Events of a user who is not in memory, for want of something better."""
+"""Assumed number of events of a user who is not in memory."""
 ERASED, REMEMBERED = 10_000, 600.0
-"""Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
+"""Most erased users to remember, and for how many seconds: longer than any of their questions can take."""
 Asked = tuple[Question, IdempotencyKey | None]
 
 
 class Engine:
-    """Answers questions by the deployed model. The event loop only ever waits: a thread of its own runs the model."""
+    """Answers questions by the deployed model, which runs in its own thread so that the event loop is not blocked."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class Engine:
         metrics: Metrics | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        """Ready to answer. The first time, the setup's own model is deployed; then the store says which one is current.
+        """Load the current version of the store; if there is none yet, the setup's own model is deployed.
 
-        Whoever opened `store` and `writer` closes them, after the engine; `stop` breaks off.
+        The caller closes `store` and `writer` after the engine. Setting `stop` aborts the loading.
 
         Raises:
             ModelError: no deployed model can be loaded, or the second one that the setup names is missing.
-            Stopping: it was broken off.
+            Stopping: `stop` was set.
             StoreUnavailable: the store cannot be used now.
         """
         torch.set_num_threads(setup.threads or 1)
@@ -77,8 +77,8 @@ class Engine:
         self._going: Counter[str] = Counter()
         self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
         self._submitting = threading.Lock()
-        # Whether another process withdrew what an answer held: that is found out when its impression is written, and
-        # otherwise the poller looks. To ask the store before each batch would cost more than all else of it.
+        # Whether another process withdrew an item of an answer. The writer finds this out with the impression, else the
+        # poller does; asking the store before each batch would cost more than the rest of the batch.
         self._behind = False
         self._answering, self._safe = Answering(setup), Answering(setup)
         self._shadow = Shadow(Answering(setup), lambda: models.live.candidate, self._submit, metrics)
@@ -87,7 +87,7 @@ class Engine:
         self.experiment = Watch(settings, lambda: models.live, models.store, setup.loop.look)
 
     def close(self) -> None:
-        """Answer what waits, and end all threads."""
+        """Answer waiting questions, and end all threads."""
         self._poller.close()
         self.experiment.close()
         self.batcher.close()
@@ -98,14 +98,14 @@ class Engine:
     async def recommend_all(
         self, requests: Sequence[Asked], caller: str = ""
     ) -> list[RecommendationResponse | BaseException]:
-        """The answers to the questions of one request, which are let in together, when their impressions are durable.
+        """The answers to the questions of one request, admitted together, once their impressions are durable.
 
-        What can be answered is shared among callers. In the place of an answer stands an error: `Refused`, where the
-        question cannot be answered as it was put; `AnsweredBefore`, where it is to be answered once, and was;
-        `Withdrawn`, where items are withdrawn as fast as it is answered; `StoreUnavailable`; or `Stopping`.
+        Capacity is shared among callers. In place of an answer there may be an error: `Refused` (the question is
+        invalid), `AnsweredBefore` (its idempotency key has an answer already), `Withdrawn` (an item was withdrawn
+        meanwhile, twice in a row), `StoreUnavailable` or `Stopping`.
 
         Raises:
-            Overloaded: they could not be answered in time.
+            Overloaded: the questions could not be answered in time.
             Stopping: the engine is being closed.
         """
         found = await self._outcomes(requests, caller)
@@ -114,7 +114,7 @@ class Engine:
                 others = await self._outcomes([requests[place] for place in again], caller)
             except (Overloaded, Stopping) as error:
                 others = [error for _ in again]
-            except asyncio.CancelledError:  # nobody gets the other answers of the request either
+            except asyncio.CancelledError:  # the request's other answers are lost, too
                 self.unseen([one.recommendation_id for one in found if isinstance(one, RecommendationResponse)])
                 raise
             for place, outcome in zip(again, others, strict=True):
@@ -122,7 +122,7 @@ class Engine:
         return found
 
     async def _outcomes(self, requests: Sequence[Asked], caller: str) -> list[RecommendationResponse | BaseException]:
-        """Answers and errors when all are there; those that come when nobody waits for them any more are noted."""
+        """Answers and errors, once all are there; answers that come after the client hung up are noted as unseen."""
         loop = asyncio.get_running_loop()
         waiting = [self._waiting(question, once, loop) for question, once in requests]
         if waiting:
@@ -135,14 +135,14 @@ class Engine:
             raise
 
     def unseen(self, recommendation_ids: Sequence[str]) -> None:
-        """Note that answers did not reach a client; those that no other one has are no decisions."""
+        """Note that answers did not reach a client; an answer that reached none does not count as a decision."""
         try:
             self.writer.submit(records.CountDeliveries(tuple(recommendation_ids), -1))
         except StoreUnavailable as error:
             logger.warning("answers that nobody saw stand in the log as shown: %s", error)
 
     def _waiting(self, request: Question, once: IdempotencyKey | None, loop: asyncio.AbstractEventLoop) -> Waiting:
-        """A question, whose cost counts what is known of the user where the model reads all of it each time."""
+        """A waiting question; if the model rereads the history each time, its length adds to the cost."""
         made = Waiting(request, loop, lambda lost: self.unseen([lost.recommendation_id]), once)
         current = self.models.live.current
         if current.served.sessions.rereads and request.user_id is not None and request.history is None:
@@ -151,10 +151,10 @@ class Engine:
         return made
 
     def _answer(self, batch: list[Waiting]) -> None:
-        """In the worker's thread; nothing that goes wrong ends it."""
+        """Answer a batch, in the worker's thread; errors become outcomes."""
         self.metrics.batches.observe(len(batch))
         if self._behind:
-            self._behind = False  # before the look: what is found out meanwhile asks for another one
+            self._behind = False  # first: a change during the look must cause another look
             try:
                 self.models.withdrawals.look()
             except StoreError:
@@ -175,13 +175,13 @@ class Engine:
                         self._shadow.put(request, outcome.answer)
 
     def _late(self, waiting: Waiting) -> None:
-        """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
+        """Answer an overdue question without the model, in the watcher's thread; the model's answer is discarded."""
         live = self.models.live
         request, role, arm = meant(self.setup.server, live, waiting.request)
         self._finish(waiting, self._safe.safe(live.of(role), request, role, "deadline"), arm)
 
     def _finish(self, waiting: Waiting, outcome: Outcome, arm: Arm | None) -> None:
-        """Have the impression written, with the arm of an experiment; the answer is given when it is durable."""
+        """Write the impression, with the arm of an experiment; the answer is sent when the impression is durable."""
         if not isinstance(outcome, Result):
             waiting.settle(outcome)
             return
@@ -211,9 +211,9 @@ class Engine:
             waiting.settle(answer if error is None else error)
 
     def _submit(self, impression: records.AddImpression, arrived: float) -> "Future[Any]":
-        """Have an impression written: without the user where that one was erased since the question arrived.
+        """Write an impression, without the user if the user was erased since the question arrived.
 
-        Under the lock, so that what goes to the writer with a user's id is there before the erasure is.
+        The lock makes sure that an impression with a user's id is queued before that user's erasure.
         """
         user = impression.user_id
         with self._submitting:
@@ -221,15 +221,15 @@ class Engine:
                 impression = replace(impression, user_id=None, key=None, history=None, response=None)
             return self.writer.submit(impression)
 
-    # What changes
+    # Changes
 
     def erase(self, user_id: str) -> records.Erased:
         """Erase a user from the store and from memory; blocks until that is durable.
 
-        Impressions of questions that are under way meanwhile are recorded without the user.
+        Impressions of questions that are being answered meanwhile are recorded without the user.
 
         Raises:
-            StoreUnavailable: the store cannot be used now, and holds the user still.
+            StoreUnavailable: the store cannot be used now, and still holds the user.
         """
         with self._submitting:
             self._going[user_id] += 1
@@ -241,19 +241,19 @@ class Engine:
             with self._submitting:
                 self._gone[user_id] = time.monotonic()
                 self._going -= Counter((user_id,))  # keeps no zeros
-            # Who was read from the store just before the commit came back into memory.
+            # The user may have been read back into memory just before the commit.
             self.models.forget(user_id)
 
     def withdraw(self, item_id: str) -> bool:
-        """Have no answer hold an item any more, in any process on the store, until it is put again; blocks until that
-        is durable. Returns whether it was not withdrawn before.
+        """Exclude an item from all answers, in every process on the store, until it is added again; blocks until that
+        is durable. Returns whether the item was not withdrawn before.
 
         Raises:
             CatalogueError: neither the catalogue nor the store holds it.
             StoreUnavailable: the store cannot be used now.
         """
         if not self.held([item_id]):
-            self.models.grow()  # another process may have taken it just now
+            self.models.grow()  # another process may have just added it
         if not self.held([item_id]):
             raise CatalogueError(f"item {item_id!r} is not in the catalogue")
         changed: bool = self.writer.submit(records.WithdrawItem(item_id)).result()
@@ -261,7 +261,7 @@ class Engine:
         return changed
 
     def check_items(self, items: Sequence[NewItem]) -> None:
-        """Raises an `InvalidWrite` where an item cannot be put into the catalogue."""
+        """Raise an `InvalidWrite` if an item cannot be put into the catalogue."""
         served, kinds = self.served, self.served.catalogue.kinds
         wrong = [
             (place, "tags", f"{some(unknown)}: not known; an item has {some(kinds) or 'none'}")
@@ -270,14 +270,14 @@ class Engine:
         ]
         wrong += problems(served.policy.agent.space, items, served.own)
         if wrong:
-            raise records.InvalidWrite(*min(wrong, key=itemgetter(0, 1)))  # of the first such item
+            raise records.InvalidWrite(*min(wrong, key=itemgetter(0, 1)))  # the first wrong item
 
     def held(self, item_ids: Sequence[str]) -> int:
-        """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""
+        """How many of the ids are in the catalogue, or in the store although the catalogue cannot take them."""
         served = self.served
         return sum(one in served.places or one in served.left_out for one in set(item_ids))
 
-    # What is told
+    # Reports
 
     @property
     def served(self) -> Served:
@@ -285,21 +285,21 @@ class Engine:
         return self.models.live.current.served
 
     def missing(self) -> Sequence[str]:
-        """What the engine waits for; nothing: it is ready."""
+        """What is missing until the engine is ready; empty: it is."""
         found = [] if self.batcher.alive else ["model"]
         return found if self.models.counted else [*found, "popular items"]
 
     def model(self) -> dict[str, Any]:
-        """What answers, as plain values."""
+        """The models in use, as plain values."""
         return self.models.live.describe(self.setup)
 
     def undeployed(self) -> str | None:
-        """What people are told where the setup's model is not the deployed one; None: it is."""
+        """A message if the setup's model is not the deployed one; None if it is."""
         live = self.models.live
         answers = live.current.served.version
         return undeployed(self.setup.model_agent_path, live.refused[0] if live.refused else answers, answers)
 
     def unfit(self) -> str | None:
-        """What people are told where the second model cannot be used; None: it can, or there is none."""
+        """A message if the second model cannot be used; None if it can, or there is none."""
         found = self.models.live.unfit
         return found and f"the second model cannot be used ({found[1]}); all are answered by the first"

@@ -1,7 +1,7 @@
-"""Experiments: two policies share the users by a hash of their ids; what each earned is told at any number of looks.
+"""Experiments: two policies share the users by a hash of their ids, and are compared at any number of looks.
 
-A canary is one, too: of the deployed version and the second one. What the second one answers in the
-shadow, which nobody sees, is recorded here, too.
+A canary is an experiment, too: of the deployed version and the second one. This file also records the second version's
+shadow answers, which no user sees.
 """
 
 import threading
@@ -28,9 +28,9 @@ from what_next.settings import Server
 from what_next.settings.service import POLICIES
 
 REST = 20
-"""Between two looks at what was earned it rests at least so many times as long as the last look took."""
+"""The pause between two looks is at least this many times the duration of the last look."""
 WAITING = 256
-"""Questions that wait for the second model; what comes while it is full is dropped, and counted."""
+"""Most questions that wait for a shadow answer; further ones are dropped and counted."""
 ASSUMES = (
     "the bounds hold at any number of looks, if there are many users, independent of each other, and later rewards of "
     "a user are not systematically opposed to earlier ones"
@@ -39,11 +39,11 @@ ASSUMES = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """What shares the users now.
+    """An experiment or canary that is running.
 
     Attributes:
         arms: both policies; `share`: of the users whom the second one answers.
-        salt: before the ids of users: another one shares them in another way.
+        salt: hashed with the ids of users; another salt gives another assignment.
     """
 
     arms: tuple[str, str]
@@ -52,12 +52,12 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """Both arms, with a colon between them."""
+        """The names of both arms, joined by a colon."""
         return ":".join(self.arms)
 
     @classmethod
     def of(cls, settings: Server, live: Live) -> "Experiment | None":
-        """That of the settings, else a canary, else none."""
+        """The experiment of the settings, else a canary, else None."""
         if settings.arms is not None:
             return cls(settings.arms, settings.experiment_share, f"{':'.join(settings.arms)}:")
         if live.candidate is None or live.second is None or not live.second.share:
@@ -66,16 +66,16 @@ class Experiment:
         return cls(arms, live.second.share, live.second.salt)
 
     def arm(self, user: str) -> Arm:
-        """That of a user: always the same one, in every process."""
+        """The arm of a user: always the same, in every process."""
         return Arm(self.name, self.arms[point(self.salt + user) < self.share], self.share)
 
 
 def meant(settings: Server, live: Live, request: Question) -> tuple[Question, Role, Arm | None]:
-    """What is asked, which of the models answers it, and for which arm.
+    """The question with the arm's policy, the role of the model that answers it, and the arm.
 
-    Only questions for the trained policy that name a user belong to an experiment: nobody else can be known again; and
-    they may ask not to. An arm whose model is not there is none: the deployed model answers, and the log says nothing
-    of the experiment.
+    Only questions to the trained policy that name a user belong to an experiment, because others cannot be assigned
+    consistently; a question may also opt out. If the arm's model is not loaded, the deployed model answers, and the
+    decision is logged without an arm.
     """
     role = live.role(request.user_id)
     experiment = Experiment.of(settings, live) if request.experiment else None
@@ -90,10 +90,10 @@ def meant(settings: Server, live: Live, request: Question) -> tuple[Question, Ro
 
 
 class Watch:
-    """A thread that compares the arms every so often.
+    """A thread that compares the arms periodically.
 
     Attributes:
-        now: what it found last, as plain values; None: there is no experiment, or it was not looked at yet.
+        now: the last comparison, as plain values; None if there is no experiment, or no comparison yet.
     """
 
     def __init__(self, settings: Server, live: Callable[[], Live], store: Store, every: float) -> None:
@@ -105,17 +105,17 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._stop.set()
         self._thread.join()
 
     def number(self, name: str) -> float:
-        """A bound of the difference, or its mean; NaN where it is not known."""
-        value = None if (now := self.now) is None else now["difference"][name]  # a look may replace it meanwhile
+        """A bound of the difference, or its mean; NaN if unknown."""
+        value = None if (now := self.now) is None else now["difference"][name]  # the thread may replace it
         return float("nan") if value is None else float(value)
 
     def look(self) -> dict[str, Any] | None:
-        """Compares the arms by what the store holds of them.
+        """Compare the arms by their answers in the store.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
@@ -137,7 +137,7 @@ class Watch:
 
 
 def compared(experiment: Experiment, store: Store) -> dict[str, Any]:
-    """What both arms earned since the share last changed, as plain values; what is not known is None."""
+    """The comparison of both arms since the share last changed, as plain values; None for unknown values."""
     first, second = experiment.arms
     users, second_arm, rewards, since = earned(store, experiment.name, second, experiment.share)
     found = contrast(users, second_arm, rewards, LEVEL)
@@ -165,7 +165,7 @@ def _told(name: str, arm: Earned) -> dict[str, Any]:
 
 
 class Shadow:
-    """A thread of its own: it delays no answer, and whatever goes wrong in it breaks none."""
+    """Records the second model's answers in a thread of its own, so that it neither delays nor breaks real answers."""
 
     def __init__(
         self,
@@ -174,15 +174,17 @@ class Shadow:
         submit: "Callable[[AddImpression, float], Future[Any]]",
         metrics: Metrics,
     ) -> None:
-        """Starts the thread, whose own `answering` is; `candidate` is the second model now. `submit` has an impression
-        written, and takes when the question came, on the monotonic clock.
+        """Start the thread.
+
+        `answering`: used by this thread only; `candidate`: gives the current second model; `submit`: writes an
+        impression, with the question's time of arrival on the monotonic clock.
         """
         self.answering, self.candidate, self.submit, self.metrics = answering, candidate, submit, metrics
         self._room = threading.BoundedSemaphore(WAITING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="what-next-shadow")
 
     def put(self, request: Question, shown: RecommendationResponse) -> None:
-        """Have a question to the trained model answered, some time; `shown` is what was answered to it."""
+        """Queue a question for the second model, if it is to the trained policy; `shown`: the answer the user got."""
         if request.policy != "trained":
             return
         if self._room.acquire(blocking=False):
@@ -191,7 +193,7 @@ class Shadow:
             self.metrics.shadows.labels("dropped").inc()
 
     def close(self) -> None:
-        """Ends the thread; what waits is dropped."""
+        """End the thread; waiting questions are dropped."""
         self._thread.shutdown(cancel_futures=True)
 
     def _record(self, request: Question, shown: RecommendationResponse, asked: float) -> None:

@@ -1,4 +1,4 @@
-"""What answers now: the deployed version, and the second one beside it, each with what it knows of users and items."""
+"""The versions that answer now, the deployed one and an optional second one, with their sessions and item counts."""
 
 import hashlib
 import threading
@@ -26,14 +26,14 @@ from what_next.types import ItemSet
 
 Ids = tuple[str, ...]
 KEPT = 64
-"""Masks that are remembered: a page asks again and again with the same one."""
+"""Most cached masks: a page repeats the same mask in many requests."""
 
 
 class Withdrawals:
-    """The withdrawn items, as the store says; safe for threads.
+    """The withdrawn items according to the store; thread-safe.
 
     Attributes:
-        now: the number of the latest change, 0 before the first, and the ids; replaced as a whole.
+        now: the number of the latest change (0 before the first) and the ids; replaced as a whole.
     """
 
     def __init__(self, store: Store) -> None:
@@ -42,7 +42,7 @@ class Withdrawals:
         self._lock = threading.Lock()
 
     def look(self) -> None:
-        """Takes up what was withdrawn or put again, here or by another process.
+        """Read new withdrawals and re-additions, by this or another process, from the store.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
@@ -58,18 +58,18 @@ class Withdrawals:
 
 @dataclass(frozen=True, eq=False)
 class Mask(ItemSet):
-    """The permitted items; `rule` says which they are of any catalogue."""
+    """The permitted items; `rule` defines them for any catalogue."""
 
     rule: Rule
 
 
 class Active:
-    """What answers for one role. Only `popular` is ever replaced, and what is withdrawn changes.
+    """A version that answers for one role. Only `popular` is replaced, and the withdrawn items change.
 
     Attributes:
         served: the version.
-        sessions: of users, each as this version sees them.
-        popular: of its catalogue.
+        sessions: of users, for this version's model.
+        popular: the popularity policy on its catalogue.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Active:
         self.count(counted)
 
     def count(self, counted: Mapping[str, int]) -> None:
-        """Takes up how many events items have; those that the catalogue does not hold are passed over."""
+        """Set the number of events of each item; items outside the catalogue are ignored."""
         counts = np.zeros(len(self.served.ids), np.int64)
         for name, count in counted.items():
             if (place := self.served.places.get(name)) is not None:
@@ -106,13 +106,13 @@ class Active:
         return now[0], places
 
     def mask(self, request: Question) -> Mask | None:
-        """The items that a question permits; None: all of them.
+        """The items that a question permits; None: all.
 
-        Ids that the catalogue does not hold are passed over; bounds of ranges are inclusive, in the attributes' own
-        units; of each kind of tags an item has one.
+        Unknown ids are ignored; bounds of ranges are inclusive and in the attributes' own units; an item must have one
+        of the given tags of each kind.
 
         Raises:
-            Refused: an attribute or a kind of tags is not known, a range has no inside, or no item is left.
+            Refused: an attribute or a kind of tags is unknown, a range is empty, or no item is left.
         """
         if request.allowed is None and not (request.blocked or request.ranges or request.tags):
             return None
@@ -144,7 +144,7 @@ class Active:
         return Mask(permitted, rule)
 
     def _nothing_left(self, rule: Rule) -> Refused:
-        """Which field of a question permits nothing."""
+        """The refusal that names the field because of which no item is left."""
         catalogue = self.served.catalogue
         if rule.allowed == ():
             return Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
@@ -159,14 +159,14 @@ class Active:
 
 @dataclass(frozen=True, eq=False)
 class Live:
-    """What a batch of questions is answered by; it holds on to it until its end, whatever is deployed meanwhile.
+    """An immutable snapshot of the versions; a batch uses the same one until its end, whatever is deployed meanwhile.
 
     Attributes:
-        deployment: how the current version came; `current`: that version.
-        candidate: the second one, for canary or shadow; `second`: how it is asked.
-        refused: the version that could not be loaded, and why; None: there is none.
-        unfit: the second one's file or version that could not be loaded or is of another catalogue, and why; None: it
-            is fit, or there is none.
+        deployment: the deployment of the current version; `current`: that version.
+        candidate: the second version, for canary or shadow; `second`: how it is used.
+        refused: a deployed version that could not be loaded, and why; None: there is none.
+        unfit: the second version (or its file) if it could not be loaded or has another catalogue, and why; None: it is
+            fit, or there is none.
     """
 
     deployment: Deployment
@@ -177,23 +177,23 @@ class Live:
     second: Second | None = None
 
     def role(self, user: str | None) -> Role:
-        """Which of the two answers a user: the second one for a share of them, always the same ones."""
+        """Which version answers a user: the second one for a fixed share of the users."""
         second = self.second
         if self.candidate is None or second is None or user is None or point(second.salt + user) >= second.share:
             return "current"
         return "canary"
 
     def of(self, role: Role) -> Active:
-        """Who answers for a role."""
+        """The version that answers for a role."""
         return self.current if role == "current" or self.candidate is None else self.candidate
 
     @property
     def shadow(self) -> bool:
-        """Whether the second version is asked, unseen, what the current one answers."""
+        """Whether the second version gets the current one's questions, too, without users seeing its answers."""
         return self.candidate is not None and self.second is not None and self.second.shadow
 
     def describe(self, setup: Setup) -> dict[str, Any]:
-        """The deployed version, what it was trained as, and what stands beside it, as plain values."""
+        """The deployed version, its training, and the second version, as plain values."""
         served, settings, candidate = self.current.served, setup.server, self.candidate
         manifest = served.manifest
         second = None if candidate is None else candidate.served.version
@@ -225,14 +225,14 @@ class Live:
 
 
 def point(user: str) -> float:
-    """Where a user stands between 0 and 1."""
+    """A hash of a text to a number in [0, 1), for example of a user's id."""
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def check_models(setup: Setup, store: Store | None) -> None:
-    """Raises a `ModelError` where the engine of a setup cannot begin: its model is unfit, or the second one missing.
+    """Raise a `ModelError` if the engine of a setup cannot start: its model is invalid, or the second one is missing.
 
-    `store`: None where there is none yet.
+    `store`: None if there is none yet.
     """
     if store is None or not store.deployments():
         check(setup.model_agent_path)
@@ -240,7 +240,7 @@ def check_models(setup: Setup, store: Store | None) -> None:
 
 
 def check_second(setup: Setup) -> None:
-    """Raises a `ModelError` where the second model of a setup is missing: a mistake in it."""
+    """Raise a `ModelError` if the second model that a setup names is missing."""
     agent, tried = setup.server.candidate, setup.server.tried
     if agent is not None and not agent.is_file():
         raise ModelError(f"{agent}: no such model file, and server.candidate names it; train it, or leave that out")

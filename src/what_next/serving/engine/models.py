@@ -1,4 +1,4 @@
-"""The versions in memory: loaded, put into each other's place, and kept as the store says."""
+"""The versions in memory: loads and replaces them as the store says."""
 
 import threading
 import time
@@ -17,42 +17,42 @@ from what_next.serving.store import Deploy, Deployment, Outage, Second, Store, S
 from what_next.settings import Setup
 
 SLICE = 1.0
-"""Seconds that a version is waited for before anything else is looked at."""
+"""Seconds to wait for a version that is being loaded before checking other things."""
 LONG = 10.0
-"""Seconds of loading after which it is told."""
+"""Seconds of loading after which a warning is logged."""
 LOOK = 1.0
 """Seconds between two looks at the store."""
 SHARED = 0.1
-"""Part of the items that two versions of one catalogue have in common, at least: items come and go."""
+"""Smallest share of common items for two versions to count as having the same catalogue: items come and go."""
 
 
 class Loading:
-    """A version on its way into memory, in a thread that may be left to itself: what hangs there holds up nobody.
+    """A version that is being loaded in a thread of its own, which is abandoned if it hangs.
 
     Attributes:
-        version: what it is called; `began`: when, on the monotonic clock.
+        version: its name; `began`: when loading started, on the monotonic clock.
         items: number of the last item of the store that it is loaded with.
     """
 
     def __init__(self, version: str, items: int, seconds: float, load: Callable[[], Active]) -> None:
-        """Starts the thread; `load` may take `seconds`."""
+        """Start the thread; `load` may take `seconds`."""
         self.version, self.items, self.limit, self.began = version, items, seconds, time.monotonic()
         self._found: Future[Active] = Future()
         threading.Thread(target=self._run, args=(load,), name="what-next-loading", daemon=True).start()
 
     def over(self, seconds: float) -> bool:
-        """Waits for so long at most; whether it is loaded by then, or failed, or takes too long."""
+        """Wait for at most `seconds`; whether loading has finished, failed or run out of time by then."""
         left = self.began + self.limit - time.monotonic()
         wait([self._found], max(min(seconds, left), 0))
         return self._found.done() or left <= seconds
 
     @property
     def late(self) -> bool:
-        """Whether it takes too long."""
+        """Whether it is not finished: once `over`, that it ran out of time."""
         return not self._found.done()
 
     def result(self) -> Active:
-        """The version, once it is over.
+        """The loaded version; call it once `over` is true.
 
         Raises:
             ModelError: a file is missing or damaged, the model does not answer, or loading took too long.
@@ -76,7 +76,7 @@ class Loading:
 
 
 class Models:
-    """Keeps `live` as the store says: deployments and new items, also those that other processes made.
+    """Keeps `live` up to date with the store's deployments and items, also those of other processes.
 
     Attributes:
         live: replaced as a whole; readers take it once for each batch.
@@ -87,11 +87,11 @@ class Models:
     counted = False
 
     def __init__(self, setup: Setup, store: Store, metrics: Metrics, stop: threading.Event | None = None) -> None:
-        """Loads the current version; the first time, that of the setup is deployed. `stop` breaks off.
+        """Load the current version; if there is none yet, the setup's model is deployed. Setting `stop` aborts.
 
         Raises:
             ModelError: no deployed version can be loaded, or the second one is missing.
-            Stopping: it was broken off.
+            Stopping: `stop` was set.
         """
         self.stop = stop or threading.Event()
         self.setup, self.store, self.metrics = setup, store, metrics
@@ -99,7 +99,7 @@ class Models:
         self._changing, self._swapping, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
         self.loading: Loading | None = None
         self._second: Loading | None = None
-        self._beside: Second | None = None  # what the store names, once it is taken up or refused
+        self._beside: Second | None = None  # the store's second version that was last handled
         self._items: dict[str, StoredItem] = {}
         self._last_item = 0
         self._counted: Mapping[str, int] = {}
@@ -130,10 +130,10 @@ class Models:
         raise ModelError(f"no deployed version can be loaded; the current one, {refused[0]}: {refused[1]}")
 
     def _with_second(self, live: Live) -> Live:
-        """With the second model of the setup, or why it is not there: that is no reason not to answer by the first."""
+        """`live` with the second model of the setup, or with the reason why it is unfit: the first answers all then."""
         server = self.setup.server
         if (agent := server.candidate) is None and server.tried is None:
-            return live  # the store may name one: that is looked for later
+            return live  # the store may name one, which `look` loads
         check_second(self.setup)
         try:
             version = keep(self.folder, agent) if agent is not None else server.tried or ""
@@ -146,10 +146,11 @@ class Models:
             return replace(live, unfit=(agent.name if agent else str(server.tried), str(error)))
 
     def _loaded(self, version: str) -> Active:
-        """A version, waited for.
+        """Load a version and wait for it.
 
         Raises:
-            ModelError: see `Loading.result`. Stopping: it was broken off.
+            ModelError: see `Loading.result`.
+            Stopping: `stop` was set.
         """
         self.loading = loading = self._begun(version)
         warned = False
@@ -163,7 +164,7 @@ class Models:
         return self._ended(loading)
 
     def _begun(self, version: str, before: Loading | None = None) -> Loading:
-        """Begins to load a version with all items of the store, unless that is what was begun before."""
+        """Start to load a version with all items of the store; returns `before` if that loads the same version."""
         if before is not None and before.version == version:
             return before
         with self._changing:
@@ -171,14 +172,14 @@ class Models:
 
         def load() -> Active:
             served, server = Served.load(self.folder, version), self.setup.server
-            if server.search == "approximate":  # before the items that came since: the index stays as it is
+            if server.search == "approximate":  # before items are added: the index is of the version
                 served = replace(served, policy=served.policy.indexed(server.candidates))
             return self._active(served.extended(items))
 
         return Loading(version, last, self.setup.server.loading, load)
 
     def _ended(self, loading: Loading) -> Active:
-        """What came of it, counted, with the items that came meanwhile: until it is in its place, none may come."""
+        """The loaded version, with items that were added meanwhile; no more may be added until it is in its place."""
         try:
             found = loading.result()
         except ModelError:
@@ -192,10 +193,10 @@ class Models:
         size = self.setup.server.sessions
         return Active(served.warm(), self.store, size, self.metrics, self._counted, self.withdrawals)
 
-    # What changes
+    # Changes
 
     def look(self) -> None:
-        """Takes up a new deployment, and items that are new or withdrawn, where there are any.
+        """Apply the store's new deployments, new items and withdrawals.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
@@ -211,7 +212,7 @@ class Models:
                 self._beside = wanted
 
     def _deploy(self, newest: Deployment) -> bool:
-        """Put a version in its place; False: it is still being loaded, and the next look goes on with it."""
+        """Switch to a deployed version; False if it is still being loaded, and the next look must call this again."""
         if newest.version == self.live.current.served.version:
             self.loading = None
             with self._changing:
@@ -237,7 +238,7 @@ class Models:
         return True
 
     def _put_beside(self, wanted: Second | None) -> bool:
-        """Take up the second version that the store names, or let go of one; False: it is still being loaded."""
+        """Set or remove the second version as the store says; False if it is still being loaded."""
         loading, there = None, self.live.candidate
         if wanted is not None and (there is None or there.served.version != wanted.version):
             self._second = loading = self._begun(wanted.version, self._second)
@@ -256,7 +257,7 @@ class Models:
         return True
 
     def grow(self) -> None:
-        """Takes up items of the store that are new, which can be recommended in the next answer, or withdrawn.
+        """Apply the store's new items, which can be recommended from the next answer on, and withdrawals.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
@@ -270,27 +271,27 @@ class Models:
         live = self.live
         current = self._active(live.current.served.extended(new))
         candidate = live.candidate and self._active(live.candidate.served.extended(new))
-        self._note(new)  # else they are tried anew
-        with self._swapping:  # so that no user is forgotten by the old ones alone
+        self._note(new)  # only now, so that a failure is tried again
+        with self._swapping:  # so that `forget` does not only reach the old sessions
             for old, grown in ((live.current, current), (live.candidate, candidate)):
                 if old and grown and all(item.item_id not in old.served.places for item in new):
                     grown.sessions.adopt(old.sessions)
             self.live = replace(live, current=current, candidate=candidate)
 
     def forget(self, user_id: str) -> None:
-        """Let go of a user's session."""
+        """Drop a user's sessions."""
         with self._swapping:
             for active in (self.live.current, self.live.candidate):
                 if active is not None:
                     active.sessions.drop(user_id)
 
     def _note(self, new: Sequence[StoredItem]) -> None:
-        """These items of the store are known, in the order of their numbers."""
+        """Remember items of the store, which come in the order of their numbers."""
         for item in new:
             self._items[item.item_id], self._last_item = item, item.number
 
     def count(self) -> None:
-        """Counts popular items anew.
+        """Update the counts of popular items.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
@@ -304,10 +305,10 @@ class Models:
 
 
 def _other_catalogue(version: Served, current: Served) -> str | None:
-    """What tells that a version's items are not those of the current one; None: they are.
+    """A message if a version's catalogue is not that of the current one; None if it is.
 
-    Part of the smaller catalogue counts: a model of the newest items alone, or of many more, is one of this service.
-    Items that came since their training are in both.
+    The common items are compared with the smaller catalogue, so that a model of only the newest items, or of many more
+    items, is accepted. Items that were added after training are in both, so only the version's own are compared.
     """
     common, least = len(current.known(version.ids[: version.own])), min(version.own, current.own)
     if common >= SHARED * least:
@@ -316,14 +317,14 @@ def _other_catalogue(version: Served, current: Served) -> str | None:
 
 
 def _fitting(second: Active, current: Active) -> Active:
-    """A second version; raises a `ModelError` where its items are not those that are served."""
+    """The second version; a `ModelError` if its catalogue is not the current one."""
     if other := _other_catalogue(second.served, current.served):
         raise ModelError(f"{other}; name a model that was trained on the data of this service")
     return second
 
 
 class Poller:
-    """A thread that looks every so often; what it cannot do now is done the next time."""
+    """A thread that calls `Models.look` periodically; after a failure it tries again the next time."""
 
     def __init__(self, models: Models) -> None:
         self.models = models
@@ -332,7 +333,7 @@ class Poller:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._stop.set()
         self._thread.join()
 
@@ -351,7 +352,7 @@ class Poller:
                 outage.failed(error)
             except Exception as error:
                 failure = f"{type(error).__name__}: {error}"
-                if failure != reported:  # once, however often it comes again
+                if failure != reported:  # logged once, not at each repetition
                     logger.exception("looking for new versions and items failed; what is deployed goes on")
                 reported = failure
             self._stop.wait(LOOK)

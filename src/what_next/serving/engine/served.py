@@ -1,4 +1,4 @@
-"""A version in memory: the trained policy, what answers need of its catalogue, and the reasons that it gives."""
+"""A version in memory: the trained policy, lookups in its catalogue, and the reasons for its answers."""
 
 import threading
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ from what_next.training.artefacts import CRITIC, Manifest, read_manifest
 from what_next.types import Request
 
 WINDOW = 20
-"""Latest events whose spread is count."""
+"""Latest events whose spread is reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +38,12 @@ class Served:
     """One version, ready to answer.
 
     Attributes:
-        version: what it is called.
-        manifest: what its file says of it.
-        policy: the agent for inference, on its catalogue with the items that came since.
-        left_out: ids of items that came since and have other attributes than its own.
-        own: how many of its items are those of its file; those behind them came since.
-        lock: of the policy: one thread at a time.
+        version: its name.
+        manifest: of its file.
+        policy: the agent for inference, on its catalogue with the items that were added since.
+        left_out: ids of added items that do not fit its catalogue.
+        own: the number of items from its file, which come before the added ones.
+        lock: for the policy, which only one thread at a time may use.
     """
 
     version: str
@@ -66,9 +66,9 @@ class Served:
         return cls(version, read_manifest(agent, "agent"), policy, own=len(policy.state.space.catalogue))
 
     def extended(self, items: Sequence[StoredItem]) -> "Served":
-        """The same version with further items; a search finds those of the version, and looks at all later ones."""
+        """The same version with further items; approximate search always scores all added items."""
         odd = misfits(self.policy.agent.space, items)
-        if odd:  # of a store that served other models, too; why is not for the log, since it names an item
+        if odd:  # the store also served other models; the detailed reason names an item, so it is not logged
             names = some(self.catalogue.names)
             untold = "without attributes, it knows no new ones but by tags of items that it was trained with"
             why = f"its attributes are others ({names})" if names else untold
@@ -86,7 +86,7 @@ class Served:
 
     @cached_property
     def sessions(self) -> Sessions:
-        """How a person's session begins, grows, and becomes the policy's state."""
+        """Begins and extends sessions for this version's agent."""
         return Sessions.of(self.policy.agent)
 
     @cached_property
@@ -101,24 +101,24 @@ class Served:
 
     @cached_property
     def lowered(self) -> list[str]:
-        """The titles in small letters."""
+        """The titles in lower case."""
         return [title.lower() for title in self.titles]
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """Where an id stands in the catalogue."""
+        """The position in the catalogue of each id."""
         return {name: place for place, name in enumerate(self.ids)}
 
     def known(self, ids: Iterable[str]) -> Int32[np.ndarray, "known"]:
-        """Where the ids stand that the catalogue holds, in their order."""
+        """The positions of those ids that are in the catalogue, in the given order."""
         return np.array([place for one in ids if (place := self.places.get(one)) is not None], np.int32)
 
     def item(self, item_id: str) -> NewItem | None:
-        """An item; None: the catalogue does not hold it."""
+        """An item; None if it is not in the catalogue."""
         return None if (place := self.places.get(item_id)) is None else self._item(place)
 
     def search(self, query: str, limit: int) -> list[NewItem]:
-        """Items whose title holds a text, whatever its case; those whose title begins with it first.
+        """Items whose title contains a text, ignoring case; those whose title begins with it come first.
 
         Without a text, the first items of the catalogue.
         """
@@ -139,19 +139,19 @@ class Served:
 
     @cached_property
     def units(self) -> Float32[np.ndarray, "items dim"]:
-        """The item vectors, all of length 1 (0 where a vector is 0): their inner products are cosines."""
+        """The item vectors scaled to length 1 (0 stays 0): inner products are cosines."""
         encoder, vectors = self.policy.agent.nets.get("encoder"), self.catalogue.vectors
-        if isinstance(encoder, Encoder):  # the founding algorithm has none: its actor reads events itself
+        if isinstance(encoder, Encoder):  # the founding algorithm has no encoder: it compares attributes
             with torch.no_grad():
                 vectors = encoder.items().float().cpu().numpy()
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
 
     def warm(self) -> "Served":
-        """Computes what is computed once; returns itself.
+        """Compute all lazy values and test the model; returns itself.
 
         Raises:
-            ModelError: the model proposes what is no finite number.
+            ModelError: the model's proposal is not finite.
         """
         _ = self.ids, self.titles, self.places, self.catalogue.vectors, self.catalogue.kinds
         try:
@@ -162,11 +162,11 @@ class Served:
 
 
 def reasons(served: Served, session: Session | None, items: Int32[np.ndarray, "chosen"]) -> list[Reason]:
-    """The reason of each item: the nearest of the history, the item's attributes, and the critic's value."""
+    """The reason for each item: the most similar item of the history, the attributes, and the critic's value."""
     nearest: list[SimilarItem | None] = [None] * len(items)
     critic: list[float | None] = [None] * len(items)
     if session is not None and len(session) and len(items):
-        heard = session.items[::-1]  # the later one among equals
+        heard = session.items[::-1]  # newest first: ties go to the later event
         alike = served.units[heard] @ served.units[items].T
         best = zip(heard[alike.argmax(0)].tolist(), alike.max(0).tolist(), strict=True)
         nearest = [_named(served, place, similarity) for place, similarity in best]
@@ -179,10 +179,10 @@ def reasons(served: Served, session: Session | None, items: Int32[np.ndarray, "c
 
 
 def similar(served: Served, item_id: str, k: int, withdrawn: Int32[np.ndarray, "withdrawn"]) -> list[SimilarItem]:
-    """The items that are most like one, by the cosine of their vectors; not the item itself, nor withdrawn ones.
+    """The items most similar to an item by cosine, without itself and withdrawn ones.
 
     Raises:
-        CatalogueError: it is not known.
+        CatalogueError: the item is unknown.
     """
     place = served.places.get(item_id)
     if place is None:
@@ -199,18 +199,18 @@ def _named(served: Served, place: int, similarity: float) -> SimilarItem:
 
 
 def spread(served: Served, items: Int32[np.ndarray, "heard"]) -> float | None:
-    """The spread of the latest events of a session; None where there are fewer than three, or no attributes."""
+    """The spread of the latest events of a session; None with fewer than three events, or without attributes."""
     if len(items) < LEAST_EVENTS or not served.catalogue.informative:
         return None
     return spread_of(torch.from_numpy(served.catalogue.vectors[items[-WINDOW:]]))
 
 
 def spreads(served: Served, items: Int32[np.ndarray, "heard"]) -> list[float | None]:
-    """The same after each of the latest events, oldest first: one number for each of the last `WINDOW` events."""
+    """The spread after each of the last `WINDOW` events, oldest first; None as for `spread`."""
     count = min(len(items), WINDOW)
     if not served.catalogue.informative or not count:
         return [None] * count
-    read = items[-2 * WINDOW + 1 :]  # what the first of those that are count reaches back to
+    read = items[-2 * WINDOW + 1 :]  # back to the window of the oldest reported event
     samples = Samples.of(torch.from_numpy(served.catalogue.vectors[read])[None], WINDOW)
     latest: list[float] = samples.spread[0, -count:].tolist()
     return [value if heard >= LEAST_EVENTS else None for heard, value in enumerate(latest, len(items) - count + 1)]

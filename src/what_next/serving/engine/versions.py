@@ -1,4 +1,4 @@
-"""Deployed models: immutable copies in a folder, and which of them the store calls current."""
+"""Deployed models: immutable copies in a folder, and the history of which one was current."""
 
 import hashlib
 import re
@@ -19,30 +19,30 @@ from what_next.training.card import card_path
 
 AGENT = "agent.safetensors"
 CATALOGUE, CARD = catalogue_path(Path(AGENT)).name, card_path(Path(AGENT)).name
-"""Names of the files in the folder of a version; the card is for people, and does not tell versions apart."""
+"""File names in the folder of a version; the card is for people and not part of the hash."""
 HASHED = re.compile(r".+-[0-9]+-[0-9a-f]{8}")
-"""The name of a version, with the hash of its files."""
+"""Name of a version that includes the hash of its files."""
 
 
 def versions_folder(setup: Setup) -> Path:
-    """Where deployed models are kept: as the setup says, or beside a SQLite store, else beside the agent's file."""
+    """The folder of deployed models: as the setup says, else beside an SQLite store, else beside the agent's file."""
     return setup.server.versions or home_of(setup) / "versions"
 
 
 def version_of(agent: Path) -> str:
-    """What the version of a model is called: its run, how many histories it was trained on, and a hash of its files.
+    """The version name of a model: its run, the number of training histories, and a hash of its files.
 
     Raises:
-        ModelError: a file is missing or damaged, or the run's name cannot be a file's.
+        ModelError: a file is missing or damaged, or the run's name is not a valid file name.
     """
     return _named(agent, _digest(_files(agent)))
 
 
 def check(agent: Path) -> dict[str, Path]:
-    """The files of a model, by their names in the folder of a version, read once: they are whole and belong together.
+    """The files of a model, by their names in the folder of a version; reads them to check that they fit together.
 
     Raises:
-        ModelError: it cannot be deployed.
+        ModelError: the model cannot be deployed.
     """
     files = _files(agent)
     read_models(agent, files.get(CRITIC))
@@ -50,10 +50,10 @@ def check(agent: Path) -> dict[str, Path]:
 
 
 def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
-    """What to say where the model that a setup names is not the current version of the store; None: it is."""
+    """A message if the setup's model is not the deployed version; None if it is."""
     try:
         version = version_of(agent)
-    except WhatNextError as error:  # no reason not to answer
+    except WhatNextError as error:  # the deployed version still answers
         return f"the setup's model cannot be deployed ({error}); {answers} answers"
     if version == deployed:
         return None
@@ -66,10 +66,10 @@ def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
 
 
 def folder_of(folder: Path, version: str) -> Path:
-    """Where a version lies in the folder of all.
+    """The path of a version in the folder of all versions.
 
     Raises:
-        ModelError: its name is none of ours, and might lead anywhere.
+        ModelError: the name is not a valid version name, so the path might lead outside the folder.
     """
     if not VERSION.fullmatch(version):
         raise ModelError(f"{version!r} is no name of a version; expected letters, digits and . _ - alone")
@@ -77,20 +77,20 @@ def folder_of(folder: Path, version: str) -> Path:
 
 
 def keep(folder: Path, agent: Path) -> str:
-    """Copy a model into `folder / version`, written aside, checked and then renamed; what is there already stays.
+    """Copy a model into `folder / version`, atomically: written aside, checked, renamed. An existing copy stays.
 
     Args:
-        folder: of all versions; it is made where it is missing.
-        agent: the agent's file. Its catalogue and its card lie beside it, and its critic, if any, where its setup says.
+        folder: of all versions; created if missing.
+        agent: the agent's file. Its catalogue and card are beside it; its critic, if any, is where its setup says.
 
     Returns:
         The version.
 
     Raises:
-        ModelError: a file is missing, damaged, or does not belong to the others; or what is there is damaged.
+        ModelError: a file is missing, damaged, or does not belong to the others; or the existing copy is damaged.
         SaveError: the copy could not be written.
     """
-    files = check(agent)  # what is kept can be loaded later
+    files = check(agent)  # so that the copy can be loaded later
     version = _named(agent, digest := _digest(files))
     target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}{ASIDE}"
     if target.is_dir():
@@ -106,7 +106,7 @@ def keep(folder: Path, agent: Path) -> str:
         try:
             aside.rename(target)
         except OSError:
-            if not target.is_dir():  # else another process was first, with the same files
+            if not target.is_dir():  # if it exists, another process copied the same files
                 raise
         sync(folder)
         remove_stale(folder)
@@ -118,8 +118,8 @@ def keep(folder: Path, agent: Path) -> str:
 
 
 def intact(place: Path, version: str) -> None:
-    """Raises a `ModelError` where the files of a version are missing, are not those that were deployed (its name tells
-    their hash), or cannot be checked, since its name tells none."""
+    """Raise a `ModelError` if the files of a version are missing, do not match the hash in its name, or cannot be
+    checked because its name has no hash."""
     if not place.exists():
         raise ModelError(
             f"{place}: is missing; restore it from a back-up (what-next restore), or deploy a model that is there: "
@@ -139,10 +139,10 @@ def intact(place: Path, version: str) -> None:
 
 
 def whole(folder: Path, version: str) -> Path:
-    """The agent's file of a version in the folder of all, which is intact.
+    """The agent's file of a version, after a check that the version is intact.
 
     Raises:
-        ModelError: it is missing or damaged.
+        ModelError: the version is missing or damaged.
     """
     place = folder_of(folder, version)
     intact(place, version)
@@ -150,9 +150,9 @@ def whole(folder: Path, version: str) -> Path:
 
 
 def prune(folder: Path, names: Iterable[str], kept: Collection[str]) -> int:
-    """Remove some versions from the folder of all, but for those that are to be kept; returns how many there were.
+    """Remove versions except those in `kept`; returns how many there were to remove.
 
-    Each goes whole: at no moment is there half of one.
+    Each folder is renamed first, so that there is never a half-removed version.
     """
     gone = [folder_of(folder, name) for name in set(names) - set(kept)]
     there = [place for place in gone if place.is_dir()]
@@ -194,7 +194,7 @@ def _digest(files: Mapping[str, Path]) -> str:
 
 
 def line(deployments: Sequence[Deployment]) -> list[str]:
-    """The versions that led to the current one, which is the last: what was rolled back is no longer among them."""
+    """The versions that led to the current one, which is last; versions that were rolled back are left out."""
     found: list[str] = []
     for one in deployments:
         if one.kind == "rolled back":
@@ -209,7 +209,7 @@ def before(deployments: Sequence[Deployment]) -> str:
     """The version that a rollback goes back to.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no earlier version.
     """
     found = line(deployments)
     if len(found) < 2:

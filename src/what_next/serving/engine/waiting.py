@@ -1,4 +1,4 @@
-"""Questions that wait for the model, of several callers: whose turn it is, and what is more than can be answered."""
+"""The queue of questions that wait for the model, shared fairly among callers."""
 
 import asyncio
 import threading
@@ -20,10 +20,10 @@ class Waiting:
 
     Attributes:
         request: the question; `cost`: see `Question.units`; `arrived`: when, on the monotonic clock.
-        once: where its answer is kept, to be given again; None: nowhere.
-        late: when it is answered by popular items, at the latest, while the model works on other questions.
-        future, loop: whoever awaits the answer or the error, and where.
-        lost: is called with an answer that nobody waits for any more.
+        once: the idempotency key under which the answer is stored; None: it is not.
+        late: when popular items become the answer, if the model has not started on the question by then.
+        future, loop: the future of the answer or error, and its event loop.
+        lost: called with an answer that nobody waits for any more.
     """
 
     __slots__ = ("_taken", "arrived", "cost", "future", "late", "loop", "lost", "once", "owner", "request")
@@ -42,23 +42,23 @@ class Waiting:
         self._taken = threading.Lock()
 
     def take(self) -> bool:
-        """Whether the caller is the first to take it, and so the one to answer it. Safe between threads."""
+        """True for the first thread that calls this, which must then answer the question. Thread-safe."""
         return self._taken.acquire(blocking=False)
 
     @property
     def open(self) -> bool:
-        """Whether nobody took it yet, and somebody still wants it."""
+        """Whether it is neither taken nor cancelled."""
         return not self._taken.locked() and not self.future.cancelled()
 
     def settle(self, outcome: Outcome) -> None:
-        """Give whoever awaits it the answer, or the error; safe between threads."""
+        """Resolve the future with the answer or error. Thread-safe."""
         try:
             self.loop.call_soon_threadsafe(self._settle, outcome)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed
             self._lose(outcome)
 
     def give_up(self) -> None:
-        """Nobody awaits it any more; an answer that came just then is lost."""
+        """Cancel the question; an answer that has already come is lost."""
         if not self.future.cancel() and not self.future.cancelled():
             self._lose(self.future.result())
 
@@ -75,11 +75,11 @@ class Waiting:
 
 @dataclass(eq=False, slots=True)
 class CallerQueue:
-    """What one caller has waiting.
+    """The waiting questions of one caller.
 
     Attributes:
-        cost: of all of it; `requests`: how many requests it is from, about.
-        now: the virtual time of its own turns.
+        cost: of all questions; `requests`: the approximate number of requests that they belong to.
+        now: the virtual time of this queue.
     """
 
     queue: list[tuple[float, int, bool, Waiting]] = field(default_factory=list)
@@ -89,10 +89,10 @@ class CallerQueue:
 
 
 class Turns:
-    """A queue by start-time fair queueing (Goyal et al. 1996): callers share what is answered, by cost.
+    """Start-time fair queueing (Goyal et al. 1996): callers share the capacity by cost.
 
-    Among the requests of one caller the same holds, so that a batch of a hundred questions does not keep a single one
-    waiting until its end. Whoever uses it holds a lock.
+    The requests of one caller share its part in the same way, so that a single question does not wait for the end of a
+    batch of a hundred. Not thread-safe: the user must hold a lock.
     """
 
     def __init__(self) -> None:
@@ -106,11 +106,11 @@ class Turns:
         return bool(self._turns)
 
     def __iter__(self) -> Iterator[Waiting]:
-        """All that wait, and those that are gone and were not popped yet; in no order."""
+        """All queued questions in no particular order, including taken ones that were not popped yet."""
         return (entry[-1] for caller in self._callers.values() for entry in caller.queue)
 
     def put(self, several: Sequence[Waiting], caller: str) -> None:
-        """The questions of one request."""
+        """Queue the questions of one request."""
         found = self._callers.get(caller)
         if found is None:
             found = self._callers[caller] = CallerQueue()
@@ -126,7 +126,7 @@ class Turns:
         found.requests += 1
 
     def pop(self) -> Waiting:
-        """The question whose turn it is; there must be one. It may have been taken (see `gone`) or given up."""
+        """Remove and return the next question; there must be one. It may be taken (see `gone`) or cancelled already."""
         self._now, _, name = heappop(self._turns)
         caller = self._callers[name]
         caller.now, _, is_last, one = heappop(caller.queue)
@@ -140,17 +140,17 @@ class Turns:
         return one
 
     def gone(self, one: Waiting) -> None:
-        """It does not wait any more, and counts no longer; a second time this changes nothing."""
+        """Stop counting a question's cost; a second call has no effect."""
         if one.owner is not None:
             one.owner.cost -= one.cost
             self.cost -= one.cost
             one.owner = None
 
     def ahead(self, caller: str, cost: float) -> float:
-        """About the cost of what is answered before the last question of a further request of a caller."""
+        """The approximate cost of the questions that would be answered before a further request of a caller is done."""
         found = self._callers.get(caller)
         own = 0.0
-        if found is not None:  # each of its other requests has a question before the first one, or as much as all
+        if found is not None:  # each of its requests gets a turn before it, at most all that it has queued
             own = min(found.cost, found.requests * max(cost, found.cost / len(found.queue)))
         others = self.cost - (0.0 if found is None else found.cost)
         sharing = len(self._callers) - (found is not None)

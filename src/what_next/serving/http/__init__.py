@@ -1,1 +1,1 @@
-"""The endpoint: HTTP in front of engine and store."""
+"""The HTTP endpoint in front of engine and store."""

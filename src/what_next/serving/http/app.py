@@ -1,4 +1,4 @@
-"""The service as an ASGI application: what every request passes on its way to its operation."""
+"""The service as an ASGI application: authentication, limits and routing of every request."""
 
 import asyncio
 from time import perf_counter
@@ -14,16 +14,16 @@ from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, pr
 from what_next.serving.http.routes import ALWAYS, CONNECTION, OPERATIONS, Call, Connection, Operation
 
 MOST = 4096
-"""Requests under way at once, half of them of one caller; more are asked to come again."""
+"""Most concurrent requests, at most half of them of one caller; more get 503."""
 OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
-"""What needs no key, besides the files of the page."""
+"""Paths that need no key, besides the files of the page."""
 PAGE = "/page/"
 PROBES = ALWAYS | {"/metrics"}
-"""What machines ask every few seconds: worth a line in the log only where it fails."""
+"""Paths that machines poll every few seconds; they are only logged if they fail."""
 
 
 class Application:
-    """The service as an ASGI application; of its `parts` engine, store and writer may come later."""
+    """The service as an ASGI application; engine, store and writer of its `parts` may be set later."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self._under_way = parts, Shares()
@@ -31,14 +31,14 @@ class Application:
         for one in OPERATIONS:
             paths.setdefault(one.path, {})[one.method] = one
             if one.method == "GET":
-                paths[one.path]["HEAD"] = one  # whose body is not sent
+                paths[one.path]["HEAD"] = one  # the server drops its body
         self._fixed = {path: methods for path, methods in paths.items() if "{" not in path}
         self._patterns = [(compile_path(path)[0], path, paths[path]) for path in paths if path not in self._fixed]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, which has been answered, counted and logged at the end, whatever went wrong."""
+        """Answer, count and log one request, whatever goes wrong."""
         if scope["type"] != "http":
-            raise NotImplementedError(f"no {scope['type']}")  # servers take this for an answer
+            raise NotImplementedError(f"no {scope['type']}")  # servers expect this exception
         parts, start = self.parts, perf_counter()
         call = Call(parts, dict(scope["headers"]), scope.get(CONNECTION) or Connection())
         try:
@@ -60,7 +60,7 @@ class Application:
                 parts.log.request(method, call.route, call.status, seconds, call.key, call.user)
 
     def _problem(self, error: Exception, call: Call) -> Problem:
-        """Why the client is not answered; the log takes what was our own fault."""
+        """The problem to answer an error with; errors that are our own fault are logged."""
         if isinstance(error, StoreUnavailable):
             self.parts.metrics.store_failures.inc()
         if isinstance(error, TimeoutError) and not call.complete:
@@ -71,9 +71,9 @@ class Application:
         return problem
 
     def _admitted(self, call: Call, scope: Scope) -> Operation:
-        """The operation of a request that may be asked: by the key, not too often, and not too many at once."""
+        """The operation of a request, after checking the key, the rate limit and the number of concurrent requests."""
         if (raw := scope.get("raw_path")) is not None:
-            scope["path"] = raw.decode("latin-1")  # an id may hold a %2F, which is no slash
+            scope["path"] = raw.decode("latin-1")  # not decoded: a %2F in an id is not a separator
         path: str = scope["path"]
         self._identify(call, scope, path)
         call.route, methods = self._found(scope, path)
@@ -86,7 +86,7 @@ class Application:
         return operation
 
     def _identify(self, call: Call, scope: Scope, path: str) -> None:
-        """Who asks, and whether they may."""
+        """Identify the caller; a `Problem` if they may not ask."""
         headers, parts, needed = call.headers, self.parts, self.parts.settings.needs_keys
         if len(headers) < len(scope["headers"]) and sum(name == b"host" for name, _ in scope["headers"]) > 1:
             raise malformed("there are two Host headers; send one")
@@ -96,7 +96,7 @@ class Application:
             raise Problem(403, "without keys, only this machine's own names (localhost, 127.0.0.1) are answered")
         token = headers.get(b"x-api-key", b"")
         if not token and (bearer := headers.get(b"authorization", b""))[:7].lower() == b"bearer ":
-            token = bearer[7:]  # what is of another kind is a proxy's own business
+            token = bearer[7:]  # other schemes, such as Basic, are for proxies
         caller, call.caller = parts.caller(scope["client"][0] if scope.get("client") else "", token)
         if path not in ALWAYS:
             parts.rate.charge(call.caller)
@@ -109,7 +109,7 @@ class Application:
             raise Problem(401, unknown if token else missing, headers={"www-authenticate": "Bearer"})
 
     def _found(self, scope: Scope, path: str) -> tuple[str, dict[str, Operation]]:
-        """The template of a path and its methods; what the path holds goes into the scope."""
+        """The template of a path and its methods; the path's parameters are put into the scope."""
         fixed = self._fixed.get(path, {})
         if scope["method"] in fixed:
             return path, fixed

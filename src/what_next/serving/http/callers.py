@@ -1,4 +1,4 @@
-"""Who asks, by API keys that are kept as hashes; and what one may ask for: how often, how much, and from where."""
+"""Callers and their limits: API keys (stored as hashes), rate limits, and sizes of bodies."""
 
 import asyncio
 import hashlib
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 Role = Literal["read", "write", "admin"]
 ROLES: tuple[Role, ...] = ("read", "write", "admin")
-"""Each may do what those before it may."""
+"""Each role includes the rights of those before it."""
 READ, WRITE, ADMIN = range(3)
-"""Their places."""
+"""Their indices in `ROLES`."""
 REFRESH = 2.0
-"""Seconds between two looks at the keys of the store: a revoked key is of no use after that."""
+"""Seconds between two reads of the store's keys: a revoked key stops working within this time."""
 
 KEPT = 10_000
-"""Callers whose rate is remembered: the latest that asked."""
+"""Callers whose rate is remembered: the most recent ones."""
 LARGE = 2**16
-"""Bytes from which on bodies are looked at one after another, with pauses in which the others are answered."""
+"""Bodies of at least this many bytes are parsed one at a time, with pauses in which other requests are answered."""
 BODIES = 2**26
-"""Bytes of the bodies of all requests under way together, or two whole bodies where those may be larger."""
+"""Most bytes of all bodies in memory together, or twice the largest body if that is more."""
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE | re.ASCII)
-"""Host headers that name this machine, perhaps with a port: a page of another site that leads its own name here does
-not have them."""
+"""Host headers that name this machine, with or without a port. This stops DNS rebinding: a web page whose own name was
+pointed at this machine sends another Host."""
 
 
 def new_key() -> str:
@@ -48,26 +48,26 @@ def new_key() -> str:
 
 
 def digest_of(key: str) -> str:
-    """What the store keeps of a key. A key is random and long, so that a plain hash cannot be tried backwards."""
+    """The hash of a key that the store keeps. Keys are long and random, so an unsalted hash cannot be reversed."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: `name` is that of the key; `role` is a place in `ROLES`."""
+    """A caller with a key: `name` of the key; `role` as an index in `ROLES`."""
 
     name: str
     role: int
 
 
 class KeyRing:
-    """The keys of a store, by their hashes; a thread looks for new and revoked ones.
+    """The valid keys of a store, by hash; a thread keeps them up to date.
 
-    A digest is looked up in a dictionary: the time that this takes tells nothing of a key, only of its hash.
+    A lookup in a dictionary is safe against timing attacks, because its time depends on the hash of the key only.
     """
 
     def __init__(self, store: Store, on_failure: Callable[[], None] = lambda: None) -> None:
-        """Reads the keys; `on_failure` is called whenever the store could not be read (the keys known so far stay)."""
+        """Read the keys; `on_failure` is called whenever the store cannot be read later (the known keys stay valid)."""
         self._store, self._on_failure = store, on_failure
         self._callers: Mapping[str, Caller] = {}
         self._closed = Event()
@@ -76,20 +76,20 @@ class KeyRing:
         self._thread.start()
 
     def caller(self, key: str) -> Caller | None:
-        """Who holds a key; None: nobody."""
+        """The caller with a key; None if the key is unknown."""
         return self._callers.get(digest_of(key))
 
     def __len__(self) -> int:
         return len(self._callers)
 
     def refresh(self) -> None:
-        """Reads the keys of the store."""
+        """Read the keys of the store."""
         kept = self._store.keys()
         valid = [one for one in kept if one.revoked is None and one.role in ROLES]
         self._callers = {one.digest: Caller(one.name, ROLES.index(one.role)) for one in valid}
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._closed.set()
         self._thread.join()
 
@@ -99,15 +99,15 @@ class KeyRing:
                 self.refresh()
             except StoreError:
                 self._on_failure()
-            except Exception:  # without this thread, no key would be revoked any more
+            except Exception:  # the thread must go on, else revocations have no effect
                 logger.exception("the keys could not be read; those known so far stay")
 
 
 class Rate:
-    """At most `rate` units of cost a second for each caller, with bursts of as many: a token bucket.
+    """A token bucket per caller: `rate` units of cost a second, with bursts of the same size.
 
-    The bucket is kept as the time at which it is full again (the generic cell rate algorithm of ATM), so that it is
-    one number for each caller. The clock is monotonic: setting the machine's time changes nothing.
+    A bucket is stored as the time at which it will be full again (the generic cell rate algorithm of ATM): one number
+    per caller. The clock is monotonic, so that changes of the system time have no effect.
     """
 
     def __init__(self, rate: int, clock: Callable[[], float] = monotonic) -> None:
@@ -115,9 +115,9 @@ class Rate:
         self._full: LRUCache[str, float] = LRUCache(KEPT)
 
     def take(self, caller: str, cost: int | float = 1, paid: int | float = 0) -> float:
-        """Takes a cost, besides what is `paid` for the same request already: 0, or the seconds until there is room.
+        """Charge a cost, besides the `paid` part of the same request; returns 0, or the seconds to wait for room.
 
-        More than a second's worth comes through where nothing else is under way, and is then waited for.
+        A request that costs more than a second's worth is admitted if the bucket is full, and delays later ones.
         """
         if not self._rate:
             return 0.0
@@ -130,7 +130,7 @@ class Rate:
         return 0.0
 
     def charge(self, caller: str, cost: int | float = 1, paid: int | float = 0) -> None:
-        """The same; raises a `Problem` where the caller has to wait."""
+        """As `take`, but raises a `Problem` if the caller has to wait."""
         if wait := self.take(caller, cost, paid):
             message = (
                 f"the rate limit of {self._rate:,} requests a second for each key, or address without a key, is used "
@@ -144,17 +144,17 @@ class ClientGone(Exception):
 
 
 class Shares:
-    """What callers hold of something that all share: each no more than all leave free.
+    """Shares of a common resource: a caller may hold at most as much as is free.
 
-    So one caller alone gets half, two get a third each, and there is room for the next one, whoever fills it: the
-    dynamic threshold of Choudhury and Hahne (1998), with alpha 1.
+    So a single caller gets half, two get a third each, and some room is always left for another one: the dynamic
+    threshold of Choudhury and Hahne (1998), with alpha 1.
     """
 
     def __init__(self) -> None:
         self.held, self._of = 0, Counter[str]()
 
     def add(self, caller: str, amount: int, most: int = 0) -> bool:
-        """Counts more, or less; whether the caller then holds no more than is left of `most`."""
+        """Add an amount (or subtract it); whether the caller then holds no more than what is free of `most`."""
         self.held += amount
         self._of[caller] += amount
         own = self._of[caller] or self._of.pop(caller)
@@ -162,14 +162,14 @@ class Shares:
 
 
 class Bodies:
-    """Reads bodies: each up to a size, all under way together up to a size, and large ones one after another."""
+    """Reads bodies, with limits for each and for all together; large ones are parsed one at a time."""
 
     def __init__(self, most: int) -> None:
         self.most, self.shares = most, Shares()
         self._looking, self._next = asyncio.Lock(), 0.0
 
     async def read(self, receive: Receive, declared: int, to: "Call") -> bytes:
-        """The bytes, counted as they come; `declared` is the Content-Length, 0 where there is none."""
+        """Read a body, checking the limits as it comes; `declared` is the Content-Length, 0 if there is none."""
         chunks, to.complete = list[bytes](), False
         self._check(declared)
         while not to.complete:
@@ -187,7 +187,7 @@ class Bodies:
         return chunk if len(chunks) == 1 else b"".join(chunks)
 
     async def parsed(self, kind: type[B], content: bytes) -> B:
-        """What a body says; a large one waits for its turn, and for as long as the one before took."""
+        """Parse a body; a large one waits for its turn, and for as long as parsing the one before took."""
         if len(content) < LARGE:
             return read(kind, content)
         async with self._looking:

@@ -1,4 +1,4 @@
-"""What the service does besides recommending: events, feedback, items, users, the model, its state, and the page."""
+"""The operations besides recommending: events, feedback, items, users, the model, the service's state, and the page."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from what_next.serving.store import records
 from what_next.worlds import Boredom
 
 ITEMS_PER_UNIT = 2000
-"""Items that a search looks through for about as much as a question costs."""
+"""Searching this many items costs about as much as answering a question."""
 OTHER = {409: "there is another one under this id"}
 
 
@@ -38,11 +38,11 @@ OTHER = {409: "there is another one under this id"}
 async def add_event(call: Call, event: Event) -> dict[str, Any]:
     """Keep an event.
 
-    Answered only when it is durable. What was not acknowledged may be sent again: an event that is there already
-    changes nothing, and counts as a duplicate; another one under its id is refused. One from before the erasure of its
-    user is not kept, and named in `erased`. An event whose `recommendation_id` is not known, did not show the item
-    or was for another user is kept, and named in `unmatched`: it is no feedback. So is one with a
-    `recommendation_id`, a kind of your own and no `reward`.
+    The answer comes only when the event is durable. An event without an answer may be sent again: an event that is
+    stored already changes nothing and counts as a duplicate; a different event under its id is refused. An event from
+    before its user was erased is not kept, and is named in `erased`. An event whose `recommendation_id` is unknown, did
+    not show the item or was for another user is kept, but does not count as feedback, and is named in `unmatched`. The
+    same holds for an event with a `recommendation_id`, a kind of your own and no `reward`.
     """
     call.user = event.user_id
     return await _keep(call.parts, [event])
@@ -52,7 +52,7 @@ async def add_event(call: Call, event: Event) -> dict[str, Any]:
 async def add_events(call: Call, batch: Events) -> dict[str, Any]:
     """Keep several events: all of them, or none.
 
-    Answered only when they are durable; in the order of arrival, which decides between events of one time.
+    The answer comes only when they are durable. Their order in the list decides between events of the same time.
     """
     return await _keep(call.parts, batch.events)
 
@@ -67,11 +67,11 @@ async def _keep(parts: Parts, events: list[Event]) -> dict[str, Any]:
 
 @operation("POST", "/v1/feedback", replies.FeedbackKept, role=WRITE, refuses={404: "it is not known", **OTHER})
 async def add_feedback(call: Call, feedback: Feedback) -> dict[str, int]:
-    """Tell what an item of a recommendation was worth.
+    """Tell the reward of an item of a recommendation.
 
-    May come late, more than once and out of order. The reward of an item is that of the feedback with the latest
-    timestamp, and among equal ones of the latest arrival; an older one that comes late replaces nothing. Feedback that
-    is sent again changes nothing; other feedback under its id is refused.
+    Feedback may come late, more than once and out of order. The reward of an item is that of the feedback with the
+    latest timestamp; ties go to the latest arrival. Feedback that is sent again changes nothing; different feedback
+    under its id is refused.
     """
     try:
         new = int(await call.parts.written(feedback.row))
@@ -84,9 +84,9 @@ async def add_feedback(call: Call, feedback: Feedback) -> dict[str, int]:
 
 @operation("POST", "/v1/feedback/batch", replies.FeedbackBatchKept, role=WRITE)
 async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
-    """Tell what several items were worth.
+    """Tell the rewards of several items.
 
-    Each stands for itself: what cannot be kept is named in the answer, with its place and the reason.
+    Each is kept or refused on its own; the answer names those that were refused, by their index, and why.
     """
     writes = [call.parts.written(one.row) for one in batch.feedback]
     new, refused = list[bool](), []
@@ -94,7 +94,7 @@ async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
         if isinstance(outcome, records.InvalidWrite) and (problem := problem_of(outcome)) is not None:
             refused.append({"index": index, "code": CODES[problem.status], "message": problem.message})
         elif isinstance(outcome, BaseException):
-            raise outcome  # the whole batch may be sent again: what was kept is a duplicate then
+            raise outcome  # the whole batch may be sent again: kept ones are then duplicates
         else:
             new.append(outcome)
     accepted, duplicates = sum(new), len(new) - sum(new)
@@ -131,12 +131,12 @@ async def search_items(call: Call, query: Query = "", limit: Limit = 20) -> dict
 async def add_item(call: Call, item: Item) -> dict[str, Any]:
     """Add an item, or change one.
 
-    An id that the catalogue holds, of the training or added later, gets the new title, attributes and tags (without
-    `tags` it keeps its own), and counts as replaced. An item needs a number for each attribute of the catalogue, and no
-    others; its tags are of kinds that the catalogue has. It can be recommended as soon as this is answered; another
-    process on the same store takes it up within seconds, and so does this one if the store goes away just then. Where
-    the catalogue has no attributes, a new item that shares no tag with an item of the training is refused: a model that
-    is trained on events with it will know it.
+    A known id, from training or added later, gets the new title, attributes and tags (without `tags` it keeps its own),
+    and counts as replaced. An item needs a number for each attribute of the catalogue, and no others; its tags must be
+    of kinds that the catalogue has. It can be recommended as soon as this is answered; other processes on the same
+    store recommend it within seconds, and so does this one if the store becomes unavailable at that moment. If the
+    catalogue has no attributes, a new item must share a tag with an item from training, else it is refused: it can be
+    recommended once a model is trained on events with it.
     """
     return await _added(call.parts, [item])
 
@@ -145,21 +145,21 @@ async def add_item(call: Call, item: Item) -> dict[str, Any]:
 async def add_items(call: Call, batch: Items) -> dict[str, Any]:
     """Add or change several items: all of them, or none.
 
-    Each is as one alone; the last one of an id counts. Much faster than one by one.
+    Each is treated as a single one; the last item of an id counts. This is much faster than one by one.
     """
     return await _added(call.parts, batch.items)
 
 
 async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
-    """Keep items, and have them recommended."""
+    """Store items, and add them to the models."""
     engine = parts.model
     rows = tuple([item.row for item in items])
     await parts.run(engine.check_items, rows)
-    held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
+    held = engine.held([item.item_id for item in items])  # the store does not hold items from training
     kept: records.ItemsAdded = await parts.written(records.AddItems(rows))
     try:
         await parts.run(engine.models.grow)
-    except Exception as error:  # they are kept, and the engine looks for new items every second
+    except Exception as error:  # they are stored, and the engine looks for new items every second
         parts.log.error(error, "/v1/items")
     return {"accepted": kept.accepted, "replaced": max(kept.replaced, held)}
 
@@ -175,16 +175,16 @@ async def get_item(call: Call, item_id: ItemId) -> Mapping[str, Any]:
 
 @operation("DELETE", "/v1/items/{item_id}", replies.ItemWithdrawn, role=ADMIN)
 async def withdraw_item(call: Call, item_id: ItemId) -> dict[str, int]:
-    """Withdraw an item: it stays in histories, and no answer holds it any more, in any process on the store.
+    """Withdraw an item: it stays in histories, but is not recommended any more, by any process on the store.
 
-    It is back when it is put again (`POST /v1/items`).
+    Adding it again (`POST /v1/items`) brings it back.
     """
     return {"withdrawn": int(await call.parts.run(call.parts.model.withdraw, item_id))}
 
 
 @operation("GET", "/v1/items/{item_id}/similar", replies.SimilarItems)
 async def similar_items(call: Call, item_id: ItemId, k: Alike = 10) -> dict[str, Any]:
-    """Find the items most like one, by the model's vectors."""
+    """Find the items most similar to an item, by the model's vectors."""
     active = call.parts.model.models.live.current
     call.pay(len(active.served.ids) / ITEMS_PER_UNIT)
     return {"items": await call.parts.run(similar, active.served, item_id, k, active.withdrawn[1])}
@@ -199,15 +199,15 @@ Latest = Annotated[int, Field(ge=0, le=1000, description="the latest events, at 
 
 @operation("GET", "/v1/users", replies.Users)
 async def search_users(call: Call, query: Query = "", limit: Limit = 20) -> dict[str, Any]:
-    """List ids of users that have events and whose id begins with the query."""
+    """List ids of users with events, which begin with the query."""
     return {"users": await call.parts.run(call.parts.reads.users, query, limit)}
 
 
 @operation("DELETE", "/v1/users/{user_id}", replies.Erased, role=ADMIN)
 async def erase_user(call: Call, user_id: UserId) -> Any:
-    """Erase everything of a user: events, recommendations, feedback, and what the model remembers.
+    """Erase everything of a user: events, recommendations, feedback, and the session in memory.
 
-    The models themselves were trained on what the log held then; they forget when they are trained anew.
+    The models were trained on the log as it was; they only forget the user when they are trained again.
     """
     call.user = user_id
     return await call.parts.run(call.parts.model.erase, user_id)
@@ -215,14 +215,14 @@ async def erase_user(call: Call, user_id: UserId) -> Any:
 
 @operation("GET", "/v1/users/{user_id}/history", replies.History)
 async def user_history(call: Call, user_id: UserId, limit: Latest = 100) -> dict[str, Any]:
-    """Tell a user's events, newest first; nobody has an empty history rather than none."""
+    """Tell a user's events, newest first; an unknown user has an empty history."""
     call.user = user_id
     call.pay(limit / EVENTS_PER_UNIT)
     return await call.parts.run(_history, call.parts, user_id, limit)
 
 
 def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
-    """The latest events, and the spread after each of the last ones, each of which looks back itself."""
+    """The latest events, and the spread after each of the last `WINDOW` ones, which needs earlier events, too."""
     served, store = parts.model.served, parts.reads
     head = store.heads([user_id]).get(user_id)
     events = store.events_of(user_id, max(limit, 2 * WINDOW - 1))
@@ -248,7 +248,7 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
 
 
 def _boredom(world: Boredom, names: Sequence[str], events: Sequence[records.StoredEvent]) -> dict[str, Any]:
-    """What somebody is bored of after some events, oldest first; the ids of the catalogue are the world's items."""
+    """The boredom by topic after some events (oldest first); item ids are positions in the world."""
     played = [one.kind == "play" and one.reward != 0 for one in events]
     state = world.followed([int(one.item_id) for one in events], played)
     counts = zip(names, state.counts[0].tolist(), state.rest[0].tolist(), strict=True)
@@ -269,7 +269,7 @@ async def get_model(call: Call) -> Any:
 async def get_experiment(call: Call) -> dict[str, Any]:
     """Tell what both arms of an experiment, or of a canary, have earned, and whether one is better.
 
-    It is looked at every `loop.look` seconds, a large store less often. Only answers to users by name count.
+    It is computed every `loop.look` seconds, less often for a large store. Only answers to named users count.
     """
     return {"experiment": call.parts.model.experiment.now}
 
@@ -288,9 +288,9 @@ async def health(call: Call) -> dict[str, str]:
 
 @operation("GET", "/ready", replies.Ready)
 async def ready(call: Call) -> dict[str, bool]:
-    """Tell whether model, store and popular items are there; otherwise 503, and what is missing; needs no key.
+    """Tell whether model, store and popular items are ready; otherwise 503 with what is missing; needs no key.
 
-    The store is missing, too, where it takes no more writes, such as on a full disk.
+    The store also counts as missing if it cannot be written, such as on a full disk.
     """
     if missing := await call.parts.missing():
         raise not_ready(missing)
@@ -303,7 +303,7 @@ async def metrics(call: Call) -> Response:
     parts, model = call.parts, None
     if (engine := parts.engine) is not None:
         model = engine.model()
-        with suppress(StoreError):  # the loop's own trouble
+        with suppress(StoreError):  # the metrics go on without the loop's journal
             parts.metrics.loop((await parts.run(status_of, engine.setup))["numbers"])
     await parts.missing()
     headers = {**OF_JSON, "content-type": CONTENT_TYPE_LATEST}
@@ -318,7 +318,7 @@ KINDS = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""Files of the page that are served, by their endings; what else lies there (licences, code) is not."""
+"""Content types by ending; only files of the page with these endings are served."""
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "object-src 'none'",
@@ -334,7 +334,7 @@ PAGE_HEADERS = {
 
 @operation("GET", "/page/{name}", in_schema=False)
 async def page_file(call: Call, name: str) -> Response:
-    """A file of the page; all of them are read once, so that no request names a path."""
+    """A file of the page, from a dictionary of all files, so that a request cannot name another path."""
     content = _page_files().get(name)
     if content is None:
         raise Problem(404, "there is no such page")

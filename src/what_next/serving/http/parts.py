@@ -1,4 +1,4 @@
-"""What every request may need, and how the event loop waits for what is done elsewhere."""
+"""The parts that requests share (engine, store, limits, log), and how the event loop waits for work in threads."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,21 +21,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOK = 2.0
-"""Seconds that whoever asks whether the service is ready waits for the store."""
+"""Seconds that a readiness check waits for the store."""
 THREADS = 8
-"""Requests that read the store at the same time, at most."""
+"""Most requests that read the store at the same time."""
 
 
 @dataclass(eq=False)
 class Parts:
-    """What every request may need.
+    """The parts that requests share.
 
     Attributes:
         settings: of the service.
-        metrics, log: where requests are counted and told; `put` takes the lines of the log, None: the standard error.
+        metrics, log: count and log requests; `put` takes the lines of the log, None: standard error.
         engine, store, writer: None while the service starts.
-        keys: None where none are needed, or while the service starts.
-        world: the simulated one whose items are served, for a demonstration; None: users are people.
+        keys: None while the service starts.
+        world: in a demonstration, the simulated world whose items are served; None: users are people.
     """
 
     settings: Server
@@ -52,55 +52,56 @@ class Parts:
     def __post_init__(self) -> None:
         self.log = Log(self.settings.log_ids, self.put)
         self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
-        self._look: tuple[float, Future[bool]] | None = None  # the latest one at the store, and when it began
+        self._look: tuple[float, Future[bool]] | None = None  # start and result of the latest check of the store
         if self.store is not None:
             self.keys = KeyRing(self.store, self.metrics.store_failures.inc)
         self._watch()
 
     @property
     def model(self) -> Engine:
-        """The engine; a `Problem` while it is not there."""
+        """The engine; a `Problem` while there is none."""
         if self.engine is None:
             raise not_ready(["model"])
         return self.engine
 
     @property
     def reads(self) -> Store:
-        """The store; a `Problem` while it is not there."""
+        """The store; a `Problem` while there is none."""
         if self.store is None:
             raise not_ready(["store"])
         return self.store
 
     def caller(self, address: str, token: bytes) -> tuple[Caller | None, str]:
-        """Whose key it is, and what the caller is counted under."""
+        """The owner of a key, if known, and the name under which the limits count the caller."""
         found = self.keys.caller(token.decode("latin-1")) if token and self.keys is not None else None
         return found, f"key {found.name}" if found else address
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Does in a thread what would hold up the event loop; whoever waits may leave before it is done."""
+        """Run blocking work in a thread; cancelling the wait does not stop it."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **kwargs))
 
     async def written(self, write: Any) -> Any:
-        """What came of a write, once it is durable. Whoever stops waiting does not take it back."""
+        """The outcome of a write, once it is durable; cancelling the wait does not undo it."""
         if self.writer is None:
             raise not_ready(["store"])
         done: Future[Any] = self.writer.submit(write)
         return await asyncio.shield(asyncio.wrap_future(done))
 
     async def missing(self) -> list[str]:
-        """What the service lacks to answer; nothing: it is ready, which the metrics then tell, too."""
+        """What is missing until the service can answer; empty: it is ready. Also updates the metric."""
         works, engine = await self.store_works(), self.engine
         missing = ["model"] if engine is None else list(engine.missing())
-        if not works:  # which the model's thread may wait for: then the model lacks nothing itself
+        if not works:  # the model's thread may hang on the store: the model itself is not missing then
             missing = [*(one for one in missing if one != "model" or engine is None), "store"]
         self.metrics.ready.set(not missing)
         return list(dict.fromkeys(missing))
 
     async def store_works(self) -> bool:
-        """Whether the store can be read and written, as a thread of its own finds out within `LOOK` seconds.
+        """Whether the store can be read and written, which a thread checks within `LOOK` seconds.
 
-        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again. All
-        who ask meanwhile wait for the same look: a crowd does not delay it, and who comes late need not wait at all.
+        If a write failed before, it is tried again, because a service that is not ready may get no other writes that
+        would show its recovery. Concurrent callers share one check, and wait for it no longer than `LOOK` seconds
+        after its start.
         """
         store, writer = self.store, self.writer
         if store is None:
@@ -119,13 +120,13 @@ class Parts:
         if self._look is None or self._look[1].done():
             self._look = monotonic(), self.looks.submit(works)
         began, look = self._look
-        if (left := began + LOOK - monotonic()) <= 0:  # nobody waits for it any more
+        if (left := began + LOOK - monotonic()) <= 0:  # the check has taken too long already
             return False
         done, _ = await asyncio.wait([asyncio.wrap_future(look)], timeout=left)
         return any(one.result() for one in done)
 
     def _watch(self) -> None:
-        """Lets the metrics read what changes by itself; until the engine is there, all of it is 0."""
+        """Register metrics that are read on demand; without an engine, they are 0."""
 
         def watch(name: str, about: str, read: Callable[[Engine], float]) -> None:
             number = self.metrics.gauge(name, about)
@@ -137,7 +138,7 @@ class Parts:
 
         waiting = self.metrics.gauge("writer_depth", "Writes that wait for the store")
         waiting.set_function(lambda: float(self.writer.depth if self.writer else 0))
-        dropped = self.metrics.gauge("log_lines_dropped", "Log lines that nobody took in time")
+        dropped = self.metrics.gauge("log_lines_dropped", "Log lines dropped because they were not written in time")
         dropped.set_function(lambda: self.log.dropped)
         about = "Whether the deployed version cannot be loaded (1)"
         watch("version_refused", about, lambda engine: engine.model()["refused"] is not None)
@@ -145,14 +146,14 @@ class Parts:
         watch("second_refused", about, lambda engine: engine.unfit() is not None)
         about = "How much more an answer of the experiment's second arm earned than one of the first"
         watch("experiment_difference", about, lambda engine: engine.experiment.number("mean"))
-        about = "The least that this difference may be, at any number of looks; NaN where nothing is known"
+        about = "The lower bound of this difference, at any number of looks; NaN if unknown"
         watch("experiment_difference_low", about, lambda engine: engine.experiment.number("low"))
-        about = "The most that this difference may be, at any number of looks; NaN where nothing is known"
+        about = "The upper bound of this difference, at any number of looks; NaN if unknown"
         watch("experiment_difference_high", about, lambda engine: engine.experiment.number("high"))
-        watch("loading_seconds", "For how long a version is being loaded; 0: none is", loading)
+        watch("loading_seconds", "For how long a version has been loading; 0: none is", loading)
 
     def close(self) -> None:
-        """Ends the threads; engine, writer and store are closed by whoever opened them."""
+        """End the threads; the caller closes engine, writer and store."""
         if self.keys is not None:
             self.keys.close()
         for threads in (self.threads, self.looks):

@@ -1,4 +1,4 @@
-"""What a request that cannot be answered is told: one shape for every status."""
+"""Error responses: one shape for every status."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from what_next.serving.request import Overloaded, Refused, Stopping
 from what_next.serving.store import records
 
 FIELDS = 20
-"""A body with more mistakes than this is told of the first ones."""
+"""Most mistakes of a body that are listed."""
 MISTAKES = 1000
-"""With more than this only their number is told: a megabyte of mistakes takes seconds to be put into words."""
+"""With more mistakes only their number is reported, because formatting a megabyte of mistakes takes seconds."""
 OF_JSON = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
-"""Of every answer in JSON."""
+"""Headers of every JSON response."""
 RETRY = {"retry-after": "1"}
-"""For what passes by itself: try again in a second."""
+"""For temporary failures: try again in a second."""
 CLOSE = {"connection": "close"}
 
 CODES = {
@@ -40,21 +40,21 @@ CODES = {
     503: "unavailable",
     504: "timeout",
 }
-"""The code of each status, for programs."""
+"""The error code of each status, for programs."""
 OF_WRITES = {records.Conflict: 409, records.UnknownRecommendation: 404}
-"""Statuses of writes that the store refuses; of the others it is 422."""
+"""Statuses of refused writes; for all others it is 422."""
 
 
 @dataclass(eq=False)
 class Problem(Exception):
-    """Why a request is not answered as it was meant.
+    """An error response.
 
     Attributes:
         status: of HTTP.
-        message: for people; it never holds what the service knows of itself, nor what was sent.
+        message: for people; it never holds internal details or parts of the request.
         fields: pairs of a field's name and what is wrong with it.
-        headers: to send along.
-        code: for programs; empty: the usual one of the status.
+        headers: further headers of the response.
+        code: for programs; empty: the status's code in `CODES`.
     """
 
     status: int
@@ -65,14 +65,14 @@ class Problem(Exception):
 
     @property
     def body(self) -> bytes:
-        """What the answer holds."""
+        """The body of the response, as JSON."""
         fields = [{"field": name, "reason": reason} for name, reason in self.fields]
         code = self.code or CODES.get(self.status, "refused")
         return orjson.dumps({"error": {"code": code, "message": self.message, "fields": fields}})
 
     @property
     def response(self) -> bytes:
-        """The whole response of HTTP/1.1, for what is refused before there is a request."""
+        """The whole HTTP/1.1 response, for refusals before a request is parsed."""
         headers = {**OF_JSON, **self.headers, "content-length": len(self.body)}
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -85,26 +85,26 @@ def not_ready(missing: Sequence[str]) -> Problem:
 
 
 def malformed(message: str) -> Problem:
-    """What is no request of HTTP/1.1 as it must be."""
+    """A malformed HTTP/1.1 request."""
     return Problem(400, message, headers=CLOSE, code="bad_request")
 
 
 def overloaded(seconds: float) -> Problem:
-    """More is asked than can be answered in time."""
+    """Too many questions to answer in time."""
     return Problem(503, "too many questions at once; ask again later", headers={"retry-after": str(int(seconds) + 1)})
 
 
 def invalid(fields: Sequence[tuple[str, str]], status: int = 422) -> Problem:
-    """The problem of fields that are not as they must be."""
+    """The problem that names invalid fields."""
     first = tuple(fields[:FIELDS])
     more = f", and {len(fields) - FIELDS} more" if len(fields) > FIELDS else ""
     return Problem(status, "; ".join(f"{name}: {reason}" for name, reason in first) + more, first)
 
 
 def problem_of(error: BaseException, several: str = "") -> Problem | None:
-    """What the client is told of an error; None: it is our own fault.
+    """The error response for an exception; None if it is an internal error.
 
-    `several` names the list of the body whose rows the store speaks of.
+    `several`: for a batch, the name of the list in the body, to name its rows.
     """
     match error:
         case Problem():
@@ -133,7 +133,7 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
 
 
 def _of_validation(error: ValidationError) -> Problem:
-    """What pydantic found, as field and reason; what is no JSON at all has no fields."""
+    """The problem for pydantic's errors, by field; a body that is not JSON has no fields."""
     if (count := error.error_count()) > MISTAKES:
         return Problem(422, f"the body has {count:,} mistakes; compare it with the schema, /openapi.json")
     found = error.errors(include_url=False, include_input=False, include_context=False)
@@ -145,7 +145,7 @@ def _of_validation(error: ValidationError) -> Problem:
 
 
 def _reason(error: Any) -> str:
-    """What is wrong, and what is allowed."""
+    """A field's mistake, and what is allowed."""
     if error["type"] == "extra_forbidden":
         return "there is no such field"
     if error["type"] == "string_pattern_mismatch":

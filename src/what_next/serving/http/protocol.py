@@ -17,35 +17,35 @@ from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, ov
 from what_next.serving.http.routes import ALWAYS, CONNECTION, Connection
 
 HEADERS = 65_536
-"""Bytes of a request's line and headers, at most."""
+"""Most bytes of a request's line and headers."""
 SILENCE = 30.0
-"""Seconds in which a request's headers must come: of the first one from when the connection is made."""
+"""Seconds in which a request's headers must arrive; for the first request, from when the connection is made."""
 REST = 10.0
-"""Seconds in which the rest of a body must come once its request was answered; nobody reads it."""
+"""Seconds in which the rest of a body must arrive after its request was answered; it is discarded."""
 LINGER, LINGERING, DROPPED = 2.0, 32, 2**23
-"""Seconds for which a connection stays after its last answer where a request is still coming, how many do so at once,
-half of them of one address, and bytes of each that are read and dropped."""
+"""If a request is still arriving when its connection is to be closed, the connection lingers: for so many seconds, for
+at most so many connections (half of them from one address), reading and dropping at most so many bytes of each."""
 UNREAD = 30.0
-"""Seconds in which a client must take what it was answered: as long as it does not, the answer is kept in memory."""
+"""Seconds in which a client must read its answer, which is kept in memory until then."""
 AHEAD = 64
-"""Requests that wait on one connection behind the one under way, at most: 256 KiB, which may be read at once, hold
-thousands of them, and each takes kilobytes."""
+"""Most pipelined requests that wait on a connection: a single read of 256 KiB may hold thousands of them, and each
+takes kilobytes of memory."""
 SPARE = 64
-"""Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
+"""Connections beyond the bound that are still read, so that a load balancer's probes are answered."""
 TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
 TOO_LARGE = Problem(431, f"the headers are larger than {HEADERS} bytes", headers=CLOSE)
 NO_HTTP = malformed(
     "this is no request of HTTP/1.1; percent-encode the path, and see the headers, and the length or chunks of the body"
 )
 REFUSALS = 2000
-"""Refusals a second, a thirtieth of the processor's time; further ones are held back."""
+"""Most refusals a second, which take a thirtieth of the processor's time; further ones are delayed."""
 BURST = 200
-"""Refusals that are sent together."""
+"""Most refusals that are sent together."""
 LOOK = 0.01
-"""Seconds between two looks at the refusals that are held."""
+"""Seconds between two rounds of sending delayed refusals."""
 
 SHORT = 4096
-"""Bytes of a plain head, at most: a thousand of them are remembered."""
+"""Most bytes of a plain head; a thousand heads are cached."""
 PLAIN = re.compile(rb"POST (/v1/recommendations(?:/batch)?) HTTP/1\.1\r\n(?:[!-9;-~]+: [ -~]*\r\n)+")
 LENGTH = re.compile(rb"\ncontent-length: ([0-9]{1,7})\r")
 UNUSUAL = re.compile(rb"\n(?:transfer-encoding|expect|upgrade|connection: (?!keep-alive\r)|content-length: (?![0-9]))")
@@ -54,7 +54,7 @@ UPGRADE = re.compile(rb"(?<=\n)(?=upgrade:)", re.IGNORECASE)
 
 
 class Plain(NamedTuple):
-    """The head of a question for the model as most clients send it: its path, the body's length, and the key."""
+    """The head of an ordinary request for recommendations: its path, the body's length, and the key."""
 
     path: str
     length: int
@@ -63,7 +63,7 @@ class Plain(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def plain(head: bytes) -> Plain | None:
-    """What a head tells; None: it holds something unusual. Remembered, since clients send the same one all the time."""
+    """Parse a head; None if it is not plain. Cached, because clients send the same head all the time."""
     found, lower = PLAIN.fullmatch(head), head.lower()
     lengths, keys = LENGTH.findall(lower), KEY.findall(head)
     if found is None or len(lengths) != 1 or len(keys) > 1 or UNUSUAL.search(lower):
@@ -72,8 +72,8 @@ def plain(head: bytes) -> Plain | None:
 
 
 def staying(data: bytes) -> bytes:
-    """A request without its wish for another protocol, of which the parser would take no body: Java's client asks so
-    for HTTP/2 with whatever it sends, and goes on with HTTP/1.1 where that is what it is answered in."""
+    """A request without its Upgrade header, with which the parser would not read the body. Java's client asks for
+    HTTP/2 in this way with every request, and accepts an answer in HTTP/1.1."""
     if b"pgrade:" not in data:
         return data
     head, end, rest = data.partition(b"\r\n\r\n")
@@ -82,23 +82,23 @@ def staying(data: bytes) -> bytes:
 
 @lru_cache(maxsize=64)
 def refusal(seconds: int) -> bytes:
-    """The response to a question that could not be answered in time."""
+    """The response to a question that would not be answered in time."""
     return overloaded(float(seconds)).response
 
 
 class Shedding:
-    """Refuses questions that could not be answered in time before they are read.
+    """Load shedding: refuses questions that would not be answered in time, before they are parsed.
 
-    Where ten times as much is asked as can be answered, refusing must cost next to nothing. So this is before the
-    parser, and without a task or a line in the log for each; whatever is not plain goes the usual way. Callers are
-    told apart: one that asks too much does not take the room of the others.
+    At ten times the load that can be answered, a refusal must cost almost nothing. So it is made before the parser, and
+    without a task or a line in the log; requests that are not plain take the usual way. Callers are distinguished, so
+    that one who asks too much does not take the capacity of others.
 
-    One turn of the event loop reads from thousands of connections before the first of these requests reaches the
-    engine. What was let in during a turn therefore counts along with what the engine already has.
+    One turn of the event loop may read from thousands of connections before the first of these requests reaches the
+    engine. So questions admitted in this turn are added to those that the engine already has.
 
-    Refusals beyond `REFUSALS` a second are held back, each in its turn. Who does not wait for Retry-After is slowed
-    down by that, and the processor is left to the answers: meanwhile what a client sends stays in the kernel. Each
-    connection has one refusal at most, so that none waits longer than it takes to refuse all connections once.
+    Refusals beyond `REFUSALS` a second are delayed, in order. This slows down clients that ignore Retry-After, whose
+    further requests stay in the kernel meanwhile, and leaves the processor to the answers. A connection has at most one
+    pending refusal, so that none waits longer than it takes to refuse all connections once.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -110,7 +110,7 @@ class Shedding:
         self._held, self._sending = deque[Bounded](), False
 
     def refuse(self, data: bytes, address: str) -> bytes | None:
-        """The response to a whole request, as it came; None: it may be asked."""
+        """The refusal of a raw request; None if it is admitted or is not plain."""
         if (engine := self._parts.engine) is None:
             return None
         if not self._in_turn:
@@ -130,12 +130,12 @@ class Shedding:
         return refusal(int(wait))
 
     def _wait(self, address: str, key: bytes) -> float:
-        """Seconds until a caller may ask; 0: now, and it is let in."""
+        """Seconds until a caller may ask; 0: the question is admitted."""
         engine = self._parts.engine
         assert engine is not None
         caller, let_in = self._parts.caller(address, key)[1], self._let_in
         own = let_in[caller]
-        others = min(let_in.total() - own, len(let_in) * (own + 1))  # no more than their shares
+        others = min(let_in.total() - own, len(let_in) * (own + 1))  # at most their shares
         if wait := engine.batcher.full(caller, own + others):
             self._waits[address, key] = wait
         else:
@@ -143,26 +143,26 @@ class Shedding:
         return wait
 
     def crowded(self) -> Problem:
-        """A connection too much is refused: that is counted, and told."""
+        """The refusal of a surplus connection, which is counted and logged."""
         self._parts.metrics.shed("unmatched")
         self._note("there are more connections than server.connections; some are refused with 503")
         return TOO_MANY
 
     def _note(self, text: str) -> None:
-        """Tell the log, once in a second."""
+        """Log a message, at most one a second."""
         if (now := monotonic()) > self._noted + 1:
             self._noted = now
             self._parts.log.note(text)
 
     def refuse_later(self, refused: "Bounded") -> None:
-        """Have a refusal sent: at once, or in its turn."""
+        """Send a refusal at once, or when its turn comes."""
         self._note("more is asked than can be answered in time; some questions are refused with 503")
         self._held.append(refused)
         if not self._sending:
             self._send_held()
 
     def _send_held(self) -> None:
-        """Sends what the processor is to spare since the last time; clients that are gone cost nothing."""
+        """Send as many refusals as the rate allows since the last time; disconnected clients do not count."""
         self._sending, now = True, monotonic()
         self._budget, self._since = min(self._budget + (now - self._since) * REFUSALS, BURST), now
         while self._held and self._budget >= 1:
@@ -172,30 +172,30 @@ class Shedding:
             asyncio.get_running_loop().call_later(LOOK, self._send_held)
 
     def _end_turn(self) -> None:
-        """What was let in is with the engine when the loop reads again: its tasks run before that."""
+        """Reset the counts: the tasks of admitted questions reach the engine before the loop reads again."""
         self._in_turn = False
         self._let_in.clear()
         self._waits.clear()
 
 
 class Together:
-    """A transport that sends a response's head along with its body: uvicorn's two writes take the loop longer.
+    """A transport that sends a response's head together with its body, which is faster than uvicorn's two writes.
 
-    Where a connection ends while its client still sends, it only says that it has nothing more to say, and is closed
-    later: a socket that is closed with unread bytes resets the connection, and the client loses the answer.
+    If a connection is closed while its client is still sending, it first sends only an EOF and lingers: closing a
+    socket with unread bytes would reset the connection, and the client would lose the answer.
     """
 
     lingering = False
 
     def __init__(self, transport: asyncio.Transport, lingers: Callable[[], bool]) -> None:
-        """`lingers`: asked before the connection is closed, whether that is left to its caller."""
+        """`lingers`: called before the connection is closed; if true, the owner calls `close` or `end` later."""
         self._transport, self._head, self._lingers = transport, b"", lingers
         self.get_extra_info = transport.get_extra_info
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
         self.abort = transport.abort
 
     def write(self, data: bytes) -> None:
-        """Send, but for a head: that goes with what follows. (100 Continue is followed by nothing of ours.)"""
+        """Send data; a head is kept until the next write. (100 Continue is sent at once, because nothing follows.)"""
         if not self._head and data.startswith(b"HTTP/") and data.endswith(b"\r\n\r\n") and data[9:12] != b"100":
             self._head = data
             return
@@ -212,7 +212,7 @@ class Together:
         return self.lingering or self._transport.is_closing()
 
     def close(self) -> None:
-        """Send what waits, then close: at once, or where the client still sends, at the second call."""
+        """Send pending data and close; if the client is still sending, only the second call closes."""
         if self.lingering or not self._lingers():
             self.end()
         else:
@@ -221,7 +221,7 @@ class Together:
             self.lingering = True
 
     def end(self) -> None:
-        """Send what waits, then close: at once, or where the client does not take it, in time."""
+        """Send pending data and close; if the client does not read it, abort after `UNREAD` seconds."""
         self.flush()
         self._transport.close()
         if self._transport.get_write_buffer_size():
@@ -229,45 +229,45 @@ class Together:
 
 
 class Ahead(FlowControl):
-    """Reads nothing while requests that were sent ahead of their turn wait: uvicorn goes on after each answer."""
+    """Does not resume reading while pipelined requests wait; uvicorn would resume after each answer."""
 
     def __init__(self, transport: Together, waiting: deque[Any]) -> None:
         super().__init__(transport)  # type: ignore[arg-type]
         self._waiting = waiting
 
     def resume_reading(self) -> None:
-        """Read on, if it is time for that."""
+        """Resume reading, unless pipelined requests wait."""
         if not self._waiting:
             super().resume_reading()
 
 
 class Bounded(HttpToolsProtocol):
-    """Closes a connection whose headers do not end, or do not come; the parser itself has no bound.
+    """Bounds the size and duration of headers, which the parser does not do.
 
-    A connection that waits for its next request is uvicorn's own business.
+    The timeout between two requests is uvicorn's own.
     """
 
     most: int
-    """Connections at once."""
+    """Most connections at once."""
     shedding: Shedding
     lingering: Shares
-    """Those that are about to be closed, of all addresses."""
+    """Counts lingering connections by address."""
 
-    _size = 0  # bytes of the request that is coming, but for those that came with the one before; 0: none is
-    _came = 0  # bytes since there was no request coming: the headers have no more
-    _heading = True  # and its headers are not all there
-    _beside = 0  # bytes since the last ones of its body: of sizes of chunks and what stands behind the last one
+    _size = 0  # bytes of the arriving request, without those that came with the one before; 0: none is arriving
+    _came = 0  # bytes since no request was arriving: an upper bound for the headers
+    _heading = True  # the headers are not complete yet
+    _beside = 0  # bytes since the last of the body: sizes of chunks and trailers
     _late: asyncio.TimerHandle | None = None
-    _refusal: bytes | None = None  # of a request that was not read; it is not sent yet
-    _next = b""  # what came after that
+    _refusal: bytes | None = None  # pending refusal of a request that was not parsed
+    _next = b""  # bytes that came after that request
     _running: RequestResponseCycle | None = None  # the request whose response is the next one
-    _ended = False  # what comes is not read any more
-    _stops = False  # the service does
-    _unread: asyncio.TimerHandle | None = None  # while the client does not take what it was answered
-    _dropped = 0  # bytes that came while the connection lingers
+    _ended = False  # nothing more is read
+    _stops = False  # the service is stopping
+    _unread: asyncio.TimerHandle | None = None  # runs while the client does not read its answer
+    _dropped = 0  # bytes that came while lingering
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there."""
+        """A client connected."""
         self._together, self._client = Together(transport, self._lingers), Connection()
         super().connection_made(self._together)  # type: ignore[arg-type]
         self.flow = Ahead(self._together, self.pipeline)
@@ -277,7 +277,7 @@ class Bounded(HttpToolsProtocol):
         self._late = self.loop.call_later(SILENCE, self._silent)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a client."""
+        """Bytes arrived."""
         if self._together.lingering:
             self._dropped += len(data)
             if self._dropped > DROPPED:
@@ -307,19 +307,19 @@ class Bounded(HttpToolsProtocol):
             self._late = self.loop.call_later(SILENCE, self._silent)
 
     def pause_writing(self) -> None:
-        """The client is slow to take its answer."""
+        """The client is slow to read its answer."""
         super().pause_writing()
         self._unread = self.loop.call_later(UNREAD, self._together.abort)
 
     def resume_writing(self) -> None:
-        """It has taken most of it, or is gone."""
+        """The client has read most of it, or is gone."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
 
     def send_refusal(self) -> bool:
-        """Send the refusal of what was not read; the connection goes on. False: there is nobody to tell."""
+        """Send the pending refusal; the connection stays open. False if there is none, or the client is gone."""
         refusal, self._refusal = self._refusal, None
         if refusal is None or self.transport.is_closing():
             return False
@@ -332,7 +332,7 @@ class Bounded(HttpToolsProtocol):
         return True
 
     def shutdown(self) -> None:
-        """The service stops; whoever was refused is told now, and nobody lingers."""
+        """The service stops: send the pending refusal, and do not linger."""
         self._stops = True
         if self._together.lingering:
             self._together.end()
@@ -341,8 +341,8 @@ class Bounded(HttpToolsProtocol):
         super().shutdown()
 
     def _lingers(self) -> bool:
-        """Whether the connection stays for a moment, since its client is still sending a request, and may read the
-        answer only after that. It counts among all connections meanwhile."""
+        """Whether the connection must linger, because its client is still sending a request and may read the answer
+        only after that. It counts as a connection meanwhile."""
         if self._stops or not self._size or self.transport.is_closing():
             return False
         if not self.lingering.add(address := self._address, 1, LINGERING):
@@ -359,32 +359,31 @@ class Bounded(HttpToolsProtocol):
         return self.client[0] if self.client else ""
 
     def _wait_no_longer(self) -> None:
-        """What was waited for is there, or does not matter any more; a connection that lingers ends in time all the
-        same."""
+        """Cancel the timer, except that of a lingering connection."""
         if self._late is not None and not self._together.lingering:
             self._late.cancel()
             self._late = None
 
     def send_400_response(self, msg: str) -> None:
-        """What the parser does not take, in the shape of all errors."""
+        """The parser's error, in the shape of all errors."""
         self._end(NO_HTTP)
 
     def _silent(self) -> None:
-        """The headers did not come; who sent nothing at all is not told anything."""
+        """The headers did not arrive in time; a client that sent nothing gets no response."""
         self._end(Problem(408, "the headers did not come in time") if self._size else None)
 
     def _end(self, problem: Problem | None) -> None:
-        """Tell why, and close the connection.
+        """Send a problem, if any, and close the connection.
 
-        Where earlier requests wait for their responses, those go out first, and nobody is told: the last one says that
-        it is the last.
+        If earlier requests still wait for their responses, these are sent first and the problem is dropped; the last
+        response then closes the connection.
         """
         if self._ended:
             return
         self._ended = True
         if problem is not None and not self.transport.is_closing() and self._untold():
             self.transport.write(problem.response)
-            if not self._heading:  # the request is under way: it ends, and is logged as what was told
+            if not self._heading:  # end the running request, and log it with this status
                 self._client.told = problem.status
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
@@ -397,13 +396,13 @@ class Bounded(HttpToolsProtocol):
         self.transport.close()
 
     def _untold(self) -> bool:
-        """Whether the next response on this connection is that to the request that is coming, and has not begun."""
+        """Whether the next response is that of the arriving request, and has not started."""
         if self.cycle is None or self._heading:
             return self.cycle is None or self.cycle.response_complete
         return not self.cycle.response_started and not self.pipeline
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """A request whose turn it is; beyond the bound of connections only probes are answered."""
+        """Start the next request; on a connection beyond the bound only probes are answered."""
         self._running = cycle
         if self._over and cycle.scope["path"] not in ALWAYS:
             self.transport.write(self.shedding.crowded().response)
@@ -412,13 +411,13 @@ class Bounded(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
-        """The first byte of a request, which may have come with the end of the one before."""
+        """A request begins; its first bytes may have come with the end of the one before."""
         super().on_message_begin()
         self.scope[CONNECTION] = self._client  # type: ignore[literal-required]
         self._size = self._size or 1
 
     def on_headers_complete(self) -> None:
-        """The body comes next; whoever reads it bounds its size."""
+        """The headers are complete; the size of the body is bounded by its reader."""
         if self._came > HEADERS and self._head_size() > HEADERS:
             self._end(TOO_LARGE)
             raise ValueError(TOO_LARGE.message)  # the parser stops
@@ -426,25 +425,25 @@ class Bounded(HttpToolsProtocol):
             raise ValueError("too many requests wait")
         self._wait_no_longer()
         super().on_headers_complete()
-        self._heading, self._beside = False, 0  # from here on, what is malformed is the body
+        self._heading, self._beside = False, 0  # from here on, errors are in the body
 
     def on_body(self, body: bytes) -> None:
-        """Bytes of a body."""
+        """Bytes of a body arrived."""
         self._beside = 0
         super().on_body(body)
 
     def _head_size(self) -> int:
-        """Bytes of the line and the headers that were parsed, about."""
+        """The approximate size of the request's line and headers, in bytes."""
         return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         self._size, self._heading = 0, True
         self._wait_no_longer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """A response is whole."""
+        """A response is complete."""
         self._together.flush()
         super().on_response_complete()
         if self._size and not self._heading and self._late is None and self.cycle and self.cycle.response_complete:
@@ -458,12 +457,12 @@ class Bounded(HttpToolsProtocol):
             self.lingering.add(self._address, -1)
         self._client.lost()
         self.pipeline.clear()
-        if self._running is not None:  # uvicorn tells only the request that came last
+        if self._running is not None:  # uvicorn only notifies the latest request
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
 
 
 def protocol(parts: Parts, most: int = 4096) -> type[Bounded]:
-    """The protocol of a service that has so many connections at once, at most."""
+    """The protocol class of a service with at most `most` connections."""
     return type("Protocol", (Bounded,), {"most": most, "shedding": Shedding(parts), "lingering": Shares()})

@@ -1,4 +1,4 @@
-"""Asking for recommendations: answered once for a key, and of no use to a client that hung up."""
+"""Requests for recommendations, with idempotency keys and the handling of clients that hang up."""
 
 import asyncio
 import hashlib
@@ -21,9 +21,9 @@ IDEMPOTENCY_KEY = '[!#-~]{1,255}|"[!#-~]{1,255}"'
 
 
 class Delivery:
-    """What goes out with one request, for as long as the client is there; what it never saw is not counted.
+    """The answers of one request; answers that the client never saw are not counted as shown.
 
-    `with delivery: ...` raises `ClientGone` where the client hung up meanwhile.
+    `with delivery: ...` raises `ClientGone` if the client hangs up meanwhile.
     """
 
     def __init__(self, call: Call, body: Body) -> None:
@@ -44,13 +44,13 @@ class Delivery:
             raise ClientGone from None
 
     async def before(self, once: Sequence[IdempotencyKey | None]) -> list[bytes | None]:
-        """What questions were answered before, with the same keys; None: nothing yet."""
+        """The stored answers to questions with the same idempotency keys; None: no answer yet."""
         kept = [None if one is None else await self._kept(one) for one in once]
         if again := [one.recommendation_id for one in kept if one is not None]:
             self.shown += again
             try:
                 await self.parts.written(CountDeliveries(tuple(again), 1))
-            except Exception:  # they are not counted; whoever hangs up meanwhile does not take that back
+            except Exception:  # they were not counted as shown, so they must not be uncounted if the client hangs up
                 del self.shown[-len(again) :]
                 raise
         return [None if one is None else one.body.encode() for one in kept]
@@ -63,20 +63,20 @@ class Delivery:
 
     @cached_property
     def former(self) -> str:
-        """The request as versions before 0.1.0 knew it: by all fields that they had, defaults, too."""
-        # A day after the upgrade no such answer is kept.
+        """The request's hash in versions before 0.1.0: over all fields that they had, with defaults."""
+        # Not needed a day after the upgrade, when no such answer is stored any more.
         return _hash(self.body.model_dump_json(exclude={"tags": True, "requests": {"__all__": {"tags"}}}))
 
 
 def _once(call: Call, body: Body, count: int) -> Sequence[IdempotencyKey | None]:
-    """What each question of a request is answered once for; None: it need not be."""
+    """The idempotency key of each question of a request; None without the header."""
     if (header := call.headers.get(HEADER.lower().encode())) is None:
         return [None] * count
     if (found := re.fullmatch(IDEMPOTENCY_KEY, header.decode("latin-1"))) is None:
         reason = "must hold 1 to 255 printable characters of ASCII, none of them a space or a quote"
         raise invalid([(HEADER, reason)])
     keys = ["\0".join((call.key or "", found[0].strip('"'), str(place))) for place in range(count)]
-    request = _hash(body.model_dump_json(exclude_unset=True))  # a later version has other defaults
+    request = _hash(body.model_dump_json(exclude_unset=True))  # without defaults: a later version may have others
     return [IdempotencyKey(_hash(key), request) for key in keys]
 
 
@@ -88,10 +88,10 @@ def _hash(text: str) -> str:
 async def recommend(call: Call, question: Question) -> bytes:
     """Recommend items to a user, after a history, or both.
 
-    With both, the history is what the answer goes by, and the recommendation is noted under the user's name. A user
-    without events and without a history is answered with popular items, and `fallback` says so. A recommendation is
-    answered only when it is noted durably, with the exact chance of each choice. The same question with the same
-    Idempotency-Key gets the first answer again for a day.
+    With both, the answer is based on the history, and the recommendation is logged for the user. A user without events
+    and without a history gets popular items, and `fallback` says so. The answer comes only when the recommendation is
+    durable in the log, with the exact chance of each choice. The same question with the same Idempotency-Key gets the
+    first answer again for a day.
     """
     call.user = question.user_id
     (answer,) = await _answered(call, question, [question])
@@ -104,9 +104,9 @@ async def recommend(call: Call, question: Question) -> bytes:
 async def recommend_batch(call: Call, questions: Questions) -> bytes:
     """Answer several questions at once.
 
-    Each is answered for itself, in the order of the questions: with an answer, or with an error where it cannot be
-    answered (such as an attribute that is not known). A batch with a question that cannot be read (a field that is
-    missing, unknown or of another type) is refused whole: 422, which names the field.
+    There is an answer or an error (such as for an unknown attribute) for each question, in their order. A batch with an
+    invalid question (a field is missing, unknown or of the wrong type) is refused as a whole: 422, which names the
+    field.
     """
     answers = await _answered(call, questions, questions.requests)
     bodies = [invalid([(one.field, one.reason)]).body if isinstance(one, Refused) else one for one in answers]
@@ -114,7 +114,7 @@ async def recommend_batch(call: Call, questions: Questions) -> bytes:
 
 
 async def _answered(call: Call, body: Body, questions: Sequence[Question]) -> list[bytes | Refused]:
-    """The answer to each question in JSON, or what is wrong with it; raises an error that is not of one alone."""
+    """The answer to each question as JSON, or its refusal; raises errors that concern the whole request."""
     engine, delivery, once = call.parts.model, Delivery(call, body), _once(call, body, len(questions))
     with delivery:
         before = await delivery.before(once)
@@ -132,5 +132,5 @@ async def _answered(call: Call, body: Body, questions: Sequence[Question]) -> li
             elif (kept := meanwhile.get(place)) is not None:
                 found[place] = kept
             else:
-                raise outcome  # whom it was for was erased, or the service cannot answer now
+                raise outcome  # its user was erased, or the service cannot answer now
         return [found[place] for place in range(len(questions))]

@@ -1,4 +1,4 @@
-"""What the service answers, as the schema tells it: the answers are built as they are, and tests hold them to this."""
+"""The schema of the service's answers. They are built without these models; tests check them against the models."""
 
 from typing import Any, Literal
 
@@ -10,13 +10,13 @@ from what_next.serving.store.records import DeploymentKind
 
 
 class Reply(BaseModel):
-    """What the service answers: it documents, and the tests hold the answers against it."""
+    """The schema of an answer, for documentation and tests."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class FieldError(Reply):
-    """A field that is not as it must be."""
+    """An invalid field."""
 
     field: str
     reason: str
@@ -31,7 +31,7 @@ class ErrorDetail(Reply):
 
 
 class Error(Reply):
-    """What is answered instead."""
+    """An error response."""
 
     error: ErrorDetail
 
@@ -41,8 +41,8 @@ class Recommended(Reply):
 
     item_id: str
     title: str
-    score: float | None = Field(description="what it was ranked by; null where the policy has no scores")
-    propensity: float = Field(ge=0, le=1, description="chance of this choice, given those before it")
+    score: float | None = Field(description="what it was ranked by; null if the policy has no scores")
+    propensity: float = Field(ge=0, le=1, description="chance of this choice, given the choices before it")
     reason: Reason | None
 
 
@@ -58,11 +58,11 @@ class Recommendations(Reply):
 
     recommendation_id: str = Field(description="for feedback")
     user_id: str | None
-    items: list[Recommended] = Field(description="best first; fewer than k where no more are permitted")
+    items: list[Recommended] = Field(description="best first; fewer than k if no more are permitted")
     model: ModelName
     policy: PolicyName
-    fallback: Fallback | None = Field(description="why popular items were the answer; null where they were not")
-    unknown: list[str] = Field(description="ids of the given history that the catalogue does not hold")
+    fallback: Fallback | None = Field(description="why popular items are the answer; null if they are not a fallback")
+    unknown: list[str] = Field(description="ids of the given history that are not in the catalogue")
     known_events: int = Field(ge=0, description="number of stored events of the user that the answer knew")
     spread: float | None = Field(
         description="of the last 20 events, in the catalogue's standard deviations; null below 3, or without attributes"
@@ -76,35 +76,35 @@ class RecommendationsBatch(Reply):
 
 
 class EventsKept(Reply):
-    """What came of events."""
+    """The outcome of sent events."""
 
-    accepted: int = Field(ge=0, description="new ones, now durable")
-    duplicates: int = Field(ge=0, description="that were there before; they change nothing")
-    unknown_items: list[str] = Field(description="items that the catalogue does not hold; their events are kept too")
+    accepted: int = Field(ge=0, description="number of new events, now durable")
+    duplicates: int = Field(ge=0, description="number of events that were stored before; they change nothing")
+    unknown_items: list[str] = Field(description="items that are not in the catalogue; their events are kept, too")
     unmatched: list[str] = Field(
-        description="event_ids whose recommendation_id is not known, did not show the item, or was for another user, "
-        "or that have one, a kind of your own and no reward; these events are kept too, and are no feedback"
+        description="event_ids whose recommendation_id is unknown, did not show the item, or was for another user; or "
+        "that have one, a kind of your own and no reward. These events are kept, but do not count as feedback"
     )
     erased: list[str] = Field(description="event_ids from before their user was erased; these are not kept")
 
 
 class FeedbackKept(Reply):
-    """What came of feedback."""
+    """The outcome of sent feedback."""
 
     accepted: int = Field(ge=0)
-    duplicates: int = Field(ge=0, description="that was there before; it changes nothing")
+    duplicates: int = Field(ge=0, description="feedback that was stored before; it changes nothing")
 
 
 class RefusedFeedback(Reply):
     """Feedback of a batch that was not kept."""
 
-    index: int = Field(ge=0, description="its place in the batch, from 0")
+    index: int = Field(ge=0, description="its index in the batch, from 0")
     code: Literal["not_found", "invalid", "conflict"]
     message: str
 
 
 class FeedbackBatchKept(FeedbackKept):
-    """What came of each; what was refused may be mended and sent again."""
+    """The outcome of a batch of feedback; refused feedback may be corrected and sent again."""
 
     refused: list[RefusedFeedback]
 
@@ -119,13 +119,13 @@ class ItemReply(Reply):
 
 
 class FoundItems(Reply):
-    """Items that were found."""
+    """Items that match the query."""
 
     items: list[ItemReply]
 
 
 class SimilarItems(Reply):
-    """The items most like one, best first."""
+    """The most similar items, best first."""
 
     items: list[SimilarItem]
 
@@ -133,18 +133,18 @@ class SimilarItems(Reply):
 class ItemsKept(Reply):
     """The items can be recommended from now on."""
 
-    accepted: int = Field(description="how many different ones")
-    replaced: int = Field(description="of them, those whose id the catalogue held before, of the training or added")
+    accepted: int = Field(description="number of different items")
+    replaced: int = Field(description="how many of them were in the catalogue before, from training or added")
 
 
 class ItemWithdrawn(Reply):
-    """The item is recommended no longer."""
+    """The item is not recommended any more."""
 
-    withdrawn: int = Field(description="1; 0 where it was withdrawn before")
+    withdrawn: int = Field(description="1; 0 if it was withdrawn before")
 
 
 class Users(Reply):
-    """Ids of users that have events."""
+    """Ids of users with events."""
 
     users: list[str]
 
@@ -154,24 +154,24 @@ class PastEvent(Reply):
 
     event_id: str
     item_id: str
-    title: str | None = Field(description="null where the catalogue does not hold the item")
+    title: str | None = Field(description="null if the item is not in the catalogue")
     event: str
     timestamp: int
     reward: float | None
 
 
 class Topic(Reply):
-    """How much of a topic somebody has had."""
+    """A user's boredom with a topic."""
 
     topic: str
-    plays: int = Field(ge=0, description="that are remembered")
-    rest: int = Field(ge=0, description="songs for which it bores yet; 0: it does not")
+    plays: int = Field(ge=0, description="number of remembered plays")
+    rest: int = Field(ge=0, description="number of further songs for which the topic is boring; 0: it is not")
 
 
 class Boredom(Reply):
-    """What bores, by the law of the world that is served."""
+    """A user's boredom by topic, by the rules of the simulated world."""
 
-    threshold: int = Field(gt=0, description="remembered plays of a topic that bore")
+    threshold: int = Field(gt=0, description="number of remembered plays from which on a topic is boring")
     topics: list[Topic]
 
 
@@ -180,7 +180,7 @@ class History(Reply):
 
     user_id: str
     events: list[PastEvent]
-    total: int = Field(ge=0, description="how many there are in all")
+    total: int = Field(ge=0, description="number of all events of the user")
     spread: list[float | None] = Field(
         description="spread after each of the last 20 events, oldest first; null below 3 events or without attributes"
     )
@@ -188,7 +188,7 @@ class History(Reply):
 
 
 class Erased(Reply):
-    """How much of the user there was."""
+    """How many rows of the user were erased."""
 
     events: int
     impressions: int
@@ -196,7 +196,7 @@ class Erased(Reply):
 
 
 class Deployed(Reply):
-    """How the version came."""
+    """The deployment of the version."""
 
     number: int
     kind: DeploymentKind
@@ -204,55 +204,55 @@ class Deployed(Reply):
 
 
 class Second(Reply):
-    """A second model beside the one that answers."""
+    """A second model beside the deployed one."""
 
     version: str
-    share: float | None = Field(default=None, description="of the users that it answers")
+    share: float | None = Field(default=None, description="share of the users that it answers")
 
 
 class RefusedVersion(Reply):
-    """A deployed version that cannot be loaded; the one before goes on."""
+    """A version that cannot be loaded; the previous one goes on answering."""
 
     version: str
     reason: str
 
 
 class Model(Reply):
-    """What answers."""
+    """The deployed model."""
 
     version: str
     run: str = Field(description="of the training that made it")
     algorithm: str
     encoder: str
-    trained_on: int = Field(description="histories that it was trained on")
+    trained_on: int = Field(description="number of training histories")
     items: int
-    left_out: int = Field(description="items that were added, and that it cannot take: they have other attributes")
-    withdrawn: int = Field(description="items that it knows, and does not recommend")
+    left_out: int = Field(description="number of added items that do not fit its catalogue: they have other attributes")
+    withdrawn: int = Field(description="number of its items that are withdrawn")
     attributes: list[str]
     tags: list[str] = Field(description="their kinds, such as artist")
     metrics: dict[str, Any] | None
     search: Literal["exact", "approximate"]
-    critic: bool = Field(description="whether it tells what an item is worth")
+    critic: bool = Field(description="whether it has a critic, which values items")
     deployed: Deployed
     canary: Second | None
     shadow: Second | None
     unfit: RefusedVersion | None = Field(
-        description="the second model, by its file, where it cannot be loaded, or is of other items"
+        description="the second model, by its file, if it cannot be loaded or has another catalogue"
     )
     refused: RefusedVersion | None
 
 
 class ArmEarned(Reply):
-    """What an arm earned."""
+    """An arm of an experiment."""
 
     name: str = Field(description="a policy, or the version of a model")
     users: int = Field(ge=0)
     answers: int = Field(ge=0)
-    reward: float | None = Field(description="of an answer, on average; null: there was none")
+    reward: float | None = Field(description="mean reward of an answer; null: there was no answer")
 
 
 class Difference(Reply):
-    """How much more an answer of the second arm earned; null: too few users to say."""
+    """How much more an answer of the second arm earned; null: too few users."""
 
     mean: float | None
     low: float | None
@@ -263,26 +263,26 @@ class Experiment(Reply):
     """Two policies that share the users."""
 
     name: str
-    share: float = Field(gt=0, le=1, description="of the users whom the second one answers")
+    share: float = Field(gt=0, le=1, description="share of the users that the second arm answers")
     arms: list[ArmEarned] = Field(min_length=2, max_length=2)
-    difference: Difference = Field(description="the second arm less the first; its bounds hold at any number of looks")
+    difference: Difference = Field(description="second arm minus first; its bounds hold at any number of looks")
     level: float = Field(description="of the bounds, in percent")
-    verdict: str | None = Field(description="the arm that is better; null: undecided as yet")
-    assumes: str = Field(description="what the bounds rest on")
+    verdict: str | None = Field(description="the better arm; null: undecided")
+    assumes: str = Field(description="the assumptions behind the bounds")
     since: str | None = Field(
-        description="when the first answer that counts was given: the first at this share; null: there is none"
+        description="time of the first answer that counts: the first at the current share; null: there is none"
     )
-    time: str = Field(description="when it was looked at")
+    time: str = Field(description="time of the comparison")
 
 
 class Experiments(Reply):
     """The experiment, or the canary."""
 
-    experiment: Experiment | None = Field(description="null: there is none, or it was not looked at yet")
+    experiment: Experiment | None = Field(description="null: there is none, or no comparison yet")
 
 
 class LoopStatus(Reply):
-    """What the loop did and measured; empty lists where none works on this store."""
+    """What the loop did and measured; empty lists if there is no loop on this store."""
 
     rounds: list[LoopRound] = Field(description="the latest ones, newest first")
     numbers: dict[str, float]
@@ -290,12 +290,12 @@ class LoopStatus(Reply):
 
 
 class Health(Reply):
-    """The process lives."""
+    """The process is alive."""
 
     status: Literal["ok"]
 
 
 class Ready(Reply):
-    """Model, store and popular items are there."""
+    """Model, store and popular items are ready."""
 
     ready: Literal[True]

@@ -1,4 +1,4 @@
-"""Operations: what each request takes, does and answers; for the router, the schema and the tests alike."""
+"""Operations: the path, parameters, handler and reply of each request; used by the router, the schema and the tests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,18 +19,18 @@ from what_next.serving.http.problems import OF_JSON, Problem
 from what_next.serving.http.replies import Reply
 
 ALWAYS = frozenset({"/health", "/ready"})
-"""What is answered however much is asked: who is not told that the service lives takes it away."""
+"""Probes, which are answered under any load: an orchestrator restarts a service that does not answer them."""
 CONNECTION = "what_next.connection"
-"""Where the `Connection` that a request came by lies in the scope of ASGI."""
+"""Key in the ASGI scope of a request's `Connection`."""
 BYTES = 4096
-"""Bytes of a body that the rate counts as much as one question: so long it takes to read them at worst."""
+"""Bytes of a body that the rate limit counts as one question: parsing them takes as long in the worst case."""
 ENCODED = [(name.encode(), value.encode()) for name, value in OF_JSON.items()]
 
 
 class Connection:
-    """Whether a client is still there; `task` is of a request that is of no use without it.
+    """The state of a client's connection; `task` is cancelled when the client hangs up.
 
-    `told` is the status that ended the connection in the midst of a request; 0: none did.
+    `told` is the status with which the connection was ended in the middle of a request; 0: it was not.
     """
 
     gone, told = False, 0
@@ -45,16 +45,16 @@ class Connection:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One request on its way.
+    """One request while it is handled.
 
     Attributes:
-        parts: what it may need; `connection`: what it came by; `headers`: the last one of each name.
+        parts: the shared parts; `connection`: its connection; `headers`: the last value of each name.
         route: the template of the path; `status`: of the answer, 0 as long as there is none.
-        caller: whom the limits count it for; `key`: the name of the API key; `role`: what the caller may do.
-        user: whom it is about.
-        several: the list that is its body, whose rows errors name by their places; empty: it is of one thing alone.
-        counted: whether it counts among those under way.
-        held: bytes of its body in memory; `complete`: whether it is not being read.
+        caller: the name under which limits count it; `key`: the name of the API key; `role`: the caller's rights.
+        user: the user that the request concerns, for the log.
+        several: for a batch, the name of the list in the body, to name rows in errors; else empty.
+        counted: whether it is counted as a concurrent request.
+        held: bytes of its body in memory; `complete`: False while the body is being read.
     """
 
     parts: Parts
@@ -72,11 +72,11 @@ class Call:
     complete: bool = True
 
     def pay(self, cost: float) -> None:
-        """Has the limit of the rate count more than the 1 of any request; raises a `Problem` where that is too much."""
+        """Charge the rate limit for a cost beyond 1; raises a `Problem` if the limit is exceeded."""
         self.parts.rate.charge(self.caller, cost, 1)
 
     async def answer(self, send: Send, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
-        """Sends JSON."""
+        """Send a JSON response."""
         self.status = status
         headers = [*ENCODED, (b"content-length", b"%d" % len(body))]
         if extra:
@@ -86,13 +86,13 @@ class Call:
 
 
 class Params(BaseModel):
-    """What stands in a path and in the query behind it."""
+    """The parameters in a path and a query string."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 Handler = Callable[..., Awaitable[Any]]
-"""Takes the call, and a body or what path and query hold; returns JSON, what becomes JSON, or a response."""
+"""Takes the call, and a body or parameters; returns JSON bytes, values for JSON, or a response."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class Operation:
 
     Attributes:
         method, path: of the request; `handler`: answers it.
-        takes: what the handler takes besides the call; `reply`: what it answers; None: something of its own.
-        role: who may, as a place in `keys.ROLES`.
-        refuses: the statuses of its own, and when; those that any request may meet go without saying.
-        idempotent: whether it takes an Idempotency-Key; `in_schema`: whether the schema tells of it.
+        takes: what the handler takes besides the call; `reply`: the schema of the answer; None: not JSON.
+        role: the required role, as an index in `callers.ROLES`.
+        refuses: its own error statuses, with descriptions, besides those of every request.
+        idempotent: whether it takes an Idempotency-Key; `in_schema`: whether it is in the OpenAPI schema.
     """
 
     method: str
@@ -119,11 +119,11 @@ class Operation:
 
     @property
     def status(self) -> int:
-        """That of an answer."""
+        """The status of a successful answer."""
         return 201 if self.method == "POST" and self.role > READ else 200
 
     async def __call__(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         if call.role < self.role:
             raise Problem(403, f"this key has the role {ROLES[call.role]}, and this request needs {ROLES[self.role]}")
         if self.takes is None:
@@ -143,7 +143,7 @@ class Operation:
             await call.answer(send, self.status, content)
 
     async def _body(self, kind: type[Body], call: Call, receive: Receive) -> Body:
-        """What the body says; a long one is paid for before it is looked at, and all by what they ask for."""
+        """Read and parse the body. The rate limit charges a long body before parsing, and then the body's cost."""
         if call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
             raise Problem(415, "the body must be JSON; send the header Content-Type: application/json")
         if call.headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
@@ -170,7 +170,7 @@ OPERATIONS: list[Operation] = []
 
 
 def operation(method: str, path: str, reply: type[Reply] | None = None, **more: Any) -> Callable[[Handler], Handler]:
-    """Makes a function answer a request; `more`: see `Operation`. What it takes is told by its signature."""
+    """Register a function as an operation; its signature defines the parameters. `more`: see `Operation`."""
 
     def made(handler: Handler) -> Handler:
         _, *given = signature(handler).parameters.values()

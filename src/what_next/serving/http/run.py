@@ -1,4 +1,4 @@
-"""From a setup to a service that listens, and back to rest."""
+"""Starting and stopping the service of a setup."""
 
 import asyncio
 import gc
@@ -31,30 +31,30 @@ from what_next.settings import Setup
 from what_next.worlds import Boredom
 
 GRACE = 15
-"""Seconds that requests under way have to end, once the service was asked to stop."""
+"""Seconds that running requests have to finish when the service stops."""
 
 IDLE = 75
 """Seconds after which a connection without requests is closed."""
 
 AGAIN = 1.0
-"""Seconds until a store that is away at the start is tried again."""
+"""Seconds between two attempts at a store that is unavailable at the start."""
 
 LISTENERS = 16
-"""Times that the socket is listened on: the loop accepts one connection for each in a turn, and a crowd must get in."""
+"""Copies of the listening socket: the event loop accepts one connection per socket and turn, too slow for a crowd."""
 
 FILES = 256
-"""Files besides those of the connections: store, log, model, and whoever is told that there are too many."""
+"""File descriptors besides those of the connections: for store, log, model, and connections that are refused."""
 
 YOUNG = 50_000
-"""Objects after which the collector looks for circles. Hardly any are made here, while each batch makes thousands of
-objects, which Python's 700 would have it look through again and again."""
+"""Threshold of the garbage collector. The service makes hardly any reference cycles, but each batch makes thousands of
+objects, which with Python's default of 700 would be scanned again and again."""
 
 Progress = Callable[[int, int], None]
 Notify = Callable[[str], None]
 
 
 def listen(setup: Setup) -> socket.socket:
-    """The socket of a setup's address, bound already, so that a port in use is told at once.
+    """The socket of a setup's address, bound at once, so that a port in use is reported early.
 
     Raises:
         SetupError: the address cannot be listened on.
@@ -65,7 +65,7 @@ def listen(setup: Setup) -> socket.socket:
         bound = socket.socket(family)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-        bound.listen(2048)  # whoever comes while the service starts waits for its answer
+        bound.listen(2048)  # connections during the start wait
     except OSError as error:
         raise SetupError(
             f"{host}:{port}: cannot be listened on ({error.strerror or error}); stop what listens there, or choose "
@@ -75,8 +75,8 @@ def listen(setup: Setup) -> socket.socket:
 
 
 def unnameable(ids: pl.Series, kind: str = "items") -> str | None:
-    """What people are told where some items or users (`kind`) have ids that no request holds; None: none has."""
-    texts = ids.cast(pl.String)  # they may be numbers, as those of the demonstration
+    """A message if some items or users (`kind`) have ids that requests cannot hold; None if there are none."""
+    texts = ids.cast(pl.String)  # they may be numbers
     odd = texts.filter((texts.str.len_chars() > LONGEST_ID) | ~texts.str.contains(SEEN) | texts.is_in(STEPS))
     if odd.is_empty():
         return None
@@ -89,11 +89,11 @@ def unnameable(ids: pl.Series, kind: str = "items") -> str | None:
 
 @dataclass(eq=False)
 class Opening:
-    """Opens what answers, in a thread of its own, while the service already tells that it starts.
+    """Opens store and engine in a thread of its own, while the service already answers probes.
 
     Attributes:
-        setup: says what; `parts`: where it is put.
-        progress: is called with the number of stored events, and of all, while an empty store is filled.
+        setup: of the service; `parts`: receive store, keys, writer and engine.
+        progress: called with the numbers of stored and of all events while an empty store is filled.
         notify: takes a message for people.
     """
 
@@ -108,9 +108,9 @@ class Opening:
         self.thread = threading.Thread(target=self._run, name="opening", daemon=True)
 
     def stop(self) -> None:
-        """Breaks off; what was stored stays, and the next start goes on from there."""
+        """Abort; stored events stay, and the next start continues from there."""
         self._stop.set()
-        self.thread.join(GRACE)  # not for ever: what hangs on a disk ends with the process
+        self.thread.join(GRACE)  # a hanging disk must not block the exit
 
     def _run(self) -> None:
         reported = False
@@ -133,7 +133,7 @@ class Opening:
         dataset = None
         if parts.store is None:
             place = store_of(setup)
-            if isinstance(place, Path) and not place.exists():  # what is refused leaves no store behind
+            if isinstance(place, Path) and not place.exists():  # checks first, so that a refusal leaves no empty store
                 self._check_keys(())
                 dataset = self._dataset(None)
             parts.store = Store.open(place)
@@ -144,7 +144,7 @@ class Opening:
             parts.store.load_histories(dataset, self._progress)
             self._tell(unnameable(dataset.user_ids, "users"))
         if parts.writer is None:
-            parts.store.try_writing()  # whoever may only read is told at once, and not with the first request
+            parts.store.try_writing()  # report a read-only database now, not at the first request
             parts.writer = Writer(parts.store)
         parts.engine = Engine(setup, parts.store, parts.writer, parts.metrics, self._stop)
         ids = parts.engine.models.live.current.served.catalogue.ids
@@ -163,7 +163,7 @@ class Opening:
             )
 
     def _dataset(self, store: Store | None) -> Dataset | None:
-        """What an empty store is filled with; None: nothing. Filling takes minutes, so models are checked before."""
+        """The data for an empty store; None: no import. The models are checked first, because filling takes minutes."""
         check_models(self.setup, store)
         try:
             return Dataset.read(self.setup.data) if self.setup.server.import_data else None
@@ -177,7 +177,7 @@ class Opening:
 
 
 def connections(wanted: int) -> int:
-    """As many connections as are wanted, and as the system has files for."""
+    """Raise the limit of open files for the wanted number of connections; returns how many are possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted + FILES and soft != resource.RLIM_INFINITY:
         soft = wanted + FILES if hard == resource.RLIM_INFINITY else min(wanted + FILES, hard)
@@ -187,7 +187,7 @@ def connections(wanted: int) -> int:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's, without its way with signals: it would raise them again, before the store is closed."""
+    """Uvicorn's server without its signal handling, which would raise signals again before the store is closed."""
 
     def capture_signals(self) -> Any:
         return nullcontext()
@@ -201,14 +201,14 @@ def serve(
     world: Boredom | None = None,
     log: Notify | None = None,
 ) -> None:
-    """Answers requests until SIGTERM, SIGINT or SIGHUP; requests under way are answered, and everything is closed.
+    """Answer requests until SIGTERM, SIGINT or SIGHUP; then finish the running requests and close everything.
 
     Args:
-        setup: what and where.
-        ready: is called once when the service can answer, with its address, version and store.
+        setup: of the service.
+        ready: called once when the service can answer, with its address, version and store.
         progress: see `Opening`; `notify`: likewise.
-        world: the simulated one whose items are served; None: users are people.
-        log: takes the lines of the log; None: the standard error does.
+        world: the simulated world whose items are served; None: users are people.
+        log: takes the lines of the log; None: standard error.
 
     Raises:
         SetupError: the address is taken, or a key is missing.
@@ -223,7 +223,7 @@ def serve(
             uvicorn_loop(Application(parts), bound, opening, lambda: ready(_facts(setup, parts, bound, start)))
         finally:
             opening.stop()
-            for one in (parts.engine, parts.writer, parts, parts.store):  # who asks before who writes, and what to
+            for one in (parts.engine, parts.writer, parts, parts.store):  # engine before writer before store
                 if one is not None:
                     one.close()
     if opening.error is not None:
@@ -231,7 +231,7 @@ def serve(
 
 
 def uvicorn_loop(app: Application, bound: socket.socket, opening: Opening, ready: Callable[[], None]) -> None:
-    """Runs the event loop until a signal comes, or opening fails."""
+    """Run the event loop until a signal comes or opening fails."""
     app.parts.log.handle_loggers("uvicorn", "what_next.serving")
     config = uvicorn.Config(
         app,
@@ -242,7 +242,7 @@ def uvicorn_loop(app: Application, bound: socket.socket, opening: Opening, ready
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # a caller without a key may not choose its address
+        proxy_headers=False,  # a caller without a key must not choose its address
         timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=GRACE,
     )
@@ -250,7 +250,7 @@ def uvicorn_loop(app: Application, bound: socket.socket, opening: Opening, ready
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as nohup has it
+        hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # nohup ignores it
         for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hangs_up else [])):
             loop.add_signal_handler(number, server.handle_exit, number, None)
         watching = loop.create_task(_watch(opening, server, ready))
@@ -262,7 +262,7 @@ def uvicorn_loop(app: Application, bound: socket.socket, opening: Opening, ready
 
 
 async def _watch(opening: Opening, server: uvicorn.Server, ready: Callable[[], None]) -> None:
-    """Waits until everything is open, and the engine misses nothing more."""
+    """Wait until everything is open and the engine is ready."""
     while opening.thread.is_alive() or not server.started:
         await asyncio.sleep(0.005)
     if opening.error is not None:
@@ -271,7 +271,7 @@ async def _watch(opening: Opening, server: uvicorn.Server, ready: Callable[[], N
     while (engine := opening.parts.engine) is None or engine.missing():
         await asyncio.sleep(0.005)
     gc.collect()
-    gc.freeze()  # what is there now stays until the end: the collector need not look at it again
+    gc.freeze()  # long-lived objects need no further collection
     gc.set_threshold(YOUNG)
     ready()
 

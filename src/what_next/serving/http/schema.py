@@ -1,4 +1,4 @@
-"""The OpenAPI schema, made of the operations: what they take and answer is told by the models that check it."""
+"""The OpenAPI schema, generated from the operations and the models of their bodies and replies."""
 
 import inspect
 import re
@@ -17,27 +17,27 @@ from what_next.serving.http.routes import ALWAYS, OPERATIONS, Call, Operation, o
 ABOUT = """Recommendations from a trained agent, and the log of what was shown and what happened next.
 
 Errors have one shape: `error.code` for programs, `error.message` for people, and `error.fields` with what is wrong with
-each field. What is answered with 503 or 429 may be sent again after `Retry-After` seconds.
+each field. A request that gets 503 or 429 may be sent again after `Retry-After` seconds.
 """
 ANY = {
-    400: "the request is not HTTP/1.1 as it must be: one `Host`, headers and lengths that fit",
+    400: "the request is not valid HTTP/1.1: it needs one `Host`, and headers and lengths that fit",
     401: "a key is needed, or is not known",
     403: "the key's role does not permit this, or the host is not this machine's own",
     408: "the body did not come in time",
-    429: "more than one caller may ask in a second; `Retry-After` tells when there is room",
+    429: "the caller's rate limit is used up; `Retry-After` tells when there is room",
     431: "the headers are larger than 64 KiB",
-    500: "our own fault; the service's log tells more",
-    503: "the store is away, the service is starting, or more is asked than can be answered in time; `Retry-After` "
+    500: "an internal error; the service's log tells more",
+    503: "the store is unavailable, the service is starting, or has too many requests; `Retry-After` "
     "tells when to try again",
     504: "it took longer than a request may take",
 }
-"""What any request may meet; probes need no key, and are not limited."""
-OF_PARAMS = {422: "fields that are not as they must be, with reasons"}
+"""Error statuses of every request; probes need no key, and are not limited."""
+OF_PARAMS = {422: "invalid fields, with reasons"}
 OF_PATHS = {404: "there is no such item"}
 OF_BODIES = {
-    400: "the body is no JSON, or the request not HTTP/1.1 as it must be",
+    400: "the body is not JSON, or the request is not valid HTTP/1.1",
     413: "the body is too large",
-    415: "the body is not told to be JSON, or is packed",
+    415: "the Content-Type is not JSON, or the body is compressed",
     **OF_PARAMS,
 }
 IDEMPOTENCY = {
@@ -63,7 +63,7 @@ async def openapi(call: Call) -> Json:
 
 @cache
 def document(needs_keys: bool) -> Json:
-    """The schema; `needs_keys` tells whether a key is asked for, but by probes."""
+    """The schema; `needs_keys`: whether requests other than probes need a key."""
     documented = [one for one in OPERATIONS if one.in_schema]
     kinds = dict.fromkeys(kind for one in documented for kind in (_body(one), one.reply, Error) if kind is not None)
     named: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in kinds]
@@ -85,7 +85,7 @@ def document(needs_keys: bool) -> Json:
 
 
 def _operation(one: Operation) -> Json:
-    """One request."""
+    """The schema of one operation."""
     summary, _, more = inspect.cleandoc(one.handler.__doc__ or "").partition("\n\n")
     first, *others = one.handler.__name__.split("_")
     parameters = [*_parameters(one), *([IDEMPOTENCY] if one.idempotent else [])]
@@ -115,7 +115,7 @@ def _body(one: Operation) -> type[Body] | None:
 
 
 def _reply(one: Operation) -> Json:
-    """What is answered where nothing is wrong; without a model, it is text for Prometheus."""
+    """The schema of a successful answer; an operation without a reply model answers text for Prometheus."""
     if one.reply is None:
         text = {"text/plain": {"schema": {"type": "string"}}}
         return {"description": "Prometheus text format", "content": text}
@@ -127,7 +127,7 @@ def _json(kind: type[BaseModel], **more: Any) -> Json:
 
 
 def _parameters(one: Operation) -> list[Json]:
-    """What stands in path and query."""
+    """The parameters in path and query."""
     if one.takes is None or issubclass(one.takes, Body):
         return []
     schema, in_path = one.takes.model_json_schema(), set(re.findall(r"\{(\w+)\}", one.path))

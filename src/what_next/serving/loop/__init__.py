@@ -1,5 +1,5 @@
-"""The loop: learn from the service's own log, and deploy only what is better.
+"""The loop: learn from the service's own log, and deploy only models that are better.
 
-`loop.Loop` is the machine of persistent steps, `journal.Journal` what it remembers and tells. The service imports the
-journal alone.
+`loop.Loop` is a state machine of durable steps, `journal.Journal` its state and log. The service imports only the
+journal.
 """

@@ -1,4 +1,4 @@
-"""A candidate: the log that it learns from, its training, and what people who were held out say of it."""
+"""A candidate model: the log that it learns from, its training, and its evaluation on held-out users."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ from what_next.state import State
 from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside, read_manifest, resume_path
 
 WHOLE = "log.parquet"
-"""The log so far, in the loop's own folder."""
+"""The whole log so far, in the loop's folder."""
 LEARNED, JUDGING = "learned.parquet", "judging.parquet"
-"""Files in the folder of a round: the log of those who are learned from, and of those who are held out."""
+"""Files in the folder of a round: the log of the training users, and of the held-out users."""
 VALIDATION = 0.1
-"""Share of those who are learned from that tells when training has learned enough."""
+"""Share of the training users that is used as validation users, for early stopping."""
 ROOM = 2**26
-"""Bytes that must be free on the disk, besides what a round writes."""
+"""Bytes that must be free on the disk, besides the files of a round."""
 
 
 def agent_of(setup: Setup, version: str) -> Path:
@@ -38,12 +38,12 @@ def agent_of(setup: Setup, version: str) -> Path:
 
 
 def held_out(user: object, share: float) -> bool:
-    """Whether a user is one of the share whom no model learns from: always the same ones, by a hash of the id."""
+    """Whether a user belongs to the held-out share, by a hash of the id: always the same users."""
     return point(f"held out:{user}") < share
 
 
 def check_room(folder: Path, version: Path) -> None:
-    """Raises a `SaveError` where the disk has no room for another round."""
+    """Raise a `SaveError` if the disk has no room for another round."""
     folder.mkdir(parents=True, exist_ok=True)
     size = sum(path.stat().st_size for path in version.iterdir())
     logs = sum(path.stat().st_size for path in folder.glob("*/*.parquet"))
@@ -52,10 +52,10 @@ def check_room(folder: Path, version: Path) -> None:
 
 
 def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, int]:
-    """Write the log in two parts, by user; returns how much each holds.
+    """Write the log in two parts, of training and of held-out users; returns the sizes of both.
 
     Raises:
-        DataError: there is nothing, or one of the parts has no users.
+        DataError: the log is empty, or a part has no events.
     """
     whole = _whole(store, _catalogue(agent_of(setup, current)), folder.parent / WHOLE)
     users = whole.users
@@ -77,10 +77,10 @@ def _catalogue(agent: Path) -> Catalogue:
 
 
 def _whole(store: Store, catalogue: Catalogue, log: Path) -> Exported:
-    """The log so far; what was exported by the last round is not asked of the store again."""
+    """The whole log so far; rows that an earlier round exported are read from its file, not from the store."""
     try:
         found = appended(store, catalogue, log)
-    except DataError:  # the file was changed, or is half of one
+    except DataError:  # the file was changed, or is incomplete
         log.unlink(missing_ok=True)
         found = appended(store, catalogue, log)
     found.write(log)
@@ -88,9 +88,9 @@ def _whole(store: Store, catalogue: Catalogue, log: Path) -> Exported:
 
 
 def forget(store: Store, folder: Path) -> None:
-    """Take those who were erased out of the logs in a loop's folder; a log that cannot be rewritten goes.
+    """Remove erased users from the logs in a loop's folder; a log that cannot be rewritten is deleted.
 
-    A training that was broken off begins again: it cannot go on with another log.
+    An interrupted training on a changed log must start again, so its resume files are deleted.
     """
     for path in (folder / WHOLE, *folder.glob(f"*/{LEARNED}"), *folder.glob(f"*/{JUDGING}")):
         try:
@@ -104,7 +104,7 @@ def forget(store: Store, folder: Path) -> None:
 
 
 def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
-    """How the candidate of a round is trained."""
+    """The setup with which the candidate of a round is trained."""
     loop = setup.loop
     values: dict[str, Any] = {
         "train": True,
@@ -113,7 +113,7 @@ def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
         "model_critic_path": folder / CRITIC if setup.model_critic_path else None,
         "log": None,
         "seed": setup.seed + number,
-        "split": SplitSettings(test=0, validation=VALIDATION),  # those held out are not in this log
+        "split": SplitSettings(test=0, validation=VALIDATION),  # the held-out users are not in this log
         "seconds": min(loop.seconds, setup.seconds or loop.seconds),
         "threads": loop.threads,
         "refit": "no",
@@ -124,7 +124,7 @@ def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
 
 
 def unlike(setup: Setup, deployed: Path) -> str | None:
-    """Why training cannot start from a deployed model; None: it can."""
+    """Why training cannot start from the deployed model's weights; None if it can."""
     trained, name = read_manifest(deployed, "agent").setup["algorithm"]["name"], setup.algorithm.name
     if trained != name:
         return f"the deployed model is of {trained}, and the setup says {name}"
@@ -134,10 +134,10 @@ def unlike(setup: Setup, deployed: Path) -> str | None:
 
 
 def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
-    """Train a candidate from a model or from nothing; a training that was broken off goes on.
+    """Train a candidate from the weights of `origin` or from scratch; an interrupted training is resumed.
 
     Returns:
-        How much it was trained, and whether it was interrupted once more.
+        `histories` and `seconds` of training, and whether it was interrupted (`stopped`).
     """
     begun = setup.model_agent_path, setup.members[0].model_agent_path
     resume = any(path.is_file() and resume_path(path).is_file() for path in begun)
@@ -149,7 +149,7 @@ def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
 
 
 def check_catalogue(candidate: Path, deployed: Path) -> None:
-    """Raises a `ModelError` where a candidate lacks items of the deployed model, or has other attributes."""
+    """Raise a `ModelError` if a candidate lacks items of the deployed model, or has other attributes."""
     ours, theirs = _catalogue(candidate), _catalogue(deployed)
     if ours.names != theirs.names:
         raise ModelError(
@@ -162,7 +162,7 @@ def check_catalogue(candidate: Path, deployed: Path) -> None:
 
 
 def served(name: str, agent: Path, setup: Setup, threads: int | None = None) -> Learned:
-    """A model as it was trained and would be served; `threads` that it is judged by, where not by its own."""
+    """A model as it was trained and would be served; `threads`: for its evaluation, None: those of its training."""
     values = {"model_agent_path": agent, "model_critic_path": critic_beside(agent), "train": False, "device": "cpu"}
     trained = read_manifest(agent, "agent").made_by()
     how = {"server": setup.server, "threads": threads or trained.threads}
@@ -170,12 +170,12 @@ def served(name: str, agent: Path, setup: Setup, threads: int | None = None) -> 
 
 
 def judge(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, Any]:
-    """What the log of those who were held out says of a candidate beside the deployed model: see `off_policy.gate`.
+    """Compare a candidate with the deployed model on the held-out users' log: see `off_policy.gate`.
 
     `agents`: both by version, the candidate first.
 
     Returns:
-        `verdict`: better, worse, undecided, or no evidence; and `why`.
+        `verdict`: better, worse, undecided, or no evidence; `why`; and the bounds of the difference.
     """
     policies = [served(name, agent, setup, setup.loop.threads) for name, agent in agents.items()]
     try:
@@ -201,7 +201,7 @@ def brief(why: str) -> str:
 
 
 def foreseen(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, float]:
-    """NDCG@10 of the last event of those who were held out, by model; empty where nobody can be judged."""
+    """NDCG@10 on the last event of each held-out user, by model; a model that cannot be evaluated is left out."""
     dataset, found = Dataset.read(log), dict[str, float]()
     for name, agent in agents.items():
         one = served(name, agent, setup, setup.loop.threads).setup.model_copy(
@@ -209,7 +209,7 @@ def foreseen(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, f
         )
         try:
             policy = LearnedPolicy.load(one, dataset)
-        except CatalogueError:  # items came since it was trained
+        except CatalogueError:  # the log has items that came after its training
             continue
         targets = Targets.of(dataset, policy.state.split, "test")
         if len(targets):
@@ -219,12 +219,12 @@ def foreseen(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, f
 
 
 def items_of(agent: Path) -> frozenset[str]:
-    """The ids of the items that a model knows."""
+    """The ids of the items in a model's catalogue."""
     return frozenset(pl.read_parquet(catalogue_path(agent), columns=["item_id"], glob=False)["item_id"].cast(pl.String))
 
 
 def clear(folder: Path, keep: int) -> None:
-    """Remove what rounds left behind, but for one of them."""
+    """Remove the folders of all rounds except one."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and path.name.isdecimal() and path.name != str(keep):
             shutil.rmtree(path, ignore_errors=True)

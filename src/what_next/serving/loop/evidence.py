@@ -1,4 +1,4 @@
-"""What live answers earned: of the deployed version, and of the one beside it; and an alarm where that falls."""
+"""Rewards of live answers, of the deployed and of the second version, and the detection of drift in them."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ HIGHEST = {
     True: text("SELECT max(seq) FROM sqlite_sequence WHERE name = 'impressions'"),
     False: text("SELECT pg_sequence_last_value(pg_get_serial_sequence('impressions', 'number')::regclass)"),
 }
-"""By whether it is SQLite: the highest number that an answer ever had; NULL before the first."""
+"""By whether the store is SQLite: query of the highest number that an answer ever had; NULL before the first."""
 
 
 def _number(store: Store, statement: Executable) -> int:
-    """The number that a statement finds; 0 for NULL."""
+    """The single number that a statement returns; 0 for NULL."""
     return int(store.fetch(statement)[0][0] or 0)
 
 
@@ -33,48 +33,48 @@ def last_answer(store: Store) -> int:
 
 
 def highest_number(store: Store) -> int:
-    """The highest number that an answer of the store ever had: it falls where an earlier store is restored, and stays
-    where users are erased."""
+    """The highest number that an answer of the store ever had: it decreases if an earlier store is restored, but not if
+    users are erased."""
     return _number(store, HIGHEST[store.backend.sqlite])
 
 
 def happened(store: Store) -> int:
-    """How much the store holds to learn from: its events, and the feedback that was ever sent."""
+    """The number of events in the store plus that of all feedback ever sent."""
     events, feedback = select(func.sum(tables.users.c.events)), select(func.max(tables.feedback.c.number))
     return _number(store, events) + _number(store, feedback)
 
 
 def last_erasure(store: Store) -> int:
-    """When somebody was erased last, by the store's clock; 0: nobody was."""
+    """The time of the last erasure by the store's clock; 0 if there was none."""
     return _number(store, select(func.max(tables.erased_users.c.time)))
 
 
 def unseen(store: Store, version: str, since: int) -> int:
-    """How often a version answered in the shadow, after some answer."""
+    """The number of a version's shadow answers after the answer number `since`."""
     unseen = select(func.count()).where(SHOWN.number > since, SHOWN.shown.is_(False), SHOWN.version == version)
     return _number(store, unseen)
 
 
 def recent_items(store: Store, since: int, most: int) -> list[str]:
-    """The items of the latest events that arrived after a moment, the oldest of them first."""
+    """The items of the latest `most` events that arrived after the time `since`, oldest first."""
     latest = select(EVENTS.item_id).order_by(EVENTS.arrived.desc(), EVENTS.number.desc()).limit(most)
     return [item for (item,) in reversed(store.fetch(latest.where(EVENTS.arrived > since)))]
 
 
 def answers(store: Store, since: int) -> pl.DataFrame:
-    """The answers to users by name after some answer: `number`, `user_id`, `version`, `fallback`, `chance` (the mean
-    over its items that another one had), `reward` (the sum over its items)."""
+    """The answers to named users after the answer number `since`: `number`, `user_id`, `version`, `fallback`, `chance`
+    (1 - the mean propensity of its items), `reward` (the sum over its items)."""
     found = rewards.answers(store, since, ("version", "fallback", "propensities"), SHOWN.policy == "trained")
-    chance = 1 - pl.col("propensities").str.json_decode(pl.List(pl.Float64)).list.mean()  # over those that are known
+    chance = 1 - pl.col("propensities").str.json_decode(pl.List(pl.Float64)).list.mean()  # of known propensities
     return found.select("number", "user_id", "version", "fallback", chance.fill_null(0.0).alias("chance"), "reward")
 
 
 class Mean(NamedTuple):
-    """What an answer earned on average, with bounds that hold at any number of looks.
+    """The mean reward of an answer, with bounds that hold at any number of looks.
 
     Attributes:
-        value: of the answers; `low`, `high`: bounds at 95 %, infinite for too few users.
-        users, answers: how many.
+        value: the mean; `low`, `high`: bounds at 95 %, infinite for too few users.
+        users, answers: their numbers.
     """
 
     value: float
@@ -85,7 +85,7 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, found: pl.DataFrame) -> "Mean":
-        """Of some answers. The users are the units, since one user's answers are alike."""
+        """From some answers. The units are users, because the answers of one user are correlated."""
         each = found.group_by("user_id").agg(pl.col("reward").sum(), pl.len().cast(pl.Float64))
         terms, bounds = Terms(each["reward"].to_numpy(), each["len"].to_numpy()), None
         if len(each) >= FEW:
@@ -96,7 +96,7 @@ class Mean(NamedTuple):
 
 
 def between(found: pl.DataFrame, ours: str, theirs: str) -> Contrast:
-    """How much more an answer of one version earned than one of another, who had different users in the same time."""
+    """How much more an answer of one version earned than one of another, to different users in the same period."""
     both = found.filter(pl.col("version").is_in([ours, theirs]))
     users = both["user_id"].cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
     mine = (both["version"] == ours).to_numpy()
@@ -104,7 +104,7 @@ def between(found: pl.DataFrame, ours: str, theirs: str) -> Contrast:
 
 
 def exploration(found: pl.DataFrame) -> float:
-    """The mean chance, over answers of a model, that an item had another one than the shown; 0 for none."""
+    """The mean chance, over a model's answers, of another item than the shown one; 0 without answers."""
     own = found.filter(pl.col("fallback").is_null())["chance"]
     return float(own.mean()) if len(own) else 0.0  # type: ignore[arg-type]
 
@@ -112,12 +112,12 @@ def exploration(found: pl.DataFrame) -> float:
 # Drift
 
 MOST = 0.99
-"""Quantile of the rewards that are not 0, of each sign, at which the detector's range ends: a dear sale says little of
-the others, and would make all of them look like nothing."""
+"""Quantile of the positive rewards, and of the negative ones, at which values are clipped: on the scale of a rare large
+reward, all others would look alike."""
 
 
 def adwin(delta: float) -> Any:
-    """The detector, which has read nothing yet.
+    """A new ADWIN detector.
 
     Raises:
         MissingExtraError: river is not installed.
@@ -130,22 +130,22 @@ def adwin(delta: float) -> Any:
 
 
 def change(values: Sequence[float], delta: float) -> tuple[int, float, float] | None:
-    """The last place at which the mean of a stream of numbers changed, as ADWIN saw it (Bifet and Gavaldà 2007).
+    """The last change of the mean of a stream of numbers that ADWIN detects (Bifet and Gavaldà 2007).
 
-    ADWIN compares all recent parts of a window with what lies before them, and cuts the window where they differ by
-    more than a bound that takes the many comparisons into account: there is no window to choose, and `delta` bounds the
-    false alarms of each comparison. It is fed anew at each look, so that nothing of it has to be kept.
+    ADWIN compares each recent part of its window with the part before, and shortens the window if they differ by more
+    than a bound that is corrected for the many comparisons. So no window length has to be chosen, and `delta` bounds
+    the false alarms of each comparison. The whole stream is read at each look, so that no state has to be kept.
 
-    The bound is one for numbers from 0 to 1. So the values are cut at the largest that are usual (`MOST`), and put
-    there: neither their unit nor a rare large one changes what is found.
+    The bound is for numbers from 0 to 1. So the values are clipped at the `MOST` quantiles and scaled to this range:
+    neither their unit nor a rare large value matters.
 
     Args:
-        values: in the order of time, in any unit.
-        delta: the smaller, the fewer false alarms, and the later the true ones.
+        values: in time order, in any unit.
+        delta: a smaller value gives fewer false alarms, but later true ones.
 
     Returns:
-        How many numbers ADWIN had read when it noticed, the mean of the window before it, and the mean after it, of
-        what was cut, in the unit of the values; None: nothing changed.
+        How many numbers had been read at the detection, and the means of the window before and after it, of the clipped
+        values in their unit; None: no change.
 
     Raises:
         MissingExtraError: river is not installed.
@@ -163,6 +163,6 @@ def change(values: Sequence[float], delta: float) -> tuple[int, float, float] | 
 
 
 def _usual(values: Float64[np.ndarray, "n"]) -> float:
-    """The largest usual one of the values above 0; 0 without any."""
+    """The `MOST` quantile of the positive values; 0 if there are none."""
     above = values[values > 0]
     return float(np.quantile(above, MOST)) if len(above) else 0.0

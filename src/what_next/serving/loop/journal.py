@@ -1,6 +1,6 @@
-"""What the loop remembers from one step to the next, and tells of each: a SQLite file beside the store.
+"""The loop's journal: its state between steps, and a log of each step, in an SQLite file beside the store.
 
-Whoever works by it is the only loop on its store: `alone`.
+`alone` makes sure that there is a single loop on a store.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,9 +22,9 @@ from what_next.serving.store.tables import Json
 from what_next.settings import Setup
 
 LOCK = 0x6C6F6F70
-"""Of PostgreSQL's advisory locks the one that the loop holds."""
+"""Number of the PostgreSQL advisory lock that the loop holds."""
 BACK = 60 * 10**6
-"""Microseconds that a clock may go back before it is told."""
+"""Microseconds that the clock may go back without being reported."""
 
 metadata = MetaData()
 
@@ -33,12 +33,12 @@ rounds = Table(
     metadata,
     Column("number", Integer, primary_key=True),
     Column("began", BigInteger, nullable=False),
-    Column("step", Text),  # that comes next; null: the round is over
+    Column("step", Text),  # the next one; null: the round is over
     Column("outcome", Text),
     Column("facts", Json, nullable=False),
 )
 
-# What people read: a line for each step that was done, waited for the first time, or failed.
+# The log for people: a line for each step that was done, began to wait, or failed.
 lines = Table(
     "lines",
     metadata,
@@ -54,12 +54,12 @@ gauges = Table("gauges", metadata, Column("name", Text, primary_key=True), Colum
 
 @dataclass(frozen=True)
 class LoopRound:
-    """One turn: from an export to a deployment, or to its refusal.
+    """One round: from an export to a deployment, or to the candidate's refusal.
 
     Attributes:
         number: 1, 2, 3, ...; `began`: when, in microseconds since 1970 UTC.
-        step: the one that comes next; None: it is over, with `outcome`.
-        facts: what its steps found, and the later ones need.
+        step: the next step; None: the round is over, with `outcome`.
+        facts: results of its steps that later steps need.
     """
 
     number: int
@@ -71,7 +71,7 @@ class LoopRound:
 
 @dataclass(frozen=True)
 class LoopLine:
-    """What happened at some time (microseconds since 1970 UTC), in words; `round`: None outside of all."""
+    """A line of the log, at a time in microseconds since 1970 UTC; `round`: None if it belongs to no round."""
 
     number: int
     time: int
@@ -81,18 +81,18 @@ class LoopLine:
 
 
 def journal_path(setup: Setup) -> Path:
-    """Where the journal of a setup's loop lies: beside a SQLite store, else beside the agent's file."""
+    """The path of the journal of a setup's loop: beside an SQLite store, else beside the agent's file."""
     return home_of(setup) / "loop" / "journal.sqlite"
 
 
 def status_of(setup: Setup) -> dict[str, Any]:
-    """What the loop of a setup's store did and measured, see `Journal.status`; empty where there is no loop.
+    """The status of the loop on a setup's store, see `Journal.status`; empty if there is no loop.
 
     Raises:
         StoreError: the journal cannot be read.
     """
     path = journal_path(setup)
-    if not path.is_file() or not path.stat().st_size:  # a loop that found no room begins with an empty one
+    if not path.is_file() or not path.stat().st_size:  # it is empty if the disk was full at the start
         return {"rounds": [], "numbers": {}, "lines": []}
     with closing(Journal(connect(path))) as journal:
         return journal.status()
@@ -107,10 +107,10 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, *, clock: Callable[[], int] = now) -> "Journal":
-        """The journal in a file, which is made where there is none.
+        """The journal in a file, which is created if missing.
 
         Raises:
-            StoreError: it cannot be opened.
+            StoreError: the file cannot be opened.
         """
         make_file(path)
         journal = cls(connect(path), clock)
@@ -119,13 +119,13 @@ class Journal:
         return journal
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.backend.close()
 
     # Writing
 
     def begin(self, facts: Mapping[str, Any], step: str, told: str) -> None:
-        """A new round, whose first step comes next: from now on the next one is waited for, and no drift is known."""
+        """Start a round with its first step; resets the waiting time for the next round, and the drift alarm."""
         with self.backend.begin() as connection:
             now = self.clock()
             made = connection.execute(insert(rounds).values(began=now, step=step, facts=dict(facts)))
@@ -136,9 +136,9 @@ class Journal:
     def note(
         self, current: LoopRound, facts: Mapping[str, Any], told: str | None = None, **changed: str | None
     ) -> LoopRound:
-        """Add facts to a round; and a line, where there is something to tell.
+        """Add facts to a round, and a line to the log if `told` is given.
 
-        `changed`: the `step` that comes next, None where the round is over, and then the `outcome`.
+        `changed`: a new `step` (None: the round is over), and then the `outcome`.
         """
         with self.backend.begin() as connection:
             this = rounds.c.number == current.number
@@ -154,25 +154,25 @@ class Journal:
             self._tell(connection, None, step, told)
 
     def wait(self, told: str) -> None:
-        """Tell why no round begins; not again and again, nor in the watch of the last one."""
+        """Log why no round begins, unless the last line says the same, or the last round is still being watched."""
         lines = self.lines(1)
         if self.current() is None and (not lines or lines[0].told != told):
             self.tell("wait", told)
 
     def mind_the_clock(self) -> None:
-        """Where the clock has gone back, what waits for a time would wait for too long: it begins to wait anew."""
+        """If the clock has gone back, restart all waiting times, which would otherwise be too long."""
         now, last = self.clock(), self.numbers().get("looked", 0.0)
         self.measure(looked=now)
         if now >= last - BACK:
             return
-        self.tell("clock", f"the clock went back by {(last - now) / 1e6:,.0f} s: whatever waits, waits anew")
+        self.tell("clock", f"the clock went back by {(last - now) / 1e6:,.0f} s: all waiting times start again")
         if "began" in self.numbers():
             self.measure(began=now)
         if (current := self.current()) is not None:
             self.note(current, {name: now for name in current.facts if name.endswith("_began")})
 
     def measure(self, **values: float | int) -> None:
-        """Keep some numbers, in the place of those of the same names."""
+        """Store numbers by name, replacing older values."""
         with self.backend.begin() as connection:
             self._keep(connection, values)
 
@@ -187,25 +187,25 @@ class Journal:
     # Reading
 
     def rounds(self, most: int) -> list[LoopRound]:
-        """The latest rounds, the newest first."""
+        """The latest rounds, newest first."""
         found = self.backend.fetch(select(rounds).order_by(rounds.c.number.desc()).limit(most))
         return [LoopRound(*row) for row in found]
 
     def current(self) -> LoopRound | None:
-        """The round that is under way."""
+        """The current round; None if there is none."""
         latest = self.rounds(1)
         return latest[0] if latest and latest[0].step is not None else None
 
     def lines(self, most: int) -> list[LoopLine]:
-        """The latest lines, the newest first."""
+        """The latest lines, newest first."""
         return [LoopLine(*row) for row in self.backend.fetch(select(lines).order_by(lines.c.number.desc()).limit(most))]
 
     def numbers(self) -> dict[str, float]:
-        """What was measured last, by name."""
+        """The latest numbers by name."""
         return dict(tuple(row) for row in self.backend.fetch(select(gauges)))
 
     def status(self, most: int = 50) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """The latest rounds, numbers and lines, as plain values."""
         return {
             "rounds": [asdict(one) for one in self.rounds(3)],
             "numbers": self.numbers(),
@@ -219,17 +219,17 @@ class NotAlone(StoreError):
 
 @contextmanager
 def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
-    """Be the only loop on a store, in all its processes and on all machines; it ends with the process.
+    """Hold the locks that make this the only loop on a store, across processes and machines; they end with the process.
 
-    Beside the lock of the journal's file there is one that the server of a store in PostgreSQL knows, and forgets when
-    it restarts. Yields what takes that, or makes sure that it is taken still; it raises `NotAlone` where another loop
-    has it, and `StoreUnavailable` where the store is away.
+    There is a lock on the journal's file and, for a store in PostgreSQL, an advisory lock of the server, which is lost
+    when the server restarts. Yields a function that takes the advisory lock again if it was lost; it raises `NotAlone`
+    if another loop has it, and `StoreUnavailable` if the store is unavailable.
 
     Raises:
-        NotAlone: another loop works on it.
+        NotAlone: another loop works on the store.
     """
     backend, where = store.backend, journal.backend.where
-    held: Connection | None = None  # which has the lock as long as it is open
+    held: Connection | None = None  # holds the advisory lock as long as it is open
 
     def take() -> None:
         nonlocal held
@@ -243,7 +243,7 @@ def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
             held = None
         with backend.explained():
             connection = backend.reader.connect()
-            connection.detach()  # the lock goes when it is closed, and not back to the pool with it
+            connection.detach()  # closing it must release the lock, not return it to the pool
             if not connection.execute(select(func.pg_try_advisory_lock(LOCK))).scalar():
                 connection.close()
                 raise NotAlone(f"{backend.where}: another loop works on this store; there can be one")
@@ -256,6 +256,6 @@ def alone(store: Store, journal: Journal) -> Iterator[Callable[[], None]]:
             yield take
         finally:
             if held is not None:
-                with suppress(SQLAlchemyError):  # the server may take its time to notice that the connection is closed
+                with suppress(SQLAlchemyError):  # the server may notice a closed connection late
                     held.execute(select(func.pg_advisory_unlock(LOCK)))
                 held.close()

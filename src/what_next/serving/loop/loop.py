@@ -1,9 +1,9 @@
-"""The machine of persistent steps: export, train, judge, shadow, canary, promote, watch; or refuse, or roll back.
+"""A state machine of durable steps: export, train, judge, shadow, canary, promote, watch; or refuse, or roll back.
 
-A round is a row of the journal with the step that comes next. A step does its work, and then the journal notes in one
-transaction that it is done, what it found and which step follows. A process that is killed in between does the step
-again, so each step may be done twice: files are written aside and renamed, a training goes on from its last save, a
-version is kept and deployed once.
+A round is a row of the journal with its next step. After a step has done its work, the journal records in one
+transaction that it is done, its results and the next step. If the process is killed in between, the step is repeated.
+So every step is idempotent: files are written aside and renamed, training resumes from its last checkpoint, and a
+version is copied and deployed only once.
 """
 
 import math
@@ -23,26 +23,26 @@ from what_next.serving.store import Deploy, Second, Store
 from what_next.settings import Setup
 
 ESTIMATORS = [name for names, _ in GROUPS for name in names]
-"""Names of the gate's estimates: one that is none of them is refused before a round has trained for it."""
+"""Names of the gate's estimators; another name is refused before a round trains a candidate."""
 TRIES = 3
-"""How often a step may fail before its round is given up."""
+"""Failures of a step after which its round is given up."""
 MOST = 1000
-"""Rounds that are looked through for an old version."""
+"""Rounds that are searched for an old version."""
 STREAM = 20_000
-"""Answers, and events, that the detector of drift reads."""
+"""Most answers, and most events, that the drift detector reads."""
 PAUSE = 3600.0
 """Seconds until the next round after one that was given up."""
 LATEST = 250_000_000_000.0
-"""Seconds since 1970 that are told as a date: those of Python end with the year 9999."""
+"""Largest time in seconds since 1970 that is shown: Python's dates end with the year 9999."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a step.
+    """The result of a step.
 
     Attributes:
-        told: in a sentence; `next`: the step that follows, None where the round is over.
-        facts: what later steps need; `outcome`: of a round that is over.
+        told: a sentence for the log; `next`: the next step, None if the round is over.
+        facts: results that later steps need; `outcome`: of the round, if it is over.
     """
 
     told: str
@@ -52,21 +52,20 @@ class Done:
 
 
 class Loop:
-    """Keeps a service's model learning. One look does the next step, where there is one to do.
+    """Keeps a service's model learning. Each `look` does the next step, if there is one.
 
     Attributes:
-        setup: how candidates are trained and served; `store`: of the service; `journal`: what is remembered.
+        setup: how candidates are trained and served; `store`: of the service; `journal`: the loop's state.
     """
 
     def __init__(
         self, setup: Setup, store: Store, journal: Journal, make_sure: Callable[[], None] = lambda: None
     ) -> None:
-        """`journal`, whose clock holds for everything here; `make_sure`: what `alone` yields.
+        """`journal`: its clock is used throughout; `make_sure`: the function that `alone` yields.
 
         Raises:
-            SetupError: the setup names a second model of its own, also by an experiment; or an estimator that there is
-                not.
-            MissingExtraError: it asks for an alarm at a drift, and river is not installed.
+            SetupError: the setup names a second model (also by an experiment), or an unknown estimator.
+            MissingExtraError: the setup asks for drift detection, and river is not installed.
         """
         tries = "the loop has the service try candidates of its own; leave it out"
         if setup.server.candidate is not None:
@@ -90,20 +89,20 @@ class Loop:
         }
 
     def run(self) -> None:
-        """Go on until there is nothing to do now.
+        """Do steps until there is nothing to do now.
 
         Raises:
-            WhatNextError: a step failed, which the journal tells, too; the next look tries again.
+            WhatNextError: a step failed, which is also logged; the next look tries again.
         """
         while self.look():
             pass
 
     def look(self) -> bool:
-        """Do the next step; False: there is none to do now.
+        """Do the next step; False if there is nothing to do now.
 
         Raises:
             WhatNextError: see `run`.
-            NotAlone: another loop took the place, while the database was away.
+            NotAlone: another loop took the lock while the database was unavailable.
         """
         self.make_sure()
         self.journal.mind_the_clock()
@@ -126,7 +125,7 @@ class Loop:
     # Rounds
 
     def _due(self) -> str | None:
-        """Why a round begins now; None: it does not, and the journal says what is waited for. Measures on the way."""
+        """Why a round is due now; None if it is not, and the reason is logged. Also updates the measurements."""
         numbers, deployed = self.journal.numbers(), self.store.deployments()
         if not deployed:
             self.journal.wait("waits for a first answer: nothing is deployed yet; start what-next serve")
@@ -158,7 +157,7 @@ class Loop:
         return None
 
     def _new(self) -> int:
-        """How many events and how much feedback no candidate has learned from."""
+        """The number of events and feedback that no candidate has learned from."""
         new = max(0, evidence.happened(self.store) - int(self.journal.numbers().get("exported", 0)))
         self.journal.measure(unlearned=new)
         return new
@@ -174,18 +173,18 @@ class Loop:
         return True
 
     def _do(self, current: LoopRound) -> bool:
-        """One step of a round; False: it has to wait."""
+        """Do one step of a round; False if it has to wait."""
         assert current.step is not None, "a round that is over has no step"
         try:
             done = self._overtaken(current) or self.steps[current.step](current)
         except StoreUnavailable:
-            raise  # nothing failed: it is tried again
+            raise  # not a failure of the step: it is tried again
         except Exception as error:
             self._failed(current, error)
             raise
         if done is None:
             return False
-        if done.next is None:  # nothing stands beside the deployed version any more
+        if done.next is None:  # the round is over: no second version any more
             self.store.put_second(None)
         self.journal.note(current, {**done.facts, "tries": 0}, done.told, step=done.next, outcome=done.outcome)
         if done.next is None:
@@ -193,7 +192,7 @@ class Loop:
         return True
 
     def _failed(self, current: LoopRound, error: Exception) -> None:
-        """Note a failure; after some of them, the round is given up and the deployed version goes on."""
+        """Record a failure; after `TRIES` of them, the round is given up and the deployed version stays."""
         tries = int(current.facts.get("tries", 0)) + 1
         told = str(error) if isinstance(error, WhatNextError) else f"{type(error).__name__}: {error}"
         if tries < TRIES:
@@ -205,7 +204,7 @@ class Loop:
         self.journal.note(current, {}, told, step=None, outcome="failed")
 
     def _overtaken(self, current: LoopRound) -> Done | None:
-        """The end of a round whose candidate is tried against a version that is deployed no longer."""
+        """End a round whose candidate is compared with a version that is not deployed any more; else None."""
         if current.step not in ("shadow", "canary", "promote"):
             return None
         deployed, facts = self.store.deployments(), current.facts
@@ -242,7 +241,7 @@ class Loop:
         setup = candidate.settings_of(self.setup, home, current.number, reason is not None)
         try:
             found = candidate.train(setup, deployed if reason is None else None)
-        except ModelError as error:  # its networks are others
+        except ModelError as error:  # the deployed model has other networks
             if reason is not None:
                 raise
             reason, setup = str(error), candidate.settings_of(self.setup, home, current.number, True)
@@ -310,7 +309,7 @@ class Loop:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
         ever = self.store.deployments()
         ours = any(one.version == version and one.note.get("round") == current.number for one in ever)
-        if ours and ever[-1].version != version:  # of a loop that was killed, and somebody rolled it back since
+        if ours and ever[-1].version != version:  # a killed loop deployed it, and it was rolled back since
             return Done(f"{version} was promoted, and {ever[-1].version} was deployed since", outcome="promoted")
         why = current.facts.get("live") or current.facts["judged"]["why"]
         note = {"from": deployed, "why": why, "round": current.number}
@@ -325,7 +324,7 @@ class Loop:
             return Done("the watch ends: nothing is deployed in this store", outcome="promoted")
         newest = ever[-1]
         if newest.version != version:
-            if newest.note.get("round") == current.number:  # of a loop that was killed before it noted what it had done
+            if newest.note.get("round") == current.number:  # a killed loop rolled back without recording it
                 return self._roll_back(version, newest.version, newest.note)
             return Done("the watch ends: another version was deployed", outcome="promoted")
         second = Second(deployed, share=loop.canary, salt=f"{version}:watch:")
@@ -342,7 +341,7 @@ class Loop:
         self._deploy(back, "rolled back", note, self._learned_until(back))
         return Done(f"rolled back from {version} to {back}, which is better: {note['why']}", outcome="rolled back")
 
-    # What steps share
+    # Shared by steps
 
     def _home(self, current: LoopRound) -> Path:
         return self.folder / str(current.number)
@@ -355,24 +354,24 @@ class Loop:
         self.journal.measure(learned_until=learned_until, since=evidence.last_answer(self.store))
 
     def _learned_until(self, version: str) -> float:
-        """When the log of a version was exported; of one that is not of this loop, when it was deployed."""
+        """When the training log of a version was exported; for a version not from this loop, when it was deployed."""
         for one in self.journal.rounds(MOST):
             if one.facts.get("version") == version:
                 return float(one.facts["exported_at"])
         return min(float(one.time) for one in self.store.deployments() if one.version == version)
 
     def _prune(self) -> int:
-        """Remove old versions: those that were deployed long ago, and candidates that were refused."""
+        """Remove all but the latest deployed versions, and refused candidates; returns how many."""
         deployed = self.store.deployments()
         own = [one.facts["version"] for one in self.journal.rounds(MOST) if "version" in one.facts]
         names = [*own, *(one.version for one in deployed)]
         return prune(versions_folder(self.setup), names, line(deployed)[-self.setup.loop.keep :])
 
     def _entered(self, current: LoopRound, second: Second, told: str) -> LoopRound:
-        """A round whose step has begun, with the version that the service is to have beside the deployed one.
+        """Begin the step of a round, with a second version for the service; does nothing if it has begun already.
 
-        Where that one had another share of the users until now, the step begins anew: answers of both shares together
-        would tell the better days from the worse ones, and not the versions.
+        If the second version had another share of the users until now, the step starts again: with answers at both
+        shares, a change of rewards over time would look like a difference between the versions.
         """
         step, before = current.step, self.store.second()
         other = before is not None and before.share != second.share
@@ -384,16 +383,16 @@ class Loop:
         return current
 
     def _waited(self, current: LoopRound) -> float:
-        """Seconds since the step of a round began, by a clock that may have gone back."""
+        """Seconds since the step of a round began; negative if the clock went back."""
         return (self.journal.clock() - int(current.facts[f"{current.step}_began"])) / 1e6
 
     def _mind_the_store(self) -> None:
-        """Where an earlier store was restored, what counts from an answer would wait for too long: it counts anew."""
+        """If an earlier store was restored, restart all counts of answers, which would otherwise wait too long."""
         numbers, current = self.journal.numbers(), self.journal.current()
         given, happened = evidence.highest_number(self.store), evidence.happened(self.store)
         most = {"exported": happened, "last": given, "since": given}
         if lower := {name: top for name, top in most.items() if numbers.get(name, 0) > top}:
-            self.journal.measure(**lower)  # where users were erased, there is less to learn from, too
+            self.journal.measure(**lower)  # also needed after erasures, which reduce `happened`
         facts = {} if current is None else current.facts
         until = facts.get("until", {})
         anew = {name: given for name, value in facts.items() if name.endswith("_since") and value > given}
@@ -401,21 +400,21 @@ class Loop:
         if reached <= given:
             return
         told = f"an earlier store was restored: its answers ended at number {given:,}, and {reached:,.0f} was known"
-        self.journal.tell("store", f"{told}; whatever counts answers, counts anew")
+        self.journal.tell("store", f"{told}; all counts of answers start again")
         if current is not None:
             began = {name.replace("_since", "_began"): self.journal.clock() for name in anew}
             until = {name: min(value, most[name]) for name, value in until.items()}
             self.journal.note(current, {**anew, **began, "until": until})
 
     def _mind_the_erased(self) -> None:
-        """Take those who were erased since the last look out of the files of the rounds."""
+        """Remove users who were erased since the last look from the files of the rounds."""
         last = evidence.last_erasure(self.store)
         if last > self.journal.numbers().get("erased", 0):
             candidate.forget(self.store, self.folder)
             self.journal.measure(erased=last)
 
     def _measure(self, version: str) -> list[float]:
-        """Keep what the deployed version earns now; returns the rewards of its answers, the oldest first."""
+        """Record the deployed version's mean reward; returns the rewards of its answers, oldest first."""
         deployed = [one for one in self.store.deployments() if one.version == version][-1]
         since = int(self.journal.numbers().get("since", 0))
         found = evidence.answers(self.store, max(since, evidence.last_answer(self.store) - STREAM))
@@ -431,7 +430,7 @@ class Loop:
         return rewards
 
     def _alarm(self, version: str, rewards: list[float]) -> str | None:
-        """Whether the reward fell, or the share of unknown items rose, since this version was deployed."""
+        """A message if the reward fell, or the share of unknown items rose, since this version was deployed."""
         delta = self.setup.loop.drift
         if not delta:
             return None
@@ -448,6 +447,6 @@ class Loop:
 
 
 def _moment(microseconds: float | int, later: float) -> str:
-    """So many seconds after a moment, for people."""
+    """A time `later` seconds after a moment, for people."""
     seconds = min(microseconds / 1e6 + later, LATEST)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"

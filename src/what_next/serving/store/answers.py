@@ -1,4 +1,4 @@
-"""Answers within a transaction: impressions, and the feedback to them."""
+"""Impressions and feedback within a transaction."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from what_next.serving.store.backend import among, execute_all, insert_all
 from what_next.serving.store.tables import dumps
 
 KEPT, MOST = 24 * 3600 * 1_000_000, 100_000
-"""Microseconds for which an answer to a request with an Idempotency-Key is kept, and how many are, at most."""
+"""For how many microseconds an answer to a request with an Idempotency-Key is kept, and the most that are kept."""
 Content = tuple[int, str, float, int | None]
-"""What feedback tells: its answer's number, item, reward and time."""
+"""Content of feedback: its answer's number, item, reward and time."""
 
 IMPRESSIONS, FEEDBACK, RESPONSES = tables.impressions.c, tables.feedback.c, tables.idempotency_keys.c
 LATEST_RESPONSE = select(func.coalesce(func.max(RESPONSES.number), 0)).scalar_subquery()
@@ -55,7 +55,7 @@ KNOWN = select(
 
 @dataclass
 class _Shown:
-    """What feedback must know of an answer: its number, its items, and the greatest time of feedback to it."""
+    """An answer that feedback refers to: its number, its items, and the latest time of feedback to it."""
 
     number: int
     items: frozenset[str]
@@ -69,11 +69,11 @@ class Answers:
         self.connection, self.now = connection, now
 
     def add(self, writes: Sequence[records.AddImpression]) -> list[Exception | None]:
-        """Impressions, each once, and without the user who was erased after the answer was made.
+        """Add impressions, each once, and without the user if the user was erased after the answer was made.
 
-        Those with an item that was withdrawn meanwhile are refused, and so are second answers to a key.
+        Impressions with an item that was withdrawn meanwhile are refused, and so are second answers to a key.
         """
-        # Until the end, nothing is withdrawn.
+        # Locks the withdrawals until the end of the transaction.
         since = self.connection.execute(WITHDRAWN, {"after": min(write.withdrawn for write in writes)})
         withdrawn, answered = list(since), self._answered(writes)
         results: list[Exception | None] = []
@@ -90,7 +90,7 @@ class Answers:
         return results
 
     def _answered(self, writes: Sequence[records.AddImpression]) -> set[str]:
-        """Keys of requests that were answered already, when those that are too old have gone."""
+        """Keys of requests that already have an answer; deletes expired answers first."""
         keys = [write.response.key for write in writes if write.response is not None]
         if not keys:
             return set()
@@ -98,16 +98,16 @@ class Answers:
         return set(self.connection.scalars(ANSWERED, {"keys": keys}))
 
     def _insert(self, writes: list[records.AddImpression]) -> None:
-        writes.sort(key=lambda one: one.recommendation_id)  # so that no two processes wait for each other
+        writes.sort(key=lambda one: one.recommendation_id)  # a fixed order prevents deadlocks
         keys = sorted({one.key for one in writes if one.key is not None})
-        # Until the end, nobody erases them.
+        # Locks the users until the end of the transaction: they cannot be erased meanwhile.
         living = dict(map(tuple, self.connection.execute(LIVING, {"keys": keys}))) if keys else {}
         nameless = [one.key is not None and living.get(one.key) != one.user_id for one in writes]
         rules = {one.rule.hash: one.rule.text for one in writes if one.rule is not None}
         insert_all(self.connection, tables.rules, sorted(rules.items()), once=True)
         rows = [_row(one, gone) for one, gone in zip(writes, nameless, strict=True)]
         insert_all(self.connection, tables.impressions, rows, once=True)
-        # An answer that names whom somebody erased is not kept.
+        # The answer itself names the user, so it is not kept if the user was erased.
         responses = [
             (one.response.key, one.response.request, one.recommendation_id, one.user_id, one.response.body, self.now)
             for one, gone in zip(writes, nameless, strict=True)
@@ -116,7 +116,7 @@ class Answers:
         insert_all(self.connection, tables.idempotency_keys, responses)
 
     def count_deliveries(self, writes: Sequence[records.CountDeliveries]) -> list[None]:
-        """How many more clients have some answers, or how many fewer."""
+        """Change the number of clients that have some answers."""
         sums = Counter[str]()
         for write in writes:
             for one in write.recommendation_ids:
@@ -125,7 +125,7 @@ class Answers:
         return [None] * len(writes)
 
     def add_feedback(self, writes: Sequence[records.AddFeedback]) -> list[bool | records.InvalidWrite]:
-        """Feedback, each once: whether it is new, or why it is refused."""
+        """Add feedback, each once; returns whether it is new, or why it is refused."""
         shown = self._shown({write.recommendation_id for write in writes})
         ids = {"feedback": [write.feedback_id for write in writes]}
         known: dict[str, Content] = {one: tuple(held) for one, *held in self.connection.execute(KNOWN, ids)}
@@ -148,21 +148,21 @@ class Answers:
         return results
 
     def _shown(self, recommendation_ids: set[str]) -> dict[str, _Shown]:
-        """The answers, locked, so that feedback to one of them is numbered in the order of the commits."""
+        """The answers, locked so that feedback to the same answer is numbered in the order of the commits."""
         found = self.connection.execute(SHOWN_LOCKED, {"answers": sorted(recommendation_ids)}).all()
         latest = dict(map(tuple, self.connection.execute(LATEST, {"numbers": [one.number for one in found]})))
         return {name: _Shown(number, frozenset(items), latest.get(number)) for name, number, _, items in found}
 
     def _feedback(self, write: records.AddFeedback, shown: _Shown) -> tuple[object, ...]:
-        """As it is stored; what arrives later without a time is later, whatever the clock says."""
+        """The row of feedback; without a time, it is never earlier than other feedback to the answer."""
         time = max(self.now, shown.latest or self.now) if write.time is None else write.time
         shown.latest = time if shown.latest is None else max(shown.latest, time)
         return write.feedback_id, shown.number, write.item_id, write.reward, time, self.now
 
     def unmatched(self, rows: Sequence[records.EventRow]) -> set[str]:
-        """Ids of events that are no feedback to the answer that they name.
+        """Ids of events that do not count as feedback to the answer that they name.
 
-        It is not known, did not show the item, or was for another user by name; or nothing tells what they are worth.
+        The answer is unknown, did not show the item, or was for another named user; or the event has no reward.
         """
         named = sorted({row.recommendation_id for row in rows if row.recommendation_id is not None})
         found = self.connection.execute(SHOWN, {"answers": named})
@@ -176,7 +176,7 @@ class Answers:
         }
 
     def erase(self, user_id: str) -> tuple[int, int]:
-        """Remove a person's impressions and the feedback to them; returns how many of each there were."""
+        """Delete a user's impressions and the feedback to them; returns the numbers of both."""
         own = select(IMPRESSIONS.number).where(IMPRESSIONS.user_id == user_id)
         feedback = self.connection.execute(delete(tables.feedback).where(FEEDBACK.impression.in_(own)))
         self.connection.execute(delete(tables.idempotency_keys).where(RESPONSES.user_id == user_id))
@@ -185,7 +185,7 @@ class Answers:
 
 
 def _row(write: records.AddImpression, nameless: bool) -> tuple[object, ...]:
-    """In the order of the table's columns."""
+    """The row of an impression, in the order of the table's columns."""
     return (
         write.recommendation_id,
         None if nameless else write.user_id,

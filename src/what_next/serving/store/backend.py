@@ -1,4 +1,4 @@
-"""The two databases behind the store: where they are, how they are reached and differ, and what their errors mean."""
+"""The two databases behind the store, SQLite and PostgreSQL: connections, differences, and the meaning of errors."""
 
 import os
 import re
@@ -29,28 +29,28 @@ from what_next.serving.store.tables import dumps
 from what_next.settings import Setup
 
 VARIABLE = "WHAT_NEXT_STORE"
-"""The environment variable that goes before the setup."""
+"""The environment variable with the store's URL, which overrides the setup."""
 BUSY = 5.0
-"""Seconds that a write waits for another process, before it is refused."""
+"""Seconds that a write waits for another process before it fails."""
 PATIENCE = 60
-"""Seconds that PostgreSQL spends on one statement, at most."""
+"""PostgreSQL's statement timeout in seconds."""
 STILL = 2.0
-"""Seconds that PostgreSQL lets a transaction idle, at most: whoever is cut off within one holds locks that others wait
-for, and they shall get them before `BUSY` ends."""
+"""PostgreSQL's timeout of idle transactions in seconds: the locks of a process that was cut off within a transaction
+must be released before others that wait for them fail after `BUSY` seconds."""
 PAGE = 2048
-"""Bytes of a page of SQLite, half of the usual. Events of many people come in mixed up, so that each touches pages of
-its own, and whole pages are what a commit writes."""
+"""Page size of SQLite in bytes, half of the default. Events of many users arrive interleaved, so each touches pages of
+its own, and a commit writes whole pages."""
 WAL_PAGES = 8000
-"""Pages that SQLite's write-ahead log grows by between two checkpoints: what many commits touch is then written once to
-the file itself."""
+"""Pages of SQLite's write-ahead log between two checkpoints: a page that many commits change is then written only once
+to the file itself."""
 CONFLICTS = ("40001", "40P01", "23505", "23503", "25P03")
-"""SQLSTATEs after which a transaction is tried anew: serialisation failure, deadlock, another process that wrote the
-same id (or erased what was referred to) in between, and one that idled too long, since this process stood still."""
+"""SQLSTATEs after which a transaction is retried: serialisation failure, deadlock, an id that another process wrote
+meanwhile, a reference that it erased, and an idle timeout because this process was suspended."""
 REFUSED = ("42501", "42P01", "3F000")
-"""SQLSTATEs after which an administrator can mend the database: no permission, no such table, no such schema."""
+"""SQLSTATEs that an administrator can repair: no permission, no such table, no such schema."""
 MISTAKE = re.compile(r'authentication failed|no password|no pg_hba.conf entry|invalid port|"[^"]*" does not exist')
-"""How PostgreSQL refuses a connection by its URL, in English: libpq keeps the SQLSTATE (28P01, 28000, 3D000) to itself.
-In another language it counts as a server that is away."""
+"""PostgreSQL's English messages for mistakes in a URL, because libpq does not expose their SQLSTATEs (28P01, 28000,
+3D000). In another language such a mistake counts as an unavailable server."""
 DIALECTS: Mapping[str, sa.Dialect] = {
     "sqlite": sqlite.dialect(),
     "postgresql": postgresql.psycopg.dialect(paramstyle="format"),  # type: ignore[no-untyped-call]
@@ -66,10 +66,10 @@ def store_of(setup: Setup) -> str | Path:
     `models/agent.store.sqlite` for `models/agent.safetensors`.
 
     Raises:
-        SetupError: the variable holds no URL.
+        SetupError: the variable is not a URL.
     """
     given = os.environ.get(VARIABLE, "").strip()
-    if given and "://" not in given:  # it is not repeated: it may be a password that was meant for another variable
+    if given and "://" not in given:  # the value is not shown: it may be a password meant for another variable
         raise SetupError(
             f"{VARIABLE} is no URL; expected postgresql://USER:PASSWORD@HOST/DATABASE, or sqlite:///PATH (four slashes "
             "begin an absolute path), or no such variable: server.store is the place then"
@@ -78,7 +78,7 @@ def store_of(setup: Setup) -> str | Path:
 
 
 def home_of(setup: Setup) -> Path:
-    """The folder for what belongs to a setup's store: that of its SQLite file, else that of the agent's file."""
+    """The folder for files that belong to a setup's store: that of its SQLite file, else that of the agent's file."""
     place = str(store_of(setup)).removeprefix("sqlite:///")
     return (setup.model_agent_path if "://" in place else Path(place)).parent
 
@@ -91,10 +91,10 @@ class Backend:
     """A database.
 
     Attributes:
-        where: what messages call it, without a password.
-        engine: for writes; each transaction of SQLite's takes the write lock as it begins.
-        reader: for reads; each statement stands alone, and sees all that was committed before it.
-        mend: what helps where its file is damaged.
+        where: its name in messages, without a password.
+        engine: for writes; in SQLite, each transaction takes the write lock when it begins.
+        reader: for reads; each statement is its own transaction, and sees all earlier commits.
+        mend: advice for a damaged file.
     """
 
     where: str
@@ -109,12 +109,12 @@ class Backend:
 
     @property
     def dialect(self) -> str:
-        """What SQLAlchemy calls it: `sqlite` or `postgresql`."""
+        """SQLAlchemy's name of the dialect: `sqlite` or `postgresql`."""
         return self.engine.dialect.name
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Errors of the database become a `StoreUnavailable`, or a `StoreError` where waiting does not help."""
+        """Turn errors of the database into `StoreUnavailable`, or into `StoreError` if waiting does not help."""
         try:
             yield
         except sa.exc.TimeoutError as error:
@@ -122,7 +122,7 @@ class Backend:
         except sa.exc.DBAPIError as error:
             lines = str(error.orig).strip().splitlines()
             reason = lines[0] if lines else type(error.orig).__name__
-            reason += "; is the disk full?" if reason == "disk I/O error" else ""  # so SQLite, where it makes its index
+            reason += "; is the disk full?" if reason == "disk I/O error" else ""  # while SQLite makes its index
             if passes(error):
                 raise StoreUnavailable(f"{self.where}: cannot be used now ({reason}); {_next(error)}") from error
             reason += f"; {self.mend}" if is_damaged(error.orig) else ""
@@ -130,75 +130,75 @@ class Backend:
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
-        """A transaction that writes; its errors are `explained`."""
+        """A write transaction; its errors are `explained`."""
         with self.explained(), self.engine.begin() as connection:
             yield connection
 
     def fetch(self, statement: sa.Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        """What a statement finds, and all of it; errors are `explained`."""
+        """All rows of a statement; errors are `explained`."""
         with self.explained(), self.reader.connect() as connection:
             return connection.execute(statement, values).all()
 
     def close(self) -> None:
-        """Close all connections that are not in use."""
+        """Close all idle connections."""
         self.engine.dispose()
         self.reader.dispose()
 
 
 def passes(error: sa.exc.DBAPIError) -> bool:
-    """Whether an error is a state that passes: locked, full, away; not a mistake of ours, nor of what is written."""
+    """Whether an error is temporary (locked, full, unavailable), and not a bug or a problem of the written data."""
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0)
         return isinstance(error, sa.exc.OperationalError) and code & 0xFF != sqlite3.SQLITE_ERROR
     state = sqlstate(error) or ""
-    # A value too long for an index is "operational", too; a server that only reads, or whose transaction idled, is not.
+    # A value too long for an index is an OperationalError, too, but a read-only server or an idle timeout is not one.
     return (isinstance(error, sa.exc.OperationalError) and state[:2] != "54") or state in ("25006", "25P03", *REFUSED)
 
 
 def is_mistake(error: BaseException | None) -> bool:
-    """Whether PostgreSQL refuses a connection for what stands in its URL, so that waiting does not help."""
+    """Whether PostgreSQL refuses a connection because of a mistake in its URL, so that waiting does not help."""
     if not isinstance(error, sa.exc.OperationalError) or sqlstate(error) is not None:
         return False
     return MISTAKE.search(str(error.orig).partition("\n")[0]) is not None
 
 
 def _next(error: sa.exc.DBAPIError) -> str:
-    """What helps where a database cannot be used now."""
+    """Advice for a database that cannot be used now."""
     if is_mistake(error):
         return "mend the user, the password, the port or the database of its URL"
     return "an administrator of the database can mend it" if sqlstate(error) in REFUSED else "try again"
 
 
 def is_damaged(error: BaseException | None) -> bool:
-    """Whether a file of SQLite is damaged, or is none."""
+    """Whether an SQLite file is damaged, or is not an SQLite file."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """PostgreSQL's name of an error; None for SQLite's, and where the server said nothing."""
+    """PostgreSQL's code of an error; None for SQLite, and if the server sent none."""
     return getattr(getattr(error, "orig", None), "sqlstate", None)
 
 
 def in_the_way(error: BaseException) -> bool:
-    """Whether another process got in the way: the transaction may succeed when it is tried anew."""
+    """Whether the error is a conflict with another process, so that the transaction may succeed when retried."""
     return sqlstate(error) in CONFLICTS
 
 
-# Where they differ
+# Differences
 
 
 class _Object(sa.TypeDecorator[Any]):
-    """A list, or pairs, as an object in JSON: of its members both databases make rows by one function, `json_each`."""
+    """A list, or pairs, as a JSON object, because `json_each` turns its members into rows in both databases."""
 
     impl, cache_ok = sa.JSON, True
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> dict[str, Any]:
-        """The members; those of a list are names alone."""
+        """The members of the object; the values of a list become keys."""
         return {str(key): after for key, after in (value.items() if isinstance(value, dict) else zip(value, repeat(0)))}
 
 
 def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
-    """Whether a column's value is one of the list that is given as `name`: one statement, however long the list."""
+    """Whether a column's value is in the list bound as `name`; the statement is the same for lists of any length."""
     key = sa.func.json_each(sa.bindparam(name, type_=_Object())).table_valued("key").c.key
     return column.in_(sa.select(sa.cast(key, sa.BigInteger) if isinstance(column.type, sa.BigInteger) else key))
 
@@ -206,51 +206,51 @@ def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
 def after_each(
     name: str, key: sa.ColumnElement[int], number: sa.ColumnElement[int], columns: Sequence[sa.ColumnElement[Any]]
 ) -> Mapping[str, sa.Select[Any]]:
-    """By the dialect: some columns of the rows whose `key` is one of those that are given as `name`, each with the
-    number that `number` is larger than."""
+    """By dialect: select columns of the rows whose `key` is in the mapping bound as `name`, and whose `number` is
+    larger than the mapping's value for the key."""
     given = sa.func.json_each(sa.bindparam(name, type_=_Object())).table_valued("key", "value").c
-    after = sa.cast(sa.cast(given.value, sa.Text), sa.BigInteger)  # PostgreSQL makes no number of JSON itself
+    after = sa.cast(sa.cast(given.value, sa.Text), sa.BigInteger)  # PostgreSQL cannot cast JSON to a number directly
     pairs = sa.select(sa.cast(given.key, sa.BigInteger).label("key"), after.label("after"))
     wanted = pairs.subquery("wanted")
     rows = sa.select(*columns).where(key == wanted.c.key, number > wanted.c.after)
-    # PostgreSQL takes any JSON for 100 keys, and would read a whole table for one of them. OFFSET 0 keeps it from
-    # making a join of this, so that it looks up each key in the index. SQLite does so by itself.
+    # PostgreSQL estimates 100 keys for any JSON, and would read the whole table for a single key. OFFSET 0 keeps it
+    # from planning a join, so that it looks up each key in the index. SQLite does this anyway.
     each = rows.offset(0).lateral("each")
     return {"sqlite": rows, "postgresql": sa.select(*each.c).join_from(wanted, each, sa.true())}
 
 
 def waits(connection: sa.Connection) -> bool:
-    """Whether other processes may be within a transaction, too: who writes to SQLite is alone."""
+    """Whether other processes may write at the same time: not in SQLite."""
     return connection.dialect.name != "sqlite"
 
 
 def lock(connection: sa.Connection, table: sa.Table, mode: str = "SHARE ROW EXCLUSIVE") -> None:
-    """Let no other process number rows of a table: a reader must not see a number before those below it."""
+    """Keep other processes from numbering rows of a table: a reader must not see a number before all lower ones."""
     if waits(connection):
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN {mode} MODE")
 
 
 def be_patient(connection: sa.Connection, **limits: int) -> None:
-    """Have other limits, in seconds, for the rest of a transaction; 0: it waits as long as it takes."""
+    """Set other timeouts in seconds for the rest of a transaction; 0: none."""
     for limit, seconds in limits.items() if waits(connection) else ():
         connection.exec_driver_sql(f"SET LOCAL {limit} = {seconds * 1000}")
 
 
 def execute_all(connection: sa.Connection, statement: sa.Executable, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Execute a statement for each row, whose values go to the driver as they are, in the order of the parameters.
+    """Execute a statement for each row, whose values go directly to the driver, in the order of the parameters.
 
-    SQLAlchemy's own handling of them would take longer than the database does.
+    SQLAlchemy's processing of the parameters would take longer than the database.
     """
     if rows:
         connection.exec_driver_sql(_compiled(statement, connection.dialect.name), list(rows))
 
 
 def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]], once: bool = False) -> None:
-    """Insert whole rows (but for a number that the database gives): see `execute_all`.
+    """Insert whole rows, except for an autoincrement column: see `execute_all`.
 
     Args:
         rows: values in the order of the columns.
-        once: whether rows whose keys are there already are passed over.
+        once: whether rows with existing keys are skipped.
     """
     execute_all(connection, _insertion(table, connection.dialect.name, once), rows)
 
@@ -267,14 +267,14 @@ def _compiled(statement: sa.Executable, dialect: str) -> str:
     return str(statement.compile(dialect=DIALECTS[dialect]))  # type: ignore[attr-defined]
 
 
-# How they are reached
+# Connections
 
 
 def connect(place: str | Path) -> Backend:
-    """The database at a path (SQLite) or a URL; nothing is read of it yet.
+    """The database at a path (SQLite) or a URL; it is not connected yet.
 
     Raises:
-        StoreError: the URL cannot be used.
+        StoreError: the URL is invalid.
         MissingExtraError: the driver is not installed.
     """
     url = _url(place)
@@ -285,10 +285,10 @@ def connect(place: str | Path) -> Backend:
     else:
         where = without_password(url.render_as_string(hide_password=False))
         prepare, alone = partial(_patient, where), {"isolation_level": "AUTOCOMMIT"}
-        # A connection is tried before it is used: the server may have been started anew meanwhile. A lost packet must
-        # not hang a request for minutes.
+        # A connection is tested before use, because the server may have restarted. A lost packet must not hang a
+        # request for minutes.
         waits = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
-        # Nor may an answer that does not come: where what was sent did arrive, only these tell that the line is cut.
+        # Keepalives detect a broken connection while waiting for an answer, when nothing is sent.
         waits |= {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
         options |= {"pool_recycle": 1800, "pool_pre_ping": True, "paramstyle": "format", "connect_args": waits}
     try:
@@ -297,7 +297,7 @@ def connect(place: str | Path) -> Backend:
         raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
     backend = Backend(where, engine, sa.create_engine(url, pool_reset_on_return=None, **alone, **options))
     for one in (backend.engine, backend.reader):
-        sa.event.listen(one, "connect", prepare, insert=True)  # before SQLAlchemy itself asks the server anything
+        sa.event.listen(one, "connect", prepare, insert=True)  # before SQLAlchemy's own first query
     if backend.sqlite:
         sa.event.listen(engine, "begin", _locking(where))
     return backend
@@ -308,7 +308,7 @@ def _url(place: str | Path) -> URL:
         return URL.create("sqlite", database=str(Path(place).absolute()))
     try:
         url = make_url(place)
-    except (sa.exc.ArgumentError, ValueError):  # such as a port that is no number
+    except (sa.exc.ArgumentError, ValueError):  # such as an invalid port
         raise StoreError(
             "the store's URL cannot be read; expected sqlite:///PATH, postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
             "or, for several servers, postgresql://USER:PASSWORD@/DATABASE?host=FIRST,SECOND&port=5432,5432"
@@ -328,17 +328,17 @@ def _url(place: str | Path) -> URL:
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file that only its owner reads, where there is none: it will hold what people did.
+    """Create an empty file that only its owner can read, if there is none, because it will hold private data.
 
-    A file that is there is never opened here: whoever closes a file loses all locks that the process holds on it, and
-    with them those of SQLite.
+    An existing file is not opened here: closing it would release all locks that the process holds on it, including
+    those of SQLite.
 
     Raises:
-        StoreError: there is no such folder, it cannot be written into, or what is there is no file to write.
+        StoreError: the folder is missing or not writable, or the existing file cannot be read and written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _MAKING:  # no other thread has it open before it is closed here
+        with _MAKING:  # no other thread may open it before it is closed here
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
@@ -348,7 +348,7 @@ def make_file(path: Path) -> None:
 
 
 def _careful(connection: sqlite3.Connection, record: object) -> None:
-    """Settings of each connection: durable at each commit, and what is deleted is overwritten."""
+    """Settings of each SQLite connection: commits are durable, and deleted data are overwritten."""
     for setting in (
         "synchronous = FULL",
         "secure_delete = ON",
@@ -361,14 +361,14 @@ def _careful(connection: sqlite3.Connection, record: object) -> None:
 
 
 def _locking(path: str) -> Callable[[sa.Connection], None]:
-    """Begins a transaction of SQLite, in the file that the first one wrote to: what is written to a file that was moved
-    away or replaced is lost with the process."""
+    """Begin SQLite transactions, and check that the file is still that of the first one: writes to a file that was
+    moved or replaced would be lost with the process."""
     first: list[tuple[int, int]] = []
 
     def begin(connection: sa.Connection) -> None:
         if first and _file(path) != first[0]:
             raise StoreUnavailable(f"{path}: was moved or replaced; put it back, or start the service anew")
-        # A transaction that reads first and writes then fails where another wrote in between; this one waits.
+        # IMMEDIATE waits for other writers; a transaction that reads first would fail if another one wrote meanwhile.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         if not first and (found := _file(path)):
             first.append(found)
@@ -377,7 +377,7 @@ def _locking(path: str) -> Callable[[sa.Connection], None]:
 
 
 def _file(path: str) -> tuple[int, int] | None:
-    """Which file is there, whatever its name."""
+    """The identity (device and inode) of the file at a path; None if there is none."""
     with suppress(OSError):
         found = Path(path).stat()
         return found.st_dev, found.st_ino
@@ -385,10 +385,10 @@ def _file(path: str) -> tuple[int, int] | None:
 
 
 def _patient(where: str, connection: Any, record: object) -> None:
-    """Settings of each connection: a commit is on the disk when it returns, and nothing waits for ever.
+    """Settings of each PostgreSQL connection: commits are durable, and nothing waits for ever.
 
     Raises:
-        StoreError: the database cannot hold the characters of all languages.
+        StoreError: the database's encoding is not UTF-8.
     """
     if (encoding := connection.info.parameter_status("server_encoding")) not in ("UTF8", None):
         raise StoreError(
@@ -400,6 +400,6 @@ def _patient(where: str, connection: Any, record: object) -> None:
     connection.execute(
         f"SET synchronous_commit = on; SET lock_timeout = {round(BUSY * 1000)}; "
         f"SET statement_timeout = {PATIENCE * 1000}; SET idle_in_transaction_session_timeout = {round(STILL * 1000)}; "
-        "SET jit = off"  # it takes a short statement for a long one, and longer to compile it than to run it
+        "SET jit = off"  # it misjudges short statements: compiling them takes longer than running them
     )
     connection.autocommit = before

@@ -1,8 +1,8 @@
-"""The log as a data set: what people did, and what was decided for them, with which chance, and what it brought; all
-of it, or what came since an earlier export.
+"""Export of the log as a data set: events, and decisions with propensities and rewards; all, or what came since an
+earlier export.
 
-An answer is one row here, with lists of its items. It becomes a row for each of them as the file is written: held at
-once, those would take several times the memory.
+In memory an answer is one row with lists of its items, which are expanded to one row each only when the file is
+written, because this takes several times the memory.
 """
 
 from contextlib import suppress
@@ -38,11 +38,11 @@ from what_next.serving.store.store import Store
 from what_next.serving.store.tables import dumps
 
 ANONYMOUS = "anonymous:"
-"""Before the id of an answer to nobody by name: a user of its own."""
+"""Prefix of the user id of an answer without a user: `anonymous:` and the answer's id."""
 NOBODY = pl.col("user_id") == pl.concat_str(pl.lit(ANONYMOUS), "slate")
-"""Which items were shown to nobody by name."""
+"""Rows of answers without a user."""
 EACH = ("item_id", "propensity", "reward")
-"""Columns of an answer that are lists, of a value for each of its items."""
+"""Columns of an answer that are lists with a value per item."""
 COLUMNS: dict[str, Any] = {
     "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Datetime("us", "UTC"), "reward": pl.Float32,
     "event": pl.String, "number": pl.Int64, "arrived": pl.Int64, "context": pl.String, **DECISION,
@@ -53,7 +53,7 @@ ANSWERS = (
 )  # fmt: skip
 HAPPENED = ("user", "number", "item_id", "kind", "time", "reward", "context", "recommendation_id", "arrived")
 OF_EVENTS = ("event", "number", "arrived")
-"""Columns that answers lack."""
+"""Columns of events that answers lack."""
 EXPLORED: dict[str, Any] = {
     "explore": pl.String, "seen": pl.Boolean, "masked": pl.Boolean, "context": pl.String,
     "experiment": pl.String, "arm": pl.String,
@@ -62,17 +62,17 @@ RULES = select(tables.rules.c.hash.label("rule"), tables.rules.c.text.label("per
     among(tables.rules.c.hash, "rules")
 )
 AGAIN = 10_000
-"""So many of the last answers, and of the last feedback, are read again: where several processes write, a lower number
-may come to be there after a higher one."""
+"""The last answers and the last feedback, this many of each, are read again by the next export, because with several
+writing processes a lower number may be committed after a higher one."""
 GROUP = 500
-"""Users, answers or ids that are asked for at once."""
+"""Users, answers or ids in one query."""
 SHOWN, SENT = tables.impressions.c, tables.feedback.c
 NUMBERS = select(SHOWN.recommendation_id.label("slate"), SHOWN.number.label("answer")).where(
     among(SHOWN.recommendation_id, "answers")
 )
 SINCE = after_each("users", EVENTS.user, EVENTS.number, [EVENTS[name] for name in HAPPENED])
 UNTIL = "what_next.until"
-"""In the footer of an exported log: how far the store was read, as JSON of `Until`."""
+"""Key in the footer of an exported log: how far the store was read, as JSON of `Until`."""
 EARLIER = "was written by an earlier version"
 FURTHER = "goes further than the store, which was restored or is another"
 
@@ -82,9 +82,9 @@ class Until:
     """How far a store was read.
 
     Attributes:
-        answers, feedback: the last number of each; `slate`: id of that answer.
-        time: by the store's clock, when the reading began: later than of all erasures before (`moment`).
-        feedback_id: of that feedback; None: there is none, or the export before did not keep it.
+        answers, feedback: the last number of each; `slate`: id of the last answer.
+        time: when reading began, by the store's clock; later than all earlier erasures (`moment`).
+        feedback_id: of the last feedback; None: there is none, or an older export did not store it.
     """
 
     answers: int
@@ -95,27 +95,27 @@ class Until:
 
     @classmethod
     def of(cls, store: Store) -> "Until":
-        """How far it can be read now."""
+        """How far the store can be read now."""
         numbers = select(SHOWN.number, SHOWN.recommendation_id).order_by(SHOWN.number.desc())
         fed_back = select(SENT.number, SENT.feedback_id).order_by(SENT.number.desc())
         last, sent, time = store.fetch(numbers.limit(1)), store.fetch(fed_back.limit(1)), store.clock()
         number, slate = tuple(last[0]) if last else (0, None)
         feedback, feedback_id = tuple(sent[0]) if sent else (0, None)
-        with suppress(StoreError), store.backend.begin() as connection:  # a full disk can be read
+        with suppress(StoreError), store.backend.begin() as connection:  # with a full disk the store can still be read
             time = moment(connection, time)
         return cls(number, slate, feedback, time, feedback_id)
 
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A log, see `data.service_log`.
+    """An exported log, see `data.service_log`.
 
     Attributes:
         happened: events by user, time and number.
         decided: answers by user, time and id, with the lists of `EACH`.
-        items: the item table; `added`: how many at its end the store has, and not the catalogue.
-        withdrawals: every change of the withdrawn items, in order.
-        notes: what people should know.
+        items: the item table; `added`: how many at its end are from the store, not from the catalogue.
+        withdrawals: all changes of the withdrawn items, in order.
+        notes: for the user.
         until: how far the store was read (see `appended`).
     """
 
@@ -129,36 +129,36 @@ class Exported:
 
     @property
     def rows(self) -> pl.LazyFrame:
-        """The log: events, then the items of the answers by their place, a row each."""
+        """The log: events, then the items of answers by position, one row each."""
         places = pl.int_ranges(1, pl.col("item_id").list.len() + 1, dtype=pl.Int32).alias("position")
         shown = self.decided.lazy().with_columns(places).explode(*EACH, "position")
         return pl.concat([self.happened.lazy(), shown], how="diagonal").select(*COLUMNS)
 
     @property
     def users(self) -> pl.Series:
-        """Who is in it, each once."""
+        """The distinct users of the log."""
         return pl.concat([self.happened["user_id"], self.decided["user_id"]]).unique()
 
     @property
     def events(self) -> int:
-        """How many rows are events."""
+        """The number of events."""
         return len(self.happened)
 
     @property
     def decisions(self) -> int:
-        """How many rows are decisions."""
+        """The number of decisions: the items of all answers."""
         return int(self.decided["item_id"].list.len().sum())
 
     def about(self, users: pl.Series) -> "Exported":
-        """The log of some users alone."""
+        """The log of some users only."""
         mine = pl.col("user_id").is_in(users.implode())
         return replace(self, happened=self.happened.filter(mine), decided=self.decided.filter(mine))
 
     def write(self, path: Path) -> list[Path]:
-        """Write `NAME.parquet` and `NAME.items.parquet`, as `what-next data import` does, but for the owner alone.
+        """Write `NAME.parquet` and `NAME.items.parquet`, as `what-next data import` does, but private to the owner.
 
         Raises:
-            SaveError: a file cannot be written; what stood there before is intact.
+            SaveError: a file cannot be written; existing files are unchanged.
         """
         frames: dict[Path, pl.DataFrame | pl.LazyFrame] = {beside(path, "items"): self.items, path: self.rows}
         catalogue = Catalogue.from_table(self.items).hash()
@@ -171,26 +171,26 @@ class Exported:
                 WITHDRAWALS: dumps([astuple(one) for one in self.withdrawals]),
                 UNTIL: dumps(asdict(self.until)),
             },
-            private=True,  # people's histories, as in the store
+            private=True,  # personal data, as in the store
         )
         beside(path, "rejected").unlink(missing_ok=True)
         return list(frames)
 
 
 def exported(store: Store, catalogue: Catalogue, *, progress: Progress | None = None) -> Exported:
-    """All events, and all answers that somebody saw, a row for each of their items.
+    """Export all events, and all answers that were shown, one row per item.
 
-    The reward of an item is that of the latest feedback (see `rewards_of`), 0 without; that of an event is its own,
-    where it has one. Who gave no name is a user of their own. An answer without the chances of all its items cannot be
-    weighed, and is left out.
+    The reward of an item is that of its latest feedback (see `rewards_of`), 0 without feedback; an event has its own
+    reward, if any. Each answer without a user gets a user of its own. Answers without the chances of all their items
+    are left out, because they cannot be weighted.
 
-    The `catalogue` is that of the model; items that the store knows go before it.
+    `catalogue`: of the model; items of the store override it.
 
     Raises:
-        DataError: there is nothing.
+        DataError: the store has no events and no answers.
     """
     until = Until.of(store)
-    # Answers first: whatever an answer knew is in the store by then.
+    # Answers first, so that every event that an answer knew is read, too.
     answers, notes = read_answers(store, 0, progress)
     happened = _happened(store, pl.concat(pages(store, tables.events, HAPPENED, progress=progress)))
     return completed(store, catalogue, happened, answers, [], notes, until)
@@ -208,11 +208,11 @@ def completed(
     """The log of some events and answers.
 
     Args:
-        answers: those whose rewards are to be found, with their numbers.
-        rest: the others. Both lists are emptied, so that nobody holds their frames once these were copied.
+        answers: answers whose rewards are still to be found, with their numbers.
+        rest: answers with rewards. Both lists are emptied, to free their frames after these were copied.
 
     Raises:
-        DataError: there is nothing.
+        DataError: there are no events and no answers.
     """
     decided, ignored = _rewarded(store, pl.concat(answers, how="diagonal"), happened)
     answers.clear()
@@ -223,8 +223,8 @@ def completed(
     logged = pl.concat([happened["item_id"], decided["item_id"].explode()]).unique()
     items, added, more = _items(store, catalogue, logged)
     happened, decided, left = _known(happened, decided, items)
-    # No word stands for a missing id here: what was sent as `null` or `undefined` is somebody's name.
-    (item,) = as_ids([(items.lazy(), "item_id")], missing=())  # the log has no others
+    # No word means a missing id here: an id of `null` or `undefined` was sent as such.
+    (item,) = as_ids([(items.lazy(), "item_id")], missing=())  # the log has no other items
     first, second = as_ids([(happened.lazy(), "user_id"), (decided.lazy(), "user_id")], missing=())
     kinds = pl.Enum(happened["event"].drop_nulls().unique().sort())
     happened = happened.with_columns(first.alias("user_id"), item.alias("item_id"), pl.col("event").cast(kinds))
@@ -238,13 +238,13 @@ def completed(
 
 
 def _sorted(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
-    """Rows in an order, taken from a frame column by column, so that never two copies of all are held."""
+    """Rows sorted column by column, which empties the frame, so that there are never two copies of all columns."""
     order = rows.select(pl.arg_sort_by(*by)).to_series()
     return pl.DataFrame([rows.drop_in_place(name).gather(order) for name in rows.columns])
 
 
 def _happened(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
-    """Some events as rows of the log; who was erased while they were read is gone."""
+    """Events as rows of the log, without users who were erased while they were read."""
     return rows.join(users(store), on="user", how="inner", maintain_order="left").select(
         "user_id", "item_id", _moment("time"), pl.col("reward").cast(pl.Float32), "number", "arrived", "context",
         pl.col("kind").alias("event"), pl.col("recommendation_id").alias("slate"),
@@ -252,7 +252,7 @@ def _happened(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_answers(store: Store, after: int, progress: Progress | None = None) -> tuple[list[pl.DataFrame], list[str]]:
-    """Pages of answers of a larger number, without what they brought; and what is left out, in words."""
+    """Pages of answers after a number, without rewards; and notes about answers that are left out."""
     read, found = 0, []
     for page in pages(store, tables.impressions, ANSWERS, tables.impressions.c.shown, progress=progress, after=after):
         read += len(page)
@@ -264,7 +264,7 @@ def read_answers(store: Store, after: int, progress: Progress | None = None) -> 
 
 
 def _rewarded(store: Store, rows: pl.DataFrame, events: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Some answers with what their items brought, 0 where that is not told; without the answers' numbers."""
+    """Answers with the rewards of their items (0 without feedback), without the column `answer`; and notes."""
     nobody = pl.when(~NOBODY).then("user_id").alias("user_id")
     naming = events.filter(pl.col("slate").is_not_null()).rename({"slate": "recommendation_id", "event": "kind"})
     naming = naming.with_columns(pl.col("timestamp").dt.epoch("us").alias("time"), pl.col("reward").cast(pl.Float64))
@@ -276,21 +276,21 @@ def _rewarded(store: Store, rows: pl.DataFrame, events: pl.DataFrame) -> tuple[p
 
 
 def _earned(rows: pl.DataFrame, rewards: pl.DataFrame) -> pl.Series:
-    """What each item of some answers brought, in their order."""
+    """The rewards of the items of answers, as lists in the answers' order."""
     items = rows.select("answer", "item_id").explode("item_id")
     items = items.join(rewards, on=["answer", "item_id"], how="left", maintain_order="left")
     return items.group_by("answer", maintain_order=True).agg(pl.col("reward").fill_null(0.0))["reward"]
 
 
 def _still_there(store: Store, happened: pl.DataFrame, decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Without those who were erased, while this was read or since an earlier export."""
+    """The rows without users who were erased since they were read or exported."""
     asked, known = frame(store, select(SHOWN.user_id).distinct())["user_id"], users(store)["user_id"]
     user = pl.col("user_id")
     return happened.filter(user.is_in(known.implode())), decided.filter(NOBODY | user.is_in(asked.implode()))
 
 
 def _slates(page: pl.DataFrame) -> pl.DataFrame:
-    """Some answers, with the items and their chances as lists."""
+    """Answers with their items and propensities as lists, without unusable ones."""
     chances, element = pl.col("propensities").str.json_decode(pl.List(pl.Float64)), pl.element()
     decoded = page.with_columns(pl.col("items").str.json_decode(pl.List(pl.String)), chances)
     decoded = decoded.join(_explored(page["explore"].unique()), on="explore", maintain_order="left")
@@ -310,8 +310,8 @@ def _slates(page: pl.DataFrame) -> pl.DataFrame:
 
 
 def _explored(texts: pl.Series) -> pl.DataFrame:
-    """Of what answers noted, a text each, whether seen items were permitted and a mask was on, the context of the
-    question, as JSON, and its experiment and arm."""
+    """Parse the column `explore` of answers: whether seen items were permitted and a mask was used, the question's
+    context as JSON, and its experiment and arm."""
     rows = []
     for text in texts:
         told: dict[str, Any] = orjson.loads(text)
@@ -328,8 +328,8 @@ def _moment(name: str) -> pl.Expr:
 def _known(
     happened: pl.DataFrame, decided: pl.DataFrame, items: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """The events with an item of the table, and the answers whose items are all there: a chance depends on the items
-    before it."""
+    """The events with a known item, and the answers whose items are all known, because each propensity depends on the
+    items before it; and notes."""
     known = items["item_id"].implode()
     events = happened.filter(pl.col("item_id").is_in(known))
     answers = decided.filter(pl.col("item_id").list.eval(pl.element().is_in(known)).list.all())
@@ -342,7 +342,7 @@ def _known(
 
 
 def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.DataFrame, int, list[str]]:
-    """The catalogue with the store's items, which go before, at the end; how many these are; ids as text."""
+    """The catalogue with the store's items, which override its own, at the end; the number of these; and notes."""
     table, notes = catalogue.to_table().with_columns(pl.col("item_id").cast(pl.String)), list[str]()
     names, added = list(catalogue.names), store.items_after(0)
     if not names:
@@ -354,7 +354,7 @@ def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.Da
         kinds = {name: kind for name, kind in table.schema.items() if name in ("item_id", *names)}
         new = pl.DataFrame(rows, {"item_id": kinds["item_id"], "title": pl.String, **kinds}, orient="row", strict=False)
         gaps = sum(new[name].null_count() for name in names)
-        before = table.select(pl.exclude("title", *names))  # the tags of those that were there before
+        before = table.select(pl.exclude("title", *names))  # known items keep their tags
         new = new.join(before, on="item_id", how="left", maintain_order="left").select(table.columns)
         if catalogue.tags is not None:
             tags = [None if one.tags is None else tags_of(one.tags) for one in added]
@@ -371,13 +371,14 @@ def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.Da
 
 
 def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progress | None = None) -> Exported:
-    """What `exported` gives; read are the rows of an earlier export, and of the store what came since.
+    """The same as `exported`, but reads only the store's new rows, and the others from an earlier export.
 
-    Late feedback to answers of the earlier export counts, and who was erased since is gone. Where there is no such file
-    yet, where an earlier version wrote it, or where the store is another or was restored, all is read.
+    Late feedback to answers of the earlier export is included, and users who were erased since are left out. The whole
+    store is read if there is no earlier export, an earlier version wrote it, or it is of another store or one that was
+    restored since.
 
     Raises:
-        DataError: the file is not as it was exported, or is no exported log.
+        DataError: the file was changed, or is not an exported log.
     """
     before, reason = _before(store, path)
     until, kept = Until.of(store), [] if before is None else _kept(store, path, before)
@@ -386,7 +387,7 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
     if before is None:
         found = exported(store, catalogue, progress=progress)
         return found if reason is None else replace(found, notes=[f"all was read: {reason}", *found.notes])
-    # Answers first: whatever an answer knew is in the store by then.
+    # Answers first, so that every event that an answer knew is read, too.
     since = max(0, before.answers - AGAIN)
     again = frame(store, select(SHOWN.recommendation_id).where(SHOWN.number > since)).to_series()
     answers, notes = read_answers(store, since, progress)
@@ -406,7 +407,7 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
 
 
 def _kept(store: Store, path: Path, before: Until) -> list[pl.DataFrame]:
-    """The events and the answers of an earlier export, as they are read from a store; who was erased since is gone."""
+    """The events and the answers of an earlier export, in the form of `Exported`, without users erased since."""
     rows = scan_of(path).with_columns(pl.col("user_id", "item_id", "event").cast(pl.String))
     with readable_export(path):
         rows = rows.filter(~pl.col("user_id").is_in(_erased(store, rows, before).implode()))
@@ -418,7 +419,7 @@ def _kept(store: Store, path: Path, before: Until) -> list[pl.DataFrame]:
 
 
 def _before(store: Store, path: Path) -> tuple[Until | None, str | None]:
-    """How far an earlier export came; else why it cannot be gone on from, None where there is none."""
+    """How far an earlier export read; else None and the reason why it cannot be continued (None: there is none)."""
     if not path.exists():
         return None, None
     if not is_service_log(path):
@@ -433,7 +434,7 @@ def _before(store: Store, path: Path) -> tuple[Until | None, str | None]:
 
 
 def _reaches(store: Store, number: Column[int], name: Column[str], last: int, known: str | None) -> bool:
-    """Whether a table holds the row that had the last number, or at least later ones: its user may have been erased."""
+    """Whether a table still holds the row with the last number, or later rows: the row's user may have been erased."""
     found = store.fetch(select(number, name).where(number >= last).order_by(number).limit(1))
     if not found:
         return not last
@@ -441,8 +442,8 @@ def _reaches(store: Store, number: Column[int], name: Column[str], last: int, kn
 
 
 def _holds(store: Store, events: pl.DataFrame) -> bool:
-    """Whether a store holds the last event to arrive of an earlier export: else it was restored since, and has given
-    the numbers of what it lost to others. Events have no number over all users."""
+    """Whether a store holds the last arrived event of an earlier export. If not, it was restored since, and may have
+    used the same numbers for other events. (Events are numbered per user.)"""
     if not len(events):
         return True
     user, number, arrived = events.sort("arrived").select("user_id", "number", "arrived").row(-1)
@@ -451,7 +452,7 @@ def _holds(store: Store, events: pl.DataFrame) -> bool:
 
 
 def _until(path: Path) -> Until | None:
-    """How far an export came; None: an earlier version wrote it."""
+    """How far an export read the store; None: an earlier version wrote it."""
     try:
         return Until(**orjson.loads(footer_of(path)[UNTIL]))
     except (KeyError, ValueError, TypeError):
@@ -459,7 +460,7 @@ def _until(path: Path) -> Until | None:
 
 
 def _erased(store: Store, rows: pl.LazyFrame, before: Until) -> pl.Series:
-    """Who of the users of some rows was erased since an export, as texts."""
+    """The users of some rows who were erased since an export, as texts."""
     salt = store.fetch(NOTE, note=SALT)
     erased = tables.erased_users.c
     digests = {digest for (digest,) in store.fetch(select(erased.digest).where(erased.time >= before.time))}
@@ -470,11 +471,11 @@ def _erased(store: Store, rows: pl.LazyFrame, before: Until) -> pl.Series:
 
 
 def forget_erased(store: Store, path: Path) -> bool:
-    """Take those who were erased since an export out of its file; whether there were any.
+    """Remove users who were erased since an export from its file; returns whether there were any.
 
     Raises:
-        DataError: the file is not as it was exported.
-        SaveError: it cannot be written, or a page of it is damaged; it is as it was.
+        DataError: the file was changed.
+        SaveError: it cannot be written, or a page of it is damaged; it is unchanged.
     """
     if (before := _until(path)) is None:
         raise DataError(f"{path}: {EARLIER}; export it again")
@@ -484,13 +485,13 @@ def forget_erased(store: Store, path: Path) -> bool:
     if len(gone):
         own = {name: text for name, text in footer_of(path).items() if name.startswith("what_next.")}
         left = rows.filter(~pl.col("user_id").cast(pl.String).is_in(gone.implode()))
-        with readable_export(path):  # it is read as it is written
+        with readable_export(path):  # reading happens during writing
             write_together({path: left}, own, private=True)
     return len(gone) > 0
 
 
 def _since(store: Store, kept: pl.DataFrame) -> pl.DataFrame:
-    """The events that are not among some: of each user those of a larger number."""
+    """The events after those in `kept`: for each user, those with a larger number."""
     users = frame(store, select(USERS.key.label("user"), USERS.user_id, USERS.last))
     last = kept.group_by("user_id").agg(pl.col("number").max().alias("after"))
     ahead = users.join(last, on="user_id", how="left").with_columns(pl.col("after").fill_null(0))

@@ -1,4 +1,4 @@
-"""Histories within a transaction: users, their events, and who was erased."""
+"""Histories within a transaction: users, their events, and erasures."""
 
 import hashlib
 import secrets
@@ -15,13 +15,13 @@ from what_next.serving.store.records import AHEAD, AddEvents, Conflict, EventRow
 from what_next.serving.store.tables import dumps
 
 ATTEMPTS = 20
-"""How often users' rows are made and locked, where other processes erase them in between."""
+"""Attempts at creating and locking users' rows, which other processes may erase meanwhile."""
 SALT = "salt"
-"""What the hashes of who was erased are keyed with, in `meta`; there is none before the first erasure."""
+"""Name in `meta` of the key of the hashes of erased ids; there is none before the first erasure."""
 MOMENT = "moment"
-"""When the last erasure or export was, in `meta`."""
+"""Name in `meta` of the time of the last erasure or export."""
 Content = tuple[int, str, str, float | None, Any, str | None, int | None]
-"""What the client sent of an event: its user's key, item, kind, reward, context, answer and time."""
+"""Content of an event as sent: its user's key, item, kind, reward, context, answer and time."""
 
 USERS, EVENTS, META = tables.users.c, tables.events.c, tables.meta.c
 ACCOUNTS = (
@@ -29,7 +29,7 @@ ACCOUNTS = (
     .where(among(USERS.user_id, "users"))
     .order_by(USERS.user_id)
 )
-LOCKED = ACCOUNTS.with_for_update(key_share=True)  # others may refer to them meanwhile
+LOCKED = ACCOUNTS.with_for_update(key_share=True)  # does not block references to the rows
 ADVANCE = (
     update(tables.users)
     .where(USERS.key == bindparam("user"))
@@ -45,21 +45,21 @@ ERASED_EVENTS = select(tables.erased_events).where(among(tables.erased_events.c.
 
 
 def note(connection: Connection, name: str) -> str | None:
-    """What a store remembers of itself under a name; None: nothing."""
+    """The store's note of a name (table `meta`); None if there is none."""
     return connection.execute(NOTE, {"note": name}).scalar()
 
 
 def put_note(connection: Connection, name: str, value: str, replace: bool = True) -> None:
-    """Have a store remember a short text; without `replace`, only where there is none under this name."""
+    """Write a note; without `replace`, only if there is none of this name."""
     insert_all(connection, tables.meta, [(name, value)], once=True)
     if replace:
         connection.execute(update(tables.meta).where(META.name == name).values(value=value))
 
 
 def moment(connection: Connection, now: int) -> int:
-    """The time of an erasure or of an export: later than of those before, though the clock has gone back.
+    """The time for an erasure or export, which is later than all earlier ones even if the clock has gone back.
 
-    Where it has gone back by more than `AHEAD`, the clock was wrong before; its time is taken as it is.
+    If the clock has gone back by more than `AHEAD`, it was wrong before, and its time is used as it is.
     """
     last = note(connection, MOMENT)
     found = now if last is None or int(last) > now + AHEAD else max(now, int(last) + 1)
@@ -72,7 +72,7 @@ class Account:
     """A user's row while it is locked.
 
     Attributes:
-        key, last, events: as of `Head`; `latest`: the greatest time of an event; None before the first.
+        key, last, events: as in `Head`; `latest`: the latest time of an event; None before the first.
     """
 
     key: int
@@ -81,8 +81,8 @@ class Account:
     latest: int | None
 
     def take(self, time: int | None, now: int) -> tuple[int, int]:
-        """The number and the time of one more event."""
-        if time is None:  # where the clock jumped back, what arrives later still is later
+        """The number and the time of the next event."""
+        if time is None:  # a later arrival gets a later time even if the clock went back
             time = max(now, self.latest or now)
         self.latest = time if self.latest is None else max(self.latest, time)
         self.last += 1
@@ -93,15 +93,15 @@ class Account:
 class Histories:
     """Users and events; `now` is in microseconds since 1970 UTC.
 
-    Whoever looks whether users were erased holds the locks of their rows, and so does whoever erases one: what was
-    committed before is seen.
+    Both erasing users and checking whether they were erased require the locks of their rows, so that a check sees all
+    committed erasures.
     """
 
     def __init__(self, connection: Connection, now: int) -> None:
         self.connection, self.now = connection, now
 
     def add(self, writes: Sequence[AddEvents]) -> list[EventsAdded | Conflict]:
-        """Events, each once; numbers are taken while the users' rows are locked."""
+        """Add events, each once; they are numbered while the users' rows are locked."""
         rows = [row for write in writes for row in write.rows]
         accounts = self.accounts({row.user_id for row in rows})
         late, ids = self._late(rows), [row.event_id for row in rows]
@@ -131,7 +131,7 @@ class Histories:
             else:
                 results.append(conflict)
         self._insert(new.values(), accounts)
-        if late is not None:  # the id of whoever was erased does not stay in a row that was made in vain
+        if late is not None:  # a row that was created for an erased user must not keep the id
             empty = delete(tables.users).where(among(USERS.key, "keys"), USERS.last == 0)
             self.connection.execute(empty, {"keys": [one.key for one in accounts.values() if not one.last]})
         return results
@@ -151,9 +151,9 @@ class Histories:
         execute_all(self.connection, ADVANCE, moved)
 
     def accounts(self, user_ids: Iterable[str]) -> dict[str, Account]:
-        """The rows of users, made where there are none, and locked in the order of their ids.
+        """The rows of users, created if missing, and locked in the order of their ids.
 
-        Only what is locked counts: another process may erase a user at any time before.
+        Only locked rows are returned, because another process may erase an unlocked user at any time.
         """
         wanted = sorted(set(user_ids))
         for _ in range(ATTEMPTS):
@@ -165,8 +165,8 @@ class Histories:
         raise StoreError("users are erased as fast as they come back; send it again")
 
     def erase(self, user_id: str) -> int | None:
-        """Remove a user with all events; returns how many there were, None: the user was not known."""
-        if waits(self.connection):  # whoever writes for a user who is not known waits for the end of this, too
+        """Delete a user with all events; returns the number of events, None if the user was unknown."""
+        if waits(self.connection):  # a row to lock, so that writes for an unknown user wait, too
             self.accounts([user_id])
         account = self.connection.execute(ACCOUNTS.with_for_update(), {"users": [user_id]}).one_or_none()
         timeless, events = list[str](), None
@@ -178,10 +178,10 @@ class Histories:
         self._note_erasure(user_id, timeless)
         return events
 
-    # Who was erased, as keyed hashes
+    # Erasures, as keyed hashes
 
     def _note_erasure(self, user_id: str, event_ids: Iterable[str]) -> None:
-        """Note when a user was erased, and which events came without a time, or with one that was still ahead."""
+        """Record when a user was erased, and those events that came without a time or with one in the future."""
         put_note(self.connection, SALT, secrets.token_hex(16), replace=False)
         salt, erased = note(self.connection, SALT) or "", tables.erased_users
         digest, now = digest_of(salt, user_id), moment(self.connection, self.now)
@@ -191,7 +191,7 @@ class Histories:
         insert_all(self.connection, tables.erased_events, [(digest_of(salt, one),) for one in event_ids], once=True)
 
     def erasures(self, user_ids: Iterable[str]) -> dict[str, int]:
-        """When each of some users was erased last; those who never were are left out."""
+        """The time of the last erasure of each user; users who were never erased are left out."""
         if (salt := note(self.connection, SALT)) is None:
             return {}
         users = {digest_of(salt, user): user for user in user_ids}
@@ -199,9 +199,9 @@ class Histories:
         return {users[digest]: time for digest, time in found}
 
     def _late(self, rows: Sequence[EventRow]) -> Callable[[EventRow], bool] | None:
-        """Tells whether an event is from before the erasure of its user; None: none of the users was erased.
+        """A function that tells whether an event is from before its user's erasure; None if no user was erased.
 
-        It is where its time says so, or its id is that of an event that was erased.
+        An event is from before if its time is, or if its id is that of an erased event.
         """
         moments = self.erasures({row.user_id for row in rows})
         if not moments:
@@ -218,11 +218,11 @@ class Histories:
 
 
 def _content(row: EventRow, user: int, time: int | None) -> Content:
-    """What a row would be in the store; without a time it is that of any other."""
+    """The content of an event, with `time` if it has none, for a comparison with a stored event."""
     context, time = None if row.context is None else dict(row.context), time if row.time is None else row.time
     return user, row.item_id, row.kind, row.reward, context, row.recommendation_id, time
 
 
 def digest_of(salt: str, text: str) -> str:
-    """What is kept of an erased id."""
+    """The keyed hash of an erased id."""
     return hashlib.blake2b(text.encode(), key=salt.encode(), digest_size=16).hexdigest()

@@ -20,23 +20,23 @@ from what_next.serving.store.tables import dumps
 
 Progress = Callable[[int, int], None]
 CHUNK = 50_000
-"""Events of one transaction, about: some tenths of a second, in which other writers wait."""
+"""Approximate number of events per transaction, which takes some tenths of a second; other writers wait meanwhile."""
 ATTEMPTS = 20
-"""How often a chunk is tried whose users write in the same moment."""
+"""Attempts at a chunk that conflicts with other writes of its users."""
 LONGEST = 2600
-"""Bytes of an id that PostgreSQL takes: a third of a page, less what it adds, is what an index holds."""
+"""Most bytes of an id in PostgreSQL: an index entry holds at most a third of a page, including overhead."""
 LOADING, LOADED = "loading", "loaded"
-"""What is remembered: how far it went, and that it was done."""
+"""Names of the store's notes: the progress of filling, and that it is done."""
 
 
 def progress_of(connection: Connection) -> Any:
-    """How far the filling went; None: it never began. The next chunk waits for the end of the caller's transaction."""
+    """The progress of filling; None: not begun. It is locked until the transaction ends: the next chunk waits."""
     found = connection.execute(NOTE.with_for_update(), {"note": LOADING}).scalar()
     return None if found is None else orjson.loads(found)
 
 
 class Filling:
-    """A data set on its way into a store, some users at a time."""
+    """Fills a store with a data set, some users at a time."""
 
     def __init__(self, backend: Backend, dataset: Dataset, clock: Callable[[], int]) -> None:
         self.backend, self.dataset, self.clock = backend, dataset, clock
@@ -56,7 +56,7 @@ class Filling:
         return added
 
     def _check(self) -> None:
-        """Raises a `StoreError` where the data hold ids that PostgreSQL cannot; SQLite holds all."""
+        """Raise a `StoreError` if PostgreSQL cannot store an id of the data; SQLite can store all."""
         for kind, ids in (("user", self.users), ("item", self.items)) if not self.backend.sqlite else ():
             if odd := [one for one in ids if "\0" in one or len(one.encode()) > LONGEST]:
                 raise StoreError(
@@ -66,7 +66,7 @@ class Filling:
 
     @retry(retry=retry_if_exception(in_the_way), stop=stop_after_attempt(ATTEMPTS), reraise=True)
     def _next(self) -> tuple[int, int] | None:
-        """One chunk: the first user after it, and how many events were new; None: all are in."""
+        """Load one chunk; returns the first user after it and the number of new events; None if all are loaded."""
         with self.backend.engine.begin() as connection:
             if (start := self.position(connection)) is None:
                 return None
@@ -75,8 +75,8 @@ class Filling:
             return end, added
 
     def position(self, connection: Connection) -> int | None:
-        """The first user that is not in yet; None where all are. Other processes wait for the end of this chunk."""
-        # A chunk of another process may take longer than a write may, and the rows of this one are made meanwhile.
+        """The first user who is not loaded yet; None if all are. Other processes wait for the end of this chunk."""
+        # No timeouts: another process's chunk may take longer than a write may, and this one prepares its rows.
         be_patient(connection, lock_timeout=0, idle_in_transaction_session_timeout=PATIENCE)
         put_note(connection, LOADING, self._state(0), replace=False)
         state = progress_of(connection)
@@ -90,7 +90,7 @@ class Filling:
         return int(state["users"])
 
     def remember(self, connection: Connection, end: int) -> None:
-        """How far it went."""
+        """Record the progress."""
         put_note(connection, LOADING, self._state(end))
         if end == self.dataset.users:
             put_note(connection, LOADED, self.hash)
@@ -99,7 +99,7 @@ class Filling:
         return dumps({"hash": self.hash, "users": users})
 
     def chunk(self, connection: Connection, start: int) -> tuple[int, int]:
-        """Put in the next users; returns the first user after them, and how many events were new."""
+        """Load the next users; returns the first user after them, and the number of new events."""
         offsets = self.dataset.offsets
         end = int(np.searchsorted(offsets, offsets[start] + CHUNK, side="right")) - 1
         end = min(max(end, start + 1), self.dataset.users)
@@ -107,7 +107,7 @@ class Filling:
         ids = self.users[start:end]
         there = select(func.count()).where(among(tables.users.c.user_id, "users"))
         if histories.erasures(ids) or connection.execute(there, {"users": ids}).scalar():
-            # A user who is here already has numbers and perhaps these very events; of one who was erased none comes in.
+            # Existing users have numbered events, perhaps these; events of erased users must not be loaded.
             outcome = histories.add([AddEvents(tuple(self._rows(start, end)))])[0]
             if isinstance(outcome, Exception):
                 raise outcome
@@ -117,7 +117,7 @@ class Filling:
         return end, int(offsets[end] - offsets[start])
 
     def _insert(self, histories: Histories, start: int, end: int) -> None:
-        """Users that are not here yet: their numbers are 1, 2, 3, ..."""
+        """Insert users who are not in the store yet: their events are numbered 1, 2, 3, ..."""
         offsets, lengths = self.dataset.offsets, self.dataset.lengths[start:end].tolist()
         columns = self._columns(int(offsets[start]), int(offsets[end]))
         latest = np.maximum.reduceat(np.array(columns[3], np.int64), offsets[start:end] - offsets[start]).tolist()
@@ -130,7 +130,7 @@ class Filling:
         insert_all(histories.connection, tables.events, list(zip(keys, numbers, *columns, arrived, strict=True)))
 
     def _rows(self, start: int, end: int) -> Iterator[EventRow]:
-        """The events of some users, as anybody else would send them."""
+        """The events of some users in the form that clients send."""
         offsets = self.dataset.offsets
         owners = np.repeat(np.arange(start, end), self.dataset.lengths[start:end]).tolist()
         columns = self._columns(int(offsets[start]), int(offsets[end]))
@@ -138,27 +138,27 @@ class Filling:
             yield EventRow(event, self.users[owner], item, kind, time, reward, context and orjson.loads(context))
 
     def _columns(self, start: int, end: int) -> tuple[list[Any], ...]:
-        """Of some events: id, item, kind, time, reward, context, recommendation."""
+        """The columns of some events: id, item, kind, time, reward, context, recommendation."""
         data, rows = self.dataset, range(start, end)
         none: list[Any] = [None] * len(rows)
         kinds = ["play"] * len(rows)
         if data.event_codes is not None:
             kinds = [data.event_words[code] for code in data.event_codes[start:end].tolist()]
-        # Without times the order alone is known; it lies before all that happens from now on.
+        # Without times only the order is known: numbers near 0 are before all new events.
         times = list(range(start + 1, end + 1)) if data.timestamps is None else data.timestamps[start:end].tolist()
         rewards = none if data.rewards is None else data.rewards[start:end].tolist()
         contexts = none
         if data.context_names:
             values = data.context[start:end].tolist()
             contexts = [dumps(dict(zip(data.context_names, one, strict=True))) for one in values]
-        # With leading zeros, so that ids ascend as rows do: an index is filled fastest in its own order.
+        # With leading zeros, so that ids ascend with the rows: an index is filled fastest in its own order.
         ids = [f"data:{self.hash}:{row:010d}" for row in rows]
         items = [self.items[item] for item in data.items[start:end].tolist()]
         return ids, items, kinds, times, rewards, contexts, none
 
 
 def content_hash(dataset: Dataset) -> str:
-    """Short SHA-256 over who did what, when, and what it brought."""
+    """Short SHA-256 over the catalogue, users, events, times and rewards."""
     digest = hashlib.sha256(dataset.catalogue.hash().encode())
     digest.update("\0".join(dataset.user_ids.cast(pl.String)).encode())
     for values in (dataset.offsets, dataset.items, dataset.timestamps, dataset.rewards, dataset.event_codes):

@@ -1,4 +1,4 @@
-"""The schema of the store, also in stores that an earlier version made."""
+"""Creates the store's schema, and migrates stores of earlier versions."""
 
 import re
 from pathlib import Path
@@ -20,23 +20,23 @@ ADDED: dict[str, tuple[Table, ...]] = {
     "0004": (),
     "0005": (),
 }
-"""All versions, oldest first, with the tables that each added to those of the first. So far each has only added tables
-and columns, which is what `_upgrade` does: 0002 for withdrawn items, answers that are given again, and who was erased;
-0003 for which items a request permitted; 0004 for how many clients have an answer; 0005 for the tags of items."""
+"""All versions of the schema, oldest first, with the tables that each added. So far versions have only added tables and
+columns, which is all that `_upgrade` does: 0002 for withdrawn items, idempotency keys and erasures; 0003 for the items
+that a request permitted; 0004 for the number of clients that have an answer; 0005 for the tags of items."""
 REVISIONS = tuple(ADDED)
 MARKS = {"alembic_version": {"version_num"}, "meta": {"name", "value"}, "users": {"user_id", "last", "events"}}
-"""Columns of the tables that a store has had since the first version, and another program hardly has."""
+"""Tables and columns of every version, by which a store is told from another program's database."""
 LOCK = 0x5768_4E78
-"""Of PostgreSQL's advisory locks the one that a migration holds."""
+"""Number of the PostgreSQL advisory lock that a migration holds."""
 
 
 def migrate(backend: Backend, make: bool = True) -> None:
-    """Bring the schema to the newest version; two processes may do so at once. With `make`, a store that is not there
-    is made.
+    """Bring the schema to the newest version; safe to run in two processes at once. With `make`, a missing store is
+    created.
 
     Raises:
-        StoreError: the store is of a newer version, or is none: there is none to read, or another program's tables are.
-        StoreUnavailable: the database is away, or locked.
+        StoreError: the store is of a newer version, is missing, or the database holds another program's tables.
+        StoreUnavailable: the database is unavailable or locked.
     """
     if backend.sqlite:
         if not make and not Path(backend.where).exists():
@@ -52,11 +52,11 @@ def migrate(backend: Backend, make: bool = True) -> None:
         if version == REVISIONS[-1]:
             return
         with backend.engine.begin() as connection:
-            # A large table takes as long as it takes, and so do the others who wait for it; the machine may be busy.
+            # No timeouts: changing a large table takes time, also for the processes that wait for it.
             be_patient(connection, lock_timeout=0, statement_timeout=0, idle_in_transaction_session_timeout=PATIENCE)
             if waits(connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
-            # Another process may have done it while this one waited for the lock.
+            # Another process may have migrated it while this one waited for the lock.
             if (version := known_version(connection, backend.where)) != REVISIONS[-1]:
                 _upgrade(connection, version)
     if version not in (None, REVISIONS[-1]):
@@ -67,7 +67,7 @@ def migrate(backend: Backend, make: bool = True) -> None:
 
 
 def missing(backend: Backend) -> StoreError:
-    """What is raised where there is no store."""
+    """The error for a missing store."""
     return StoreError(
         f"{backend.where}: no such store; serve first (what-next serve), or name it with server.store or {VARIABLE}"
     )
@@ -77,10 +77,10 @@ def _locked(error: BaseException) -> bool:
     return isinstance(error, exc.OperationalError) and "locked" in str(error)
 
 
-# SQLite does not wait here for another process that switches at the same time.
+# Retried, because SQLite does not wait here for another process that switches at the same time.
 @retry(retry=retry_if_exception(_locked), wait=wait_fixed(0.01), stop=stop_after_delay(BUSY), reraise=True)
 def _write_ahead(backend: Backend) -> None:
-    """Write-ahead logging, which lets readers read while one writes. It is a property of the file."""
+    """Switch the file to write-ahead logging, so that writes do not block readers; this is a property of the file."""
     with backend.reader.connect() as connection:
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
             connection.exec_driver_sql(f"PRAGMA page_size = {PAGE}")
@@ -88,12 +88,12 @@ def _write_ahead(backend: Backend) -> None:
 
 
 def version_of(connection: Connection, where: str) -> str | None:
-    """The version of the schema, which may be a newer one; None where there is no store.
+    """The version of the schema, which may be unknown (newer); None if there is no store.
 
     Raises:
         StoreError: another program has tables of these names.
     """
-    # All names at once: a store that another process makes meanwhile is seen whole or not at all.
+    # One query for all tables, so that a store that another process is creating is seen completely or not at all.
     found = inspect(connection).get_multi_columns(filter_names=list(tables.metadata.tables), kind=ObjectKind.ANY)
     there = {name: {one["name"] for one in columns} for (_, name), columns in found.items()}
     if not there:
@@ -109,10 +109,10 @@ def version_of(connection: Connection, where: str) -> str | None:
 
 
 def known_version(connection: Connection, where: str) -> str | None:
-    """The version of the schema; None where there is no store.
+    """The version of the schema; None if there is no store.
 
     Raises:
-        StoreError: it is newer than those known here, or another program has tables of these names.
+        StoreError: the version is newer than those known here, or another program has tables of these names.
     """
     version = version_of(connection, where)
     if version is not None and version not in REVISIONS:
@@ -124,13 +124,13 @@ def known_version(connection: Connection, where: str) -> str | None:
 
 
 def drop_later(connection: Connection, version: str) -> None:
-    """Drop the tables that later versions added: an older back-up, put over them, knows none of them."""
+    """Drop the tables that versions after `version` added: restoring an older back-up does not remove them."""
     later = [table for one, added in ADDED.items() if one > version for table in added]
     tables.metadata.drop_all(connection, tables=later)
 
 
 def _upgrade(connection: Connection, version: str | None) -> None:
-    """Add the tables that are missing, and the columns that are missing in those that are there."""
+    """Add missing tables, and missing columns of existing tables."""
     if version is not None:
         drop_later(connection, version)
     before = inspect(connection).get_multi_columns()

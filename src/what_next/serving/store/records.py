@@ -1,4 +1,4 @@
-"""What may be written into the store, what comes of it, and what is read from it.
+"""Writes to the store, their outcomes and refusals, and the records that are read from it.
 
 Ids are external ones, as text. Times are microseconds since 1970 UTC. Rewards are in the log's own unit.
 """
@@ -12,8 +12,8 @@ from what_next.errors import StoreError, WhatNextError
 from what_next.inference.extend import NewItem
 
 AHEAD = 24 * 3600 * 1_000_000
-"""Microseconds that a client's time may be ahead of the store's clock. One of next year would stay the latest of its
-user for a year: all that really follows would count as older."""
+"""Microseconds that a client's time may be ahead of the store's clock. An event dated next year would remain its user's
+latest for a year, and all real later events would count as older."""
 DeploymentKind = Literal["first", "promoted", "rolled back"]
 
 
@@ -21,21 +21,21 @@ DeploymentKind = Literal["first", "promoted", "rolled back"]
 
 
 EARNED = {"play": 1.0, "purchase": 1.0, "skip": 0.0}
-"""The reward of an event that has none, by its kind; of other kinds nobody knows it."""
+"""The reward, as feedback, of an event without its own, by kind; for other kinds it is unknown."""
 
 
 @dataclass(frozen=True)
 class EventRow:
-    """Something that a person did with an item.
+    """An event of a user with an item.
 
     Attributes:
-        event_id: distinct over all users; the same event sent again changes nothing, another one under the id of a
-            first is refused (`Conflict`).
-        user_id, item_id: a user's is not blank.
+        event_id: unique over all users; the same event sent again changes nothing, a different one under a known id is
+            refused (`Conflict`).
+        user_id, item_id: ids; the user's must not be blank.
         kind: play, skip, purchase, rating, ...
         time: at most a day ahead of the store's clock; None: now, but not before the latest event of the user.
-        context: finite numbers about the event, by name, which may be any.
-        recommendation_id: the answer that it follows. Such an event is feedback, too: see `rewards_of`.
+        context: finite numbers about the event, by any names.
+        recommendation_id: the answer that led to it. Such an event is also feedback: see `rewards_of`.
     """
 
     event_id: str
@@ -49,15 +49,15 @@ class EventRow:
 
     @property
     def worth(self) -> float | None:
-        """As feedback: its reward, or that of its kind; None where neither tells."""
+        """Its reward as feedback: its own, else that of its kind; None if both are unknown."""
         return EARNED.get(self.kind) if self.reward is None else self.reward
 
 
 @dataclass(frozen=True)
 class AddEvents:
-    """Events, of one person or several, in the order of arrival: all or none. Comes to `EventsAdded`, or `Conflict`.
+    """Add events of any users, in the order of arrival: all or none. The outcome is `EventsAdded` or `Conflict`.
 
-    Those from before the erasure of their user are passed over.
+    Events from before the erasure of their user are skipped.
     """
 
     rows: tuple[EventRow, ...]
@@ -65,14 +65,13 @@ class AddEvents:
 
 @dataclass(frozen=True)
 class EventsAdded:
-    """What came of events.
+    """The outcome of `AddEvents`.
 
     Attributes:
-        accepted, duplicates: how many are new, and how many were there before, the same.
-        unmatched: ids of those that name an answer which is not known, did not show the item, or was for another user;
-            and of those that name one and have neither a reward nor one by their kind (`EARNED`). They are kept as
-            events, and are no feedback.
-        erased: ids of those from before their user was erased; they are not kept.
+        accepted, duplicates: the numbers of new events, and of events that were stored before.
+        unmatched: ids of events that name an answer but do not count as feedback: the answer is unknown, did not show
+            the item, or was for another user; or the event has no reward (`worth`). They are stored as events.
+        erased: ids of events from before their user was erased; they are not stored.
     """
 
     accepted: int
@@ -83,7 +82,7 @@ class EventsAdded:
 
 @dataclass(frozen=True)
 class KeptResponse:
-    """An answer that is given again to the same request with the same key.
+    """A stored answer, for repetitions of the same request with the same idempotency key.
 
     Attributes:
         key, request: hashes of the caller's key and of the request.
@@ -98,24 +97,24 @@ class KeptResponse:
 
 @dataclass(frozen=True)
 class AddImpression:
-    """What one question was answered; comes to None. A second one with the same id changes nothing.
+    """Add the impression of an answer; the outcome is None. A second one with the same id changes nothing.
 
-    Comes to `Withdrawn` where an item was withdrawn meanwhile, and to `AnsweredBefore` where its `response` has the key
-    of another: then it must not be shown.
+    The outcome is `Withdrawn` if one of its items was withdrawn meanwhile, and `AnsweredBefore` if another answer has
+    the key of its `response`: then the answer must not be shown.
 
     Attributes:
-        user_id: whom it was for; None where nobody was named.
-        version: of the model; `policy`: who answered; `fallback`: why it was the safe policy, if it was.
-        items: best first; `propensities`: the chance of each, given those before it; None where unknown.
-        explore: how it was drawn (temperature, epsilon, seed); numbers and texts by name.
-        history: the item ids that the question gave; None where it gave none.
-        key: of the user, as the answer knew it (`Head.key`). Where the user has another one by now, or none, since
-            somebody had them erased meanwhile, the impression is kept without user and history. None: not checked.
-        known: number of the last event of the user that the answer knew; 0: none.
+        user_id: the user it was for; None for an unnamed one.
+        version: of the model; `policy`: that answered; `fallback`: why popular items were the answer, if they were.
+        items: best first; `propensities`: the chance of each, given those before it; None if unknown.
+        explore: how the items were drawn (temperature, epsilon, seed); numbers and texts by name.
+        history: the item ids in the question; None if it had none.
+        key: of the user when the answer was made (`Head.key`). If the user has another key by now, or none, because of
+            an erasure, the impression is stored without user and history. None: not checked.
+        known: number of the user's last event that the answer knew; 0: none.
         shown: False for an answer that nobody saw, as in shadow mode.
         withdrawn: number of the last change of the withdrawn items that the answer knew; 0: none.
-        response: the answer, where it is to be given again; it is kept a while.
-        rule: which items the question permitted; None: all of them.
+        response: the answer, to be repeated under its idempotency key for a while.
+        rule: which items the question permitted; None: all.
     """
 
     recommendation_id: str
@@ -138,9 +137,10 @@ class AddImpression:
 
 @dataclass(frozen=True)
 class CountDeliveries:
-    """Some answers went to one more client (`by` is 1), or not to one after all: it had hung up (-1). Comes to None.
+    """Count one more client that got some answers (`by` is 1), or one less because it hung up (-1); outcome: None.
 
-    An answer is shown while more clients than none have it. A count, since two processes may write in any order.
+    An answer counts as shown while at least one client has it. A count, not a flag, because two processes may write in
+    any order.
     """
 
     recommendation_ids: tuple[str, ...]
@@ -149,14 +149,14 @@ class CountDeliveries:
 
 @dataclass(frozen=True)
 class AddFeedback:
-    """What an item of an answer brought. It is numbered in the order of the commits; see `rewards_of`.
+    """Add the reward of an item of an answer; feedback is numbered in the order of the commits, see `rewards_of`.
 
-    Comes to whether it is new, and was not there before, the same; or to `UnknownRecommendation`, `NotShown` or
+    The outcome is True if it is new and False if the same was stored before; or `UnknownRecommendation`, `NotShown` or
     `Conflict`.
 
     Attributes:
-        feedback_id: distinct; the same feedback sent again changes nothing, another one under its id is refused.
-        recommendation_id, item_id: what was shown.
+        feedback_id: unique; the same feedback sent again changes nothing, different feedback under its id is refused.
+        recommendation_id, item_id: the answer, and the item that it showed.
         time: at most a day ahead of the store's clock; None: now, but not before the latest feedback to this answer.
     """
 
@@ -169,14 +169,14 @@ class AddFeedback:
 
 @dataclass(frozen=True)
 class AddItems:
-    """Items, the last one of each id counts; comes to `ItemsAdded`. Those that were withdrawn are back."""
+    """Add or replace items; the last one of each id counts. The outcome is `ItemsAdded`. Ends their withdrawal."""
 
     rows: tuple[NewItem, ...]
 
 
 @dataclass(frozen=True)
 class ItemsAdded:
-    """How many items were taken, and how many of these the store had already and holds anew."""
+    """The number of items that were stored, and how many of these replaced items of the store."""
 
     accepted: int
     replaced: int
@@ -184,16 +184,16 @@ class ItemsAdded:
 
 @dataclass(frozen=True)
 class WithdrawItem:
-    """An item that no answer holds from then on, until it is put again; comes to whether it was not withdrawn yet."""
+    """Exclude an item from all answers until it is added again. The outcome is whether it was not withdrawn before."""
 
     item_id: str
 
 
 @dataclass(frozen=True)
 class EraseUser:
-    """Everything of a person goes: events, impressions, feedback, the id itself; comes to `Erased`.
+    """Delete everything of a user: events, impressions, feedback, the id itself. The outcome is `Erased`.
 
-    A keyed hash of the id stays with the moment, so that an event from before it does not bring the person back.
+    A keyed hash of the id is kept with the time, so that a late event from before it does not bring the user back.
     """
 
     user_id: str
@@ -201,7 +201,7 @@ class EraseUser:
 
 @dataclass(frozen=True)
 class Erased:
-    """How much of the person there was."""
+    """The numbers of deleted rows."""
 
     events: int
     impressions: int
@@ -210,12 +210,12 @@ class Erased:
 
 @dataclass(frozen=True)
 class Deploy:
-    """A version of the model that answers from now on; comes to its number: 1, 2, 3, ...
+    """Deploy a version of the model; the outcome is the number of the deployment: 1, 2, 3, ...
 
-    A version that answers already is not deployed a second time: it keeps its number, kind and note.
+    The current version is not deployed a second time: it keeps its number, kind and note.
 
     Attributes:
-        kind: how it came; `note`: what else to remember (metrics, the gate's figures), as JSON holds it.
+        kind: of the deployment; `note`: further facts (metrics, the gate's results), as JSON values.
     """
 
     version: str
@@ -228,15 +228,15 @@ Outcome = EventsAdded | ItemsAdded | Erased | bool | int | None
 Results = list[Outcome | Exception]
 
 
-# Refused
+# Refusals
 
 
 class InvalidWrite(StoreError):
-    """A write that no store takes.
+    """An invalid write.
 
     Attributes:
-        place: which of the rows of the write, from 0.
-        field: of the row, as clients call it; `reason`: what is wrong with it.
+        place: index of the row in the write, from 0.
+        field: of the row, by its name in requests; `reason`: what is wrong with it.
     """
 
     def __init__(self, place: int, field: str, reason: str) -> None:
@@ -245,7 +245,7 @@ class InvalidWrite(StoreError):
 
 
 class UnknownRecommendation(InvalidWrite):
-    """Feedback to a recommendation that the store does not hold, or that was never shown."""
+    """Feedback to a recommendation that is not in the store, or was never shown."""
 
     def __init__(self) -> None:
         name = "recommendation_id"
@@ -254,14 +254,14 @@ class UnknownRecommendation(InvalidWrite):
 
 
 class NotShown(InvalidWrite):
-    """Feedback to an item that its recommendation did not hold."""
+    """Feedback to an item that was not in its recommendation."""
 
     def __init__(self) -> None:
         super().__init__(0, "item_id", "this recommendation did not show it; give one of its items")
 
 
 class Conflict(InvalidWrite):
-    """An event, or feedback, under the id of another one, which is in the store already and stays as it is."""
+    """An event or feedback under the id of a different, stored one, which is not changed."""
 
     def __init__(self, place: int, field: str) -> None:
         reason = "is that of another one, with other content, which stays; send this one under an id of its own"
@@ -269,15 +269,15 @@ class Conflict(InvalidWrite):
 
 
 class Withdrawn(WhatNextError):
-    """An answer holds an item that was withdrawn while it was made: it must not be shown; ask again."""
+    """An item of an answer was withdrawn while the answer was made: it must not be shown; ask again."""
 
 
 class AnsweredBefore(WhatNextError):
-    """A request with this key was answered before; that answer holds."""
+    """A request with this idempotency key was answered before; that answer is valid."""
 
 
 def invalid(write: Write, now: int) -> InvalidWrite | None:
-    """Why a write cannot be stored, by the store's clock `now`; whatever else its rows hold was checked as it came."""
+    """Why a write cannot be stored, by the store's clock `now`; everything else was checked with the request."""
     timed: Sequence[EventRow | AddFeedback] = (
         write.rows if isinstance(write, AddEvents) else (write,) if isinstance(write, AddFeedback) else ()
     )
@@ -287,16 +287,16 @@ def invalid(write: Write, now: int) -> InvalidWrite | None:
     return None
 
 
-# Read
+# Reads
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a user's events end: two heads are equal just where nothing was added or erased between them.
+    """The end of a user's events: two heads are equal if and only if nothing was added or erased in between.
 
     Attributes:
-        key: of the user; a user who comes back after an erasure has a new one, and none is used twice.
-        last: the number of the last event; holes are allowed, so it may exceed `events`, how many there are.
+        key: of the user; a user who comes back after an erasure gets a new one, and keys are never reused.
+        last: the number of the last event; numbers may have gaps, so it may exceed `events`, the number of events.
     """
 
     key: int
@@ -306,9 +306,9 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An `EventRow` as the store holds it; the time is always known.
+    """An `EventRow` in the store; its time is always known.
 
-    `number` is 1, 2, 3, ... in the order of arrival, per user; whoever saw a number saw all below it.
+    `number` is 1, 2, 3, ... in the order of arrival, per user; a reader who sees a number sees all lower ones.
     """
 
     number: int
@@ -323,14 +323,14 @@ class StoredEvent:
 
 @dataclass(frozen=True)
 class StoredItem(NewItem):
-    """An item that was added; it gets a new, larger `number` whenever it is replaced."""
+    """An added item; it gets a new, larger `number` whenever it is replaced."""
 
     number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """A change of the withdrawn items: 1, 2, 3, ...; `withdrawn` is False where the item was put again."""
+    """A change of the withdrawn items, numbered 1, 2, 3, ...; `withdrawn` is False if the item was added again."""
 
     number: int
     item_id: str
@@ -339,7 +339,7 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A version of the model that answered from `time` on."""
+    """A deployment: the version answers from `time` on."""
 
     number: int
     version: str
@@ -350,13 +350,13 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """A version beside the current one.
+    """A second version beside the current one.
 
     Attributes:
-        version: which; it lies in the folder of deployed models.
-        share: of the users whom it answers, as a canary.
-        shadow: whether it is asked, unseen, what the current one answers.
-        salt: another one picks other users.
+        version: its name in the folder of deployed models.
+        share: of the users that it answers, as a canary.
+        shadow: whether it gets the current one's questions, too, without users seeing its answers.
+        salt: another salt selects other users.
     """
 
     version: str
@@ -367,7 +367,7 @@ class Second:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key: its digest, never itself."""
+    """An API key; only its hash is stored."""
 
     name: str
     role: str

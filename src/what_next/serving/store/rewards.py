@@ -1,4 +1,4 @@
-"""What the items of answers brought, out of the feedback to them; and the tables of the store as data frames."""
+"""The rewards of answers' items from feedback, and the store's tables as data frames."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,14 +18,14 @@ from what_next.serving.store.store import Store
 from what_next.serving.store.tables import Json, dumps
 
 PAGE = 20_000
-"""Rows that are read at once: a read that held the database would keep it from putting its files in order."""
+"""Rows of one read: a longer one would keep SQLite from checkpointing its write-ahead log."""
 AT_ONCE = 200_000
-"""Answers whose texts are held at once, about: 200 MB."""
+"""Approximate number of answers in memory at once: 200 MB."""
 SLACK = 3600 * 10**6
-"""Microseconds by which clocks of several processes may differ."""
+"""Microseconds by which the clocks of several processes may differ."""
 ITEM = ("number", "item_id")
 NAMING = ("user_id", "number", "recommendation_id", "kind", "item_id", "reward", "time", "arrived")
-"""Columns of an event that names an answer."""
+"""Columns of events that name an answer."""
 FEEDBACK = ("number", "item_id", "reward", "time", "arrived", "order")
 DTYPES: dict[type[Any], Any] = {BigInteger: pl.Int64, Double: pl.Float64, Boolean: pl.Boolean}
 ANSWERS, SENT = tables.impressions.c, tables.feedback.c
@@ -33,14 +33,14 @@ SENT_TO = select(
     SENT.impression.label("number"), SENT.item_id, SENT.reward, SENT.time, SENT.arrived, SENT.number.label("order")
 ).where(among(SENT.impression, "answers"))
 Progress = Callable[[str, int, int], None]
-"""Is called with the name of a table, how many of its rows were read, and of how many."""
+"""Called with the name of a table, the number of rows read, and that of all its rows."""
 
 
 # Tables
 
 
 def frame(store: Store, statement: Select[Any], **values: Any) -> pl.DataFrame:
-    """What a statement finds, as a table with its columns; JSON as text."""
+    """The rows of a statement as a data frame; JSON as text."""
     columns = [
         as_type(one, Text).label(one.name) if isinstance(one.type, Json) else one for one in statement.selected_columns
     ]
@@ -57,9 +57,9 @@ def pages(
     progress: Progress | None = None,
     after: int = 0,
 ) -> Iterator[pl.DataFrame]:
-    """Some columns of a table in the order of its key, which is among them, a page at a time, and one at least.
+    """Some columns of a table, including its key, in pages by ascending key; there is at least one page.
 
-    `after`: the key after which they begin.
+    `after`: the key to start after.
     """
     key = list(table.primary_key)
     begins = tuple_(*key) > tuple_(*(bindparam(f"after_{one.name}", type_=one.type) for one in key))
@@ -78,29 +78,29 @@ def pages(
 
 
 def slices(rows: pl.DataFrame, size: int) -> Iterator[pl.DataFrame]:
-    """So many rows at a time; of an empty table, that one."""
+    """The rows in slices; an empty table gives one empty slice."""
     yield from rows.iter_slices(size) if len(rows) else (rows,)
 
 
 def users(store: Store) -> pl.DataFrame:
-    """Who is who: columns `user`, the key that events have, and `user_id`. Read it after the events that it is for."""
+    """The users: columns `user` (the key in events) and `user_id`. Read them after the events that refer to them."""
     return frame(store, select(USERS.key.label("user"), USERS.user_id))
 
 
-# What the items of answers brought
+# Rewards of items
 
 
 def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The reward of each item of an answer that is known: columns `number`, `item_id`, `reward`; and notes.
+    """The known rewards of answers' items: columns `number`, `item_id`, `reward`; and notes.
 
-    The rule: feedback is the rows that were sent as such, and every event with a `recommendation_id`, for the item of
-    the event, if that recommendation showed it, and to the event's user or to nobody by name. Such an event's reward is
-    its own; where it has none, 1 for a play or a purchase, 0 for a skip, and for other kinds it is no feedback. An
-    item's reward is that of its feedback with the latest time. Of equal times the one that the store numbered last
-    counts, whatever the clock said; of a row and an event, which are numbered apart, the later arrival.
+    Feedback consists of the rows sent as feedback, and of every event with a `recommendation_id` whose recommendation
+    showed the event's item, to the event's user or to an unnamed one. The reward of such an event is its own or, if it
+    has none, 1 for a play or a purchase and 0 for a skip; events of other kinds without a reward do not count. The
+    reward of an item is that of its feedback with the latest time. Ties go to the one that the store numbered last;
+    between a row and an event, which are numbered separately, to the later arrival.
 
     Args:
-        rows: the answers: columns `number`, `slate` (the recommendation's id), `user_id` (null: nobody by name), and
+        rows: the answers: columns `number`, `slate` (the recommendation's id), `user_id` (null: unnamed), and
             `item_id`, a list.
         naming: all events that name one of these answers (`NAMING`).
     """
@@ -115,7 +115,7 @@ def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame) -> tuple[
 
 
 def naming_events(store: Store, slates: pl.Series, since: int) -> pl.DataFrame:
-    """The events that name one of some answers, and arrived after a moment: columns `NAMING`."""
+    """The events that name one of the answers and arrived after `since`: columns `NAMING`."""
     where = EVENTS.recommendation_id.is_not(None), EVENTS.arrived > since
     found = pages(store, tables.events, ("user", *NAMING[1:]), *where)
     named = pl.concat(page.filter(pl.col("recommendation_id").is_in(slates.implode())) for page in found)
@@ -123,7 +123,7 @@ def naming_events(store: Store, slates: pl.Series, since: int) -> pl.DataFrame:
 
 
 def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
-    """The last row of feedback to each item of some answers."""
+    """The latest row of feedback to each item of some answers."""
     found = []
     for part in slices(answers, PAGE):
         some = frame(store, SENT_TO, answers=part["number"].to_list())
@@ -132,7 +132,7 @@ def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
 
 
 def _worthless(naming: pl.DataFrame) -> list[str]:
-    """A note about the events that name an answer, and neither they nor their kinds say what they are worth."""
+    """A note about events that name an answer, but have no reward, neither their own nor by kind."""
     kinds = naming.filter(pl.col("reward").is_null() & ~pl.col("kind").is_in(list(EARNED)))["kind"]
     if not len(kinds):
         return []
@@ -143,9 +143,8 @@ def _worthless(naming: pl.DataFrame) -> list[str]:
 
 
 def _named(naming: pl.DataFrame, answers: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """The events that name one of some answers to their user, and have a reward or one by their kind.
-
-    And how many more name an answer to somebody else.
+    """The events with a reward (their own or by kind) that name an answer to their user or to an unnamed one; and the
+    number of those that name an answer to another user.
     """
     earned = pl.coalesce("reward", pl.col("kind").replace_strict(EARNED, default=None, return_dtype=pl.Float64))
     some = naming.with_columns(earned.alias("reward"), pl.col("number").alias("order")).drop("number")
@@ -157,18 +156,18 @@ def _named(naming: pl.DataFrame, answers: pl.DataFrame) -> tuple[pl.DataFrame, i
 
 
 def _latest(feedback: pl.DataFrame, *order: str) -> pl.DataFrame:
-    """The last row of each item of each answer in an order."""
+    """The last row of each item of each answer, in the given order."""
     return feedback.sort(*order, maintain_order=True).group_by(ITEM, maintain_order=True).last()
 
 
-# What answers brought
+# Rewards of answers
 
 
 def answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnElement[bool]) -> pl.DataFrame:
-    """The answers that users by name saw, of numbers above `after`, oldest first.
+    """The answers that named users saw, with numbers above `after`, oldest first.
 
-    Columns `number`, `slate`, `user_id`, `names`, and `reward`: what their items brought together (see `rewards_of`), 0
-    where that is not told.
+    Columns `number`, `slate`, `user_id`, `names`, and `reward`: the sum over the items (see `rewards_of`), 0 without
+    feedback.
 
     Raises:
         StoreUnavailable: the store cannot be read now.
@@ -177,7 +176,7 @@ def answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnElem
 
 
 def _answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnElement[bool]) -> Iterator[pl.DataFrame]:
-    """See `answers`: about `AT_ONCE` of them at a time, the oldest first, and one table at least."""
+    """See `answers`: in tables of about `AT_ONCE` answers, oldest first; there is at least one table."""
     wanted = ("number", "recommendation_id", "user_id", "items", "time", *names)
     shown = (ANSWERS.shown, ANSWERS.user_id.is_not(None), *where)
     held = list[pl.DataFrame]()
@@ -190,7 +189,7 @@ def _answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnEle
 
 
 def _with_rewards(store: Store, found: pl.DataFrame) -> pl.DataFrame:
-    """Answers with the columns `slate`, in the place of the recommendation's id, and `reward`."""
+    """Answers with `recommendation_id` renamed to `slate`, and the column `reward`."""
     found = found.rename({"recommendation_id": "slate"})
     if not len(found):
         return found.with_columns(reward=pl.lit(0.0))
@@ -206,14 +205,14 @@ Earned = tuple[Int64[np.ndarray, "answers"], Bool[np.ndarray, "answers"], Float6
 
 
 def earned(store: Store, experiment: str, arm: str, share: float) -> Earned:
-    """The answers to users of an experiment: the user's number, whether the user is of the arm, and what it brought;
-    and the time of the first of them, in microseconds, None without any.
+    """The answers of an experiment: the user as an id from 0, whether the user is in the arm, and the reward; and the
+    time of the first of these answers in microseconds, None without any.
 
-    Only answers after the last one that was given at another share of the users, by any process: what people do
-    changes with time, and an arm that had more of the users in the better days would look better. Of answers of earlier
-    versions the share is not known, and counts as another one.
+    Only answers after the last one at another share of the users count (by any process): rewards change with time, so
+    an arm that had more users in better days would look better. The share of answers by earlier versions is unknown,
+    and counts as another share.
 
-    Answers by popular items in the model's place belong to the arm that they were given for.
+    Fallback answers with popular items belong to the arm that they were given for.
     """
     like = as_type(ANSWERS.explore, Text).like(f'%"experiment":{dumps(experiment)}%')
     kept, since = list[pl.DataFrame](), None
@@ -221,7 +220,7 @@ def earned(store: Store, experiment: str, arm: str, share: float) -> Earned:
         told = [
             pl.col("explore").str.json_path_match(f"$.{name}").alias(name) for name in ("experiment", "share", "arm")
         ]
-        # An underscore in a name stands for any letter there.
+        # LIKE also matches other names, because an underscore matches any character.
         found = found.with_columns(told).filter(pl.col("experiment") == experiment)
         others = found["number"].filter(found["share"].cast(pl.Float64).ne_missing(share))
         if len(others):
@@ -231,7 +230,7 @@ def earned(store: Store, experiment: str, arm: str, share: float) -> Earned:
             since = int(found["time"].min())  # type: ignore[arg-type]
         kept.append(
             found.select(pl.col("user_id").hash(), pl.col("arm").eq_missing(arm), "reward")
-        )  # of millions, no texts
+        )  # hashes, to save memory for millions of answers
     rows = pl.concat(kept)
     _, first, user = np.unique(rows["user_id"].to_numpy(), return_index=True, return_inverse=True)
     return first.argsort().argsort()[user], rows["arm"].to_numpy(), rows["reward"].to_numpy(), since

@@ -1,4 +1,4 @@
-"""The bytes of people who were erased go from the files of SQLite, too, some time after their rows."""
+"""Removes the bytes of erased users from the files of SQLite, some time after their rows were deleted."""
 
 import secrets
 import shutil
@@ -16,50 +16,49 @@ from what_next.serving.store.backend import Backend, waits
 from what_next.serving.store.histories import note, put_note
 
 ERASED, SCRUBBED = "erased", "scrubbed"
-"""What is remembered: that bytes of somebody may be in the files, by a text that is another one for each erasure; and
-when the file was built anew, in microseconds since 1970 UTC."""
+"""Names of the store's notes: a mark that bytes of erased users may be in the files, which is a new random text for
+each erasure; and the time of the last rebuild, in microseconds since 1970 UTC."""
 EVERY = 3600.0
-"""Seconds between two times that the file is built anew, at least, however many people are erased."""
+"""Shortest interval in seconds between two rebuilds of the file, however many users are erased."""
 LOOK = 1.0
 """Seconds between two looks at the mark."""
 AGAIN = 60.0
-"""Seconds until it is tried anew after a failure, twice as long after each further one up to `EVERY`: each try may
+"""Seconds until a retry after a failure, doubled after each further failure up to `EVERY`, because each attempt may
 write as much as the store holds."""
 READERS = 500
 """Milliseconds that emptying the write-ahead log waits for readers."""
 
 
 def mark(connection: Connection) -> None:
-    """Note an erasure, in its own transaction: whoever opens the store next knows it, should this process be killed."""
-    if not waits(connection):  # PostgreSQL reuses the room by itself
+    """Mark an erasure, in the erasure's transaction, so that the mark survives if this process is killed."""
+    if not waits(connection):  # PostgreSQL reuses the space by itself
         put_note(connection, ERASED, secrets.token_hex(8))
 
 
 class Scrubber:
-    """Rids the files of a store in SQLite of what was erased.
+    """Removes erased data from the files of an SQLite store.
 
-    `secure_delete` overwrites a row where it lies, but not the places where it lay before its page was split (of 200
-    people erased from 2,000, 4 were still found); so the file is built anew: a second for a million events, in which
-    writes wait. Then the write-ahead log is emptied, which a reader in the midst of a long read keeps it from. The mark
-    stays until both are done.
+    `secure_delete` overwrites a row in its current place, but not its copies from before its page was split (of 200
+    users erased from 2,000, 4 were still found). So the file is rebuilt, which takes a second per million events while
+    writes wait. Then the write-ahead log is emptied, which a long read can prevent. The mark stays until both are done.
     """
 
     def __init__(self, backend: Backend, clock: Callable[[], int]) -> None:
         self.backend, self.clock = backend, clock
-        self._built: str | None = None  # the mark for which the file was built anew already
+        self._built: str | None = None  # the mark for which the file was already rebuilt
         self._lock = threading.Lock()
         self._running: Any = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def scrub(self, every: float = 0.0) -> bool:
-        """Do what is left to do; returns whether nothing of anybody erased is in the files now.
+        """Scrub the files if needed; returns whether they are now free of erased data.
 
         Args:
-            every: seconds that must have passed since the file was built anew.
+            every: seconds that must have passed since the last rebuild.
 
         Raises:
-            StoreUnavailable: it cannot be done now (locked, disk full); it is tried anew the next time.
+            StoreUnavailable: it cannot be done now (locked, disk full); the next call tries again.
         """
         if not self.backend.sqlite:
             return True
@@ -74,29 +73,29 @@ class Scrubber:
             finally:
                 with self._lock:
                     self._running = None
-                connection.invalidate()  # its settings are not those of the others
+                connection.invalidate()  # its settings were changed
 
     def _due(self, connection: Connection, every: float) -> bool:
-        """Whether the file was not built anew for so long; yes, too, where the clock jumped back."""
+        """Whether the last rebuild was at least `every` seconds ago, or the clock went back."""
         last = note(connection, SCRUBBED)
         return last is None or not 0 <= self.clock() - int(last) < every * 1e6
 
     def _scrub(self, connection: Connection, marked: str) -> bool:
         if marked != self._built:
             self._find_room(connection)
-            connection.exec_driver_sql("PRAGMA temp_store = FILE")  # it needs as much room as the store
+            connection.exec_driver_sql("PRAGMA temp_store = FILE")  # it needs as much space as the store
             connection.exec_driver_sql("VACUUM")
             self._built = marked
             put_note(connection, SCRUBBED, str(self.clock()))
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {READERS}")
         if connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
             return False
-        # Where somebody else was erased meanwhile, the mark is another one and stays.
+        # If another user was erased meanwhile, the mark has changed and stays.
         meta = tables.meta.c
         return connection.execute(delete(tables.meta).where(meta.name == ERASED, meta.value == marked)).rowcount == 1
 
     def _find_room(self, connection: Connection) -> None:
-        """Raises a `StoreUnavailable` where the new file has no room: trying would take the last of it from events."""
+        """Raise a `StoreUnavailable` if the disk has no room for the new file, so that events do not lose the rest."""
         file = Path(self.backend.where)
         pages, size = (
             connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size")
@@ -106,20 +105,20 @@ class Scrubber:
             raise StoreUnavailable(f"{file}: the file cannot be built anew in {free:,} free bytes; it takes {needed:,}")
 
     def interrupt(self) -> None:
-        """Break off what runs in another thread; the mark stays."""
+        """Interrupt scrubbing in another thread; the mark stays."""
         with self._lock:
             if self._running is not None:
                 self._running.interrupt()
 
     def start(self) -> None:
-        """Scrub every so often, in a thread, so that neither an erasure nor any other write does."""
+        """Scrub periodically in a thread, so that erasures and other writes need not."""
         if self.backend.sqlite:
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, name="what-next-scrubber", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what it was about to do is left to the next process."""
+        """End the thread; unfinished scrubbing is left to the next process."""
         self._stop.set()
         while self._thread is not None and self._thread.is_alive():
             self.interrupt()

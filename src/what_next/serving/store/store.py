@@ -1,4 +1,4 @@
-"""The store: the truth of all histories, and of what was answered."""
+"""The store: histories, answers, feedback and deployments, in a database."""
 
 import json
 import shutil
@@ -24,11 +24,11 @@ from what_next.serving.store.scrubbing import Scrubber
 from what_next.serving.store.transaction import Transaction
 
 ROOM = 2**24
-"""Bytes that must be free on the disk of a SQLite file: about a minute's worth of answers."""
+"""Bytes that must be free on the disk of an SQLite file: enough for answers of about a minute."""
 SECOND = "second"
-"""What the store calls the version beside the current one."""
+"""Name of the store's note about the second version."""
 COUNTED = 2000
-"""Users whose events SQLite counts at once."""
+"""Users whose events SQLite counts in one query."""
 
 HEADS = select(USERS.user_id, USERS.key, USERS.last, USERS.events).where(
     USERS.events > 0, among(USERS.user_id, "users")
@@ -57,10 +57,10 @@ def now() -> int:
 
 
 class Store:
-    """Histories, answers, feedback, new items, deployments and keys, in SQLite or PostgreSQL; safe for threads.
+    """Histories, answers, feedback, new items, deployments and keys, in SQLite or PostgreSQL; thread-safe.
 
-    Every method raises `StoreUnavailable` where the database cannot be used now (full, locked, away): nothing is lost,
-    and the next call tries anew.
+    Every method raises `StoreUnavailable` if the database cannot be used now (full, locked, unavailable): nothing is
+    lost, and the next call tries again.
     """
 
     def __init__(self, backend: Backend, clock: Callable[[], int] = now) -> None:
@@ -71,12 +71,12 @@ class Store:
     def open(cls, place: str | Path, *, make: bool = True, clock: Callable[[], int] = now) -> "Store":
         """The store at a path (SQLite), or a URL (`sqlite:///PATH`, `postgresql://USER:PASSWORD@HOST/DATABASE`).
 
-        `make`: whether it is made where there is none, and so is its SQLite file. `clock` tells the time, in
-        microseconds since 1970 UTC.
+        `make`: create the store, and its SQLite file, if missing. `clock` gives the time in microseconds since 1970
+        UTC.
 
         Raises:
-            StoreError: it cannot be opened (its URL is wrong), is of a newer version, or is not there; or another
-                program's tables are.
+            StoreError: the store cannot be opened (wrong URL), is of a newer version, or is missing; or the database
+                holds another program's tables.
         """
         backend = connect(place)
         try:
@@ -89,7 +89,7 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.backend.close()
 
     # Writing
@@ -97,9 +97,9 @@ class Store:
     def commit(self, writes: Sequence[records.Write]) -> records.Results:
         """Put writes into ONE durable transaction; returns the outcome of each, in their order.
 
-        An outcome is an exception where that write alone is refused (`InvalidWrite`, `Withdrawn`, `AnsweredBefore`);
-        the others are in the store then. Where the transaction fails because of a write (a number that the
-        database does not hold), each write has a transaction of its own, so that it spoils no other.
+        The outcome of a refused write is an exception (`InvalidWrite`, `Withdrawn`, `AnsweredBefore`); the others are
+        stored. If the transaction fails because of a write (such as a number that the database cannot hold), each write
+        is retried in a transaction of its own, so that it does not affect the others.
 
         Raises:
             StoreUnavailable: the database cannot be used now; nothing of the writes was acknowledged.
@@ -115,7 +115,7 @@ class Store:
             return [error if isinstance(error, StoreError) else StoreError(f"this cannot be stored ({error})")]
 
     def put(self, write: records.Write) -> Any:
-        """One write in a transaction of its own; returns its outcome, raises what it is refused for."""
+        """Commit a single write; returns its outcome, and raises its refusal."""
         (outcome,) = self.commit([write])
         if isinstance(outcome, Exception):
             raise outcome
@@ -133,15 +133,15 @@ class Store:
             return error
 
     def load_histories(self, dataset: Dataset, progress: Progress = lambda done, total: None) -> int:
-        """Fill the store with the histories of a data set; returns how many events that added.
+        """Fill the store with the histories of a data set; returns the number of new events.
 
-        It may be broken off and called again, and two processes may call it at once: every event comes in once. Where
-        it was done before, with whatever data, nothing happens. Users who are erased while it runs are left out from
-        then on. Event ids are `data:HASH:ROW`.
+        It can be interrupted and called again, and two processes may call it at once: every event is stored once. If it
+        was completed before, with any data, nothing happens. Users who are erased meanwhile are left out from then on.
+        Event ids are `data:HASH:ROW`.
 
         Args:
-            dataset: whose events, with their times, rewards, kinds and contexts where there are any.
-            progress: is called with the number of events that are in, and of all.
+            dataset: the events, with their times, rewards, kinds and contexts if there are any.
+            progress: called with the numbers of stored and of all events.
         """
         if self.loaded:
             return 0
@@ -150,14 +150,14 @@ class Store:
 
     @property
     def loaded(self) -> bool:
-        """Whether `load_histories` was done."""
+        """Whether `load_histories` was completed."""
         return bool(self.fetch(NOTE, note=LOADED))
 
     def add_key(self, name: str, role: str, digest: str) -> None:
-        """Keep the digest of a new API key; one of the same name that was revoked is forgotten.
+        """Store the hash of a new API key; it replaces a revoked key of the same name.
 
         Raises:
-            StoreError: there is one of this name that was not revoked.
+            StoreError: there is a valid key of this name.
         """
         row = {"name": name, "role": role, "digest": digest, "created": self.clock()}
         gone = (tables.keys.c.name == name) & tables.keys.c.revoked.is_not(None)
@@ -172,10 +172,10 @@ class Store:
             raise
 
     def revoke_key(self, name: str) -> None:
-        """Let an API key open nothing from now on.
+        """Revoke an API key.
 
         Raises:
-            StoreError: there is none of this name.
+            StoreError: there is no key of this name.
         """
         keys = tables.keys.c
         gone = update(tables.keys).where(keys.name == name).values(revoked=func.coalesce(keys.revoked, self.clock()))
@@ -184,15 +184,15 @@ class Store:
                 raise StoreError(f"{self.backend.where}: there is no key {name!r}")
 
     def put_second(self, second: records.Second | None) -> None:
-        """Have the services on this store answer by a second version, too; None: by the current one alone."""
+        """Set the second version for all services on this store; None removes it."""
         value = "" if second is None else json.dumps(asdict(second))
         with self.backend.begin() as connection:
             put_note(connection, SECOND, value)
 
     def try_writing(self, writes: Sequence[records.Write] = ()) -> None:
-        """Raises a `StoreUnavailable` where nothing can be written: the only way to tell that it can be again.
+        """Raise a `StoreUnavailable` if the store cannot be written; only an actual write can tell.
 
-        `writes` that failed are tried, too, and taken back: what refuses one table may take the others.
+        `writes` that failed before are tried, too, and rolled back, because one table may fail and others work.
         """
         with self.backend.begin() as connection:
             put_note(connection, "tried", str(self.clock()))
@@ -201,44 +201,44 @@ class Store:
                     with connection.begin_nested() as trial:
                         Transaction(connection, self.clock()).apply([write])
                         trial.rollback()
-                except Exception as error:  # what cannot be stored at all says nothing of the store
+                except Exception as error:  # an invalid write says nothing about the store
                     if isinstance(error, exc.DBAPIError) and passes(error):
                         raise
 
     # Reading
 
     def fetch(self, statement: Executable, /, **values: Any) -> Sequence[Any]:
-        """What a statement finds, and all of it."""
+        """All rows of a statement."""
         return self.backend.fetch(statement, values)
 
     def try_reading(self) -> None:
-        """Raises a `StoreUnavailable` where users and their events cannot be read, though the database may answer."""
+        """Raise a `StoreUnavailable` if users and events cannot be read, even if the database is up."""
         self.fetch(select(exists(select(USERS.key)), exists(select(EVENTS.number))))
 
     def ping(self) -> None:
-        """Raises a `StoreUnavailable` where the database cannot be read, its file is gone, or its disk is full."""
+        """Raise a `StoreUnavailable` if the database cannot be read, its file is gone, or its disk is full."""
         self.try_reading()
         if not self.backend.sqlite:
             return
         path = Path(self.backend.where)
-        if not path.exists():  # whoever has it open goes on with what nobody will find again
+        if not path.exists():  # open connections still work, but their data would be lost
             raise StoreUnavailable(f"{path}: is gone; put it back, or restore a back-up")
         if (free := shutil.disk_usage(path.parent).free) < ROOM:
             raise StoreUnavailable(f"{path}: its disk is full ({free:,} bytes are free); make room")
 
     def heads(self, user_ids: Sequence[str]) -> dict[str, records.Head]:
-        """Where the events of some users end; those without events are left out."""
+        """The heads of some users; users without events are left out."""
         return {user: records.Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
 
     def events_of(self, user_id: str, limit: int = 2**62) -> list[records.StoredEvent]:
-        """The latest events of a user, by time, then number: the oldest of them first."""
+        """The latest events of a user, by time, then number; oldest first."""
         return [records.StoredEvent(*row) for row in self.fetch(LATEST, user_id=user_id, most=limit)][::-1]
 
     def events_after(self, users: Mapping[int, int]) -> dict[int, list[records.StoredEvent]]:
-        """The events of several users by time, then number, in one query; those without any are left out.
+        """New events of several users by time, then number, in one query; users without new events are left out.
 
         Args:
-            users: by the key of each (see `heads`), the number that all of theirs are larger than.
+            users: for the key of each user (see `heads`), the number after which events are wanted.
         """
         found: dict[int, list[records.StoredEvent]] = {}
         for key, *rest in self.fetch(AFTER[self.backend.dialect], users=users):
@@ -246,15 +246,15 @@ class Store:
         return found
 
     def users(self, query: str = "", limit: int = 20) -> list[str]:
-        """Ids of users that have events, in the order of their characters, that begin with a text, case and all."""
+        """Ids of users with events that begin with a text (case matters), sorted by code point."""
         found = select(USERS.user_id).where(USERS.user_id >= query, USERS.events > 0).order_by(USERS.user_id)
         return [user for (user,) in self.fetch(found.limit(limit)) if user.startswith(query)]
 
     def event_counts(self) -> Counter[str]:
-        """How many events there are with each item, skips not counted.
+        """The number of events of each item, without skips.
 
-        In SQLite some users at a time: sorting all events at once takes twice as long, and would keep it from putting
-        its files in order. PostgreSQL does not sort, and its rows do not lie by user.
+        SQLite counts some users at a time: sorting all events at once takes twice as long, and such a long read would
+        keep SQLite from checkpointing its log. PostgreSQL does not sort, and does not store rows by user.
         """
         counts = Counter[str]()
         ((last,),) = self.fetch(select(func.coalesce(func.max(USERS.key), 0)))
@@ -266,32 +266,32 @@ class Store:
         return counts
 
     def items_after(self, number: int) -> list[records.StoredItem]:
-        """Items that were added or replaced since the one with this number."""
+        """Items that were added or replaced after the one with this number."""
         items = tables.items.c
         rows = select(items.item_id, items.title, items.attributes, items.tags, items.number)
         found = self.fetch(rows.where(items.number > number).order_by(items.number))
         return [records.StoredItem(*row) for row in found]
 
     def withdrawals_after(self, number: int) -> list[records.Withdrawal]:
-        """The changes of the withdrawn items since the one with this number."""
+        """The changes of the withdrawn items after the one with this number."""
         changes = tables.withdrawals.c
         rows = select(changes.number, changes.item_id, changes.withdrawn).where(changes.number > number)
         return [records.Withdrawal(*row) for row in self.fetch(rows.order_by(changes.number))]
 
     def response(self, key: str) -> records.KeptResponse | None:
-        """What a request with an Idempotency-Key (its hash) was answered; None: nothing, or too long ago."""
+        """The stored answer of an idempotency key (its hash); None if there is none, or it has expired."""
         found = self.fetch(KEPT_RESPONSE, response=key, since=self.clock() - KEPT)
         return records.KeptResponse(*found[0]) if found else None
 
     def deployments(self) -> list[records.Deployment]:
-        """All versions that were deployed, oldest first."""
+        """All deployments, oldest first."""
         return [records.Deployment(*row) for row in self.fetch(select(tables.deployments).order_by("number"))]
 
     def second(self) -> records.Second | None:
-        """The version beside the current one; None: there is none."""
+        """The second version; None if there is none."""
         found = self.fetch(NOTE, note=SECOND)
         return records.Second(**json.loads(found[0][0])) if found and found[0][0] else None
 
     def keys(self) -> list[records.Key]:
-        """All API keys, those that were revoked, too."""
+        """All API keys, including revoked ones."""
         return [records.Key(*row) for row in self.fetch(select(tables.keys).order_by("created"))]

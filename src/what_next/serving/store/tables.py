@@ -1,4 +1,4 @@
-"""The tables of the store. A change here needs a version of its own (`migrations`)."""
+"""The tables of the store. A change here needs a new version of the schema (`migrations`)."""
 
 from typing import Any
 
@@ -26,24 +26,24 @@ def dumps(value: object) -> str:
 
 
 class Json(TypeDecorator[Any]):
-    """Text in the database, a value outside; a list comes back as a tuple."""
+    """A JSON value, stored as text; a list is read back as a tuple."""
 
     impl, cache_ok = Text, True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """What is stored."""
+        """The value as text."""
         return None if value is None else dumps(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """What was stored."""
+        """The value of a text."""
         found = None if value is None else orjson.loads(value)
         return tuple(found) if isinstance(found, list) else found
 
 
-# SQLite numbers rows by itself only where the type is INTEGER; elsewhere that type ends at 2 billion.
+# SQLite autoincrements only INTEGER columns; in PostgreSQL that type ends at 2 billion.
 NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
-# By the characters' codes, as SQLite does: elsewhere a language's own order would part ids that begin alike.
+# Sorted by code point, as in SQLite: a language's collation would separate ids with the same prefix.
 ORDERED = Text().with_variant(Text(collation="C"), "postgresql")
 
 metadata = MetaData()
@@ -55,12 +55,12 @@ users = Table(
     Column("user_id", ORDERED, nullable=False, unique=True),
     Column("last", BigInteger, nullable=False),  # number of the last event
     Column("events", BigInteger, nullable=False),
-    Column("latest", BigInteger),  # the greatest time of an event
-    sqlite_autoincrement=True,  # no key is used a second time
+    Column("latest", BigInteger),  # the latest time of an event
+    sqlite_autoincrement=True,  # keys are not reused
 )
 
-# Kept by user and number, so that a history lies in one place. The user's row is locked by whoever writes here, so a
-# foreign key would only cost.
+# Stored by user and number, so that a history is contiguous. Writers lock the user's row anyway, so a foreign key would
+# only cost time.
 events = Table(
     "events",
     metadata,
@@ -92,18 +92,18 @@ impressions = Table(
     Column("known", BigInteger, nullable=False),
     Column("items", Json, nullable=False),
     Column("propensities", Json, nullable=False),
-    Column("candidates", Text, nullable=False),  # empty; earlier versions put a hash there that nobody read
+    Column("candidates", Text, nullable=False),  # unused: empty; earlier versions stored a hash
     Column("shown", Boolean, nullable=False),
     Column("withdrawn", BigInteger, nullable=False, server_default="0"),  # the last change of `withdrawals` it knew
     Column(
         "deliveries", BigInteger, nullable=False, server_default="1"
-    ),  # clients that have it, as far as is known; of one that is not shown it counts for nothing
-    Column("rule", Text),  # hash of the one in `rules` that the request permitted items by; NULL: all, or not known
+    ),  # number of clients that have it; meaningless if not shown
+    Column("rule", Text),  # hash in `rules` of the request's permitted items; NULL: all, or unknown
     Index("impressions_of_user", "user_id"),
     sqlite_autoincrement=True,
 )
 
-# Which items requests permitted: each rule once, for it may name thousands.
+# The items that requests permitted; each distinct rule is stored once, because it may name thousands of items.
 rules = Table("rules", metadata, Column("hash", Text, primary_key=True), Column("text", Text, nullable=False))
 
 feedback = Table(
@@ -127,26 +127,26 @@ items = Table(
     Column("item_id", Text, primary_key=True),
     Column("title", Text, nullable=False),
     Column("attributes", Json, nullable=False),
-    Column("tags", Json),  # NULL: never told
+    Column("tags", Json),  # NULL: never given
 )
 
-# Every change, so that a log tells what an answer could not show. The last one of an item counts.
+# All changes, so that a log tells which items an answer could not show. The last one of an item counts.
 withdrawals = Table(
     "withdrawals",
     metadata,
     Column("number", NUMBER, primary_key=True, autoincrement=False),
     Column("item_id", Text, nullable=False),
-    Column("withdrawn", Boolean, nullable=False),  # no: it was put again
+    Column("withdrawn", Boolean, nullable=False),  # false: it was added again
     Column("time", BigInteger, nullable=False),
     Index("withdrawals_of_item", "item_id"),
 )
 
-# Answers to requests with an Idempotency-Key, for a while.
+# Answers to requests with an Idempotency-Key, kept for a while.
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
     Column("number", NUMBER, primary_key=True, autoincrement=True),
-    Column("key", Text, nullable=False, unique=True),  # a hash, and so is the request
+    Column("key", Text, nullable=False, unique=True),  # a hash, like the request
     Column("request", Text, nullable=False),
     Column("recommendation_id", Text, nullable=False),
     Column("user_id", Text),
@@ -157,7 +157,8 @@ idempotency_keys = Table(
     sqlite_autoincrement=True,
 )
 
-# Who was erased last when, and those of their events whose time does not tell that they are from before: keyed hashes.
+# Keyed hashes of erased users with the time of the last erasure, and of those of their events whose time does not show
+# that they are from before it.
 erased_users = Table(
     "erased_users",
     metadata,
@@ -188,5 +189,5 @@ keys = Table(
 
 meta = Table("meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
-# The version of all these tables, in one row, under the name that Alembic gives it.
+# The version of the schema, in one row, under the name that Alembic uses.
 version = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

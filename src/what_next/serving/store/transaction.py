@@ -1,4 +1,4 @@
-"""One transaction: writes of all kinds, put into the database together."""
+"""One transaction with writes of all kinds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,11 +21,11 @@ CHANGES = (
 
 
 class Transaction:
-    """What one transaction writes; the caller begins and commits it. `now` is in microseconds since 1970 UTC.
+    """The writes of one transaction, which the caller begins and commits. `now` is in microseconds since 1970 UTC.
 
-    Locks are taken in one order (users by id, then items, withdrawn ones, answers, deployments; before all of them an
-    erasure's on the filling of the store), so that two processes seldom wait for one another in a circle; where they
-    do, PostgreSQL ends one of them, which is then tried anew.
+    Locks are taken in a fixed order (an erasure's lock on the filling of the store; users by id; items; withdrawals;
+    answers; deployments), so that deadlocks are rare; PostgreSQL aborts one of the transactions in a deadlock, which is
+    then retried.
     """
 
     def __init__(self, connection: Connection, now: int) -> None:
@@ -43,10 +43,10 @@ class Transaction:
         }
 
     def apply(self, writes: Sequence[records.Write]) -> records.Results:
-        """Put all writes in; an outcome is an exception where that write alone is refused."""
+        """Apply all writes; the outcome of a refused write is an exception."""
         results: records.Results = [records.invalid(write, self.now) for write in writes]
         valid = [place for place, refused in enumerate(results) if refused is None]
-        # Writes of the other kinds may change places with one another; an erasure parts before from after.
+        # Writes may be reordered by kind, but not across an erasure.
         for _, places in groupby(valid, lambda place: isinstance(writes[place], records.EraseUser)):
             groups: dict[type[Any], list[int]] = {}
             for place in places:
@@ -58,8 +58,8 @@ class Transaction:
         return results
 
     def erase(self, user_id: str) -> records.Erased:
-        """Remove a person."""
-        loading.progress_of(self.connection)  # waits for the chunk that is being filled in, and keeps the next one out
+        """Erase a user."""
+        loading.progress_of(self.connection)  # waits for a chunk that is being loaded, and blocks the next one
         events = self.histories.erase(user_id)
         impressions, feedback = self.answers.erase(user_id)
         if events is not None or impressions:
@@ -67,7 +67,7 @@ class Transaction:
         return records.Erased(events or 0, impressions, feedback)
 
     def add_events(self, writes: list[records.AddEvents]) -> Sequence[records.EventsAdded | records.Conflict]:
-        """Events; those that name an answer are held against it, and the others cost nothing more."""
+        """Add events; only those that name an answer are checked against it."""
         results = self.histories.add(writes)
         named = [[row for row in write.rows if row.recommendation_id is not None] for write in writes]
         if not any(named):
@@ -81,8 +81,8 @@ class Transaction:
         ]
 
     def add_items(self, write: records.AddItems) -> records.ItemsAdded:
-        """Items; each has a number above all that there were, so that whoever asks for what is new finds it. One
-        without tags keeps those that it had."""
+        """Add or replace items; each gets a new largest number, so that readers find it as new. An item without tags
+        keeps its stored ones."""
         lock(self.connection, tables.items)
         last, items = self._last(tables.items.c.number), tables.items.c
         wanted = {row.item_id: row for row in write.rows}
@@ -100,11 +100,10 @@ class Transaction:
         return records.ItemsAdded(len(wanted), len(held))
 
     def _change(self, item_ids: list[str], withdrawn: bool) -> list[str]:
-        """Withdraw items, which no answer holds from then on, or put them again; returns those for which that was a
-        change.
+        """Withdraw items or end their withdrawal; returns the ids of the items that changed.
 
-        The lock keeps out the answers of other processes, which look for withdrawn items (`Answers.add`): none of them
-        is committed after this without having seen it.
+        The lock blocks the answers of other processes, which check for withdrawn items (`Answers.add`): no answer can
+        be committed after this without having seen it.
         """
         lock(self.connection, tables.withdrawals, "EXCLUSIVE")
         state = dict(map(tuple, self.connection.execute(CHANGES, {"items": item_ids})))
@@ -115,7 +114,7 @@ class Transaction:
         return changed
 
     def deploy(self, write: records.Deploy) -> int:
-        """A version of the model, numbered on; one that answers already keeps its number."""
+        """Deploy a version under the next number; the current version keeps its number."""
         lock(self.connection, tables.deployments)
         ours = tables.deployments.c
         latest = select(ours.number, ours.version).order_by(ours.number.desc()).limit(1)
@@ -127,5 +126,5 @@ class Transaction:
         return int(number) + 1
 
     def _last(self, number: Any) -> int:
-        """The greatest number of a table; 0: there is none."""
+        """The largest number in a table; 0 if it is empty."""
         return int(self.connection.execute(select(func.coalesce(func.max(number), 0))).scalar_one())

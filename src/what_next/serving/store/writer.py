@@ -1,4 +1,4 @@
-"""The one thread that writes: everything that waits goes into one transaction."""
+"""The thread that writes: all waiting writes go into one transaction."""
 
 import threading
 from collections import deque
@@ -11,30 +11,30 @@ from what_next.serving.store.records import AddEvents, AddImpression, AddItems, 
 from what_next.serving.store.store import Store
 
 MOST = 20_000
-"""Rows that go into one transaction, at most: one that takes seconds keeps others waiting."""
+"""Most rows of one transaction: a transaction of several seconds would block other writers."""
 FULL = 5 * MOST
-"""Rows that wait, at most: some seconds' worth."""
+"""Most rows that wait: writing them takes some seconds."""
 Pending = tuple[Write, Future[Any], int]
-"""A write, who waits for it, and its rows."""
+"""A write, its future, and its number of rows."""
 
 
 class Outage:
-    """Tells the log once that some work with the store (`writing to the store`) fails, and once that it works again.
+    """Logs once when some work with the store (`writing to the store`) starts to fail, and once when it works again.
 
-    For one thread.
+    Not thread-safe.
     """
 
     def __init__(self, work: str) -> None:
         self.work, self.lasts = work, False
 
     def failed(self, error: StoreError) -> None:
-        """It failed. The error names the database, without a password, and the database's own reason."""
+        """Record a failure. The error names the database, without a password, and the reason."""
         if not self.lasts:
             logger.warning("%s fails: %s", self.work, error)
         self.lasts = True
 
     def worked(self) -> None:
-        """It did not fail."""
+        """Record a success."""
         if self.lasts:
             logger.info("%s works again", self.work)
         self.lasts = False
@@ -45,12 +45,12 @@ def _taken_back(unseen: list[str]) -> list[Pending]:
 
 
 class Writer:
-    """Group commit: the disk is waited for once for all who wait, not once for each.
+    """Group commit: all waiting writes share one flush to disk.
 
     A future is done when its write is durable; it holds the outcome, or the reason why the write was refused.
 
     Attributes:
-        failing: by kind, the last write that the store did not take; none of a kind that it has taken since.
+        failing: by kind of write, the last one that failed because the store was unavailable, until one succeeds.
     """
 
     def __init__(self, store: Store) -> None:
@@ -66,14 +66,14 @@ class Writer:
 
     @property
     def depth(self) -> int:
-        """How many writes wait for the next transaction."""
+        """The number of writes that wait for the next transaction."""
         return len(self._waiting)
 
     def submit(self, write: Write) -> "Future[Any]":
-        """Write when the thread comes to it.
+        """Queue a write; returns its future.
 
         Raises:
-            StoreUnavailable: the writer is closed, or too much waits already.
+            StoreUnavailable: the writer is closed, or too many rows wait already.
         """
         future: Future[Any] = Future()
         rows = len(write.rows) if isinstance(write, AddEvents | AddItems) else 1
@@ -89,7 +89,7 @@ class Writer:
         return future
 
     def close(self) -> None:
-        """Write what waits, then end the thread; the store stays open."""
+        """Write everything that waits, then end the thread; the store stays open."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -104,14 +104,13 @@ class Writer:
             logger.warning("%d answers that nobody saw may stand in the log as shown", len(unseen))
 
     def _write(self, group: list[Pending], outage: Outage) -> list[str]:
-        """Write it; returns answers that the store may count for a client that did not get them.
-
-        Where a connection breaks, the transaction may have been committed all the same.
+        """Write a group; returns ids of answers that may be stored as shown although the client did not get them,
+        because a transaction may have been committed even if the connection broke.
         """
         unseen = list[str]()
         try:
             outcomes: list[Any] = self.store.commit([write for write, _, _ in group])
-        except BaseException as error:  # whoever waits must hear of it, whatever it is
+        except BaseException as error:  # any error must reach the futures
             outcomes = [error] * len(group)
         for (write, future, _), outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, StoreUnavailable):
@@ -132,7 +131,7 @@ class Writer:
         return unseen[-MOST:]
 
     def _next(self) -> list[Pending]:
-        """Everything that waits, up to `MOST` rows; nothing when the writer is closed."""
+        """Wait for writes and take up to `MOST` rows; empty when the writer is closed."""
         with self._changed:
             group: list[Pending] = []
             taken = 0
