@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from what_next.data.importing.columns import TEXT, exact, numeric
+from what_next.data.importing.columns import TEXT, exact, numeric, told_unread, unread
 from what_next.data.importing.ids import EXACT, MISSING
+from what_next.data.importing.times import like_times
 from what_next.errors import DataError, counted, some
 
 WORD_LIMIT = 200
@@ -91,10 +92,13 @@ def _recognised(
     alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
     telling = [name for name in numbers.columns if name not in (*alike, *tags)]
     notes = [f"item columns left out, since all items have one value: {some(alike)}"] if alike else []
-    if left := [name for name in others if name not in (*numbers.columns, *words, *tags)]:
+    written = unread(raw.lazy(), [name for name in others if name not in (*numbers.columns, *words, *tags)])
+    notes += told_unread(written)
+    if left := [name for name in others if name not in (*numbers.columns, *words, *tags, *written)]:
         notes.append(
             f"item columns left out, since they are not numbers: {some(left)}; a column of words becomes an attribute "
             "for each word where --attributes names it, and tags where many items share one, or --tags names it"
+            + ("; a date becomes an attribute as a number, such as days" if like_times(raw.lazy(), left) else "")
         )
     return [name for name in others if name in words or name in telling], notes
 
@@ -106,7 +110,8 @@ def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str]
         DataError: a column that was named is not there, or holds neither words nor whole numbers.
     """
     if wanted is None:
-        return [name for name in of_words(raw.lazy(), columns) if _shared(_whole_words(raw[name]))]
+        free = [name for name in of_words(raw.lazy(), columns) if name not in unread(raw.lazy(), columns)]
+        return [name for name in free if _shared(_whole_words(raw[name]))]
     return named_tags(raw.lazy(), wanted, where)
 
 
@@ -238,6 +243,7 @@ def _words(column: pl.Series, name: str, where: str) -> pl.Series:
     else:
         raise DataError(
             f"{where}: column {name!r} cannot be an attribute: it holds {column.dtype}, not numbers or words"
+            + ("; write it as a number, such as days or seconds" if column.dtype.is_temporal() else "")
         )
     return _stripped(words)
 
