@@ -711,3 +711,31 @@ def test_ids_in_bytes_are_texts_and_what_is_no_id_is_told(model: wn.Model) -> No
 def test_columns_that_cannot_be_told_apart_are_refused(columns: list[str], told: str) -> None:
     with pytest.raises(DataError, match=told):
         wn.fit(pd.DataFrame([list(range(len(columns)))], columns=columns))
+
+
+def test_the_page_judges_recommendations_of_another_program_on_the_same_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
+    page = page[page.index("## A model of your own") : page.index("## The report")]
+    given, judged = re.findall(r"```text\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    model = wn.fit(shopping(), folder=tmp_path, **SMALL)
+    names: dict[str, Any] = {}
+    exec(compile(given, "docs/evaluation.md", "exec"), names)
+    # What training knows: all but the last two events of each; what is to be answered: all but the last.
+    users, events = 60, len(shopping())
+    assert [pl.read_csv(one).height for one in ("learn.csv", "histories.csv")] == [events - 2 * users, events - users]
+    answers = model.recommend(pl.read_csv("histories.csv").select("user_id", "item_id", "timestamp"), k=10)
+    answers.select("user_id", "item_id", "rank").write_csv("mine.csv")
+    exec(compile(judged, "docs/evaluation.md", "exec"), names)
+    agent = model.evaluate(baselines=(), verbose=False)["agent"]["ndcg@10"]
+    assert names["means"]["mine"]["ndcg@10"] == names["means"]["What Next?"]["ndcg@10"] == agent
+    assert names["differences"]["mine - What Next?"]["ndcg@10"]["high"] == 0
+
+
+def test_what_is_warned_of_in_a_frame_is_told_in_pythons_words(capsys: pytest.CaptureFixture[str]) -> None:
+    wn.fit(shopping().drop("When"), **SMALL | {"verbose": True, "passes": 1})
+    told = capsys.readouterr().out
+    assert "numbers them, with time=..., or say time='' if there is none" in told
+    assert "data import" not in told
