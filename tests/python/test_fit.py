@@ -148,6 +148,34 @@ class TestRecommend:
     def test_a_user_is_an_id_and_the_same_as_by_name(self, model: wn.Model) -> None:
         assert model.recommend(1003, k=4) == model.recommend(user="1003", k=4)
 
+    @pytest.mark.parametrize(
+        ("reads", "lacking", "called"),
+        [
+            ({"inputs_context": True}, None, ""),
+            ({"inputs_rewards": True}, "reward", "Stars"),
+            ({"inputs_gaps": True}, "time", "When"),
+        ],
+        ids=["context", "rewards", "gaps"],
+    )
+    def test_a_frame_of_events_says_all_that_the_model_reads(
+        self, reads: dict[str, bool], lacking: str | None, called: str
+    ) -> None:
+        log = shopping().with_columns(shelf=pl.col("Product") % 7)
+        log = log.with_columns((pl.col("Customer") * 31 % 11).cast(pl.Float64).alias("Wet") + pl.col("When") % 5)
+        model = wn.fit(log, linear=False, **SMALL, **reads)
+        known = model.recommend(log.select("Customer").unique(maintain_order=True).sort("Customer"), k=5)
+        assert model.recommend(log, k=5).sort("user_id", "rank").equals(known)
+        if lacking:
+            with pytest.raises(
+                DataError, match=rf"no column for the {lacking}, which the model reads .*call it '{called}'"
+            ):
+                model.recommend(log.drop(called), k=5)
+        else:
+            blind = model.recommend(log.drop("Wet", "Stars"), k=5).sort("user_id", "rank")
+            assert not blind.equals(known)
+            gaps = log.with_columns(pl.when(pl.col("Customer") > 1005).then("Wet").alias("Wet"))
+            assert not model.recommend(gaps, k=5).is_empty()
+
     def test_a_frame_is_sorted_by_its_times_and_says_the_same_as_the_history(self, model: wn.Model) -> None:
         frame = pl.DataFrame({"Customer": ["new"] * 2, "Product": [3, 20], "When": [20, 10]})
         answer = model.recommend(frame, k=3)["item_id"].cast(pl.String).to_list()
