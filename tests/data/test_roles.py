@@ -306,3 +306,50 @@ def test_rows_in_which_something_was_taken_back_are_warned_of(file) -> None:
     kept = body.replace(",-1", ",1")
     assert not import_files([file("kept.csv", "user,item,time,quantity\n" + kept)]).warnings
     assert not import_files([file("other.csv", "user,item,time,warmth\n" + body)]).warnings
+
+
+class TestOddTypes:
+    """What Parquet and frames may hold beside text and numbers is read where it means one thing, and else refused."""
+
+    @pytest.fixture
+    def odd(self, tmp_path: Path):
+        def write(values: list[object], **kind: pl.DataType) -> Path:
+            path = tmp_path / "odd.parquet"
+            frame = pl.DataFrame({"user": [n % 5 for n in range(40)], "item": [n % 8 for n in range(40)]})
+            one = pl.Series("odd", [values[n % 8] for n in range(40)], **kind)
+            frame.with_columns(one, time=MONDAY + pl.int_range(40) * 3600).write_parquet(path)
+            return path
+
+        return write
+
+    def test_durations_are_seconds(self, odd) -> None:
+        lengths = [datetime.timedelta(minutes=1, seconds=n) for n in range(8)]
+        assert import_files([odd(lengths)]).items["odd"].to_list() == [60.0 + n for n in range(8)]
+
+    @pytest.mark.parametrize(
+        ("values", "role", "message"),
+        [
+            ([b"\xff\xfe"], "item", "column 'odd' holds bytes that are no text in UTF-8; write them as text"),
+            ([b"\xff\xfe"], "titles", "column 'odd' holds bytes that are no text in UTF-8; write them as text"),
+            ([b"\xff\xfe"], "attributes", "column 'odd' cannot be an attribute: it holds Binary"),
+            (
+                [[1, 2]],
+                "attributes",
+                r"column 'odd' cannot be an attribute: it holds List\(Int64\), not numbers or words",
+            ),
+            (
+                [[1, 2]],
+                "titles",
+                r"column 'odd' cannot be the titles: it holds List\(Int64\); name another with --titles",
+            ),
+            (
+                [datetime.timedelta(1)],
+                "user",
+                "column 'odd' holds Duration.* which cannot be an id; name another column",
+            ),
+        ],
+    )
+    def test_what_a_role_cannot_be_is_refused(self, odd, values: list[object], role: str, message: str) -> None:
+        named = {role: ["odd"] if role == "attributes" else "odd"}
+        with pytest.raises(DataError, match=message):
+            import_files([odd(values * 8)], options=Options(**named))

@@ -247,8 +247,8 @@ class Model(Recommender):
                 )
         names = {name: name for name in space.context_names if name in frame.columns and name not in found.values()}
         names |= {"reward": found["reward"]} if "reward" in found else {}
-        read = [(name, as_reward(column, frame.schema).cast(pl.Float32)) for name, column in names.items()]
-        return list(frame.select(pl.when(one.is_finite()).then(one).alias(name) for name, one in read))
+        numbers = [(name, as_reward(column, frame.schema).cast(pl.Float32)) for name, column in names.items()]
+        return list(frame.select(pl.when(one.is_finite()).then(one).alias(name) for name, one in numbers))
 
     def _in_order(self, events: pl.DataFrame, frame: pl.DataFrame, column: str) -> pl.DataFrame:
         """The events by their times, a column of the frame; a `DataError` where an event has none."""

@@ -177,9 +177,11 @@ def told_unread(found: Mapping[str, str]) -> list[str]:
 
 
 def as_number(column: str, schema: Mapping[str, Any]) -> pl.Expr:
-    """The column of a table as Float64; null where it is not a number (infinite values stay)."""
+    """The column of a table as Float64; null where it is not a number (infinite values stay). Durations are seconds."""
     if not _may_be_number(column, schema):
         return pl.lit(None, dtype=pl.Float64)
+    if schema[column] == pl.Duration:
+        return pl.col(column).dt.total_microseconds() / 10**6
     value = pl.col(column).cast(pl.String).str.strip_chars() if isinstance(schema[column], TEXT) else pl.col(column)
     return value.cast(pl.Float64, strict=False).fill_nan(None)
 
@@ -194,7 +196,8 @@ def as_reward(column: str, schema: Mapping[str, Any]) -> pl.Expr:
 
 
 def _may_be_number(column: str, schema: Mapping[str, Any]) -> bool:
-    return bool(schema[column].is_numeric()) or isinstance(schema[column], TEXT | pl.Boolean | pl.Null)
+    kind = schema[column]
+    return bool(kind.is_numeric()) or isinstance(kind, TEXT | pl.Boolean | pl.Null | pl.Duration)
 
 
 def _blank(column: str) -> pl.Expr:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from what_next.data.importing.attributes import describing, named_tags, of_words, varying, word_text
+from what_next.data.importing.attributes import check_describes, describing, named_tags, of_words, varying, word_text
 from what_next.data.importing.columns import (
     QUANTITIES,
     ROW_LABELS,
@@ -155,6 +155,8 @@ class RawLog:
         numbers, wanted, where = numeric(kept, others), self.options.attributes, self.where
         given, schema = not has_table, kept.collect_schema()
         named = [exact(self.names, n, "--attributes", where) for n in wanted or () if given]
+        for name in named:
+            check_describes(name, schema[name], name in numbers, where)
         words = named_tags(kept.select(self.names), self.options.tags or (), where) if given else []
         if ids := {"user_id", "item_id"}.intersection((*named, *words)):
             raise DataError(f"{where}: column {min(ids)!r} is called like ids, so it cannot describe items; rename it")
@@ -191,13 +193,12 @@ class RawLog:
         found = numeric(kept, [name for name in self.names if is_called(name, QUANTITIES)])
         if not found:
             return []
-        below, above = (
-            kept.select(test(number).sum().alias(name) for name, number in found.items()).collect(engine="streaming")
-            for test in (lambda number: number < 0, lambda number: number > 0)
-        )
-        told = [name for name in found if 0 < below[name].item() < above[name].item()]
+        below = kept.select((number < 0).sum().alias(name) for name, number in found.items())
+        above = kept.select((number > 0).sum().alias(name) for name, number in found.items())
+        lower, higher = (one.collect(engine="streaming").row(0, named=True) for one in (below, above))
+        told = [name for name in found if 0 < lower[name] < higher[name]]
         return [
-            f"{self.where}: column {name!r} is below 0 in {counted(below[name].item(), 'row')}, which are events like "
+            f"{self.where}: column {name!r} is below 0 in {counted(lower[name], 'row')}, which are events like "
             "all others: where something was taken back in them, leave them out, and the rows that they take back"
             for name in told[:1]
         ]
