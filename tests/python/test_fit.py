@@ -575,6 +575,11 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         DataError,
         "no column for the user; it has Product, Stars; call it 'Customer'",
     ),
+    "bytes that are no text": (
+        lambda model, _: model.recommend(pl.DataFrame({"Customer": [b"\xff"], "Product": [3]})),
+        DataError,
+        "column 'Customer' holds bytes that are no text in UTF-8",
+    ),
     "k of 0 for all": (lambda model, _: model.recommend_all(0), DataError, "k is 0"),
     "k of 0 for some": (lambda model, _: model.recommend_users([1003], 0), DataError, "k is 0"),
     "a word for seen": (lambda model, _: model.recommend([3], seen="no"), DataError, "seen is 'no'; expected True"),

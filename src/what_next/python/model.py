@@ -18,7 +18,7 @@ from what_next.data.dataset import Dataset, is_frame, to_polars
 from what_next.data.files import beside, path_of, write_files
 from what_next.data.forks import check_fork
 from what_next.data.importing.columns import as_reward, recognise
-from what_next.data.importing.ids import as_text, several
+from what_next.data.importing.ids import as_text, check_text, several
 from what_next.data.importing.times import read_times
 from what_next.data.space import CLOCK
 from what_next.data.splits import Part
@@ -210,6 +210,8 @@ class Model(Recommender):
         return super().recommend(given, k, user=user, context=context, **how)
 
     def _for_frame(self, frame: pl.DataFrame, k: int, how: dict[str, Any]) -> pl.DataFrame:
+        for name in frame.columns:
+            check_text(frame.lazy(), name, "the frame")
         frame = frame.with_columns(pl.selectors.binary().cast(pl.String))  # ids in bytes, as `fit` reads them
         given = {role: name for role, name in self.columns.items() if name in frame.columns}
         roles = ("user", "item", "time", *(["reward"] if "reward" in self.state.space.event_names else []))
