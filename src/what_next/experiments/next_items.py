@@ -160,9 +160,12 @@ def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> Iterator[str
 
 def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
     """That nothing learned of the log can name any target, and what to do about it, where it is so."""
-    sets, counts = evaluator.targets.sets, state.space.counts
+    sets, counts, catalogue = evaluator.targets.sets, state.space.counts, state.space.catalogue
     assert counts is not None
-    known = (sets >= 0) & ((counts[sets] > 0) | state.space.catalogue.informative)  # attributes tell of any item
+    words = [] if catalogue.tags is None else catalogue.tags.gather(np.flatnonzero(counts)).explode().drop_nulls()
+    # Attributes tell of any item, and tags of what shares one with an item of the training.
+    told = (counts > 0) | catalogue.informative | catalogue.tagged(list(set(words)))
+    known = (sets >= 0) & told[sets]
     within = replace(evaluator.targets, relevant=np.where(known, sets, -1))
     held = 0 if evaluator.seen else within.held(state.dataset)
     if known.sum() > held:
@@ -170,7 +173,7 @@ def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
     ways = ["`evaluation.seen, yes`"] if held else []
     if (sets[~known] >= 0).any():
         later = ["a later moment (split.quantile or split.date)"] if state.split.kind == "time" else []
-        ways += [*later, "items with attributes"]
+        ways += [*later, "items with attributes or tags"]
     yield (
         "no target can be named by what learned from the log: each stands in its history, or has no training event; "
         f"this table compares nothing; take {listed(ways, 'or')}"
