@@ -162,9 +162,11 @@ def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
     """That nothing learned of the log can name any target, and what to do about it, where it is so."""
     sets, counts, catalogue = evaluator.targets.sets, state.space.counts, state.space.catalogue
     assert counts is not None
-    words = [] if catalogue.tags is None else catalogue.tags.gather(np.flatnonzero(counts)).explode().drop_nulls()
+    words: list[str] = []
+    if catalogue.tags is not None:
+        words = catalogue.tags.gather(np.flatnonzero(counts)).explode().drop_nulls().unique().to_list()
     # Attributes tell of any item, and tags of what shares one with an item of the training.
-    told = (counts > 0) | catalogue.informative | catalogue.tagged(list(set(words)))
+    told = (counts > 0) | catalogue.informative | catalogue.tagged(words)
     known = (sets >= 0) & told[sets]
     within = replace(evaluator.targets, relevant=np.where(known, sets, -1))
     held = 0 if evaluator.seen else within.held(state.dataset)
