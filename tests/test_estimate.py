@@ -219,6 +219,7 @@ class TestTold:
             "95 % interval",
             "dm, dr, switch_dr: left out:",
             "support",
+            "item: item_id, reward: reward, propensity: propensity",
         ):
             assert words in shown
 

@@ -149,8 +149,12 @@ class TestNextItems:
             (lambda user: (user + 1) % 4, False, None),  # another user's, whom training knows
             (lambda user: user, False, "`evaluation.seen, yes`"),
             (lambda user: user, True, None),
-            (lambda user: 20 + user, True, "items with attributes"),
-            (lambda user: user if user % 2 else 20 + user, False, "`evaluation.seen, yes` or items with attributes"),
+            (lambda user: 20 + user, True, "items with attributes or tags"),
+            (
+                lambda user: user if user % 2 else 20 + user,
+                False,
+                "`evaluation.seen, yes` or items with attributes or tags",
+            ),
         ],
     )
     def test_a_table_that_compares_nothing_says_so_and_what_to_do(
@@ -167,6 +171,18 @@ class TestNextItems:
         told = measured_on(protocol(state, "test", evaluator, [0]) | {"seen": seen})
         assert "next items of 4 of 5 users (" in told
         assert "1 user with fewer than three events, for training alone" in told
+
+    def test_tags_name_items_that_training_lacks(self, setup_of: SetupOf, tmp_path) -> None:
+        events = [(f"u{user}", item) for user in range(4) for item in (user, 9, 8, 20 + user)]
+        log = pl.DataFrame(events, schema=["user_id", "item_id"], orient="row")
+        for shared, vain in ((True, False), (False, True)):
+            table = pl.DataFrame(
+                {"item_id": list(range(24)), "show": [f"s{n % 4 + (0 if shared else n)}" for n in range(24)]}
+            )
+            dataset = Dataset.from_frame(log, table, name="few", tags=["show"], time="")
+            state = State(dataset, setup_of(tmp_path, algorithm="next_item", evaluation=Evaluation(k=(3,), seen=True)))
+            notes = rules(evaluator_of(state, "test"), state, [])[2]
+            assert any("compares nothing" in one for one in notes) is vain
 
     def test_slates_that_hold_all_items_are_told(self, setup_of: SetupOf, tmp_path, dataset) -> None:
         state = State(dataset, setup_of(tmp_path, algorithm="next_item", evaluation=Evaluation(k=(5, 79, 80))))

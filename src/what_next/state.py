@@ -136,8 +136,9 @@ class State:
         return Box(self.space.catalogue.vectors)
 
     @classmethod
-    def from_setup(cls, setup: Setup) -> "State":
-        """The state of a setup's data file."""
+    def from_setup(cls, setup: Setup | str | Path) -> "State":
+        """The state of the data file of a setup, or of the path of one."""
+        setup = setup if isinstance(setup, Setup) else Setup.read(setup)
         return cls(Dataset.read(setup.data), setup)
 
     @classmethod

@@ -236,3 +236,120 @@ def test_a_log_of_news_is_recognised_with_its_headlines(file) -> None:
     assert tables.columns == {"user": "session", "item": "article", "time": "time"}
     assert tables.items is not None
     assert tables.items.filter(pl.col("item_id") == "i3")["title"].to_list() == ["Part 3"]
+
+
+def test_episodes_are_items_by_their_ids_alone(file) -> None:
+    log = file("plays.csv", "listener_id,show_id,episode_id,time\n" + rows("{user},s1,{item},{time}"))
+    assert import_files([log]).columns["item"] == "episode_id"
+    with pytest.raises(DataError, match="no column for the item"):  # it may count the episodes of a show
+        import_files([file("seen.csv", "viewer,series,episode,time\n" + rows("{user},{item},{stars},{time}"))])
+
+
+@pytest.mark.parametrize("kind", [pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Int64])
+def test_whole_numbers_of_any_width_are_read(tmp_path: Path, kind: type[pl.DataType]) -> None:
+    path = tmp_path / "log.parquet"
+    events = {
+        "user": [1, 1, 2, 2, 3, 3],
+        "item": [5, 6, 6, 5, 5, 6],
+        "time": [1, 2, 3, 4, 5, 6],
+        "till": [1, 2, 3, 2, 1, 3],
+    }
+    pl.DataFrame(events, schema_overrides=dict.fromkeys(("user", "item", "till"), kind)).write_parquet(path)
+    tables = import_files([path])
+    assert tables.log["till"].to_list() == [1, 2, 3, 2, 1, 3]
+
+
+class TestNumbersInAnotherForm:
+    """Lengths and amounts with a currency are no words that items share, and it is told how to write them."""
+
+    @pytest.mark.parametrize(
+        "values", [["1:02:33", "45:10"], ["12,50 €", "3,00 €"], ["€12.50", "€3.00"], ["9 %", "5 %"]]
+    )
+    def test_are_no_tags_of_an_item_table(self, file, values: list[str]) -> None:
+        log = file("log.csv", "user,item,time\n" + rows("{user},{item},{time}"))
+        table = "item;show;size\n" + "".join(f'i{n};s{n % 2};"{values[n % 2]}"\n' for n in range(8))
+        tables = import_files([log], file("items.csv", table))
+        assert tables.log.height
+        assert tables.items["tags"].explode().str.starts_with("show: ").all()
+        assert any(f"column size is left out: {values[0]!r} is no plain number" in note for note in tables.notes)
+
+    def test_are_no_tags_of_the_items_of_a_log(self, file) -> None:
+        body = "".join(f'{u},i{i},{u * 9 + i},s{i % 2},"{i % 2 + 1},50 €"\n' for u in range(9) for i in range(16))
+        tables = import_files([file("log.csv", "user,item,time,kind,price\n" + body)])
+        assert tables.items["tags"].explode().str.starts_with("kind: ").all()
+        assert any("column price is left out: '1,50 €' is no plain number" in note for note in tables.notes)
+
+    def test_may_be_named_as_tags(self, file) -> None:
+        log = file("log.csv", "user,item,time\n" + rows("{user},{item},{time}"))
+        items = file("items.csv", "item,slot\n" + "".join(f"i{n},{n % 2 + 7}:30\n" for n in range(8)))
+        assert import_files([log], items, Options(tags=["slot"])).items["tags"][1].to_list() == ["slot: 8:30"]
+
+    def test_rewards_are_told_how_to_be_written(self, file) -> None:
+        log = file("log.csv", "user;item;time;rating\n" + rows("{user};{item};{time};4,50 €"))
+        with pytest.raises(DataError, match=r"write rewards as plain numbers, such as 12\.5"):
+            import_files([log])
+
+    def test_a_date_that_is_named_as_an_attribute_is_told_how_to_be_written(self, file, tmp_path: Path) -> None:
+        log = file("log.csv", "user,item,time\n" + rows("{user},{item},{time}"))
+        items = tmp_path / "items.parquet"
+        released = [datetime.date(2026, 1, 1 + n) for n in range(8)]
+        pl.DataFrame({"item": [f"i{n}" for n in range(8)], "released": released}).write_parquet(items)
+        assert any("a date becomes an attribute as a number" in note for note in import_files([log], items).notes)
+        with pytest.raises(DataError, match="it holds Date, not numbers or words; write it as a number, such as days"):
+            import_files([log], items, Options(attributes=["released"]))
+
+
+def test_rows_in_which_something_was_taken_back_are_warned_of(file) -> None:
+    body = "".join(f"{n % 5},i{n % 7},{MONDAY + n * n},{-1 if n % 10 == 0 else 2}\n" for n in range(40))
+    (warning,) = import_files([file("log.csv", "user,item,time,Quantity\n" + body)]).warnings
+    assert "column 'Quantity' is below 0 in 4 rows, which are events like all others" in warning
+    kept = body.replace(",-1", ",1")
+    assert not import_files([file("kept.csv", "user,item,time,quantity\n" + kept)]).warnings
+    assert not import_files([file("other.csv", "user,item,time,warmth\n" + body)]).warnings
+
+
+class TestOddTypes:
+    """What Parquet and frames may hold beside text and numbers is read where it means one thing, and else refused."""
+
+    @pytest.fixture
+    def odd(self, tmp_path: Path):
+        def write(values: list[object], **kind: pl.DataType) -> Path:
+            path = tmp_path / "odd.parquet"
+            frame = pl.DataFrame({"user": [n % 5 for n in range(40)], "item": [n % 8 for n in range(40)]})
+            one = pl.Series("odd", [values[n % 8] for n in range(40)], **kind)
+            frame.with_columns(one, time=MONDAY + pl.int_range(40) * 3600).write_parquet(path)
+            return path
+
+        return write
+
+    def test_durations_are_seconds(self, odd) -> None:
+        lengths = [datetime.timedelta(minutes=1, seconds=n) for n in range(8)]
+        assert import_files([odd(lengths)]).items["odd"].to_list() == [60.0 + n for n in range(8)]
+
+    @pytest.mark.parametrize(
+        ("values", "role", "message"),
+        [
+            ([b"\xff\xfe"], "item", "column 'odd' holds bytes that are no text in UTF-8; write them as text"),
+            ([b"\xff\xfe"], "titles", "column 'odd' holds bytes that are no text in UTF-8; write them as text"),
+            ([b"\xff\xfe"], "attributes", "column 'odd' cannot be an attribute: it holds Binary"),
+            (
+                [[1, 2]],
+                "attributes",
+                r"column 'odd' cannot be an attribute: it holds List\(Int64\), not numbers or words",
+            ),
+            (
+                [[1, 2]],
+                "titles",
+                r"column 'odd' cannot be the titles: it holds List\(Int64\); name another with --titles",
+            ),
+            (
+                [datetime.timedelta(1)],
+                "user",
+                "column 'odd' holds Duration.* which cannot be an id; name another column",
+            ),
+        ],
+    )
+    def test_what_a_role_cannot_be_is_refused(self, odd, values: list[object], role: str, message: str) -> None:
+        named = {role: ["odd"] if role == "attributes" else "odd"}
+        with pytest.raises(DataError, match=message):
+            import_files([odd(values * 8)], options=Options(**named))

@@ -148,6 +148,34 @@ class TestRecommend:
     def test_a_user_is_an_id_and_the_same_as_by_name(self, model: wn.Model) -> None:
         assert model.recommend(1003, k=4) == model.recommend(user="1003", k=4)
 
+    @pytest.mark.parametrize(
+        ("reads", "lacking", "called"),
+        [
+            ({"inputs_context": True}, None, ""),
+            ({"inputs_rewards": True}, "reward", "Stars"),
+            ({"inputs_gaps": True}, "time", "When"),
+        ],
+        ids=["context", "rewards", "gaps"],
+    )
+    def test_a_frame_of_events_says_all_that_the_model_reads(
+        self, reads: dict[str, bool], lacking: str | None, called: str
+    ) -> None:
+        log = shopping().with_columns(shelf=pl.col("Product") % 7)
+        log = log.with_columns((pl.col("Customer") * 31 % 11).cast(pl.Float64).alias("Wet") + pl.col("When") % 5)
+        model = wn.fit(log, linear=False, **SMALL, **reads)
+        known = model.recommend(log.select("Customer").unique(maintain_order=True).sort("Customer"), k=5)
+        assert model.recommend(log, k=5).sort("user_id", "rank").equals(known)
+        if lacking:
+            with pytest.raises(
+                DataError, match=rf"no column for the {lacking}, which the model reads .*call it '{called}'"
+            ):
+                model.recommend(log.drop(called), k=5)
+        else:
+            blind = model.recommend(log.drop("Wet", "Stars"), k=5).sort("user_id", "rank")
+            assert not blind.equals(known)
+            gaps = log.with_columns(pl.when(pl.col("Customer") > 1005).then("Wet").alias("Wet"))
+            assert not model.recommend(gaps, k=5).is_empty()
+
     def test_a_frame_is_sorted_by_its_times_and_says_the_same_as_the_history(self, model: wn.Model) -> None:
         frame = pl.DataFrame({"Customer": ["new"] * 2, "Product": [3, 20], "When": [20, 10]})
         answer = model.recommend(frame, k=3)["item_id"].cast(pl.String).to_list()
@@ -547,6 +575,11 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         DataError,
         "no column for the user; it has Product, Stars; call it 'Customer'",
     ),
+    "bytes that are no text": (
+        lambda model, _: model.recommend(pl.DataFrame({"Customer": [b"\xff"], "Product": [3]})),
+        DataError,
+        "column 'Customer' holds bytes that are no text in UTF-8",
+    ),
     "k of 0 for all": (lambda model, _: model.recommend_all(0), DataError, "k is 0"),
     "k of 0 for some": (lambda model, _: model.recommend_users([1003], 0), DataError, "k is 0"),
     "a word for seen": (lambda model, _: model.recommend([3], seen="no"), DataError, "seen is 'no'; expected True"),
@@ -711,3 +744,31 @@ def test_ids_in_bytes_are_texts_and_what_is_no_id_is_told(model: wn.Model) -> No
 def test_columns_that_cannot_be_told_apart_are_refused(columns: list[str], told: str) -> None:
     with pytest.raises(DataError, match=told):
         wn.fit(pd.DataFrame([list(range(len(columns)))], columns=columns))
+
+
+def test_the_page_judges_recommendations_of_another_program_on_the_same_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
+    page = page[page.index("## A model of your own") : page.index("## The report")]
+    given, judged = re.findall(r"```text\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    model = wn.fit(shopping(), folder=tmp_path, **SMALL)
+    names: dict[str, Any] = {}
+    exec(compile(given, "docs/evaluation.md", "exec"), names)
+    # What training knows: all but the last two events of each; what is to be answered: all but the last.
+    users, events = 60, len(shopping())
+    assert [pl.read_csv(one).height for one in ("learn.csv", "histories.csv")] == [events - 2 * users, events - users]
+    answers = model.recommend(pl.read_csv("histories.csv").select("user_id", "item_id", "timestamp"), k=10)
+    answers.select("user_id", "item_id", "rank").write_csv("mine.csv")
+    exec(compile(judged, "docs/evaluation.md", "exec"), names)
+    agent = model.evaluate(baselines=(), verbose=False)["agent"]["ndcg@10"]
+    assert names["means"]["mine"]["ndcg@10"] == names["means"]["What Next?"]["ndcg@10"] == agent
+    assert names["differences"]["mine - What Next?"]["ndcg@10"]["high"] == 0
+
+
+def test_what_is_warned_of_in_a_frame_is_told_in_pythons_words(capsys: pytest.CaptureFixture[str]) -> None:
+    wn.fit(shopping().drop("When"), **SMALL | {"verbose": True, "passes": 1})
+    told = capsys.readouterr().out
+    assert "numbers them, with time=..., or say time='' if there is none" in told
+    assert "data import" not in told

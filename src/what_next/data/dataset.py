@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -215,21 +215,33 @@ class Dataset:
 
     @classmethod
     def of_events(
-        cls, user_ids: pl.Series, items: Int32[np.ndarray, "events"], catalogue: Catalogue, name: str = "frame"
+        cls,
+        user_ids: pl.Series,
+        items: Int32[np.ndarray, "events"],
+        catalogue: Catalogue,
+        name: str = "frame",
+        numbers: Mapping[str, pl.Series] | None = None,
     ) -> "Dataset":
-        """From events in order, whose users may be interleaved; events with item -1 are left out."""
-        table = pl.DataFrame({"user": user_ids, "item": items}).filter(pl.col("item") >= 0)
-        table = table.sort("user", maintain_order=True)
-        starts = np.flatnonzero(table["user"].is_first_distinct().to_numpy())
+        """From events in order, whose users may be interleaved; events with item -1 are left out.
+
+        Args:
+            user_ids: the user of each event; `items`: its item, as a position in the catalogue.
+            numbers: further columns of the events, without missing values: `timestamp` (microseconds since 1970 UTC),
+                `reward`, and context under any other name.
+        """
+        table = pl.DataFrame({"\0user": user_ids, "\0item": items, **(numbers or {})}).filter(pl.col("\0item") >= 0)
+        table = table.sort("\0user", maintain_order=True)
+        starts = np.flatnonzero(table["\0user"].is_first_distinct().to_numpy())
+        context = [one for one in numbers or {} if one not in ("timestamp", "reward")]
         return cls(
             name=name,
-            user_ids=table["user"].gather(starts),
-            items=table["item"].to_numpy(),
+            user_ids=table["\0user"].gather(starts),
+            items=table["\0item"].to_numpy(),
             offsets=np.append(starts, len(table)),
-            timestamps=None,
-            rewards=None,
-            context=np.empty((len(table), 0), np.float32),
-            context_names=(),
+            timestamps=table["timestamp"].cast(pl.Int64).to_numpy() if "timestamp" in table.columns else None,
+            rewards=table["reward"].cast(pl.Float32).to_numpy() if "reward" in table.columns else None,
+            context=table.select(context).to_numpy().astype(np.float32).reshape(len(table), len(context)),
+            context_names=tuple(context),
             catalogue=catalogue,
         )
 

@@ -162,9 +162,14 @@ def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> Iterator[str
 
 def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
     """A warning, with advice, if no model that learned from the log can hit any target."""
-    sets, counts = evaluator.targets.sets, state.space.counts
+    sets, counts, catalogue = evaluator.targets.sets, state.space.counts, state.space.catalogue
     assert counts is not None
-    known = (sets >= 0) & ((counts[sets] > 0) | state.space.catalogue.informative)  # attributes describe new items, too
+    words: list[str] = []
+    if catalogue.tags is not None:
+        words = catalogue.tags.gather(np.flatnonzero(counts)).explode().drop_nulls().unique().to_list()
+    # Attributes describe any item, tags those that share one with an item of the training.
+    told = (counts > 0) | catalogue.informative | catalogue.tagged(words)
+    known = (sets >= 0) & told[sets]
     within = replace(evaluator.targets, relevant=np.where(known, sets, -1))
     held = 0 if evaluator.seen else within.held(state.dataset)
     if known.sum() > held:
@@ -172,7 +177,7 @@ def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
     ways = ["`evaluation.seen, yes`"] if held else []
     if (sets[~known] >= 0).any():
         later = ["a later moment (split.quantile or split.date)"] if state.split.kind == "time" else []
-        ways += [*later, "items with attributes"]
+        ways += [*later, "items with attributes or tags"]
     yield (
         "no model that learned from the log can hit any target, because each is in its history already or has no "
         f"training event, so this table compares nothing; take {listed(ways, 'or')}"

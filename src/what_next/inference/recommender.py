@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int32
 from what_next.data import Dataset
 from what_next.data.dataset import is_frame, to_polars
 from what_next.data.forks import check_fork
+from what_next.data.importing.columns import numeric
 from what_next.errors import CatalogueError, DataError, some
 from what_next.inference.modes import own_modes
 from what_next.inference.recommendation import Item, Recommendation
@@ -96,7 +97,7 @@ class Recommender:
         Args:
             frame: events of any users, oldest first for each, with columns `user_id` and `item_id` (pandas, Polars,
                 pyarrow). Rows without a user or an item, and items outside the catalogue, are ignored; a user with no
-                other rows gets no recommendation.
+                other rows gets no recommendation. `reward` and context columns are read by their names in training.
             k: number of items for each user; `seen`: whether items of their history may be recommended.
 
         Raises:
@@ -108,12 +109,23 @@ class Recommender:
         events = to_polars(frame)
         if missing := {"user_id", "item_id"} - set(events.columns):
             raise DataError(f"the frame has no column {some(sorted(missing))}; it has {some(events.columns)}")
-        return like(frame, self.with_events(events, k, seen=seen))
+        found = numeric(events.lazy(), [one for one in events.columns if one in self.state.space.event_names])
+        return like(frame, self.with_events(events.select("user_id", "item_id", **found), k, seen=seen))
 
     def with_events(self, events: pl.DataFrame, k: int = 10, **how: Any) -> pl.DataFrame:
-        """`recommend_frame` for a Polars frame; `how`: further arguments of `recommend_all`."""
-        catalogue, events = self.catalogue, events.select("user_id", "item_id").drop_nulls()
-        known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)
+        """`recommend_frame` for a Polars frame.
+
+        Args:
+            events: `user_id`, `item_id`, and if known the numbers of each event, as `Dataset.of_events` takes them;
+                missing ones are replaced by the usual ones.
+            k: number of items for each user; `how`: further arguments of `recommend_all`.
+        """
+        catalogue, space, events = self.catalogue, self.state.space, events.drop_nulls(["user_id", "item_id"])
+        usual = dict(zip(space.event_names, space.event_center.tolist(), strict=True))
+        numbers = events.drop("user_id", "item_id")
+        numbers = numbers.with_columns(pl.col(name).fill_null(usual[name]) for name in numbers.columns if name in usual)
+        items = catalogue.index(events["item_id"].to_list())
+        known = Dataset.of_events(events["user_id"], items, catalogue, numbers=numbers.to_dict())
         setup = self.state.setup.model_copy(update={"split": EVERYONE})
         state = State(known, setup, self.state.space)
         return Recommender(LearnedPolicy(self.policy.agent, state, self.policy.search)).recommend_all(k, **how)

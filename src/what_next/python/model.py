@@ -17,9 +17,10 @@ from what_next.data import html
 from what_next.data.dataset import Dataset, is_frame, to_polars
 from what_next.data.files import beside, path_of, write_files
 from what_next.data.forks import check_fork
-from what_next.data.importing.columns import recognise
-from what_next.data.importing.ids import as_text, several
+from what_next.data.importing.columns import as_reward, recognise
+from what_next.data.importing.ids import as_text, check_text, several
 from what_next.data.importing.times import read_times
+from what_next.data.space import CLOCK
 from what_next.data.splits import Part
 from what_next.environment import ON, Report
 from what_next.errors import CatalogueError, DataError, ModelError, some, told_in_python
@@ -47,6 +48,8 @@ else:
 
 AGENT, DATA, SETUP, PAGE, FRAME = "agent.safetensors", "data.parquet", "setup.txt", "report.html", "frame.json"
 """The files of a model's folder."""
+TIME = "\0time"
+"""The column of times while a frame is put in order."""
 Frame = TypeVar("Frame", bound=IntoDataFrame)
 
 
@@ -174,7 +177,8 @@ class Model(Recommender):
         Args:
             history: one of: item ids, oldest first (a list, a series, an array); the id of a user of the data; a frame
                 of events of any users, with columns named as in training or by usual names, and sorted by its times if
-                it has any, which are parsed as in training; a frame with only the users of the data.
+                it has any, which are parsed as in training, as are its rewards and context (for a list, the usual ones
+                are assumed); a frame with only the users of the data.
             k: number of items for each user.
             user: see `Recommender.recommend`; `seen`, `context`, `allowed`, `blocked`, `rng`: likewise.
 
@@ -209,9 +213,12 @@ class Model(Recommender):
         return super().recommend(given, k, user=user, context=context, **how)
 
     def _for_frame(self, frame: pl.DataFrame, k: int, how: dict[str, Any]) -> pl.DataFrame:
+        for name in frame.columns:
+            check_text(frame.lazy(), name, "the frame")
         frame = frame.with_columns(pl.selectors.binary().cast(pl.String))  # ids as bytes, which `fit` reads as text
         given = {role: name for role, name in self.columns.items() if name in frame.columns}
-        found = recognise(frame.columns, ("user", "item", "time"), (), given, "the frame")
+        roles = ("user", "item", "time", *(["reward"] if "reward" in self.state.space.event_names else []))
+        found = recognise(frame.columns, roles, (), given, "the frame")
         if "user" not in found or ("item" not in found and frame.width > 1):
             lacking = "user" if "user" not in found else "item"
             own = self.columns.get(lacking, f"{lacking}_id")
@@ -220,16 +227,39 @@ class Model(Recommender):
         if "item" not in found:
             wanted = users.drop_nulls().unique(maintain_order=True)
             return self.recommend_all(k, users=self.users(wanted.to_list()), **how)
-        events = frame.select(user_id=found["user"], item_id=found["item"])
+        events = frame.select(pl.col(found["user"]).alias("user_id"), pl.col(found["item"]).alias("item_id"))
+        events = events.with_columns(self._numbers(frame, found))
         if "time" in found:
             events = self._in_order(events, frame, found["time"])
+            events = (
+                events.rename({TIME: "timestamp"}) if CLOCK[0] in self.state.space.event_names else events.drop(TIME)
+            )
         return self.with_events(events, k, **how)
+
+    def _numbers(self, frame: pl.DataFrame, found: Mapping[str, str]) -> list[pl.Series]:
+        """What the frame tells of its events besides their items, as far as the model was trained with it.
+
+        Raises:
+            DataError: the model reads what the frame does not tell.
+        """
+        space, inputs = self.state.space, self.setup.inputs
+        for role, setting, read in (("reward", "inputs_rewards", inputs.rewards), ("time", "inputs_gaps", inputs.gaps)):
+            if read and role not in found:
+                own = self.columns.get(role, {"time": "timestamp"}.get(role, role))
+                raise DataError(
+                    f"the frame has no column for the {role}, which the model reads ({setting}); it has "
+                    f"{some(frame.columns)}; call it {own!r}"
+                )
+        names = {name: name for name in space.context_names if name in frame.columns and name not in found.values()}
+        names |= {"reward": found["reward"]} if "reward" in found else {}
+        numbers = [(name, as_reward(column, frame.schema).cast(pl.Float32)) for name, column in names.items()]
+        return list(frame.select(pl.when(one.is_finite()).then(one).alias(name) for name, one in numbers))
 
     def _in_order(self, events: pl.DataFrame, frame: pl.DataFrame, column: str) -> pl.DataFrame:
         """The events sorted by the frame's column of times; a `DataError` if an event has no valid time."""
         times = read_times(frame.lazy(), column, self.time_format, "the frame")
-        dated = frame.select(events["user_id"], events["item_id"], time=times.value)
-        lost = dated.select(pl.col("time").is_null() & ~pl.any_horizontal(pl.col("user_id", "item_id").is_null()))
+        dated = events.with_columns(frame.select(times.value.alias(TIME)).to_series())
+        lost = dated.select(pl.col(TIME).is_null() & ~pl.any_horizontal(pl.col("user_id", "item_id").is_null()))
         if count := int(lost.to_series().sum()):
             row = int(lost.to_series().arg_true()[0])
             raise DataError(
@@ -237,7 +267,7 @@ class Model(Recommender):
                 f"({count:,} of {len(frame):,} rows), so the order of events is not known; correct these rows, or "
                 "leave them or the column out"
             )
-        return dated.sort("time", maintain_order=True)
+        return dated.sort(TIME, maintain_order=True)
 
     # Judging
 

@@ -257,7 +257,13 @@ def estimates_table(result: Mapping[str, Any]) -> RenderableType:
         f"{_short(found['largest'])}, support {found['support']:.1%}"
     )
     refused = {name: one["refused"] for name, one in result["estimates"].items() if one["refused"]}
-    lines = [facts, *_reasons("refused", refused), *_reasons("left out", result["left_out"]), *result["notes"]]
+    lines = [
+        _columns(result["log"]),
+        facts,
+        *_reasons("refused", refused),
+        *_reasons("left out", result["left_out"]),
+        *result["notes"],
+    ]
     return Group(shown, *(Text(line) for line in lines))
 
 
@@ -275,7 +281,7 @@ def gate_table(result: Mapping[str, Any]) -> RenderableType:
     title = f"{result['estimator']} per {apart['per']}, by {_decisions(result['log'])}"
     shown = Folded(title, ["policy", "mean", f"{level} interval over {unit}s", "effective size", "mean weight"], [rows])
     verdict = f"{'promote' if result['promote'] else 'do not promote'} {result['new']['name']}: {result['why']}"
-    return Group(shown, *(Text(line) for line in [*result["notes"], verdict]))
+    return Group(shown, *(Text(line) for line in [_columns(result["log"]), *result["notes"], verdict]))
 
 
 def _estimate(one: Mapping[str, Any]) -> str:
@@ -294,6 +300,11 @@ def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
 def _decisions(log: Mapping[str, Any]) -> str:
     units = f" of {log['units']:,} {log['unit']}s" if log["unit"] != "row" else ""
     return f"{log['rows']:,} decisions{units} in {log['file']} ({log['items']:,} items, {log['hash']})"
+
+
+def _columns(log: Mapping[str, Any]) -> str:
+    """Which column was taken for what: where it was the wrong one, no number above says so."""
+    return ", ".join(f"{role}: {column}" for role, column in log["columns"].items())
 
 
 def _short(value: float | None) -> str:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from what_next.data.importing.columns import TEXT, exact, numeric
-from what_next.data.importing.ids import EXACT, MISSING
+from what_next.data.importing.columns import TEXT, exact, numeric, told_unread, unread
+from what_next.data.importing.ids import EXACT, MISSING, check_text
+from what_next.data.importing.times import like_times
 from what_next.errors import DataError, counted, some
 
 WORD_LIMIT = 200
@@ -80,7 +81,7 @@ def item_table(
         notes += told
     if tags:
         columns.append(_tags(raw, tags).alias(_unused("tags", [one.name for one in columns])))
-    return raw.select("item_id", title=_title(raw, titles)).with_columns(columns), notes
+    return raw.select("item_id", title=_title(raw, titles, where)).with_columns(columns), notes
 
 
 def _recognised(
@@ -91,10 +92,13 @@ def _recognised(
     alike = [one.name for one in numbers if one.null_count() == 0 and one.min() == one.max()]
     telling = [name for name in numbers.columns if name not in (*alike, *tags)]
     notes = [f"item columns left out, since all items have one value: {some(alike)}"] if alike else []
-    if left := [name for name in others if name not in (*numbers.columns, *words, *tags)]:
+    written = unread(raw.lazy(), [name for name in others if name not in (*numbers.columns, *words, *tags)])
+    notes += told_unread(written)
+    if left := [name for name in others if name not in (*numbers.columns, *words, *tags, *written)]:
         notes.append(
             f"item columns left out, since they are not numbers: {some(left)}; a column of words becomes an attribute "
             "for each word where --attributes names it, and tags where many items share one, or --tags names it"
+            + ("; a date becomes an attribute as a number, such as days" if like_times(raw.lazy(), left) else "")
         )
     return [name for name in others if name in words or name in telling], notes
 
@@ -106,7 +110,8 @@ def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str]
         DataError: a wanted column does not exist, or holds neither words nor integers.
     """
     if wanted is None:
-        return [name for name in of_words(raw.lazy(), columns) if _shared(_whole_words(raw[name]))]
+        free = [name for name in of_words(raw.lazy(), columns) if name not in unread(raw.lazy(), columns)]
+        return [name for name in free if _shared(_whole_words(raw[name]))]
     return named_tags(raw.lazy(), wanted, where)
 
 
@@ -174,13 +179,16 @@ def _unused(name: str, taken: Collection[str]) -> str:
     return next(one for number in count(1) if (one := f"{name} {number}" if number > 1 else name) not in taken)
 
 
-def _title(raw: pl.DataFrame, titles: str | None) -> pl.Expr:
+def _title(raw: pl.DataFrame, titles: str | None, where: str) -> pl.Expr:
     """The text of a column; the id where it is blank, or without such a column."""
     item = pl.col("item_id").cast(pl.String)
     if not titles:
         return item
-    column = pl.col(titles)
-    text = column.list.join(" ") if isinstance(raw[titles].dtype, pl.List) else column.cast(pl.String)
+    column, kind = pl.col(titles), raw.schema[titles]
+    if (kind.is_nested() and kind != WORDS) or kind in (pl.Object, pl.Duration):
+        raise DataError(f"{where}: column {titles!r} cannot be the titles: it holds {kind}; name another with --titles")
+    check_text(raw.lazy(), titles, where)
+    text = column.list.join(" ") if kind == WORDS else column.cast(pl.String)
     stripped = text.str.strip_chars()
     return pl.when(stripped != "").then(stripped).otherwise(item)
 
@@ -230,16 +238,21 @@ def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str
 
 
 def _words(column: pl.Series, name: str, where: str) -> pl.Series:
+    check_describes(name, column.dtype, False, where)
     if column.dtype == WORDS:
-        words = column
-    elif isinstance(column.dtype, TEXT):
-        text = column.cast(pl.String)
-        words = text.str.split(_mark(text))
-    else:
-        raise DataError(
-            f"{where}: column {name!r} cannot be an attribute: it holds {column.dtype}, not numbers or words"
-        )
-    return _stripped(words)
+        return _stripped(column)
+    text = column.cast(pl.String)
+    return _stripped(text.str.split(_mark(text)))
+
+
+def check_describes(name: str, kind: Any, number: bool, where: str) -> None:
+    """Raises a `DataError` where a column that is no `number` holds no words, so that it cannot be an attribute."""
+    if number or kind == WORDS or isinstance(kind, TEXT):
+        return
+    raise DataError(
+        f"{where}: column {name!r} cannot be an attribute: it holds {kind}, not numbers or words"
+        + ("; write it as a number, such as days or seconds" if kind.is_temporal() else "")
+    )
 
 
 def _stripped(words: pl.Series, missing: Sequence[str] = ()) -> pl.Series:

@@ -91,6 +91,7 @@ class Checked:
         kept = log.raw.filter(~useless) if len(bad) else log.raw
         attributes, tags, context, left_out = log.others(kept, values["item_id"], table is not None)
         warnings += odd_columns(log.times, [name for name in log.ids if name not in tags], log.where)
+        warnings += log.taken_back(kept)
         notes = [*(note for source in sources for note in source.notes), *notes]
         return cls(log, kept, {**values, **context}, times, attributes, tags, table, bad, notes, left_out, warnings)
 
@@ -364,12 +365,12 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]
         yield (
             f"{where}: a user's {rows} stand in the order of the item ids, so the next item follows from the file's "
             "order, and that is most of what a model would learn and be judged by; shuffle the rows before the import, "
-            f"or name a column with {finer} (data import --time)"
+            f"or name a column with {finer} (--time of what-next data import)"
         )
     elif not times and checked.log.options.time is None:
         yield (
-            f"{where}: no column holds times, so the order of the rows is taken as the order of events; name "
-            "one that holds them, or numbers them, with data import --time, or say --time '' if there is none"
+            f"{where}: no column holds times, so the order of the rows is taken as the order of events; name one that "
+            "holds them, or numbers them, with --time of what-next data import, or say --time '' if there is none"
         )
 
 
@@ -448,6 +449,7 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
         f"imported; the first is line {line}: {values}; check which column is which "
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
         + ("; --time-format says what the times are" if untimed else "")
+        + ("; write rewards as plain numbers, such as 12.5" if NO["reward"] in by_reason(bad) else "")
         + (f", and column {dated[0]!r} looks like times: name it with --time if it is meant" if dated else "")
         + ("; say --time '' where no column holds times" if NEGATIVE in by_reason(bad) else "")
     )

@@ -46,10 +46,23 @@ def as_ids(
     """
     for frame, column in pairs:
         kind = frame.collect_schema()[column]
-        if kind.is_nested() or kind == pl.Object or isinstance(kind, pl.BaseExtension):
+        if kind.is_nested() or kind in (pl.Object, pl.Duration) or isinstance(kind, pl.BaseExtension):
             raise DataError(f"{where}: column {column!r} holds {kind}, which cannot be an id; name another column")
+        check_text(frame, column, where)
     whole = all(_whole(frame, column, missing) for frame, column in pairs)
     return [_integer(frame, column, missing) if whole else _text(frame, column, missing) for frame, column in pairs]
+
+
+def check_text(frame: pl.LazyFrame, column: str, where: str) -> None:
+    """Raises a `DataError` where a column of bytes holds such as are no text: UUIDs and hashes, as a rule."""
+    if frame.collect_schema()[column] != pl.Binary:
+        return
+    try:
+        frame.select(pl.col(column).cast(pl.String).str.len_bytes().max()).collect(engine="streaming")
+    except pl.exceptions.ComputeError:
+        raise DataError(
+            f"{where}: column {column!r} holds bytes that are no text in UTF-8; write them as text, such as hexadecimal"
+        ) from None
 
 
 def _whole(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> bool:

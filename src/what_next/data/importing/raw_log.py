@@ -9,13 +9,24 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from what_next.data.importing.attributes import describing, named_tags, of_words, varying, word_text
-from what_next.data.importing.columns import ROW_LABELS, TEXT, aliased, exact, numeric, recognise
+from what_next.data.importing.attributes import check_describes, describing, named_tags, of_words, varying, word_text
+from what_next.data.importing.columns import (
+    QUANTITIES,
+    ROW_LABELS,
+    TEXT,
+    aliased,
+    exact,
+    is_called,
+    numeric,
+    recognise,
+    told_unread,
+    unread,
+)
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options
 from what_next.data.importing.times import like_times
-from what_next.errors import MOST_NAMES, DataError, some
+from what_next.errors import MOST_NAMES, DataError, counted, some
 
 ROW, LINE, FILE, REASON = "\0row", "\0line", "\0file", "\0reason"
 """Columns for an event's origin and reason of rejection; the NUL keeps them apart from names in files."""
@@ -144,10 +155,14 @@ class RawLog:
         numbers, wanted, where = numeric(kept, others), self.options.attributes, self.where
         given, schema = not has_table, kept.collect_schema()
         named = [exact(self.names, n, "--attributes", where) for n in wanted or () if given]
+        for name in named:
+            check_describes(name, schema[name], name in numbers, where)
         words = named_tags(kept.select(self.names), self.options.tags or (), where) if given else []
         if ids := {"user_id", "item_id"}.intersection((*named, *words)):
             raise DataError(f"{where}: column {min(ids)!r} is called like ids, so it cannot describe items; rename it")
+        written = unread(kept, [n for n in others if n not in (*numbers, *self.times, *self.ids, *named, *words)])
         free = [] if has_table or self.options.tags is not None else self._words(kept, others, numbers)
+        free = [n for n in free if n not in written]
         text = {n: _hashed(n, schema[n]) for n in (*words, *free, *(n for n in named if n not in numbers))}
         plain = {n: number for n, number in numbers.items() if n not in text}
         log = kept.select(*aliased({"user_id": pl.col(self.columns["user"]), "item_id": item_id, **plain, **text}))
@@ -164,8 +179,29 @@ class RawLog:
             of_users = describing(log, same, "user_id", "item_id") if same else []
             attributes = [name for name in telling if name not in of_users]
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
-        left = [name for name in others if name not in (*attributes, *words, *context, *self.times, *self.ids)]
-        return attributes, words, context, notes + _left_out(left, still) + self._like_events(kept, left)
+        used = (*attributes, *words, *context, *self.times, *self.ids, *written)
+        left = [name for name in others if name not in used]
+        notes += told_unread(written) + _left_out(left, still) + self._like_events(kept, left)
+        return attributes, words, context, notes
+
+    def taken_back(self, kept: pl.LazyFrame) -> list[str]:
+        """What to say of quantities and amounts that are below 0 in some rows, and above it in more: refunds, probably.
+
+        Args:
+            kept: the rows that can be used.
+        """
+        found = numeric(kept, [name for name in self.names if is_called(name, QUANTITIES)])
+        if not found:
+            return []
+        below = kept.select((number < 0).sum().alias(name) for name, number in found.items())
+        above = kept.select((number > 0).sum().alias(name) for name, number in found.items())
+        lower, higher = (one.collect(engine="streaming").row(0, named=True) for one in (below, above))
+        told = [name for name in found if 0 < lower[name] < higher[name]]
+        return [
+            f"{self.where}: column {name!r} is below 0 in {counted(lower[name], 'row')}, which are events like "
+            "all others: where something was taken back in them, leave them out, and the rows that they take back"
+            for name in told[:1]
+        ]
 
     def _like_events(self, kept: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
         """Notes on unused columns that may be the kinds of events, if no column has that role."""
@@ -211,7 +247,10 @@ class RawLog:
         for name, count in missing.items():
             if wanted is not None:
                 raise DataError(f"{where}: context column {name!r} is not a number in {count:,} rows; correct them")
-        notes = [f"column {name} is no context: not a number in {count:,} rows" for name, count in missing.items()]
+        notes = [
+            f"column {name} is no context: not a number in {count:,} rows; fill these in, and it is"
+            for name, count in missing.items()
+        ]
         return {name: numbers[name].cast(pl.Float32) for name in names if name not in missing}, notes
 
 
@@ -363,7 +402,10 @@ def _codes(values: pl.Series) -> bool:
         if values.str.contains(r"^0\d+$").any() and values.str.contains(r"^\d+$").all():
             return True
         values = values.cast(pl.Int64, strict=False)
-    return bool(len(values)) and values.dtype.is_integer() and (values > EXACT_IN_FLOATS).sum() >= 0.9 * len(values)
+    if not len(values) or not values.dtype.is_integer():
+        return False
+    # As floats, since integers of 8 or 16 bits cannot be compared with so large a number.
+    return (values.cast(pl.Float64) > EXACT_IN_FLOATS).sum() >= 0.9 * len(values)
 
 
 def _telling(kept: pl.LazyFrame, numbers: Mapping[str, pl.Expr], moving: Mapping[str, object]) -> list[str]:
