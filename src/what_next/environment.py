@@ -230,9 +230,8 @@ class Environment:
             return report
         more = due(self.setup, self.state.chosen_by)
         if more is None:
-            return (
-                replace(report, refit=refit_on(read_manifest(self.setup.model_agent_path))) if self.resume else report
-            )
+            before = refit_on(read_manifest(self.setup.model_agent_path)) if self.resume else None
+            return replace(report, refit=before)
         second = self._second(more)
         done = second.train_agent()
         if done.interrupted:

@@ -100,15 +100,15 @@ def judged_state(state: State, setups: Sequence[Setup], part: Part) -> State:
     Raises:
         ModelError: a model learned from the events that it would be judged on.
     """
-    more = {one: refit_on(read_manifest(one.model_agent_path, "agent")) for one in setups}
-    for one, on in more.items():
+    more = [refit_on(read_manifest(one.model_agent_path, "agent")) for one in setups]
+    for one, on in zip(setups, more, strict=True):
         if on == "all" or (on and part == "validation"):
             better = "judge it on the test, or train it" if on == "validation" else "train"
             raise ModelError(
                 f"{one.model_agent_path}: was trained a second time, on {ON[on]}, so that it knows what it would be "
                 f"judged on; {better} again with refit=no"
             )
-    return State(state.dataset, state.setup, more="validation") if any(more.values()) else state
+    return State(state.dataset, state.setup, more="validation") if any(more) else state
 
 
 def policy(setup: Setup, state: State) -> LearnedPolicy:
