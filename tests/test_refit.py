@@ -112,7 +112,7 @@ def test_it_learns_what_only_validation_and_the_test_hold(setup_of: SetupOf, tmp
         found[refit] = a_setup(setup_of, tmp_path / refit, refit=refit, passes=12)
         report = environment(found[refit], log).train_agent()
         assert report.refit == (None if refit == "no" else refit)
-        assert not list((tmp_path / refit).glob("*.refit*"))
+        assert not list((tmp_path / refit).glob("*.refitting*"))
     counts = {name: read_manifest(one.model_agent_path).metrics.get("refit") for name, one in found.items()}
     assert counts == {
         "no": None,
@@ -187,6 +187,21 @@ def test_a_run_that_is_interrupted_comes_to_the_same_end(setup_of: SetupOf, tmp_
     assert is_trained(apart, State(log, apart))
     for name, value in weights_of(whole).items():
         torch.testing.assert_close(weights_of(apart)[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_a_new_run_takes_nothing_of_an_interrupted_one(
+    setup_of: SetupOf, tmp_path: Path, log: Dataset, ensemble: int
+) -> None:
+    """What a second training of another run left is not what a resumed one goes on with."""
+    setup = a_setup(setup_of, tmp_path, passes=1, ensemble=ensemble)
+    parts = [setup.second, *(setup.second.members if ensemble > 1 else ())]
+    left = [path for one in parts for path in one.model_paths]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"of another run")
+    environment(setup, log, on_step=lambda _: True).train_agent()
+    assert not any(path.exists() for path in left)
 
 
 def test_a_finished_run_is_trained_a_second_time_alone(setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:

@@ -362,7 +362,8 @@ class Environment:
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
         if not (self.resume or self.ranks.rank):
-            for one in setup.members:  # left over from another run: resuming would take them for this run's
+            # Left over from another run: resuming would take them for this run's.
+            for one in (*setup.members, setup.second, *setup.second.members):
                 remove_models(one)
         return None
 
@@ -432,6 +433,8 @@ class Environment:
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
+            if not self.ranks.rank:
+                remove_models(setup.second)  # left over from another run, too
             console = Plain(stderr=True, quiet=self.quiet)
             with console.status("counting co-occurrences in the log") if draws(console) else nullcontext():
                 source.prepare(agent)

@@ -384,8 +384,8 @@ class Setup(Group):
                 "passes": None,
                 "log": None,
                 "track": None,
-                "model_agent_path": agent.with_name(f"{agent.stem}.refit{agent.suffix}"),
-                "model_critic_path": critic and critic.with_name(f"{critic.stem}.refit{critic.suffix}"),
+                "model_agent_path": agent.with_name(f"{agent.stem}.refitting{agent.suffix}"),
+                "model_critic_path": critic and critic.with_name(f"{critic.stem}.refitting{critic.suffix}"),
             }
         )
 
