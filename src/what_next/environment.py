@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from what_next.algorithms.base import Networks
 from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
-from what_next.data.splits import More
+from what_next.data.splits import ON, More
 from what_next.data.stages import draws
 from what_next.errors import DataError, Plain, SaveError, SetupError, counted, line_console
 from what_next.inference.recommendation import Recommendation
@@ -45,9 +45,6 @@ from what_next.training.tracking import Tracker
 from what_next.training.weighing import Weighed, recent_of, transitions_of, weigh
 from what_next.types import Batch, Policy, Proposal
 from what_next.worlds import World
-
-ON: Mapping[More, str] = {"validation": "the events of validation, too", "all": "every event of the log"}
-"""The events that a second training adds, in words."""
 
 
 @dataclass(frozen=True)
@@ -251,8 +248,8 @@ class Environment:
         setup = first.model_copy(update=saved.built_with(first)).second
         state = State(self.state.dataset, setup, more=more)
         recipes, weighed = recipes_in(saved.manifest), saved.manifest.metrics.get("weighed")
-        histories = round(recipes[0].passes * len(state.train_users))
-        setup = setup.model_copy(update={"epochs": max(1, histories), "dropout": first.dropped(self.state.space)})
+        epochs, dropout = recipes[0].histories(len(state.train_users)), first.dropped(self.state.space)
+        setup = setup.model_copy(update={"epochs": epochs, "dropout": dropout})
         state = State(state.dataset, setup, state.space, more)
         begun = setup.members[0] if setup.ensemble > 1 else setup
         environment = Environment(
@@ -368,11 +365,6 @@ class Environment:
         return None
 
     @property
-    def more(self) -> More | None:
-        """See `State.more`."""
-        return self.state.more
-
-    @property
     def _apart(self) -> bool:
         """Whether each of several processes trains its own networks of the ensemble."""
         return self.ranks.joined and self.ranks.count <= self.setup.ensemble
@@ -384,9 +376,8 @@ class Environment:
             rounds = math.ceil(self.setup.ensemble / self.ranks.count)
             one = one.model_copy(update={"seconds": self.setup.seconds and self.setup.seconds / rounds})
         if self.recipes:
-            histories = round(self.recipes[place].passes * len(state.train_users))
-            one = one.model_copy(update={"epochs": max(1, histories)})
-        learned = State(state.dataset, one, state.space, self.more)
+            one = one.model_copy(update={"epochs": self.recipes[place].histories(len(state.train_users))})
+        learned = State(state.dataset, one, state.space, state.more)
         environment = Environment(
             Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
             resume=resume, ranks=None if self._apart else self.ranks,

@@ -1,6 +1,7 @@
 """Splits: which events training may know, and on which users and events an agent is judged."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -16,6 +17,8 @@ Kind = Literal["users", "leave_last_out", "time"]
 Part = Literal["validation", "test"]
 More = Literal["validation", "all"]
 """The events that a second training adds: those of validation, or all that are left."""
+ON: Mapping[More, str] = {"validation": "the events of validation, too", "all": "every event of the log"}
+"""The events that a model has learned from after that, in words."""
 CHUNK = 2**22
 """Events processed at a time."""
 

@@ -129,10 +129,14 @@ class Search:
 
     def __init__(self, state: State, allowed: Allowed = None, stages: Stages = SILENT) -> None:
         self.state, self.targets, self.allowed, self.stages = state, chosen_on(state), allowed, stages
+        self._known: dict[str, Known] = {}
         self._fit_to(state.chosen_by)
 
     def _fit_to(self, split: Split) -> None:
-        self.split, self.events = split, Known.of(self.state.dataset, split.known)
+        """Fit to this split's events from now on; what is counted of them is counted once."""
+        if split.hash not in self._known:
+            self._known[split.hash] = Known.of(self.state.dataset, split.known)
+        self.split, self.events = split, self._known[split.hash]
 
     def best(self, name: str) -> tuple[Ranking, Settings]:
         """A baseline fitted with the best settings, and these settings."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from what_next.agent import Agent
-from what_next.data.splits import Part
-from what_next.environment import ON, Environment
+from what_next.data.splits import ON, Part
+from what_next.environment import Environment
 from what_next.errors import ModelError, line_console
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup

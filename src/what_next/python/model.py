@@ -21,8 +21,8 @@ from what_next.data.importing.columns import as_reward, recognise
 from what_next.data.importing.ids import as_text, check_text, several
 from what_next.data.importing.times import read_times
 from what_next.data.space import CLOCK
-from what_next.data.splits import Part
-from what_next.environment import ON, Report
+from what_next.data.splits import ON, Part
+from what_next.environment import Report
 from what_next.errors import CatalogueError, DataError, ModelError, some, told_in_python
 from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.baselines import EVERY

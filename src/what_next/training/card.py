@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from what_next.data.space import Space
+from what_next.data.splits import ON
 from what_next.errors import counted, some
 from what_next.settings import Setup
 from what_next.settings.reference import written
@@ -90,8 +91,7 @@ def _again(metrics: Mapping[str, Any]) -> str:
     refit = metrics.get("refit")
     if not refit:
         return ""
-    on = "the events of validation, too" if refit["on"] == "validation" else "every event of the log"
-    return f"; then, from the start, on {on} ({refit['events']:,} events)"
+    return f"; then, from the start, on {ON[refit['on']]} ({refit['events']:,} events)"
 
 
 def _how_well(metrics: Mapping[str, Any], *, patience: bool) -> str:

@@ -48,6 +48,10 @@ class Recipe:
         histories = max(1, rates[-1][0]) if rates else 1
         return cls(histories / max(1, users), tuple((at / histories, done, half) for at, done, half in rates), False)
 
+    def histories(self, users: int) -> int:
+        """The histories of as many passes over this number of training users."""
+        return max(1, round(self.passes * users))
+
     def rate(self, share: float) -> tuple[int, float]:
         """For the step after a share of the passes: the halvings of the learning rate, and the share of the horizon."""
         ends, dones, halved = zip(*self.rates, strict=True)
