@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from what_next.data import Dataset, Options, import_files
+from what_next.data.importing.times import read_times
 from what_next.errors import DataError
 
 NOON = datetime.datetime(2024, 12, 31, 12, tzinfo=datetime.UTC)
@@ -129,3 +130,15 @@ class TestDates:
     def test_what_cannot_be_read_names_the_option(self, file) -> None:
         with pytest.raises(DataError, match=r"not a time: 4.*--time-format says what the times are"):
             read(file, ["New Year's Eve"] * 4)
+
+
+class TestWork:
+    @pytest.mark.parametrize("time", ["31.12.2024 12:00:00", "12/31/24 12:00", "2024-12-31T12:00:00Z"])
+    def test_an_expression_names_its_column_once(self, time: str) -> None:
+        """Polars computes a part of an expression wherever it occurs: 78,000 European dates took two seconds so."""
+        times = read_times(pl.LazyFrame({"time": [time] * 3}), "time", "mdy" if "/" in time else None)
+        assert str(times.value).count('col("time")') == 1
+        frame = pl.LazyFrame({"time": [time, None, "", "soon"]})
+        expected = [SECONDS * 10**6, None, None, None]
+        for engine in ("in-memory", "streaming"):
+            assert frame.select(times.value).collect(engine=engine).to_series().to_list() == expected

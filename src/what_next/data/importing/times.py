@@ -1,5 +1,6 @@
 """Time columns of any kind, read as microseconds since 1970 UTC; ambiguous values are refused."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -161,10 +162,31 @@ def _from_text(frame: pl.LazyFrame, text: pl.Expr, form: str | None, where: str)
     return Times(_iso(text, ISO_FORMATS), "dates")
 
 
-def _iso(text: pl.Expr, formats: tuple[str, ...]) -> pl.Expr:
-    spaced = text.str.replace(r"^(\d{4}-\d{1,2}-\d{1,2})[Tt]", "$1 ")
-    dates = [spaced.str.to_datetime(form, strict=False, time_unit="us") for form in formats]
-    return _within(pl.coalesce(date.dt.epoch("us") for date in dates))
+def _iso(text: pl.Expr, formats: tuple[str, ...], *before: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
+    """Microseconds of ISO dates; `before`: steps that make such a date of the text."""
+
+    def spaced(text: pl.Expr) -> pl.Expr:
+        return text.str.replace(r"^(\d{4}-\d{1,2}-\d{1,2})[Tt]", "$1 ")
+
+    def parsed(text: pl.Expr) -> pl.Expr:
+        dates = [text.str.to_datetime(form, strict=False, time_unit="us") for form in formats]
+        return pl.coalesce(date.dt.epoch("us") for date in dates)
+
+    return _stepwise(text, *before, spaced, parsed, _within)
+
+
+def _stepwise(text: pl.Expr, *steps: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
+    """Each step's expression of the values of the step before.
+
+    In one large expression Polars computes a part anew wherever it occurs, here some twenty times.
+    """
+
+    def run(values: pl.Series) -> pl.Series:
+        for step in steps:
+            values = values.alias("value").to_frame().select(step(pl.col("value"))).to_series()
+        return values
+
+    return text.map_batches(run, return_dtype=pl.Int64, is_elementwise=True)
 
 
 def _patterned(frame: pl.LazyFrame, text: pl.Expr, form: str) -> Times:
@@ -172,14 +194,20 @@ def _patterned(frame: pl.LazyFrame, text: pl.Expr, form: str) -> Times:
     if form not in ORDERS:
         parsed = text.str.to_datetime(form, strict=False, time_unit="us")
         return Times(_within(parsed.dt.epoch("us")), f"dates as {form}")
-    part = {letter: text.str.extract(_DATE, form.index(letter) + 1) for letter in "dmy"}
-    # As in POSIX, two-digit years from 69 to 99 are of the last century.
-    century = pl.when(part["y"] < "69").then(pl.lit("20")).otherwise(pl.lit("19"))
-    year = pl.when(part["y"].str.len_chars() == 2).then(century + part["y"]).otherwise(part["y"])
-    day = pl.concat_str(year, pl.lit("-"), part["m"], pl.lit("-"), part["d"])
-    clock = text.str.extract(_DATE, 4)
-    written = pl.when(clock.is_null() | (clock == "")).then(day).otherwise(day + " " + clock)
-    return Times(_iso(written, ISO_FORMATS + TWELVE_HOURS), f"dates as {ORDERS[form]}")
+
+    def taken(text: pl.Expr) -> pl.Expr:
+        return text.str.extract_groups(_DATE)
+
+    def written(groups: pl.Expr) -> pl.Expr:
+        part = {letter: groups.struct.field(str(form.index(letter) + 1)) for letter in "dmy"}
+        clock = groups.struct.field("4")
+        # As in POSIX, two-digit years from 69 to 99 are of the last century.
+        century = pl.when(part["y"] < "69").then(pl.lit("20")).otherwise(pl.lit("19"))
+        year = pl.when(part["y"].str.len_chars() == 2).then(century + part["y"]).otherwise(part["y"])
+        day = pl.concat_str(year, pl.lit("-"), part["m"], pl.lit("-"), part["d"])
+        return pl.when(clock.is_null() | (clock == "")).then(day).otherwise(day + " " + clock)
+
+    return Times(_iso(text, ISO_FORMATS + TWELVE_HOURS, taken, written), f"dates as {ORDERS[form]}")
 
 
 def _order(frame: pl.LazyFrame, text: pl.Expr, where: str) -> str:
