@@ -100,6 +100,9 @@ def weigh(
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
     passes = MANY + MORE * max(0, len(transitions or ()) - 1)
+    if passes * (monotonic() - start) > LONG:
+        start = monotonic()  # only the first pass encoded the histories
+        trial.measured(weight=WEIGHTS[0])
     if (seconds := passes * (monotonic() - start)) > LONG:
         console.print(
             f"weighing counts of the log beside the network: some {passes} passes over the validation users, about "
