@@ -524,7 +524,9 @@ class Environment:
             self._saved,
             self.quiet,
         )
-        for reason in () if self.explained else [*self.state.left_out, *reasons]:
+        doubts = self._foresees and self.state.monitored != "spread"
+        told = validation.doubts(dataset, split, self.setup.split.seed) if doubts and not self.explained else []
+        for reason in () if self.explained else [*self.state.left_out, *reasons, *told]:
             monitor.console.print(reason, highlight=False)
         return monitor
 

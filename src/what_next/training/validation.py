@@ -11,6 +11,7 @@ from torch import Tensor
 
 from what_next.data import Dataset, Split
 from what_next.data.space import Space
+from what_next.errors import counted
 from what_next.metrics.next_items import Histories, Targets, rank
 from what_next.metrics.windows import Sampling, draw_windows
 from what_next.retrieval.exact import NARROW
@@ -40,6 +41,10 @@ EVENTS = 2**21
 """Most events of the validation users' histories together (or one user's)."""
 SCORES = 2**26
 """Most scores (items x users) in each of many measurements, as long as that allows `FEW` users or more."""
+
+UNSURE, LONG = 100, 1000
+"""With fewer validation targets than `UNSURE`, which of two models is better on them is mostly chance. Training says so
+if users have at least `LONG` events on average, because such histories can be cut into more users."""
 
 
 def affordable(items: int) -> int:
@@ -143,6 +148,21 @@ def some_targets(dataset: Dataset, split: Split, seed: int, most: int) -> Target
     chosen = np.random.default_rng(seed).choice(len(targets), min(most, len(targets)), replace=False)
     chosen = chosen[: max(1, np.searchsorted(targets.before[chosen].cumsum(), EVENTS))]
     return targets.of_rows(np.sort(chosen))
+
+
+def doubts(dataset: Dataset, split: Split, seed: int) -> list[str]:
+    """A message if few long histories leave so few validation targets that these choose by chance."""
+    targets = some_targets(dataset, split, seed, MOST)
+    if not 0 < len(targets) < UNSURE or dataset.events < LONG * dataset.users:
+        return []
+    users, whole = len(targets.people[0]), len(Targets.of(dataset, split, "validation").people[0])
+    some = f"{users} of the {whole}" if users < whole else str(users)
+    return [
+        f"validation has {counted(len(targets), 'target')}, one event of each of {some} validation users: too few to "
+        "tell which of two models is better, when training should end, or how much the counts of the log weigh. Long "
+        "histories can be cut into more users, for example one for each day: see 'few users with long histories' in "
+        "docs/quickstart.md"
+    ]
 
 
 def _parts(targets: Targets, rows: Int[np.ndarray, "rows"], histories: Histories) -> Iterator[tuple[Targets, History]]:
