@@ -237,7 +237,7 @@ class State:
             none = several if len(ids) > 1 else "the history's only item is not"
             raise CatalogueError(
                 f"{none} in the catalogue of {len(self.space.catalogue):,} items; give ids as they stand in the item "
-                "table"
+                f"table, such as {str(self.space.catalogue.ids[0])!r}"
             )
         numbers = np.broadcast_to(self.space.event_center, (1, len(items), len(self.space.event_center)))
         return history_of(self.space, items[None].astype(np.int32), np.array([len(items)]), numbers), unknown

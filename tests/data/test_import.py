@@ -2,6 +2,8 @@
 
 import gzip
 import os
+import random
+import re
 import resource
 import signal
 from datetime import datetime, timedelta
@@ -476,3 +478,46 @@ def test_clicks_with_fractions_of_a_second(shared_data: Path) -> None:
     assert tables.rows == 70_278
     assert tables.reasons() == {"exact duplicate": 1}
     assert (tables.log["timestamp"].dt.epoch("us") % 10**6 != 0).any()
+
+
+class TestIdsThatDiffer:
+    LOG = "user,item,time\n" + "".join(f"{n % 4},{n % 5 + 10},{10**9 + n}\n" for n in range(20))
+    ZEROS = r"'10' of the log is '0010' there: pandas and spreadsheets drop leading zeros.*dtype=str"
+
+    def test_of_an_item_table_with_attributes_they_are_shown_where_most_rows_are_refused(self, file) -> None:
+        prices = file("prices.csv", "id,price\n" + "".join(f"00{n + 10},{n}\n" for n in range(5)))
+        with pytest.raises(DataError, match=self.ZEROS):
+            import_files([file("log.csv", self.LOG)], prices)
+        others = file("others.csv", "id,price\n" + "".join(f"p{n + 10},{n}\n" for n in range(5)))
+        with pytest.raises(DataError, match="the log has items such as '10', the item table 'p10'"):
+            import_files([file("log.csv", self.LOG)], others)
+
+    def test_of_an_item_table_without_attributes_they_are_told(self, file) -> None:
+        """It was taken in silence: every item of the log stood twice in the catalogue, once without its title."""
+        names = file("names.csv", "id,name\n" + "".join(f"00{n + 10},Product {n}\n" for n in range(5)))
+        (told,) = import_files([file("log.csv", self.LOG)], names).warnings
+        assert told.startswith(
+            "5 of the log's 5 items are not in the item table, so they have neither title nor tags; "
+        )
+        assert re.search(self.ZEROS, told)
+
+    def test_few_of_them_are_a_note(self, file) -> None:
+        log = "user,item,time\n" + "".join(f"{n % 4},{n % 20},{10**9 + n}\n" for n in range(80))
+        names = file("names.csv", "id,name\n" + "".join(f"{n},Product {n}\n" for n in range(19)))
+        tables = import_files([file("log.csv", log)], names)
+        assert not tables.warnings
+        assert any(note.startswith("1 of the log's 20 items are not in the item table") for note in tables.notes)
+
+
+def test_orders_of_several_products_are_told_that_their_order_is_that_of_the_file(file) -> None:
+    """The last line of an order was judged after all others of it, and nothing said so."""
+    rng = random.Random(0)
+    rows = [(user, order, item) for user in range(4) for order in range(5) for item in rng.sample(range(30), 8)]
+    log = file("log.csv", "user,item,time,o\n" + "".join(f"{u},{i},{1000 * u + o},{u}-{o}\n" for u, o, i in rows))
+    told = [one for one in import_files([log]).warnings if "the time of the row before" in one]
+    assert len(told) == 1
+    assert "90% of a user's rows" in told[0]
+    assert "'orders of several products' in docs/quickstart.md" in told[0]
+    assert "| orders of several products at one time" in Path("docs/quickstart.md").read_text()
+    by_order = import_files([log], options=Options(user="o", time="time")).warnings
+    assert not any("the time of the row before" in one for one in by_order)

@@ -33,8 +33,11 @@ NO = {
     "event": "no event word",
 }
 """The reason for rejecting a row with a missing value, by column."""
+NO_ITEM = "item not in the item table"
 LARGEST = 1e30
 """Largest reward, so that sums over batches do not overflow 32 bits."""
+BASKETS = 0.75
+"""From this share of a user's rows with the time of the row before, the import warns that order hardly counts."""
 BY_CHANCE = 20
 """With fewer pairs of neighbouring events than this, they may be in the order of their items by chance."""
 FEW = 10
@@ -87,7 +90,7 @@ class Checked:
         faults = _faults(log, values, table)
         useless = pl.any_horizontal(test for test, _ in faults)
         bad = log.raw.filter(useless).select(ROW, _reason(faults, times)).collect(engine="streaming")
-        refuse_most(bad, log)
+        refuse_most(bad, log, None if table is None else (values["item_id"], table["item_id"]))
         kept = log.raw.filter(~useless) if len(bad) else log.raw
         attributes, tags, context, left_out = log.others(kept, values["item_id"], table is not None)
         warnings += odd_columns(log.times, [name for name in log.ids if name not in tags], log.where)
@@ -117,7 +120,7 @@ class Checked:
                 return self.table, []
             missing = item_ids.filter(~item_ids.is_in(self.table["item_id"].implode()))
             added = pl.DataFrame({"item_id": missing, "title": missing.cast(pl.String)})
-            return pl.concat([self.table, added], how="diagonal"), []
+            return pl.concat([self.table, added], how="diagonal"), self._added(missing, len(item_ids))
         titles = self.log.columns.get("titles")
         columns = list(dict.fromkeys([*([titles] if titles else []), *self.attributes, *self.tags]))
         with_ids = self.kept.with_columns(self.values["item_id"].alias("item_id"))
@@ -127,6 +130,19 @@ class Checked:
         told = [f"log columns left out, since few items share a word: {some(left)}"] if left else []
         table, notes = item_table(raw.drop(left), titles, self.attributes, tags, self.log.options.fill, self.log.where)
         return table, told + notes
+
+    def _added(self, missing: pl.Series, items: int) -> list[str]:
+        """What to say of the log's items that an item table without attributes lacks; many of them are a warning."""
+        if self.table is None or not len(missing):
+            return []
+        told = (
+            f"{len(missing):,} of the log's {counted(items, 'item')} are not in the item table, so they have neither "
+            f"title nor tags{_unlike(missing, self.table['item_id'])}"
+        )
+        if FEW * len(missing) < items:
+            return [told]
+        self.warnings.append(told)
+        return []
 
     def tables(
         self, clean: pl.LazyFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame, kept: pl.DataFrame
@@ -314,7 +330,7 @@ def _faults(log: RawLog, values: dict[str, pl.Expr], table: pl.DataFrame | None)
         tests.append((value.is_null(), NO[name]))
     if table is not None and _has_attributes(table):
         known = values["item_id"].is_in(pl.lit(table["item_id"]).implode())
-        tests.append((~known.fill_null(False), "item not in the item table"))
+        tests.append((~known.fill_null(False), NO_ITEM))
     return tests
 
 
@@ -360,7 +376,8 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]
             f"the times are small numbers: read as {times.kind} they end on {last:%Y-%m-%d}; if they only number the "
             "events, all is well; else say what they are with --time-format"
         )
-    if _by_item(clean.head(MANY)):
+    tied, by_item = _tied(clean.head(MANY))
+    if by_item:
         rows, finer = ("rows of one time", "finer times") if times else ("rows", "times")
         yield (
             f"{where}: a user's {rows} stand in the order of the item ids, so the next item follows from the file's "
@@ -371,6 +388,12 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]
         yield (
             f"{where}: no column holds times, so the order of the rows is taken as the order of events; name one that "
             "holds them, or numbers them, with --time of what-next data import, or say --time '' if there is none"
+        )
+    elif times and BASKETS <= tied < 1:  # 1: each order is a user already
+        yield (
+            f"{where}: {tied:.0%} of a user's rows have the time of the row before, as in orders of several products; "
+            "among these, what comes next is only the order of the file. See 'orders of several products' in "
+            "docs/quickstart.md for what to do, unless the file's order is that of the events"
         )
 
 
@@ -391,14 +414,16 @@ def _of_future(checked: Checked, bad: pl.DataFrame, last: datetime) -> Iterator[
     )
 
 
-def _by_item(log: pl.LazyFrame) -> bool:
-    """Whether most users' events are ordered by item id alone, as in sorted tables."""
+def _tied(log: pl.LazyFrame) -> tuple[float, bool]:
+    """The share of a user's rows that have the time of the row before; and whether most users' events are ordered by
+    item id alone, as in sorted tables."""
     same = {name: pl.col(name) == pl.col(name).shift() for name in log.collect_schema().names()}
     tied = same["user_id"] & same.get("timestamp", True)
     other, back = tied & ~same["item_id"], pl.col("item_id") < pl.col("item_id").shift()
     counts = log.select(a=same["user_id"].sum(), b=tied.sum(), c=other.sum(), d=(other & back).sum())
     neighbours, ties, others, backwards = counts.collect(engine="streaming").row(0)
-    return bool(2 * ties >= neighbours and others >= BY_CHANCE and 1000 * backwards <= others)
+    share = (others if others >= BY_CHANCE else 0) / max(1, neighbours)
+    return share, bool(2 * ties >= neighbours and others >= BY_CHANCE and 1000 * backwards <= others)
 
 
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
@@ -436,8 +461,26 @@ def _lost_files(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
         yield f"no row of {some(found)} can be used; make it like the other files, and import them again"
 
 
-def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
-    """Raises a `DataError` if more than half of the rows are rejected."""
+def _unlike(ids: pl.Series, known: pl.Series) -> str:
+    """How ids of the log differ from those of the item table, for the end of a message."""
+    without = [one.cast(pl.String).str.strip_chars_start("0") for one in (ids, known)]
+    zeros = without[0].is_in(without[1].implode())
+    if zeros.any():
+        place = zeros.arg_true()[0]
+        other = known.filter(without[1] == without[0][place])[0]
+        return (
+            f"; {str(ids[place])!r} of the log is {str(other)!r} there: pandas and spreadsheets drop leading zeros "
+            "(pandas.read_csv(..., dtype=str) keeps them)"
+        )
+    return f"; the log has items such as {str(ids[0])!r}, the item table {str(known[0])!r}" if len(known) else ""
+
+
+def refuse_most(bad: pl.DataFrame, log: RawLog, items: tuple[pl.Expr, pl.Series] | None = None) -> None:
+    """Raises a `DataError` if more than half of the rows are rejected.
+
+    Args:
+        items: reads the item of a row, and the ids of the item table, if there is one.
+    """
     if 2 * len(bad) <= log.rows:
         return
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
@@ -452,4 +495,11 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
         + ("; write rewards as plain numbers, such as 12.5" if NO["reward"] in by_reason(bad) else "")
         + (f", and column {dated[0]!r} looks like times: name it with --time if it is meant" if dated else "")
         + ("; say --time '' where no column holds times" if NEGATIVE in by_reason(bad) else "")
+        + (f"; look at the item table{_strangers(log, *items)}" if items and NO_ITEM in by_reason(bad) else "")
     )
+
+
+def _strangers(log: RawLog, item: pl.Expr, known: pl.Series) -> str:
+    """How the log's items differ from those of the item table, for the end of a message."""
+    ids = log.raw.select(item.alias("id")).head(MANY).collect(engine="streaming")["id"].drop_nulls().unique()
+    return _unlike(strange, known) if len(strange := ids.filter(~ids.is_in(known.implode())).sort()) else ""
