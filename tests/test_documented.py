@@ -1,6 +1,7 @@
 """Every command in README, CONTRIBUTING and docs/ is one: its name, its options, its settings."""
 
 import ast
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import typer
 
 from what_next.cli.app import app
+from what_next.rewards import Events
 from what_next.settings import ALGORITHMS, reference, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,3 +67,9 @@ def test_an_argument_that_a_docstring_tells_of_is_one() -> None:
             found = re.findall(r"^    (\S.*?):", section[0] if section else "", re.MULTILINE)
             wrong += [f"{file.name}: {node.name}: {name}" for name in found if name.lstrip("*") not in names]
     assert wrong == []
+
+
+def test_the_page_on_algorithms_says_what_a_reward_of_ones_own_can_read() -> None:
+    """It showed `events.items` and `events.real`, so that nobody could know that the logged reward is there, too."""
+    table = (ROOT / "docs" / "algorithms.md").read_text().partition("| of `events` |")[2].partition("\n\n")[0]
+    assert {f"`{one.name}`" for one in dataclasses.fields(Events)} <= set(re.findall(r"`\w+`", table))

@@ -43,6 +43,17 @@ def test_it_writes_what_learns_what_comes_next(plain: Path, tmp_path: Path) -> N
     assert (tmp_path / "models" / "agent.safetensors").is_file()
 
 
+def test_setups_with_names_of_their_own_have_models_of_their_own(plain: Path, tmp_path: Path) -> None:
+    """The second of two setups of one folder could not be trained, since both named models/agent.safetensors."""
+    paths = {}
+    for name in ("setup.txt", "sqn.txt", "crr,2.txt"):
+        run("init", plain, "--to", tmp_path / name, "--algorithm", "sqn")
+        paths[name] = [path.relative_to(tmp_path).as_posix() for path in Setup.read(tmp_path / name).model_paths]
+    assert paths["setup.txt"] == ["models/agent.safetensors", "models/critic.safetensors"]
+    assert paths["sqn.txt"] == ["models/sqn.safetensors", "models/sqn-critic.safetensors"]
+    assert paths["crr,2.txt"] == ["models/crr,2.safetensors", "models/crr,2-critic.safetensors"]
+
+
 @pytest.mark.parametrize(("items", "again"), [(7, True), (8, False)])
 def test_where_most_events_are_repeats_those_are_judged(tmp_path: Path, items: int, again: bool) -> None:
     """Each of three users has 15 events: with 7 items, 8 of them are repeats, with 8 items 7."""

@@ -521,3 +521,20 @@ def test_orders_of_several_products_are_told_that_their_order_is_that_of_the_fil
     assert "| orders of several products at one time" in Path("docs/quickstart.md").read_text()
     by_order = import_files([log], options=Options(user="o", time="time")).warnings
     assert not any("the time of the row before" in one for one in by_order)
+
+
+def test_words_in_the_place_of_rewards_may_be_the_kinds_of_events(file) -> None:
+    passed = "user,item,time,result\n" + "".join(f"{n % 4},{n % 5},{10**9 + n},passed\n" for n in range(20))
+    with pytest.raises(
+        DataError, match=r"plain numbers.*kinds of events, name the column with --event.*reward\.logged"
+    ):
+        import_files([file("log.csv", passed)], options=Options(reward="result"))
+    coins = passed.replace("passed", "12 coins")
+    with pytest.raises(DataError, match=r"write rewards as plain numbers, such as 12\.5$"):
+        import_files([file("coins.csv", coins)], options=Options(reward="result"))
+
+
+def test_the_columns_of_a_school_are_recognised(file) -> None:
+    text = "pupil,exercise,time,grade\n" + "".join(f"{n % 4},{n % 5},{10**9 + n},.{n % 9}\n" for n in range(20))
+    tables = import_files([file("log.csv", text)])
+    assert tables.columns == {"user": "pupil", "item": "exercise", "time": "time", "reward": "grade"}

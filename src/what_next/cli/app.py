@@ -130,23 +130,25 @@ def init(
     if algorithm == "whatnext" and not dataset.catalogue.names:
         raise DataError(f"{log.name} has no item attributes, which whatnext needs; --algorithm next_item needs none")
     relative = os.path.relpath(os.path.realpath(log), Path(os.path.realpath(to)).parent)
-    text, told = _setup_of(dataset, relative, algorithm)
+    # Several setups in one folder would train over each other's models.
+    text, told = _setup_of(dataset, relative, algorithm, "" if to.stem == "setup" else to.stem)
     write_files({to: text.encode()})
     answer({"setup": str(to)}, as_json, f"{to} written; {told}; next: what-next run {to}")
 
 
-def _setup_of(dataset: "Dataset", relative: str, algorithm: str) -> tuple[str, str]:
-    """The text of a setup, and a sentence about its algorithm."""
+def _setup_of(dataset: "Dataset", relative: str, algorithm: str, models: str) -> tuple[str, str]:
+    """The text of a setup, and a sentence about its algorithm; `models`: see `template`."""
     from what_next.settings import template
 
     if algorithm == "whatnext":
         why = {"epochs": "algorithms that count passes take these before them: put a # here for one"}
         told = "algorithm whatnext, which learns how widely items spread, not what comes next"
-        return template(relative, why=why, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000), told
+        epochs = FEW_EPOCHS if dataset.users <= FEW else 40_000
+        return template(relative, why=why, epochs=epochs, models=models), told
     share, seen = f"{dataset.repeats:.0%} of the events are", dataset.repeats > REPEATED
     why = {"evaluation.seen": f"{share} of an item that the user had before"} if seen else {}
     told = f"algorithm {algorithm}" + (f"; evaluation.seen yes, as {share} repeats" if seen else "")
-    return template(relative, algorithm, why, seen=seen), told
+    return template(relative, algorithm, why, seen=seen, models=models), told
 
 
 @app.command("list", cls=_Command)

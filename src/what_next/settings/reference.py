@@ -50,6 +50,7 @@ def template(
     epochs: int = 40_000,
     *,
     seen: bool = False,
+    models: str = "",
 ) -> str:
     """A commented setup.txt for a data file; settings at their default are commented out.
 
@@ -59,6 +60,7 @@ def template(
         why: for values other than the default, the reason by key, as a comment.
         epochs: how many histories to train on, for an algorithm whose length is counted in histories.
         seen: whether items of the history may be recommended again, in evaluation, too.
+        models: the name of the model's files; empty: those of `EXAMPLE`.
     """
     defaults = {key: as_text(value) for key, value in ALGORITHMS[algorithm].defaults().items()}
     values = {**EXAMPLE, "data": Path(data).as_posix(), "epochs": str(epochs)}
@@ -66,6 +68,9 @@ def template(
         values["algorithm"] = algorithm
     if seen:
         values["evaluation.seen"] = "yes"
+    if models:
+        paths = f"models/{models}.safetensors", f"models/{models}-critic.safetensors"
+        values["model_agent_path"], values["model_critic_path"] = paths
     if "passes" in defaults:  # an explicit epochs would replace these passes; window is only for whatnext
         values = {key: value for key, value in values.items() if key not in ("epochs", "window")}
     lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]

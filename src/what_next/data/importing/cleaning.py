@@ -492,10 +492,22 @@ def refuse_most(bad: pl.DataFrame, log: RawLog, items: tuple[pl.Expr, pl.Series]
         f"imported; the first is line {line}: {values}; check which column is which "
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
         + ("; --time-format says what the times are" if untimed else "")
-        + ("; write rewards as plain numbers, such as 12.5" if NO["reward"] in by_reason(bad) else "")
+        + (f"; {_no_numbers(log)}" if NO["reward"] in by_reason(bad) else "")
         + (f", and column {dated[0]!r} looks like times: name it with --time if it is meant" if dated else "")
         + ("; say --time '' where no column holds times" if NEGATIVE in by_reason(bad) else "")
         + (f"; look at the item table{_strangers(log, *items)}" if items and NO_ITEM in by_reason(bad) else "")
+    )
+
+
+def _no_numbers(log: RawLog) -> str:
+    """What to do where the rewards are no numbers, for the end of a message."""
+    column, told = log.columns["reward"], "write rewards as plain numbers, such as 12.5"
+    words = log.raw.select(column).head(MANY).collect(engine="streaming")[column].drop_nulls().unique()
+    if len(words) > MOST_NAMES or words.cast(pl.String).str.contains(r"\d").any():
+        return told
+    return (
+        f"{told}; if these words are the kinds of events, name the column with --event, and reward.logged.WORD in the "
+        "setup says what each is worth"
     )
 
 

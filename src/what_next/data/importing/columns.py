@@ -11,17 +11,19 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "user": (
         "user_id", "user", "uid", "user_name", "listener", "listener_id", "viewer", "visitor_id", "customer_id",
         "customer", "client_id", "reviewer_id", "member_id", "household_id", "session_id", "session", "playlist_id",
+        "student_id", "student", "pupil_id", "pupil", "learner_id", "learner",
     ),
     "item": (
         "item_id", "item", "iid", "movie_id", "film_id", "track_id", "song_id", "artist_id", "video_id", "product_id",
         "article_id", "news_id", "book_id", "game_id", "business_id", "parent_asin", "asin", "sku", "movie", "track",
         "song", "artist", "product", "article", "episode_id", "podcast_id", "recipe_id", "dish_id",
+        "exercise_id", "exercise", "question_id", "problem_id",
     ),
     "time": (
         "timestamp", "time", "datetime", "ts", "event_time", "unix_time", "unix_timestamp", "unix_review_time", "date",
         "played_at", "created_at", "time_stamp", "transaction_timestamp", "when", "event_timestamp", "date_time", "t",
     ),
-    "reward": ("reward", "rating", "score", "stars", "label", "click", "clicked", "overall"),
+    "reward": ("reward", "rating", "score", "stars", "label", "click", "clicked", "overall", "grade"),
     "event": (
         "event", "event_type", "event_name", "action", "action_type", "behavior", "behavior_type", "behaviour",
         "behaviour_type", "interaction_type", "feedback_type",
