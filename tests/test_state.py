@@ -123,7 +123,7 @@ class TestGivenHistories:
         ("ids", "told"),
         [
             (["x", "y"], "none of the 2 items of the history is in"),
-            (["x"], "the history's only item is not in the catalogue"),
+            (["x"], "the history's only item is not in the catalogue of .*, such as '"),
             ([], "the history is empty"),
         ],
     )
