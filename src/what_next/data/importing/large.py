@@ -153,7 +153,7 @@ class _Import:
         log = self.scratch / "log"
         arrays = self._kept("events", partial(mapped.write, log, table, catalogue, self.stages))
         whole = pl.scan_parquet(sorted(log.glob("*.parquet")), glob=False)
-        tables = checked.tables(whole, (table, notes), bad, whole.head(0).collect())
+        tables = checked.tables(whole, (table, notes), bad, whole.head(0).collect(), users["user_id"])
         folders = {arrays: mapped.folder(to), log: to}
         return tables, _publish(tables, to, footer, folders, self.scratch / ABOUT)
 
