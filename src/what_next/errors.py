@@ -126,7 +126,9 @@ IN_PYTHON = {
     r"import the data with --attributes or an item table": "give the log's own (--attributes) or a frame of items",
     r"import (it|the data) with --": "name the column with --",
     r"give this one a model_agent_path .*--force`": "give another folder, or overwrite=True",
-    r"of a package that is not installed\?": "of a package that is not installed, or of a class without what_next.register?",
+    r"of a package that is not installed\?": (
+        "of a package that is not installed, or of a class without what_next.register?"
+    ),
     r"needs its package installed (\(entry points [\w.]+\))": r"needs its package installed \1, or what_next.register",
     r"train one first \(`train, yes` in the setup\)": "train one with what_next.fit, and save it",
     r"train (a\w*|on .* the) model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",

@@ -482,14 +482,15 @@ def _log(ids: list[tuple[str, str]], head: str = "user,item") -> str:
     return "\n".join([head, *(f"{user},{item}" for user, item in ids)]) + "\n"
 
 
-@pytest.mark.parametrize("other", ["ANN", "a nn", "\u200bann", "\ufeffann", "ａｎｎ"])
+@pytest.mark.parametrize("other", ["ANN", "a nn", "\u200bann", "\ufeffann", "\uff41\uff4e\uff4e"])
 def test_ids_that_are_probably_the_same_are_kept_apart_and_told(file, other: str) -> None:
     ann = "a  nn" if " " in other else "ann"
     tables = import_files([file("log.csv", _log([(ann, "x"), (other, "y"), ("bob", "x"), ("bob", "y")]))])
     assert tables.log["user_id"].n_unique() == 3
     (told,) = (one for one in tables.warnings if "user id" in one)
     assert told.partition(": ")[2].startswith("2 user ids differ from another only by case")
-    assert ascii(ann) in told and ascii(other) in told and "write them in one way" in told
+    for part in (ascii(ann), ascii(other), "write them in one way"):
+        assert part in told
 
 
 def test_letters_in_two_forms_of_unicode_are_told_of_items_too_and_beyond_memory(file, tmp_path: Path) -> None:

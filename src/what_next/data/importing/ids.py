@@ -127,7 +127,7 @@ def told_alike(ids: pl.Series, what: str) -> str | None:
     first = same.sort("folded", "id").head(2)["id"]
     return (
         f"{counted(len(same), f'{what} id')} differ from another only by case, white space or Unicode's form, such as "
-        f"{ascii(first[0])} and {ascii(first[1])}; they count as different {what}s: if they are the same, write them "
+        f"{first[0]!a} and {first[1]!a}; they count as different {what}s: if they are the same, write them "
         "in one way, and import again"
     )
 
