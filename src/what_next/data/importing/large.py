@@ -29,7 +29,7 @@ from what_next.data.importing.raw_log import ROW
 from what_next.data.importing.readers import PACKED, ROW_GROUP, readable
 from what_next.data.importing.tables import Options, Tables, save
 from what_next.data.stages import SILENT, Stages
-from what_next.errors import DataError, SaveError, WhatNextError, disk_full
+from what_next.errors import DataError, SaveError, WhatNextError, disk_full, limited
 
 CELL, TEXT, PACKING = 24, 8, 5
 """Memory of a log in `clean`: bytes for each value of a Parquet file, bytes for each byte of text, and the assumed
@@ -313,8 +313,10 @@ def _scratch(to: Path, files: Iterable[Path], options: Options) -> Iterator[Path
     except (OSError, pl.exceptions.PolarsError) as error:
         if not disk_full(error):
             raise
+        limit = ", but a quota or a limit on a file's size is reached" if limited(error) else ""
+        free = f"{shutil.disk_usage(path).free >> 20:,} MiB are free{limit}"
         raise SaveError(
-            f"{path}: the disk is full ({shutil.disk_usage(path).free >> 20:,} MiB are free; {error}); nothing was "
+            f"{path}: the disk is full ({free}; {error}); nothing was "
             f"changed at {to}; make room and give the same command again, which goes on here, or delete this folder"
         ) from error
     else:
