@@ -278,3 +278,37 @@ def test_scores_that_are_no_numbers_are_one_message(capsys: pytest.CaptureFixtur
 
     assert guarded(scored)() == 2
     assert "the model cannot be used: a score is NaN or infinite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "can be opened ([Errno 24] Too many open files); raise the limit",
+        ),
+        (
+            ImportError("libtorch.so: failed to map segment from shared object"),
+            "memory ran out as a library was loaded",
+        ),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            "the disk is full (a quota or a limit on a file's size is reached: [Errno 27] File too large)",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full ([Errno 28] No space left on device)"),
+    ],
+)
+def test_limits_of_the_system_are_one_message(error: Exception, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def limited() -> int:
+        raise error
+
+    assert guarded(limited)() == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_library_that_is_broken_stays_a_fault_of_ours() -> None:
+    def broken() -> int:
+        raise ImportError("cannot import name 'x'")
+
+    with pytest.raises(ImportError):
+        guarded(broken)()

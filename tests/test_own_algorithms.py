@@ -14,6 +14,7 @@ from what_next.algorithms import Algorithm, Sqn
 from what_next.algorithms.base import LossContext, Networks
 from what_next.errors import ModelError, SetupError, TrainingError
 from what_next.models.heads import Point
+from what_next.settings.setup import ALGORITHMS
 from what_next.types import Request, Transitions
 
 from .conftest import SetupOf
@@ -131,6 +132,56 @@ def test_losses_that_fail_are_told_with_their_line(saved: tuple[Path, wn.Environ
     with pytest.raises(SetupError, match=told) as found:
         wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
     assert isinstance(found.value.__cause__, AttributeError)
+
+
+def test_a_network_that_losses_look_up_in_vain_is_told_with_those_there_are(saved: tuple[Path, wn.Environment]) -> None:
+    class Wrong(Liked):
+        def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+            return {"actor": context.values().mean()}
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Wrong()})
+    told = r"critic; there are the networks encoder, actor, and no target copies.*test_own_algorithms.py, line \d"
+    with pytest.raises(SetupError, match=told):
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+
+
+def test_a_loss_of_ones_own_that_is_not_finite_is_looked_for_there_first(saved: tuple[Path, wn.Environment]) -> None:
+    class Wrong(Liked):
+        def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+            return {"actor": context.cross_entropy((context.batch.rewards * 0).log())}
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Wrong()})
+    with pytest.raises(
+        TrainingError, match=r"is (-inf|inf|nan).* Look for a logarithm of 0 .* in the losses of 'liked'"
+    ):
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+
+
+class Nameless(Algorithm):
+    """Which leaves its name to whoever makes it."""
+
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+
+
+def test_a_class_that_its_name_alone_could_not_make_is_refused(
+    setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sqn(Liked):
+        name: Literal["sqn"] = "sqn"  # type: ignore[assignment]
+
+    class Warmer(Liked):
+        """Which inherits the name of an installed one."""
+
+    monkeypatch.setitem(ALGORITHMS.found, "liked", Liked)
+    for algorithm, told in (
+        (Nameless(name="x"), "Nameless has no default for name; each field of an algorithm needs one"),
+        (Sqn(), r"Sqn is called 'sqn' as Sqn is, .* such as `name: Literal\[\"my_sqn\"\] = \"my_sqn\"`"),
+        (Warmer(), "Warmer is called 'liked' as Liked is, which a saved model would be loaded as; give it a name of"),
+    ):
+        with pytest.raises(SetupError, match=told):
+            setup_of(tmp_path, algorithm=algorithm)
 
 
 def only(**heads: nn.Module) -> Callable[..., Networks]:

@@ -57,6 +57,7 @@ def test_an_encoder_that_keeps_its_promises_passes(kind: type[Encoder]) -> None:
     ("method", "told"),
     [
         ({"encode": lambda self, inputs: inputs.flip(1).cumsum(1).flip(1)}, "changes with later events"),
+        ({"encode": lambda self, inputs: inputs + torch.rand(())}, r"other states the second time; dropout must end"),
         ({"encode": lambda self, inputs: inputs.mean(0).expand_as(inputs)}, "or other histories"),
         (
             {"encode": lambda self, inputs: inputs[:, 1:]},
@@ -122,6 +123,12 @@ def test_a_reward_that_keeps_its_promises_passes(kind: type[Reward]) -> None:
         ({"of": lambda self, events: events.sigma[:, None] * events.real}, "or a label"),
         ({"of": lambda self, events: (events.times > 0) * 1.0}, r"fails on events that have what it needs \(nothing\)"),
         ({"of": lambda self, events: 2.0 * events.real}, "gives 0 to 2 for made-up events; its range is 0 to 1"),
+        ({"of": lambda self, events: torch.rand(events.items.shape) * events.real}, "other values the second time"),
+        (
+            {"of": lambda self, events: events.items.clamp_(min=0) * 0.0},
+            r"changes the events .* change a copy \(`clone`\)",
+        ),
+        ({"bounds": (1.0, 0.0)}, "range is 1 to 0; expected the lowest value first"),
         ({"needs": ("time",)}, "needs has time; there are attributes, times"),
     ],
 )
@@ -259,6 +266,13 @@ class Single(Parity):
         return {"same": lambda state, rng: np.zeros((1, 2), np.int64)}
 
 
+class Trio(Parity):
+    """Whose step gives a third thing, too."""
+
+    def step(self, state, slates, rng):  # type: ignore[no-untyped-def, override]
+        return *super().step(state, slates, rng), {}
+
+
 def test_a_world_that_keeps_its_promises_passes() -> None:
     check_world(Parity())
 
@@ -275,6 +289,7 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
         (Nowhere(), "item_vectors has what is no finite number"),
         (Worthless(), "a reward is not a number"),
         (Bare(), "a step gives a State, and Feedback with clicks of the shape of the slates"),
+        (Trio(), "a step gives a pair, the next State and Feedback; found something else"),
         (Foreign(), r"shows int64 of shape \(5, 2\), 10 of which are no items of the catalogue \[777 777 777\]"),
         (Single(), "a reference gives 1 slates for 5 users"),
         (Drawing(), r"rng.random draws for all users at once; draw by uniform, .* uniform\(rng, users, slots\)"),
@@ -286,19 +301,30 @@ def test_a_world_that_breaks_one_is_told_which(world: World, told: str) -> None:
 
 
 CALLS = """
+from typing import ClassVar
+
 from what_next.algorithms import Sqn
 from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, EncoderSizes
 from what_next.models.items import ItemVectors
 from what_next.rewards import REWARDS
+from what_next.settings import register
 from what_next.testing import check_algorithm, check_encoder, check_reward, check_world
 from what_next.worlds import OWN
 
 GRU = ENCODERS["gru"]
+
+
+class Single(REWARDS["repeat"]):
+    range: ClassVar = 1
+
+
 for call, told in (
     (lambda: check_algorithm(Sqn), "expected an object of a class of Algorithm; found the class Sqn; put () behind it"),
     (lambda: check_world(OWN["choice"]), "expected an object of a class of World; found the class Choice; put ()"),
     (lambda: check_reward(REWARDS["repeat"]), "of Reward; found the class Repeat; put () behind it"),
+    (lambda: check_reward(Single()), "range is 1; expected the lowest and the highest value"),
+    (lambda: register(Single()), "a source or a world; give the class: Single"),
     (lambda: check_reward(5), "expected an object of a class of Reward; found 5"),
     (lambda: check_encoder(GRU(ItemVectors(30, 16), EncoderSizes(16))), "expected a class of encoders"),
     (lambda: check_encoder(GRU(1, 2)), "made of item vectors and EncoderSizes; check_encoder takes the class"),

@@ -2,12 +2,15 @@
 
 import json
 import re
+import warnings
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import polars as pl
 import pytest
 
+import what_next as wn
 from what_next.algorithms import NextItem
 from what_next.errors import SetupError
 from what_next.models.encoders import GruEncoder
@@ -158,7 +161,9 @@ def test_without_an_encoder_no_model_is_read_but_without_a_reward(
     ("words", "told"),
     [
         (["algorithm=mine"], "algorithm is 'mine'"),
+        (["algorithm=mine"], "one of your own needs its package installed (entry points what_next.algorithms)"),
         (["model=last"], "model is 'last'"),
+        (["model=last"], "one of your own needs its package installed (entry points what_next.encoders)"),
         (["reward.loved.weight=1"], "(or is 'loved' of a package that is not installed?)"),
         (["model=mine:Last"], "model is 'mine:Last'"),
     ],
@@ -314,6 +319,12 @@ class Twin(Sessions):
     """Which has the name of another world."""
 
 
+class Other(Sessions):
+    """Which has a name of its own."""
+
+    name: Literal["other"] = "other"  # type: ignore[assignment]
+
+
 def test_a_part_that_cannot_be_made_or_named_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("mine", f"{__name__}:{name}", "what_next.worlds") for name in ("Unfinished", "Twin")]
     monkeypatch.setattr(plugins, "entry_points", lambda group: points)
@@ -344,6 +355,32 @@ class Iql(NextItem):
 def test_the_name_of_one_of_ours_is_not_registered(part: type, told: str) -> None:
     with pytest.raises(SetupError, match=f"test_plugins.{part.__name__} is called {told}; give it a name of its own"):
         register(part)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"algorithm": "mine"}, r"\(entry points what_next.algorithms\), or what_next.register$"),
+        ({"model": "last"}, r"\(entry points what_next.encoders\), or what_next.register$"),
+        (
+            {"reward_loved_weight": 1},
+            "'reward.loved.weight'.*'loved' of a package .*of a class without what_next.regis",
+        ),
+    ],
+)
+def test_what_was_not_registered_is_told_so_in_python(settings: dict[str, Any], told: str) -> None:
+    frame = pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 2, 1]})
+    with pytest.raises(SetupError, match=told):
+        wn.fit(frame, time="", verbose=False, **settings)
+
+
+def test_an_installed_class_may_be_registered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [EntryPoint("other", f"{__name__}:Other", "what_next.worlds")]
+    monkeypatch.setattr(plugins, "GIVEN", {"what_next.worlds": {"other": Other}})
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "what_next.worlds" else [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert known_worlds()["other"] is Other
 
 
 def test_a_registered_class_that_is_left_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

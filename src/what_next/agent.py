@@ -279,10 +279,13 @@ class Agent:
         except Lost:
             raise
         except TrainingError as error:
+            algorithm = self.setup.algorithm
+            own = type(algorithm).__module__.partition(".")[0] != __name__.partition(".")[0]
+            first = f"for a logarithm of 0 or a division by 0 in the losses of {algorithm.name!r}, " if own else ""
             raise TrainingError(
                 f"training stopped after {self.histories:,} {self.setup.unit}: {error}; the last good save, if any, is "
-                f"kept at {self.setup.model_agent_path}. Look for extreme rewards and attributes (`what-next data "
-                f"describe`), or lower learning_rate ({self.setup.learning_rate:g})"
+                f"kept at {self.setup.model_agent_path}. Look {first}for extreme rewards and attributes (`what-next "
+                f"data describe`), or lower learning_rate ({self.setup.learning_rate:g})"
             ) from None
 
     def in_time(self) -> None:

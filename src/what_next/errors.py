@@ -77,14 +77,26 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Errors of a disk without room: it is full, or a user's quota or a file's size limit is reached."""
+LIMITED = {errno.EDQUOT, errno.EFBIG}
+"""Errors where a user's quota or a file's size limit is reached, though the disk may have room."""
+FULL = {errno.ENOSPC, *LIMITED}
+"""Errors of a disk without room for what is to be written."""
 
 
 def disk_full(error: Exception) -> bool:
-    """Whether an error says that there is no room to write; Polars gives the system's error number only in its text."""
+    """Whether an error says that there is no room to write."""
+    return _number_of(error) in FULL
+
+
+def limited(error: Exception) -> bool:
+    """Whether an error says that a quota or a file's size limit is reached."""
+    return _number_of(error) in LIMITED
+
+
+def _number_of(error: Exception) -> int | None:
+    """The system's error number, which Polars gives only in its text."""
     number = re.search(r"os error (\d+)", str(error))
-    return (int(number[1]) if number else getattr(error, "errno", None)) in FULL
+    return int(number[1]) if number else getattr(error, "errno", None)
 
 
 UNESCAPED = "the database's URL has an @ too many; in a password, write %40 for @, and %25 for %"
@@ -126,6 +138,10 @@ IN_PYTHON = {
     r"import the data with --attributes or an item table": "give the log's own (--attributes) or a frame of items",
     r"import (it|the data) with --": "name the column with --",
     r"give this one a model_agent_path .*--force`": "give another folder, or overwrite=True",
+    r"of a package that is not installed\?": (
+        "of a package that is not installed, or of a class without what_next.register?"
+    ),
+    r"needs its package installed (\(entry points [\w.]+\))": r"needs its package installed \1, or what_next.register",
     r"train one first \(`train, yes` in the setup\)": "train one with what_next.fit, and save it",
     r"train (a\w*|on .* the) model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",
     r"--([a-z-]+) (median|excel|dmy|mdy|ymd|[mun]?s\b|%\S*\w)": r"--\1 '\2'",

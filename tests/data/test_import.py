@@ -538,3 +538,71 @@ def test_the_columns_of_a_school_are_recognised(file) -> None:
     text = "pupil,exercise,time,grade\n" + "".join(f"{n % 4},{n % 5},{10**9 + n},.{n % 9}\n" for n in range(20))
     tables = import_files([file("log.csv", text)])
     assert tables.columns == {"user": "pupil", "item": "exercise", "time": "time", "reward": "grade"}
+
+
+def _log(ids: list[tuple[str, str]], head: str = "user,item") -> str:
+    return "\n".join([head, *(f"{user},{item}" for user, item in ids)]) + "\n"
+
+
+@pytest.mark.parametrize("other", ["ANN", "a nn", "\u200bann", "\ufeffann", "\uff41\uff4e\uff4e"])
+def test_ids_that_are_probably_the_same_are_kept_apart_and_told(file, other: str) -> None:
+    ann = "a  nn" if " " in other else "ann"
+    tables = import_files([file("log.csv", _log([(ann, "x"), (other, "y"), ("bob", "x"), ("bob", "y")]))])
+    assert tables.log["user_id"].n_unique() == 3
+    (told,) = (one for one in tables.warnings if "user id" in one)
+    assert told.partition(": ")[2].startswith("2 user ids differ from another only by case")
+    for part in (ascii(ann), ascii(other), "write them in one way"):
+        assert part in told
+
+
+def test_letters_in_two_forms_of_unicode_are_told_of_items_too_and_beyond_memory(file, tmp_path: Path) -> None:
+    log = file("log.csv", _log([("1", "über"), ("2", "u\u0308ber"), ("1", "z"), ("2", "z")]))
+    for tables in (import_files([log]), import_large([log], tmp_path / "to.parquet", memory=10_000_000)[0]):
+        assert sum("2 item ids differ" in one for one in tables.warnings) == 1
+    numbers = import_files([file("numbers.csv", _log([("1", "7"), ("2", "8"), ("1", "8")]))])
+    assert not any("differ" in one for one in numbers.warnings)
+
+
+def test_a_log_that_holds_itself_twice_is_refused_with_the_option_that_keeps_both(file) -> None:
+    rows = "".join(f"u{n},i{n},{1_700_000_000 + n}\n" for n in range(20))
+    log = file("log.csv", 2 * ("user,item,time\n" + rows))
+    with pytest.raises(DataError, match=r"the same rows twice: .* --keep-duplicates$"):
+        import_files([log])
+
+
+def test_an_item_table_of_other_ids_is_named_as_the_cause(file) -> None:
+    log, items = file("log.csv", _log([("1", "a"), ("2", "b")])), file("items.csv", "item,price\nq,1\nr,2\n")
+    with pytest.raises(DataError, match=r"the ids of the item table are not those of column 'item'.*or leave it out; the log has items such as 'a', the item table 'q'$"):
+        import_files([log], items)
+
+
+def test_items_with_contradicting_rows_are_counted_with_the_columns_that_differ(file) -> None:
+    log = file("log.csv", _log([("1", "a"), ("2", "b")]))
+    items = file("items.csv", "item,title,price\na,A,1\na,A,2\nb,B,1\nb,C,1\n")
+    with pytest.raises(DataError, match=r"item 'a' \(and 1 other item, such as b\) has several .*, in price; keep"):
+        import_files([log], items)
+
+
+def test_marks_between_thousands_are_told_and_are_no_kinds_of_events(file) -> None:
+    amounts = ["1,250.00", "3,100.50", "1,250.00", "2,000.00"]
+    rows = "".join(f'{n % 2},{n % 3},"{amount}"\n' for n, amount in enumerate(amounts))
+    notes = import_files([file("log.csv", "user,item,amount\n" + rows)]).notes
+    assert any("amount is left out: '1,250.00' is no plain number" in note for note in notes)
+    assert not any("kinds of events" in note for note in notes)
+
+
+@pytest.mark.parametrize("mark", [".", ","])
+def test_numbers_that_may_be_thousands_are_told(file, mark: str) -> None:
+    rows = [f"{n % 2};{n % 3};{n + 1}{mark}{n}50" for n in range(6)]
+    tables = import_files([file("log.csv", "user;item;rating\n" + "\n".join(rows))])
+    assert tables.log["reward"].max() == pytest.approx(6.55)
+    assert any(f"column rating has three digits after its mark, such as 1{mark}050" in one for one in tables.notes)
+    rows[0] = f"0;0;0{mark}5"
+    others = import_files([file("other.csv", "user;item;rating\n" + "\n".join(rows))])
+    assert not any("three digits" in one for one in others.notes)
+
+
+def test_a_column_of_lists_as_ids_is_told_to_be_written_in_rows(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [1, 2], "basket": [["a", "b"], ["b"]]}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match="cannot be an id; write a row for each element, or name another column"):
+        import_files([tmp_path / "log.parquet"], options=Options(item="basket"))

@@ -772,3 +772,10 @@ def test_what_is_warned_of_in_a_frame_is_told_in_pythons_words(capsys: pytest.Ca
     told = capsys.readouterr().out
     assert "numbers them, with time=..., or say time='' if there is none" in told
     assert "data import" not in told
+
+
+def test_no_events_with_times_get_no_recommendations(model: wn.Model) -> None:
+    found = model.recommend(LIBRARIES["polars"](shopping()).head(0))
+    assert isinstance(found, pl.DataFrame)
+    assert found.columns == ["user_id", "rank", "item_id", "title"]
+    assert not len(found)

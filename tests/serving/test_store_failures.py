@@ -469,3 +469,8 @@ def test_the_clock_is_the_wall_clock_in_microseconds(tmp_path: Path) -> None:
     store.commit([events(0)])
     assert store.events_of("anna")[0].time == pytest.approx(time.time() * 1e6, abs=60e6)
     store.close()
+
+
+def test_a_folder_that_cannot_hold_the_store_is_told_with_the_setting_that_names_another(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot be opened \(.*\); mend that, or name another by server.store$"):
+        Store.open(tmp_path / ("x" * 300) / "store.sqlite")

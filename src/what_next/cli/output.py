@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from rich.console import RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
-from what_next.errors import NotFinite, Plain, WhatNextError, disk_full, out_of_memory
+from what_next.errors import NotFinite, Plain, WhatNextError, disk_full, limited, out_of_memory
 
 if TYPE_CHECKING:
     from what_next.environment import Report
@@ -29,6 +29,9 @@ CLOSED = 141
 
 BAD_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 """Errors that come from a path that the user named, or from missing permissions."""
+
+UNMAPPED = "failed to map segment from shared object"
+"""What the loader of libraries says where there is no address space left."""
 
 P = ParamSpec("P")
 
@@ -78,7 +81,7 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # takes what Python still flushes at exit
             return CLOSED
-        except (WhatNextError, NotFinite, OSError, MemoryError, RuntimeError) as error:
+        except (WhatNextError, NotFinite, OSError, MemoryError, RuntimeError, ImportError) as error:
             if (told := _told(error)) is None:
                 raise
             note(f"what-next: {told}")
@@ -108,7 +111,14 @@ def _told(error: Exception) -> str | None:
     if "Symlink loop" in text:  # an OSError from Python 3.13 on
         return f"{error}; mend that link, or name another path"
     if isinstance(error, OSError) and disk_full(error):
-        return f"the disk is full ({error}); make room, and try again"
+        limit = "a quota or a limit on a file's size is reached: " if limited(error) else ""
+        return f"the disk is full ({limit}{error}); make room, and try again"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"no more files or connections can be opened ({error}); raise the limit (`ulimit -n`, or LimitNOFILE)"
+    if isinstance(error, ImportError) and UNMAPPED in text:
+        return (
+            f"memory ran out as a library was loaded ({text}); raise the limit (`ulimit -v`), or take a larger machine"
+        )
     if isinstance(error, OSError) and error.errno in BAD_PATH and error.filename:
         return f"{error.filename}: cannot be opened ({error.strerror}); mend that, or name another"
     if out_of_memory(error):

@@ -258,7 +258,9 @@ class Model(Recommender):
     def _in_order(self, events: pl.DataFrame, frame: pl.DataFrame, column: str) -> pl.DataFrame:
         """The events sorted by the frame's column of times; a `DataError` if an event has no valid time."""
         times = read_times(frame.lazy(), column, self.time_format, "the frame")
-        dated = events.with_columns(frame.select(times.value.alias(TIME)).to_series())
+        # A column without values is read as a literal, which alone would be one row.
+        read = frame.select(pl.col(column), times.value.alias(TIME))[TIME]
+        dated = events.with_columns(read)
         lost = dated.select(pl.col(TIME).is_null() & ~pl.any_horizontal(pl.col("user_id", "item_id").is_null()))
         if count := int(lost.to_series().sum()):
             row = int(lost.to_series().arg_true()[0])

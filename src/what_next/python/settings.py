@@ -1,5 +1,6 @@
 """The settings that `fit` takes by name, typed so that editors can complete them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args, get_origin
 
@@ -126,7 +127,8 @@ def _free(name: str, keys: Mapping[str, str]) -> str:
     """The key in a group that takes any word (`reward.logged.WORD`), if the name begins with one; else the name."""
     groups = [key.removesuffix(WORD) for key in keys.values() if key.endswith(WORD)]
     group = next((one for one in groups if _plain(name).startswith(_plain(one))), None)
-    return name if group is None else group + name[len(group) :]
+    reward = re.fullmatch(r"reward_(\w+)_weight", name)  # of a class that is not registered, as a rule
+    return (f"reward.{reward[1]}.weight" if reward else name) if group is None else group + name[len(group) :]
 
 
 def _word(value: object, field: FieldInfo | None) -> object:

@@ -1,6 +1,6 @@
 """The contract of every reward, checked on made-up events."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -25,8 +25,20 @@ def check_promises(reward: Reward) -> Float[Tensor, "batch time"]:
     """
     if unknown := sorted(set(reward.needs) - OPTIONAL.keys()):
         raise SetupError(f"{reward.key}: needs has {', '.join(unknown)}; there are {', '.join(OPTIONAL)}")
+    try:
+        low, high = map(float, reward.range)
+    except (TypeError, ValueError):
+        raise SetupError(
+            f"{reward.key}: range is {reward.range!r}; expected the lowest and the highest value"
+        ) from None
+    if not low <= high:
+        raise SetupError(f"{reward.key}: range is {low:g} to {high:g}; expected the lowest value first")
     events = random_events(0)
     found = _earned(reward, events)
+    if not _same(events, random_events(0)):
+        raise SetupError(f"{reward.key}: changes the events that it is given; change a copy (`clone`)")
+    if not torch.equal(found.nan_to_num(), _earned(reward, events).nan_to_num()):
+        raise SetupError(f"{reward.key}: gives the same events other values the second time; it may draw nothing")
     if not found.isfinite().all():
         raise SetupError(f"{reward.key}: a reward is no finite number")
     if found[~events.real].any():
@@ -73,6 +85,12 @@ def no_future(events: Events, known: int) -> Events:
     """The same up to `known` events, with padding after them; the labels stay."""
     cut = torch.arange(events.items.shape[1]) >= known
     return replace(events, items=events.items.masked_fill(cut, -1))
+
+
+def _same(one: Events, other: Events) -> bool:
+    """Whether no field differs."""
+    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(one)]
+    return all(torch.equal(two, three) for two, three in pairs if isinstance(two, Tensor))
 
 
 def _earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:

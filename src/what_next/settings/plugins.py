@@ -42,6 +42,8 @@ def installed(
         except (Exception, SystemExit) as error:
             warnings.warn(f"{point.name} of {group} ({point.value}) cannot be loaded: {error!r}", stacklevel=2)
             continue
+        if found.get(name) is part:
+            continue  # both installed and registered
         if (other := found.get(name, taken.get(name))) is not None:
             who = f"{getattr(other, '__module__', '')}.{getattr(other, '__qualname__', other)}"
             warnings.warn(f"{point.value} is left out of {group}: the name {name!r} is taken, by {who}", stacklevel=2)

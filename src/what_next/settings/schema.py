@@ -30,6 +30,20 @@ PLACE = re.compile(r"\d{1,9}")
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
 
 
+PLUGGED = "entry_points"
+"""Key in a field's `json_schema_extra` for the group of entry points that add to its choices."""
+
+
+def of_package(group: str) -> str:
+    """The end of a message about a name that may be one of the user's own parts."""
+    return f"; one of your own needs its package installed (entry points {group})"
+
+
+def _own_parts(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return of_package(str(extra[PLUGGED])) if isinstance(extra, dict) and PLUGGED in extra else ""
+
+
 def choices(field: FieldInfo) -> tuple[Any, ...]:
     """The types that a field may hold, None left out."""
     annotation = field.annotation
@@ -76,7 +90,7 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
             entry = next((one for one in given if one and not one.table), None)
             chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
             if entry and chosen not in named:
-                may_be = listed(named, "or") + _nearest(chosen, named)
+                may_be = listed(named, "or") + _nearest(chosen, named) + _own_parts(field)
                 raise SetupError(f"{entry.where}: {key} is {_short(entry.value)}; allowed: {may_be}")
             yield from leaves(named[chosen], entries, key + ".")
     if model.model_config.get("extra") == "allow":
@@ -306,10 +320,11 @@ def _explain(
     if details["type"] == "missing":
         return f"{where}: the setting {short!r} is missing; allowed: {allowed(field) if field else 'a value'}"
     if details["type"] == "extra_forbidden":
-        return f"{where}: {unknown(key, fields)} (found {found})"
+        inner = list(details["input"])[:1] if isinstance(details["input"], Mapping) else []
+        return f"{where}: {unknown('.'.join([key, *map(str, inner)]), fields)} (found {found})"
     if details["type"] == "value_error" or field is None:
         reason = str(details.get("ctx", {}).get("error", details["msg"]))
         about = entry or entries.get(reason.partition(" ")[0])  # for errors of the whole setup: the key it begins with
         return f"{about.where if about else source}: {reason}"
     note = "; a comment stands on a line of its own, or after a comma" if "#" in found else ""
-    return f"{where}: {short} is {found}; allowed: {allowed(field)}{note}"
+    return f"{where}: {short} is {found}; allowed: {allowed(field)}{_own_parts(field)}{note}"

@@ -43,7 +43,7 @@ from what_next.settings.groups import (
     reward_group,
 )
 from what_next.settings.plugins import GIVEN, installed, names, pending, undefined
-from what_next.settings.schema import explain, listed, nest, override, resolve
+from what_next.settings.schema import PLUGGED, explain, listed, nest, of_package, override, resolve
 from what_next.settings.service import Loop, Server
 
 GROUP, ENCODER_GROUP = "what_next.algorithms", "what_next.encoders"
@@ -87,17 +87,26 @@ def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorith
     """An `Algorithm` object is returned unchanged, so that Python users may bring their own; names and dictionaries are
     looked up."""
     if isinstance(value, Algorithm):
-        ours = OWN.get(value.name)
-        if ours not in (None, type(value)):  # a model's file identifies the algorithm by this name alone
-            called = type(value).__name__
-            raise ValueError(
-                f"{called} is called {value.name!r} as {ours.__name__} is, which a saved model would be loaded as; "
-                f'give it a name of its own, such as `name: Literal["{snake(called)}"] = "{snake(called)}"`'
-            )
+        _check_own(value)
         return value
     if isinstance(value, dict):
         return choose({"name": "whatnext", **value})
     return choose({"name": value} if isinstance(value, str) else value)
+
+
+def _check_own(algorithm: Algorithm) -> None:
+    """Raises a `ValueError` if a model's file, which holds only its `name`, could not give this class again."""
+    kind, name = type(algorithm), algorithm.name
+    if needed := [one for one, field in kind.model_fields.items() if field.is_required()]:
+        raise ValueError(f"{kind.__name__} has no default for {listed(needed)}; each field of an algorithm needs one")
+    inherited = next((one for one in kind.__mro__[1:] if ALGORITHMS.found.get(name) is one), None)
+    if (other := OWN.get(name, inherited)) not in (None, kind):
+        free = snake(kind.__name__)
+        free = f"my_{free}" if free in ALGORITHMS.found else free
+        raise ValueError(
+            f"{kind.__name__} is called {name!r} as {other.__name__} is, which a saved model would be loaded as; "
+            f'give it a name of its own, such as `name: Literal["{free}"] = "{free}"`'
+        )
 
 
 def snake(name: str) -> str:
@@ -140,7 +149,7 @@ def with_defaults(data: object) -> object:
     name = str(chosen.get("name", "whatnext") if isinstance(chosen, dict) else chosen)
     algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
     if algorithm is None:
-        raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}")
+        raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}{of_package(GROUP)}")
     defaults, world = algorithm.defaults(), data.get("world")
     if isinstance(world, WorldSettings) or (isinstance(world, dict) and world.get("name") is not None):
         defaults |= {"data": Path("-"), **IN_A_WORLD}  # a world needs no data
@@ -161,7 +170,7 @@ class Setup(Group):
     """
 
     train: bool = Field(description="yes: train, and save both models; no: load them, and recommend")
-    model: EncoderName = "lstm"
+    model: EncoderName = Field(default="lstm", json_schema_extra={PLUGGED: ENCODER_GROUP})
     """the network that reads a history; whatnext works with lstm only"""
     data: Path = Field(description="the log of events of users with items: an imported .parquet, or a file to import")
     epochs: int = Field(default=40_000, gt=0)
@@ -171,7 +180,9 @@ class Setup(Group):
     model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
     model_critic_path: Path | None = None
     """where the critic is saved and loaded from (.safetensors)"""
-    algorithm: AnyAlgorithm = Field(default=WhatNext(), description="the algorithm that trains the agent")
+    algorithm: AnyAlgorithm = Field(
+        default=WhatNext(), description="the algorithm that trains the agent", json_schema_extra={PLUGGED: GROUP}
+    )
     split: SplitSettings = SplitSettings()
     evaluation: Evaluation = Evaluation()
     window: int | None = Field(default=None, ge=3)
@@ -553,7 +564,8 @@ def register(part: type[Any]) -> None:
     kinds = {f"{base.__module__}.{base.__qualname__}" for base in getattr(part, "__mro__", ())}
     group = next((group for kind, group in PARTS.items() if kind in kinds), None)
     if group is None:
-        raise SetupError(f"{part!r} is no class of an algorithm, a reward, an encoder, a source or a world")
+        given = "" if isinstance(part, type) else f"; give the class: {type(part).__name__}"
+        raise SetupError(f"{part!r} is no class of an algorithm, a reward, an encoder, a source or a world{given}")
     if missing := undefined(part):
         raise SetupError(f"{missing}, so none can be made; define what is missing")
     name = snake(part.__name__)

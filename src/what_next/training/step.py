@@ -97,7 +97,13 @@ def losses_of(algorithm: Algorithm, context: LossContext[Any], nets: Networks) -
         TrainingError: as of `checked`.
     """
     with told_of(algorithm, f"losses of {algorithm.name!r} failed", SetupError):
-        losses = algorithm.losses(context)
+        try:
+            losses = algorithm.losses(context)
+        except KeyError as error:
+            if error.args and isinstance(name := error.args[0], str) and name not in context.metrics:
+                copies = f"target copies of {', '.join(context.targets)}" if context.targets else "no target copies"
+                error.args = (f"{name}; there are the networks {', '.join(context.nets)}, and {copies}",)
+            raise
     return checked(losses, algorithm, nets)
 
 

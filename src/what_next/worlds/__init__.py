@@ -69,7 +69,10 @@ def preset(name: str, **changes: Any) -> World:
     world, _, variant = name.partition(":")
     kind = known_worlds().get(world)
     if kind is None:
-        raise SetupError(f"world {world!r} is not known; there are {', '.join(known_worlds())}, and {GYM}ID")
+        raise SetupError(
+            f"world {world!r} is not known; there are {', '.join(known_worlds())}, and {GYM}ID; one of your own "
+            "needs its package installed (entry points what_next.worlds)"
+        )
     if variant and variant not in kind.presets:
         nearest = get_close_matches(variant, kind.presets, 1, 0)
         hint = f"the nearest is {nearest[0]!r}; " if nearest else ""

@@ -31,7 +31,10 @@ def _steps_are_pure(world: World) -> None:
     expect(right, world, f"reset gives a {type(state).__name__}; expected a State of as many users as it was asked for")
     before = state.rows(np.arange(USERS))
     slates = world.random_slates(state, np.random.default_rng(1))
-    (one, first), (two, second) = (world.step(state, slates, np.random.default_rng(2)) for _ in range(2))
+    steps: list[object] = [world.step(state, slates, np.random.default_rng(2)) for _ in range(2)]
+    pairs = [found for found in steps if isinstance(found, tuple) and len(found) == 2]
+    expect(len(pairs) == 2, world, "a step gives a pair, the next State and Feedback; found something else")
+    (one, first), (two, second) = pairs
     right = isinstance(one, State) and isinstance(first, Feedback)
     right = right and first.rewards.shape == first.terminated.shape == (USERS,)
     expect(

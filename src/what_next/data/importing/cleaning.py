@@ -18,7 +18,7 @@ from what_next.data.importing.attributes import first_values, item_table, tag_co
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, aliased, as_reward, numeric, recognise
 from what_next.data.importing.contents import data_file
 from what_next.data.importing.events import Events, Order, in_sessions, repeated
-from what_next.data.importing.ids import as_ids
+from what_next.data.importing.ids import as_ids, told_alike
 from what_next.data.importing.raw_log import FILE, ROW, RawLog, event_words, free_columns, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source, readable
 from what_next.data.importing.tables import Options, Tables, by_reason, why
@@ -33,7 +33,8 @@ NO = {
     "event": "no event word",
 }
 """The reason for rejecting a row with a missing value, by column."""
-NO_ITEM = "item not in the item table"
+REPEATED, UNLISTED = "exact duplicate", "item not in the item table"
+"""Reasons for rejecting a row that need its other rows, or the item table."""
 LARGEST = 1e30
 """Largest reward, so that sums over batches do not overflow 32 bits."""
 BASKETS = 0.75
@@ -145,7 +146,12 @@ class Checked:
         return []
 
     def tables(
-        self, clean: pl.LazyFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame, kept: pl.DataFrame
+        self,
+        clean: pl.LazyFrame,
+        items: tuple[pl.DataFrame, list[str]],
+        bad: pl.DataFrame,
+        kept: pl.DataFrame,
+        users: pl.Series,
     ) -> Tables:
         """The result of the import.
 
@@ -154,6 +160,7 @@ class Checked:
             items: the result of `item_table`.
             bad: all rejected rows, see `with_repeats`.
             kept: the log for the tables.
+            users: the distinct users, before sessions are cut.
 
         Raises:
             DataError: fewer than two users or items are left.
@@ -172,6 +179,8 @@ class Checked:
             notes.append(f"each session is a user, such as {least[0]!r}")
         warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, most[-1])]
         warnings += _of_future(self, bad, most[-1]) if self.times else ()
+        alike = (told_alike(users, "user"), told_alike(table["item_id"], "item"))
+        warnings += [f"{log.where}: {told}" for told in alike if told]
         found = Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
         if FEW * len(rejected) >= log.rows:
             warnings.append(found.lost)
@@ -230,7 +239,7 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
     table, log = checked.item_table(events.item_ids), events.table(order)
     if options.session_gap is not None:
         log = in_sessions(log, options.session_gap)
-    return checked.tables(log.lazy(), table, bad, log)
+    return checked.tables(log.lazy(), table, bad, log, events.user_ids)
 
 
 def _refuse_patterns(sources: Sequence[Source]) -> None:
@@ -297,8 +306,7 @@ def _given_table(
         rows = len(raw)
         raw = raw.unique(maintain_order=True)
         if raw["item_id"].is_duplicated().any():
-            twin = raw.filter(pl.col("item_id").is_duplicated())["item_id"][0]
-            raise DataError(f"{where}: item {twin!r} has several rows with different values; keep one")
+            raise DataError(f"{where}: {_contradicting(raw)}; keep one row of each")
         notes.append(f"{where}: {rows - len(raw)} repeated rows left out")
     free = [name for name in raw.columns if name not in ("item_id", columns.get("titles"))]
     numbers = numeric(raw.lazy(), free)
@@ -313,6 +321,16 @@ def _given_table(
         raw = raw.drop(codes)
     table, more = item_table(raw, columns.get("titles"), options.attributes, tags, options.fill, where)
     return table, notes + more
+
+
+def _contradicting(rows: pl.DataFrame) -> str:
+    """Which items of an item table have several rows, and in which columns the first of them differ."""
+    several = rows.filter(pl.col("item_id").is_duplicated())
+    items = several["item_id"].unique(maintain_order=True)
+    first = several.filter(pl.col("item_id") == items[0])
+    apart = [name for name in first.columns if first[name].n_unique() > 1]
+    others = f" (and {counted(len(items) - 1, 'other item')}, such as {some(items[1:4])})" if len(items) > 1 else ""
+    return f"item {items[0]!r}{others} has several rows with different values, in {some(apart)}"
 
 
 def _has_attributes(table: pl.DataFrame) -> bool:
@@ -330,7 +348,7 @@ def _faults(log: RawLog, values: dict[str, pl.Expr], table: pl.DataFrame | None)
         tests.append((value.is_null(), NO[name]))
     if table is not None and _has_attributes(table):
         known = values["item_id"].is_in(pl.lit(table["item_id"]).implode())
-        tests.append((~known.fill_null(False), NO_ITEM))
+        tests.append((~known.fill_null(False), UNLISTED))
     return tests
 
 
@@ -362,7 +380,7 @@ def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
     Raises:
         DataError: they are more than half of the log.
     """
-    repeats = pl.DataFrame({ROW: rows}).with_columns(pl.lit("exact duplicate").alias("reason"))
+    repeats = pl.DataFrame({ROW: rows}).with_columns(pl.lit(REPEATED).alias("reason"))
     bad = pl.concat([checked.bad, repeats])
     refuse_most(bad, checked.log)
     return bad
@@ -485,17 +503,16 @@ def refuse_most(bad: pl.DataFrame, log: RawLog, items: tuple[pl.Expr, pl.Series]
         return
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
     line, values = first.pop("line"), some(f"{name} {as_found(value)}" for name, value in first.items())
-    untimed = "not a time" in by_reason(bad)
+    untimed = FEW * by_reason(bad).get(NO["timestamp"], 0) >= len(bad)
     dated = like_times(log.raw, free_columns(log.names, log.columns, log.options)) if untimed else []
     raise DataError(
         f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({why(bad)}), more than half, so nothing was "
-        f"imported; the first is line {line}: {values}; check which column is which "
-        f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
+        f"imported; the first is line {line}: {values}; {_cause(bad, log)}"
         + ("; --time-format says what the times are" if untimed else "")
         + (f"; {_no_numbers(log)}" if NO["reward"] in by_reason(bad) else "")
         + (f", and column {dated[0]!r} looks like times: name it with --time if it is meant" if dated else "")
         + ("; say --time '' where no column holds times" if NEGATIVE in by_reason(bad) else "")
-        + (f"; look at the item table{_strangers(log, *items)}" if items and NO_ITEM in by_reason(bad) else "")
+        + (_strangers(log, *items) if items and UNLISTED in by_reason(bad) else "")
     )
 
 
@@ -515,3 +532,17 @@ def _strangers(log: RawLog, item: pl.Expr, known: pl.Series) -> str:
     """How the log's items differ from those of the item table, for the end of a message."""
     ids = log.raw.select(item.alias("id")).head(MANY).collect(engine="streaming")["id"].drop_nulls().unique()
     return _unlike(strange, known) if len(strange := ids.filter(~ids.is_in(known.implode())).sort()) else ""
+
+
+def _cause(bad: pl.DataFrame, log: RawLog) -> str:
+    """What to check, by the reason for which most rows are rejected."""
+    most, count = max(by_reason(bad).items(), key=lambda found: found[1])
+    if 2 * count > len(bad):
+        if most == REPEATED:
+            return "the log may hold the same rows twice: leave out the copies; or keep them with --keep-duplicates"
+        if most == UNLISTED:
+            return (
+                f"the ids of the item table are not those of column {log.columns['item']!r}: name the column that has "
+                "them with --item, correct the table, or leave it out"
+            )
+    return f"check which column is which ({some(f'{role}: {column}' for role, column in log.columns.items())})"

@@ -50,9 +50,11 @@ QUANTITIES = ("quantity", "qty", "units", "amount", "total", "price", "revenue")
 _SIGN = r"(?:\p{Sc}|EUR|USD|GBP|CHF|%)"
 UNREAD = (
     r"^\d{1,3}:\d{2}(?::\d{2})?(?:[.,]\d+)?$",
+    r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?$",
     rf"^[+-]?\s*{_SIGN}\s*[+-]?\d[\d.,'\s]*$|^[+-]?\d[\d.,'\s]*{_SIGN}$|^[+-]?\d{{1,3}}(?:[.'\s]?\d{{3}})*,\d{{2}}$",
 )
-"""Numbers in a form that is not read as one: lengths and times of day (1:02:33), and amounts (44,19 €)."""
+"""Numbers in a form that is not read as one: lengths and times of day (1:02:33), marks between thousands
+(1,234.50), and amounts (44,19 €)."""
 
 ROW_LABELS = ("", "Unnamed: 0", "__index_level_0__")
 """Names of the row number that pandas writes into files; it says nothing about an event."""
@@ -172,8 +174,8 @@ def unread(frame: pl.LazyFrame, columns: Iterable[str]) -> dict[str, str]:
 def told_unread(found: Mapping[str, str]) -> list[str]:
     """What to say of such columns."""
     return [
-        f"column {name} is left out: {example!r} is no plain number; write amounts as 12.5, without the currency, and "
-        "lengths in seconds, and it is read as other numbers are"
+        f"column {name} is left out: {example!r} is no plain number; write amounts as 1234.5, without the currency "
+        "and marks between thousands, and lengths in seconds, and it is read as other numbers are"
         for name, example in found.items()
     ]
 

@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Int32
 
 from what_next.data.importing.columns import TEXT
-from what_next.errors import CatalogueError, DataError
+from what_next.errors import CatalogueError, DataError, counted
 
 CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 """Integers that are written back unchanged; `007` is not, so it stays text."""
@@ -47,7 +47,10 @@ def as_ids(
     for frame, column in pairs:
         kind = frame.collect_schema()[column]
         if kind.is_nested() or kind in (pl.Object, pl.Duration) or isinstance(kind, pl.BaseExtension):
-            raise DataError(f"{where}: column {column!r} holds {kind}, which cannot be an id; name another column")
+            rows = "write a row for each element, or " if isinstance(kind, pl.List | pl.Array) else ""
+            raise DataError(
+                f"{where}: column {column!r} holds {kind}, which cannot be an id; {rows}name another column"
+            )
         check_text(frame, column, where)
     whole = all(_whole(frame, column, missing) for frame, column in pairs)
     return [_integer(frame, column, missing) if whole else _text(frame, column, missing) for frame, column in pairs]
@@ -103,6 +106,30 @@ def _text(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> pl.Expr:
         whole = value == value.round(0)
         return pl.when(whole).then(value.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(value.cast(pl.String))
     return _trimmed(column, missing)
+
+
+def told_alike(ids: pl.Series, what: str) -> str | None:
+    """A warning about ids that are probably written in several ways; None if there are none.
+
+    They differ only by case, by white space, by Unicode's form of the same letters, or by characters that nobody sees.
+
+    Args:
+        ids: distinct ids.
+        what: whose they are, `user` or `item`.
+    """
+    if ids.dtype != pl.String:
+        return None
+    plain = ids.str.normalize("NFKC").str.replace_all(r"\p{Cf}", "").str.replace_all(r"\s+", " ")
+    folded = pl.DataFrame({"id": ids, "folded": plain.str.strip_chars().str.to_lowercase()})
+    same = folded.filter(folded["folded"].is_duplicated())
+    if not len(same):
+        return None
+    first = same.sort("folded", "id").head(2)["id"]
+    return (
+        f"{counted(len(same), f'{what} id')} differ from another only by case, white space or Unicode's form, such as "
+        f"{first[0]!a} and {first[1]!a}; they count as different {what}s: if they are the same, write them "
+        "in one way, and import again"
+    )
 
 
 def as_text(one: object) -> str:

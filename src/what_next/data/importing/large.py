@@ -29,7 +29,7 @@ from what_next.data.importing.raw_log import ROW
 from what_next.data.importing.readers import PACKED, ROW_GROUP, readable
 from what_next.data.importing.tables import Options, Tables, save
 from what_next.data.stages import SILENT, Stages
-from what_next.errors import DataError, SaveError, WhatNextError, disk_full
+from what_next.errors import DataError, SaveError, WhatNextError, disk_full, limited
 
 CELL, TEXT, PACKING = 24, 8, 5
 """Memory of a log in `clean`: bytes for each value of a Parquet file, bytes for each byte of text, and the assumed
@@ -153,7 +153,7 @@ class _Import:
         log = self.scratch / "log"
         arrays = self._kept("events", partial(mapped.write, log, table, catalogue, self.stages))
         whole = pl.scan_parquet(sorted(log.glob("*.parquet")), glob=False)
-        tables = checked.tables(whole, (table, notes), bad, whole.head(0).collect())
+        tables = checked.tables(whole, (table, notes), bad, whole.head(0).collect(), users["user_id"])
         folders = {arrays: mapped.folder(to), log: to}
         return tables, _publish(tables, to, footer, folders, self.scratch / ABOUT)
 
@@ -313,8 +313,10 @@ def _scratch(to: Path, files: Iterable[Path], options: Options) -> Iterator[Path
     except (OSError, pl.exceptions.PolarsError) as error:
         if not disk_full(error):
             raise
+        limit = ", but a quota or a limit on a file's size is reached" if limited(error) else ""
+        free = f"{shutil.disk_usage(path).free >> 20:,} MiB are free{limit}"
         raise SaveError(
-            f"{path}: the disk is full ({shutil.disk_usage(path).free >> 20:,} MiB are free; {error}); nothing was "
+            f"{path}: the disk is full ({free}; {error}); nothing was "
             f"changed at {to}; make room and give the same command again, which goes on here, or delete this folder"
         ) from error
     else:

@@ -46,6 +46,8 @@ ROW_GROUP = 1 << 16
 """Rows of a spilled file in memory at a time."""
 NOTE = "what_next.note"
 """Key in the footer of a spilled file for the notes about the reading."""
+THOUSANDS = r"^[+-]?[1-9]\d{0,2}[.,]\d{3}$"
+"""A number that is a decimal one, or a whole one with a mark between its thousands."""
 DECIMAL_COMMA = r"^\s*[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+\s*$"
 """A number with a decimal comma, possibly with points between its thousands."""
 MATRIX = 50
@@ -328,6 +330,7 @@ def read_text(
         frame, more = _delimited(path, separator, columns, skipped, above, "\n" if "\n" in text else "\r", spill)
     notes += more
     if separator == ";":
+        notes += _like_thousands(frame)
         frame, more = _with_points(frame)
         notes += more
     if spill is None:
@@ -491,3 +494,19 @@ def _with_points(frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[str]]:
     if not pointed:
         return frame, []
     return frame.with_columns(aliased(pointed)), [f"decimal commas read as points in {some(pointed)}"]
+
+
+def _like_thousands(frame: pl.LazyFrame) -> list[str]:
+    """Notes on columns in which each number may be a decimal one, or a whole one with a mark between thousands."""
+    text = pl.all().exclude(list(MISFITS)).str.strip_chars()
+    filled = text.filter(text != "")
+    alike, examples = (
+        frame.select(one).collect(engine="streaming").row(0, named=True)
+        for one in (filled.str.contains(THOUSANDS).all() & (filled.n_unique() > 1), filled.first())
+    )
+    return [
+        f"each number of column {name} has three digits after its mark, such as {examples[name]}, and is read as one "
+        "below a thousand; if that mark stands between thousands, delete it, and import again"
+        for name, told in alike.items()
+        if told
+    ]

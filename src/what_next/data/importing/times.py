@@ -226,6 +226,12 @@ def _order(frame: pl.LazyFrame, text: pl.Expr, where: str) -> str:
         else f"in {days:,} the first number is above 12, in {months:,} the second" if days
         else "no number above 12 tells day from month"
     )  # fmt: skip
+    if days and months and not short:
+        raise DataError(
+            f"{where} holds dates in several forms, such as {example!r}: {why}, so neither is always the month; write "
+            "all in one form, such as 2024-12-31; or say what most of them are, and the others are rejected: "
+            "--time-format dmy (European) or mdy (US), or ymd" + _ELSEWHERE
+        )
     raise DataError(
         f"{where} holds dates such as {example!r}, and {why}; say what comes first: --time-format dmy "
         "(European) or mdy (US), or ymd" + _ELSEWHERE

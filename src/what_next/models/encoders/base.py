@@ -238,6 +238,11 @@ def check(encoder: Encoder, steps: int = 40) -> None:
     inputs = torch.arange(3.0 * steps * dim, device=encoder._zeros(1).device).sin().view(3, steps, dim)
     states, ahead = _tried(encoder, "encode", inputs), inputs.clone()
     _shaped(states, inputs, f"the encoder {kind}: encode")
+    if not _alike(_tried(encoder, "encode", inputs), states):
+        raise SetupError(
+            f"the encoder {kind}: encode gives the same inputs other states the second time; dropout must end with "
+            "eval(), as that of torch.nn.Dropout does"
+        )
     ahead[:, steps // 2 :] += 1
     ahead[1:] += 1
     if not _alike(_tried(encoder, "encode", ahead)[0, : steps // 2], states[0, : steps // 2]):

@@ -344,7 +344,8 @@ def make_file(path: Path) -> None:
         if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
             raise StoreError(f"{path}: cannot be opened; a store is a file that may be read and written") from None
     except OSError as error:
-        raise StoreError(f"{path}: cannot be opened ({error.strerror or error})") from error
+        reason = error.strerror or error
+        raise StoreError(f"{path}: cannot be opened ({reason}); mend that, or name another by server.store") from error
 
 
 def _careful(connection: sqlite3.Connection, record: object) -> None:
