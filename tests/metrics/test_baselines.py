@@ -210,9 +210,13 @@ class TestRegression:
     def test_from_few_it_is_from_the_surest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         known = Known.of(self.data, self.data.lengths)
         sure = dense(known.associations)
-        monkeypatch.setattr(slim, "NEIGHBOURS", 1)
+        monkeypatch.setattr(slim, "NEIGHBOURS", (1, 1))
         expected = self.solved(0.5, lambda item: [int(sure[:, item].argmax())] if sure[:, item].any() else [])
         assert dense(regression(known, 0.5)) == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize(("items", "most"), [(1, 64), (2**14, 64), (2**16, 32), (2**18, 16), (2**20, 16)])
+    def test_from_fewer_where_there_are_many_items(self, items: int, most: int) -> None:
+        assert slim.neighbours_of(items) == most
 
     def test_systems_that_do_not_fit_into_memory_at_once_are_solved_in_parts(
         self, monkeypatch: pytest.MonkeyPatch

@@ -106,7 +106,7 @@ class Known:
         size = max(PART, KEPT // max(1, len(self.items)))
         counted = self.users % (1 + PART * len(self.items) // KEPT) == 0
         cuts, longest = self.after[counted] // size, int(self.after.max(initial=0)) // size
-        _, users = np.unique(self.users[counted] * (1 + longest) + cuts, return_inverse=True)
+        _, users = np.unique(self.users[counted].astype(np.int64) * (1 + longest) + cuts, return_inverse=True)
         cut = replace(self, users=users.astype(np.int32), items=self.items[counted], times=None, after=cuts)
         first, second, values = (np.concatenate(one) for one in zip(*_together(cut), strict=True))
         offsets = np.searchsorted(first, np.arange(self.catalogue + 1))
