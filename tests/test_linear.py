@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from what_next.models.linear import PENALTY, RECALLED, LinearTerm, ranks_of
 from what_next.sources import LogSource
 from what_next.training import validation
 from what_next.training.artefacts import read_manifest, read_models
-from what_next.training.weighing import recent_of, weigh
+from what_next.training.weighing import TOGETHER, recent_of, weigh
 from what_next.types import Permitted, Product, Proposal, Request
 
 GROUPS, EACH = 12, 6
+PENALTIES = [TOGETHER, f"{TOGETHER}, penalty 1", f"{TOGETHER}, penalty 100"]
 NEWER = (
     "bias", "next_items", "next_shares", "next_totals", "penalty", "popularity", "repeat", "repeat_decay", "replay",
     "tag_steps", "tags_kept", "transition", "transition_decay", "zero_diagonal",
@@ -555,15 +557,16 @@ def test_where_it_takes_long_it_is_said_and_always_what_came_of_it(
     weigh(term(), "ndcg@10", lambda: 0.1, lambda: 0.0)
     assert capsys.readouterr().err == "counts of the log make nothing better: the network stands alone\n"
     monkeypatch.setattr("what_next.training.weighing.LONG", -1.0)
-    weigh(term(), "ndcg@10", lambda: 0.1, lambda: 0.0)
-    assert "some 70 passes over the validation users, about 0 s\n" in capsys.readouterr().err
-    clock = [0.0]
+    clock, each = [0.0], 0.0
     monkeypatch.setattr("what_next.training.weighing.monotonic", lambda: clock[0])
 
     def score() -> float:
-        clock[0] += 3.0
+        clock[0] += each
         return 0.1
 
+    weigh(term(), "ndcg@10", score, lambda: 0.0)
+    assert "some 70 passes over the validation users, about 0 s\n" in capsys.readouterr().err
+    each = 3.0
     weigh(term(), "ndcg@10", score, lambda: 0.0)
     assert "some 70 passes over the validation users, about 4 min\n" in capsys.readouterr().err
 
@@ -637,6 +640,25 @@ def test_what_tags_foretell_counts_where_that_is_better(better: str, kept: int, 
     assert weigh(linear, "ndcg@10", score, lambda: 0.0, transitions=ways)
     assert (int(linear.next_items[0, 0]) if linear.next_items.shape[1] else -1) == kept
     assert ("tags" in capsys.readouterr().err) == (better == "tags")
+
+
+@pytest.mark.parametrize(("best", "tried"), [("", [TOGETHER]), (TOGETHER, PENALTIES), (PENALTIES[2], PENALTIES)])
+def test_other_penalties_are_tried_where_what_goes_together_is_better(best: str, tried: list[str]) -> None:
+    linear, learned = term(), [""]
+    worth = {"": 1.0, TOGETHER: 0.5 if best == "" else 2.0, PENALTIES[1]: 0.5, PENALTIES[2]: 1.5} | {best: 3.0}
+
+    def learn(name: str) -> None:
+        learned.append(name)
+        count_transitions(linear, np.array([[0], [1]], np.int32))
+
+    def score() -> float:
+        weight = 64 if learned[-1] == PENALTIES[2] else 16
+        return worth[learned[-1]] * float(linear.transition == weight)
+
+    weighed = weigh(linear, "ndcg@10", score, lambda: 0.0, transitions={name: partial(learn, name) for name in worth})
+    assert weighed
+    assert (weighed.table, weighed.numbers["transition"]) == (best, 64 if best == PENALTIES[2] else 16)
+    assert [name for name in dict.fromkeys(learned) if name] == tried
 
 
 @pytest.mark.parametrize(("best", "chosen"), [(0.8, 1.0), (0.4, 0.4)])

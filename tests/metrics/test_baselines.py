@@ -1,6 +1,6 @@
 """Baselines by counting: numbers worked by hand, and nothing read that training may not know."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent, counts
+from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent, counts, slim
 from what_next.baselines.counts import TIE, Known, Rows, likelihood_ratios, parts
+from what_next.baselines.slim import regression
 from what_next.baselines.tags import PRIOR
 from what_next.data import Dataset
 from what_next.data.batches import ranges
@@ -148,28 +149,82 @@ class TestAssociations:
         assert found[A, C] == found[B, D] > 0
 
     def test_items_of_a_history_go_together_in_any_order(self) -> None:
-        data = log(5, [A, B, A], [C, B], [D])  # A does not go with itself
-        expected = likelihood_ratios(together({(A, B): 2, (B, C): 1}, 5))
+        data = log(5, [A, B, A], [C, B], [D])  # a history counts once, and A does not go with itself
+        expected = likelihood_ratios(together({(A, B): 1, (B, C): 1}, 5))
         assert dense(Known.of(data, data.lengths).associations) == pytest.approx(dense(expected))
 
-    def test_they_stand_as_near_as_memory_allows_or_are_those_of_some_users(
+    def test_an_item_stands_in_as_many_histories_as_hold_it(self) -> None:
+        data = log(4, [A, B, A], [B, C], [B])
+        found = dense(Known.of(data, data.lengths).cooccurrences)
+        assert found == pytest.approx(np.array([[1, 1, 0, 0], [1, 3, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]))
+
+    def test_long_histories_are_cut_or_only_some_users_counted_as_memory_allows(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = log(5, [A, B, C, D, E], [E, D, C, B, A])
-        monkeypatch.setattr(counts, "WINDOW", 1)
-        for most, apart in ((13, 1), (14, 2)):  # 8 pairs stand side by side, 6 one event apart
-            monkeypatch.setattr(counts, "COOCCURRENCES", most)
-            found = Known.of(data, data.lengths).associations
-            distances = abs(found.rows - found.columns)
-            assert sorted(set(distances.tolist())) == list(range(1, apart + 1))
-        monkeypatch.setattr(counts, "COOCCURRENCES", 9)  # of ten events, so that one user in two is counted
-        some = Known.of(log(5, [A, B, A, B, A], [C, D, C, D, C]), data.lengths).associations
-        assert dense(some)[A, B] > 0
-        assert dense(some)[C, D] == 0
+        monkeypatch.setattr(counts, "PART", 2)
+        monkeypatch.setattr(counts, "KEPT", 30)  # ten events in parts of three: the last three stand together
+        cut = dense(Known.of(data, data.lengths).cooccurrences)
+        assert (cut[A, B], cut[A, C], cut[C, D], cut[C, E], cut[B, D], cut[A, A]) == (2, 1, 1, 1, 0, 2)
+        monkeypatch.setattr(counts, "KEPT", 19)  # even parts of two are too many pairs: one user in two is counted
+        some = dense(Known.of(log(5, [A, B, A, B, A], [C, D, C, D, C]), data.lengths).cooccurrences)
+        assert some[A, B] > 0
+        assert some[C, D] == 0
 
     def test_a_log_of_single_events_has_none(self) -> None:
         data = log(3, [A], [B])
         assert not len(Known.of(data, data.lengths).associations.values)
+
+
+class TestRegression:
+    data = log(6, [A, B, C], [B, A], [C, D, E], [D, E], [A, C, D, E], [B, A, E], [C, B], [D, E, A])
+
+    def solved(self, penalty: float, near: Callable[[int], list[int]]) -> np.ndarray:
+        """The same weights by least squares on the users, with the penalty as further rows."""
+        had = np.zeros((self.data.users, 6))
+        had[np.repeat(np.arange(self.data.users), self.data.lengths), self.data.items] = 1
+        weights = np.zeros((6, 6))
+        for item in range(6):
+            some = near(item)
+            rows = np.vstack([had[:, some], penalty**0.5 * np.eye(len(some))])
+            aims = np.append(had[:, item], np.zeros(len(some)))
+            weights[some, item] = np.linalg.lstsq(rows, aims, rcond=None)[0]
+        return weights
+
+    def test_an_item_is_predicted_from_those_associated_with_it(self) -> None:
+        known = Known.of(self.data, self.data.lengths)
+        associated = dense(known.associations) > 0
+        assert 0 < associated.sum() < 20
+        expected = self.solved(0.5, lambda item: np.flatnonzero(associated[:, item]).tolist())
+        assert dense(regression(known, 0.5)) == pytest.approx(expected, abs=1e-6)
+
+    def test_from_all_others_it_is_ease(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        known = Known.of(self.data, self.data.lengths)
+        both = known.cooccurrences
+        everything = Rows.counted(*(one.ravel().astype(np.int32) for one in np.nonzero(1 - np.eye(6))), 6)
+        monkeypatch.setitem(known.__dict__, "associations", everything)
+        expected = Ease.fit(self.data, self.data.lengths, penalty=0.5).weights.numpy()
+        assert both.values.any()
+        assert dense(regression(known, 0.5)) == pytest.approx(expected, abs=1e-5)
+
+    def test_from_few_it_is_from_the_surest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        known = Known.of(self.data, self.data.lengths)
+        sure = dense(known.associations)
+        monkeypatch.setattr(slim, "NEIGHBOURS", (1, 1))
+        expected = self.solved(0.5, lambda item: [int(sure[:, item].argmax())] if sure[:, item].any() else [])
+        assert dense(regression(known, 0.5)) == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize(("items", "most"), [(1, 64), (2**14, 64), (2**16, 32), (2**18, 16), (2**20, 16)])
+    def test_from_fewer_where_there_are_many_items(self, items: int, most: int) -> None:
+        assert slim.neighbours_of(items) == most
+
+    def test_systems_that_do_not_fit_into_memory_at_once_are_solved_in_parts(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = Known.of(self.data, self.data.lengths)
+        whole = dense(regression(known, 0.5))
+        monkeypatch.setattr(slim, "WORK", 5)
+        assert dense(regression(known, 0.5)) == pytest.approx(whole)
 
 
 class TestPopularPersonal:

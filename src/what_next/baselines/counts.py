@@ -20,8 +20,8 @@ MOST = 2**25
 """Above about this many events, a random share of the users is counted."""
 KEPT = 2**24
 """Counts of item pairs are cached up to this many pairs: 340 MB."""
-WINDOW, COOCCURRENCES = 4, 2**22
-"""Smallest window, in events, within which items co-occur; and the most pairs counted: about 1.3 GB."""
+PART = 4
+"""Shortest part, in events, into which long histories are cut to count co-occurrences."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,21 +97,28 @@ class Known:
         return Rows.counted(*self.transitions, self.catalogue)
 
     @cached_property
-    def associations(self) -> "Rows":
-        """How strongly two items are associated in histories, in any order (`likelihood_ratios`): co-occurrences in the
-        largest window with at most `COOCCURRENCES` pairs; if that would be below `WINDOW`, for a part of the users.
+    def cooccurrences(self) -> "Rows":
+        """In how many histories two items stand in any order; on the diagonal, in how many each item stands.
+
+        Histories are cut into parts, as long as `KEPT` pairs of items allow. If that would be shorter than `PART`
+        events, a part of the users is counted.
         """
-        some = 1 + WINDOW * len(self.items) // COOCCURRENCES
-        after = np.where(self.users % some, 0, self.after)
-        found, places, room, lag = [np.zeros((2, 0), np.int32)], np.flatnonzero(after), COOCCURRENCES, 1
-        while len(places) and (room := room - len(places)) >= 0:
-            found.append(np.stack([self.items[places], self.items[places + lag]]))
-            lag += 1
-            places = places[after[places] >= lag]
-        pairs = np.concatenate(found, 1)
-        pairs = pairs[:, pairs[0] != pairs[1]]
-        first, second = np.hstack([pairs, pairs[::-1]])
-        return likelihood_ratios(Rows.counted(first, second, self.catalogue))
+        size = max(PART, KEPT // max(1, len(self.items)))
+        counted = self.users % (1 + PART * len(self.items) // KEPT) == 0
+        cuts, longest = self.after[counted] // size, int(self.after.max(initial=0)) // size
+        _, users = np.unique(self.users[counted].astype(np.int64) * (1 + longest) + cuts, return_inverse=True)
+        cut = replace(self, users=users.astype(np.int32), items=self.items[counted], times=None, after=cuts)
+        first, second, values = (np.concatenate(one) for one in zip(*_together(cut), strict=True))
+        offsets = np.searchsorted(first, np.arange(self.catalogue + 1))
+        return Rows(offsets, second.astype(np.int32), values.astype(np.float32))
+
+    @cached_property
+    def associations(self) -> "Rows":
+        """How strongly two items are associated in histories, in any order (`likelihood_ratios`); only pairs that stand
+        together more often than by chance."""
+        both = self.cooccurrences
+        found = likelihood_ratios(both.only(both.rows != both.columns))
+        return found.only(found.values > 0)
 
     @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
@@ -178,6 +185,10 @@ class Rows:
         values = np.bincount(places, np.concatenate([self.values, times * other.values]))
         offsets = np.searchsorted(distinct, np.arange(catalogue + 1) * catalogue)
         return Rows(offsets, (distinct % catalogue).astype(np.int32), values.astype(np.float32))
+
+    def only(self, kept: Bool[np.ndarray, "stored"]) -> "Rows":
+        """Only these of the stored values."""
+        return Rows(np.append(0, kept.cumsum())[self.offsets], self.columns[kept], self.values[kept])
 
     def first(self, most: int) -> "Rows":
         """Only the first `most` values of each row."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from what_next.baselines.counts import Known, Rows
+from what_next.baselines.slim import regression
 from what_next.baselines.tags import EVENTS, Tagged
 from what_next.data import Catalogue
 from what_next.data.space import DAY
@@ -39,6 +40,10 @@ TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 TRANSITION_DECAYS = (0.0, 0.4, 0.8, 1.0)
 """Candidate decays per following event, for those last items. Each decay is tried with all `TRANSITIONS`, because the
 best weight depends on the decay."""
+TOGETHER = "what goes together in any order"
+"""Words for the table of `baselines.slim.regression`."""
+RIDGE = (10.0, 1.0, 100.0)
+"""Candidate penalties of that regression; those after the first are tried if the table is better than others."""
 WORTH = 1.02
 """Factor by which more directions must improve the validation measure: they add as many columns to every score."""
 GAIN = 1 / 6
@@ -99,7 +104,7 @@ def weigh(
     console = line_console(quiet=quiet)
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
-    passes = MANY + MORE * max(0, len(transitions or ()) - 1)
+    passes = MANY + MORE * max(0, sum(not _refines(name) for name in transitions or ()) - 1)
     if passes * (monotonic() - start) > LONG:
         start = monotonic()  # only the first pass encoded the histories
         trial.measured(weight=WEIGHTS[0])
@@ -267,8 +272,11 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> str:
     weight is 0."""
     linear, first, words, name = trial.linear, trial.copy(), "", ""
     for name, learn in (tables or {"": lambda: None}).items():
+        if _refines(name) and not words.startswith(TOGETHER):
+            break
         learn()
-        if linear.next_items.shape[1] and (best := _decayed(first)).best > trial.best:
+        best = _readjusted(trial) if _refines(name) else _decayed(first)
+        if linear.next_items.shape[1] and best.best > trial.best:
             trial.take(best)
             words = name
     if words != name:  # the linear term still holds the last table tried
@@ -276,6 +284,19 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> str:
     linear.choose(**trial.numbers)
     linear.forget()
     return words
+
+
+def _refines(table: str) -> bool:
+    """Whether a table is that of `TOGETHER` with another penalty."""
+    return table.startswith(f"{TOGETHER}, ")
+
+
+def _readjusted(chosen: Trial) -> Trial:
+    """The chosen trial with another table, of the same kind and decay, and a weight near the chosen one."""
+    one = chosen.copy()
+    one.best = one.measured()
+    one.adjust("transition", TRANSITIONS)
+    return one
 
 
 def _decayed(first: Trial) -> Trial:
@@ -318,7 +339,8 @@ def _calibrate(trial: Trial, surprise: Measure) -> None:
 
 def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> dict[str, Callable[[], None]]:
     """Functions that give the linear term a transition table, keyed by words for it: the log's transitions alone, or
-    with those that tags predict, or co-occurrence in any order. Empty if there are too many items for a table."""
+    with those that tags predict, or a regression on what stands in the same histories, with one penalty and others.
+    Empty if there are too many items for a table."""
     most = successors_of(events.catalogue)
     if not most:
         return {}
@@ -334,8 +356,8 @@ def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> d
         rows = events.followers.plus(foretold(), steps) if steps else events.followers
         linear.learn_transitions(rows.offsets, rows.columns, rows.values, tag_steps=steps)
 
-    def learn_associations() -> None:
-        rows, largest = events.associations, np.zeros(events.catalogue, np.float32)
+    def learn_together(penalty: float) -> None:
+        rows, largest = regression(events, penalty), np.zeros(events.catalogue, np.float32)
         np.maximum.at(largest, rows.rows, rows.values)
         whole = float(largest[largest > 0].mean())  # so that the surest of an item is about 1, as a share may be
         linear.learn_transitions(rows.offsets, rows.columns, rows.values, whole=whole)
@@ -343,8 +365,9 @@ def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> d
     ways: dict[str, Callable[[], None]] = {"": partial(learn, 0.0)}
     for steps in EVENTS if catalogue.tags is not None else ():
         ways[f"what tags foretell, as {steps:g} steps"] = partial(learn, steps)
-    if events.associations.values.any():
-        ways["what goes together in any order"] = learn_associations
+    if len(events.associations.values):
+        ways[TOGETHER] = partial(learn_together, RIDGE[0])
+        ways |= {f"{TOGETHER}, penalty {one:g}": partial(learn_together, one) for one in RIDGE[1:]}
     return ways
 
 
