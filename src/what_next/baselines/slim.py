@@ -21,8 +21,8 @@ def regression(events: Known, penalty: float) -> Rows:
     Ridge regression predicts each item `j` from the 16 to 64 items `N` with which it is most strongly associated, never
     from itself: with the co-occurrence counts `G`, their weights are `(G_NN + penalty I)^-1 G_Nj`. This is SLIM with
     feature selection (Ning and Karypis 2011, "SLIM: Sparse Linear Methods for Top-N Recommender Systems"), with a
-    penalty of squares alone. With all other items as neighbours it is EASE (Steck 2019, arXiv:1905.03375), whose one
-    system of all items is too large for a large catalogue.
+    penalty of squares alone, and without the few weights below 0. With these, and all other items as neighbours, it is
+    EASE (Steck 2019, arXiv:1905.03375), whose one system of all items is too large for a large catalogue.
 
     Args:
         penalty: on the squared weights; above 0.
@@ -55,7 +55,8 @@ def _solved(
     grams[:, np.arange(width), np.arange(width)] += penalty
     aims = counts.of(items, targets[:, None]) * real
     weights = torch.linalg.solve(torch.from_numpy(grams), torch.from_numpy(aims)).numpy()
-    return np.stack([items[real], np.broadcast_to(targets[:, None], real.shape)[real], weights[real]], 1)
+    row, column = np.nonzero(real & (weights > 0))
+    return np.stack([items[row, column], targets[row], weights[row, column]], 1)
 
 
 def neighbours_of(count: int) -> int:
