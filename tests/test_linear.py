@@ -403,7 +403,7 @@ def test_a_short_list_has_the_best_items_of_all(trained: Setup, seen: bool, monk
     assert isinstance(linear, LinearTerm)
     monkeypatch.setattr(linear_module, "SUCCESSORS", (1, 1))
     count_transitions(linear, np.random.default_rng(0).integers(GROUPS * EACH, size=(2, 300), dtype=np.int32))
-    monkeypatch.setattr(validation, "NARROW", 1)
+    monkeypatch.setattr(validation, "GATHERED", 1)
     short = validation.Shortlist(policy)
     targets = validation.some_targets(state.dataset, state.split, 0, 100)
     history = state.histories(targets.users, np.zeros_like(targets.before), targets.before)

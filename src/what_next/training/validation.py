@@ -14,7 +14,6 @@ from what_next.data.space import Space
 from what_next.errors import counted
 from what_next.metrics.next_items import Histories, Targets, rank
 from what_next.metrics.windows import Sampling, draw_windows
-from what_next.retrieval.exact import NARROW
 from what_next.settings import Setup
 from what_next.training.distributed import ALONE, Ranks
 from what_next.types import (
@@ -39,6 +38,9 @@ FEWEST = 500
 """At least this many users have every item's probability computed, however many items there are."""
 EVENTS = 2**21
 """Most events of the validation users' histories together (or one user's)."""
+GATHERED = 128
+"""The vector of one item, gathered for one user, costs as much time as some 80 of a product of all vectors with many
+points; fewer than 1 / `GATHERED` of the items are therefore scored by themselves."""
 SCORES = 2**26
 """Most scores (items x users) in each of many measurements, as long as that allows `FEW` users or more."""
 
@@ -122,7 +124,7 @@ class Shortlist(Policy[Proposal]):
         if ranked is None or ranked.boosts is None or ranked.rescored:
             return self.policy.act(states, request, rng)
         boosted, count = ranked.boosts.items, len(ranked.vectors)
-        if NARROW * (request.width + boosted.shape[1]) > count:
+        if GATHERED * (request.width + boosted.shape[1]) > count:
             return self.policy.act(states, request, rng)
         if self.vectors is not ranked.vectors:
             if self.vectors is None or not torch.equal(self.vectors, ranked.vectors):
