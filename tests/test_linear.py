@@ -26,11 +26,11 @@ from what_next.models.linear import PENALTY, RECALLED, LinearTerm, ranks_of
 from what_next.sources import LogSource
 from what_next.training import validation
 from what_next.training.artefacts import read_manifest, read_models
-from what_next.training.weighing import TOGETHER, recent_of, weigh
+from what_next.training.weighing import REGRESSION, recent_of, weigh
 from what_next.types import Permitted, Product, Proposal, Request
 
 GROUPS, EACH = 12, 6
-PENALTIES = [TOGETHER, f"{TOGETHER}, penalty 1", f"{TOGETHER}, penalty 100"]
+PENALTIES = [REGRESSION, f"{REGRESSION}, penalty 1", f"{REGRESSION}, penalty 100"]
 NEWER = (
     "bias", "next_items", "next_shares", "next_totals", "penalty", "popularity", "repeat", "repeat_decay", "replay",
     "tag_steps", "tags_kept", "transition", "transition_decay", "zero_diagonal",
@@ -642,10 +642,10 @@ def test_what_tags_foretell_counts_where_that_is_better(better: str, kept: int, 
     assert ("tags" in capsys.readouterr().err) == (better == "tags")
 
 
-@pytest.mark.parametrize(("best", "tried"), [("", [TOGETHER]), (TOGETHER, PENALTIES), (PENALTIES[2], PENALTIES)])
+@pytest.mark.parametrize(("best", "tried"), [("", [REGRESSION]), (REGRESSION, PENALTIES), (PENALTIES[2], PENALTIES)])
 def test_other_penalties_are_tried_where_what_goes_together_is_better(best: str, tried: list[str]) -> None:
     linear, learned = term(), [""]
-    worth = {"": 1.0, TOGETHER: 0.5 if best == "" else 2.0, PENALTIES[1]: 0.5, PENALTIES[2]: 1.5} | {best: 3.0}
+    worth = {"": 1.0, REGRESSION: 0.5 if best == "" else 2.0, PENALTIES[1]: 0.5, PENALTIES[2]: 1.5} | {best: 3.0}
 
     def learn(name: str) -> None:
         learned.append(name)

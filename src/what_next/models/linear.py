@@ -98,8 +98,8 @@ class LinearTerm(nn.Module):
     few items per history:
 
     - items that came next in the log after the last ones, as in `baselines.Markov`, because a rare item may have one
-      successor; or items that go together with them in any order, by a regression on few items (`baselines.slim`),
-      because thousands of small sets need as many directions;
+      successor; or items that go together with them in any order, because thousands of small sets need as many
+      directions;
     - items that the history holds, as in `baselines.PopularPersonal`, because many people come back to a few items of
       their own, which may be rare or new;
     - items that came next in the same history when its last item occurred before, because people replay lists and buy
@@ -115,8 +115,9 @@ class LinearTerm(nn.Module):
             may be weighted by an exponential decay.
         weight, decay, zero_diagonal, bias: as above; `penalty`: factor of `PENALTY`.
         next_items, next_shares: [items kept], the successors of each item, -1 for none, and their shares: the count
-            divided by one more than the item's total. Or the items in whose prediction it has the largest weights, and
-            these weights (`baselines.slim.regression`). No columns without `transition`.
+            divided by one more than the item's total. Or the items that co-occur with it most surely in any order, and
+            how surely (`baselines.counts.likelihood_ratios`), or those in whose regression it has the largest weights
+            (`baselines.slim.regression`). No columns without `transition`.
         next_totals: [items 1], how often any item came next.
         tag_steps: how many transitions of the log the prediction from tags counts as; 0 if tags are not used.
         tags_kept: [kinds], how often the next item has the same tag, for each of `Catalogue.kinds`. Empty if unknown.

@@ -40,7 +40,7 @@ TRANSITIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 TRANSITION_DECAYS = (0.0, 0.4, 0.8, 1.0)
 """Candidate decays per following event, for those last items. Each decay is tried with all `TRANSITIONS`, because the
 best weight depends on the decay."""
-TOGETHER = "what goes together in any order"
+REGRESSION = "a regression on what goes together"
 """Words for the table of `baselines.slim.regression`."""
 RIDGE = (10.0, 1.0, 100.0)
 """Candidate penalties of that regression; those after the first are tried if the table is better than others."""
@@ -272,7 +272,7 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> str:
     weight is 0."""
     linear, first, words, name = trial.linear, trial.copy(), "", ""
     for name, learn in (tables or {"": lambda: None}).items():
-        if _refines(name) and not words.startswith(TOGETHER):
+        if _refines(name) and not words.startswith(REGRESSION):
             break
         learn()
         best = _readjusted(trial) if _refines(name) else _decayed(first)
@@ -287,8 +287,8 @@ def _follow(trial: Trial, tables: Mapping[str, Callable[[], None]]) -> str:
 
 
 def _refines(table: str) -> bool:
-    """Whether a table is that of `TOGETHER` with another penalty."""
-    return table.startswith(f"{TOGETHER}, ")
+    """Whether a table is that of the regression with another penalty than the first."""
+    return table.startswith(f"{REGRESSION}, ")
 
 
 def _readjusted(chosen: Trial) -> Trial:
@@ -339,8 +339,8 @@ def _calibrate(trial: Trial, surprise: Measure) -> None:
 
 def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> dict[str, Callable[[], None]]:
     """Functions that give the linear term a transition table, keyed by words for it: the log's transitions alone, or
-    with those that tags predict, or a regression on what stands in the same histories, with one penalty and others.
-    Empty if there are too many items for a table."""
+    with those that tags predict, or what stands in the same histories in any order, by its association or by a
+    regression (with one penalty, and others). Empty if there are too many items for a table."""
     most = successors_of(events.catalogue)
     if not most:
         return {}
@@ -356,8 +356,8 @@ def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> d
         rows = events.followers.plus(foretold(), steps) if steps else events.followers
         linear.learn_transitions(rows.offsets, rows.columns, rows.values, tag_steps=steps)
 
-    def learn_together(penalty: float) -> None:
-        rows, largest = regression(events, penalty), np.zeros(events.catalogue, np.float32)
+    def learn_together(counted: Callable[[], Rows]) -> None:
+        rows, largest = counted(), np.zeros(events.catalogue, np.float32)
         np.maximum.at(largest, rows.rows, rows.values)
         whole = float(largest[largest > 0].mean())  # so that the surest of an item is about 1, as a share may be
         linear.learn_transitions(rows.offsets, rows.columns, rows.values, whole=whole)
@@ -366,8 +366,10 @@ def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> d
     for steps in EVENTS if catalogue.tags is not None else ():
         ways[f"what tags foretell, as {steps:g} steps"] = partial(learn, steps)
     if len(events.associations.values):
-        ways[TOGETHER] = partial(learn_together, RIDGE[0])
-        ways |= {f"{TOGETHER}, penalty {one:g}": partial(learn_together, one) for one in RIDGE[1:]}
+        ways["what goes together in any order"] = partial(learn_together, lambda: events.associations)
+        for penalty in RIDGE:
+            words = REGRESSION if penalty == RIDGE[0] else f"{REGRESSION}, penalty {penalty:g}"
+            ways[words] = partial(learn_together, partial(regression, events, penalty))
     return ways
 
 
