@@ -100,14 +100,15 @@ class Known:
     def cooccurrences(self) -> "Rows":
         """In how many histories two items stand in any order; on the diagonal, in how many each item stands.
 
-        Histories are cut into parts, as long as `KEPT` pairs of items allow. If that would be shorter than `PART`
-        events, a part of the users is counted.
+        Each history counts once, or each part of it: histories are cut into parts as long as `KEPT` pairs of items
+        allow. If that would be shorter than `PART` events, only some of the users are counted.
         """
-        size = max(PART, KEPT // max(1, len(self.items)))
+        length = max(PART, KEPT // max(1, len(self.items)))
         counted = self.users % (1 + PART * len(self.items) // KEPT) == 0
-        cuts, longest = self.after[counted] // size, int(self.after.max(initial=0)) // size
-        _, users = np.unique(self.users[counted].astype(np.int64) * (1 + longest) + cuts, return_inverse=True)
-        cut = replace(self, users=users.astype(np.int32), items=self.items[counted], times=None, after=cuts)
+        after = self.after[counted]
+        most = 1 + int(after.max(initial=0)) // length  # parts of one history
+        _, parts_of = np.unique(self.users[counted].astype(np.int64) * most + after // length, return_inverse=True)
+        cut = replace(self, users=parts_of.astype(np.int32), items=self.items[counted], times=None, after=after)
         first, second, values = (np.concatenate(one) for one in zip(*_together(cut), strict=True))
         offsets = np.searchsorted(first, np.arange(self.catalogue + 1))
         return Rows(offsets, second.astype(np.int32), values.astype(np.float32))

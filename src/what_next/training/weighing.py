@@ -340,7 +340,7 @@ def _calibrate(trial: Trial, surprise: Measure) -> None:
 def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> dict[str, Callable[[], None]]:
     """Functions that give the linear term a transition table, keyed by words for it: the log's transitions alone, or
     with those that tags predict, or what stands in the same histories in any order, by its association or by a
-    regression (with one penalty, and others). Empty if there are too many items for a table."""
+    regression, with one penalty and then with others. Empty if there are too many items for a table."""
     most = successors_of(events.catalogue)
     if not most:
         return {}
@@ -356,6 +356,10 @@ def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> d
         rows = events.followers.plus(foretold(), steps) if steps else events.followers
         linear.learn_transitions(rows.offsets, rows.columns, rows.values, tag_steps=steps)
 
+    @cache
+    def regressed(penalty: float) -> Rows:
+        return regression(events, penalty)
+
     def learn_together(counted: Callable[[], Rows]) -> None:
         rows, largest = counted(), np.zeros(events.catalogue, np.float32)
         np.maximum.at(largest, rows.rows, rows.values)
@@ -369,7 +373,7 @@ def transitions_of(events: Known, catalogue: Catalogue, linear: LinearTerm) -> d
         ways["what goes together in any order"] = partial(learn_together, lambda: events.associations)
         for penalty in RIDGE:
             words = REGRESSION if penalty == RIDGE[0] else f"{REGRESSION}, penalty {penalty:g}"
-            ways[words] = partial(learn_together, partial(regression, events, penalty))
+            ways[words] = partial(learn_together, partial(regressed, penalty))
     return ways
 
 
