@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CELLS, PICTURE, TRADEOFF = ROOT / "docs/results.json", ROOT / "docs/picture.svg", ROOT / "docs/tradeoff.svg"
 
 SETS = {"ml-100k": "films: ml-100k", "lastfm-s3rec": "artists: lastfm-s3rec"}
-BASELINES = ("content", "ease", "item_knn", "markov", "popular_recent", "popular", "random")
+BASELINES = ("content", "ease", "item_knn", "markov", "slim", "popular_recent", "popular", "random")
 METRIC = "ndcg@10"
 EARNED = "reward@1"
 

@@ -41,7 +41,7 @@ SHORT, MORE_SEEDS = 60.0, (3, 4)
 WHOLE = (*MAIN, "amazon-beauty-s3rec")
 """The sets for every algorithm; on the others only `ALWAYS` and the best of the rest are measured."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
-RULES = (*OF_TAGS, "ease", "item_knn", "markov", "popular_recent", "popular", "random")
+RULES = (*OF_TAGS, "ease", "item_knn", "markov", "slim", "popular_recent", "popular", "random")
 VARIANTS = {
     "next_item-x3": ("next_item", {"ensemble": 3}),
     "next_item-transformer": ("next_item", {"model": "transformer"}),
@@ -49,7 +49,7 @@ VARIANTS = {
 }
 """Further rows of an algorithm, with other settings; all other rows are trained once (`refit, no`)."""
 REFIT = "-refit"
-AGAIN = ("next_item-refit", *(f"{rule}{REFIT}" for rule in ("ease", "item_knn", "markov")))
+AGAIN = ("next_item-refit", *(f"{rule}{REFIT}" for rule in ("ease", "item_knn", "markov", "slim")))
 """Rows that learned from the validation events too, and the sets where `refit, auto` does that."""
 SHORT_ONES = ("amazon-beauty-s3rec", "yoochoose-100k")
 TRIALS, TRIAL_SECONDS = 6, 60.0

@@ -36,7 +36,7 @@ class TestTuned:
     def test_every_baseline_is_the_one_of_the_settings_that_are_told(self, dataset: Dataset) -> None:
         state = state_of(dataset, evaluation={"seen": True})
         found = tuned(state)
-        assert list(found) == ["popular_recent", "popular_personal", "markov", "item_knn", "ease"]
+        assert list(found) == ["popular_recent", "popular_personal", "markov", "item_knn", "ease", "slim"]
         for name, (policy, settings) in found.items():
             assert all(value in GRIDS[name][setting] for setting, value in settings.items())
             again = BASELINES[name](dataset, state.split.known, **settings)
@@ -119,7 +119,7 @@ class TestTuned:
 
     def test_of_what_the_user_had_nothing_is_judged_where_it_is_not_recommended_again(self, dataset: Dataset) -> None:
         state = state_of(dataset)
-        assert list(tuned(state)) == ["popular_recent", "markov", "item_knn", "ease"]
+        assert list(tuned(state)) == ["popular_recent", "markov", "item_knn", "ease", "slim"]
         evaluator = evaluator_of(state, "test")
         assert protocol(state, "test", evaluator, [0])["left_out"] == {}
         assert (
@@ -131,7 +131,7 @@ class TestTuned:
         self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("what_next.baselines.ease.MOST", 79)
-        assert list(tuned(state_of(dataset))) == ["popular_recent", "markov", "item_knn"]
+        assert list(tuned(state_of(dataset))) == ["popular_recent", "markov", "item_knn", "slim"]
 
     def test_settings_are_judged_as_the_setup_says(self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = []

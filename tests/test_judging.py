@@ -96,7 +96,7 @@ class TestNextItems:
     ) -> None:
         setup = setup_of(tmp_path, algorithm="next_item", passes=1)
         result = evaluate(setup, seeds=[0])
-        baselines = ["popular", "popular_recent", "markov", "item_knn", "ease"]
+        baselines = ["popular", "popular_recent", "markov", "item_knn", "ease", "slim"]
         assert list(result["policies"]) == ["agent", "untrained", "random", *baselines]
         assert set(result["baselines"]) == set(baselines) - {"popular"}
         names = ["hr", "ndcg", "mrr", "recall", "precision", "map", "novelty", "serendipity", "popularity_lift"]

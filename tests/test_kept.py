@@ -20,7 +20,7 @@ from what_next.state import State
 
 from .conftest import SetupOf
 
-TUNED = ["popular_recent", "markov", "item_knn", "ease"]
+TUNED = ["popular_recent", "markov", "item_knn", "ease", "slim"]
 Asked = list[tuple[str, str]]
 
 
@@ -54,13 +54,13 @@ def files(setup: Setup) -> list[Path]:
 def test_the_second_time_nothing_is_chosen_and_every_number_is_the_same(setup: Setup, asked: Asked) -> None:
     first, settings, notes = found(setup)
     assert [name for kind, name in asked if kind == "best"] == TUNED
-    assert (len(files(setup)), notes) == (4, [])
+    assert (len(files(setup)), notes) == (len(TUNED), [])
     asked.clear()
     second, again, notes = found(setup)
     assert not asked
     assert settings == again
     assert notes == [
-        "popular_recent, markov, item_knn, ease: as they were judged before, kept in "
+        "popular_recent, markov, item_knn, ease, slim: as they were judged before, kept in "
         f"{setup.data.parent / 'listening.baselines'}; --anew judges them again"
     ]
     assert first.keys() == second.keys()
@@ -138,7 +138,7 @@ def test_files_of_other_events_go_when_new_ones_are_written(setup: Setup, monkey
     old = files(setup)
     monkeypatch.setattr("what_next.experiments.kept._code", lambda: "of tomorrow")
     found(setup)
-    assert len(files(setup)) == 4
+    assert len(files(setup)) == len(TUNED)
     assert not {*old} & {*files(setup)}
 
 
@@ -168,8 +168,8 @@ def test_a_damaged_file_is_computed_anew_with_one_line(setup: Setup, asked: Aske
 def test_where_nothing_can_be_written_all_is_judged_and_it_is_said(setup: Setup) -> None:
     (setup.data.parent / f"{setup.data.stem}.baselines").write_text("a file where the folder would be")
     scores, _, notes = found(setup)
-    assert len(scores) == 6
-    assert len(notes) == 4
+    assert len(scores) == 2 + len(TUNED)
+    assert len(notes) == len(TUNED)
     assert all("is not kept" in note for note in notes)
 
 

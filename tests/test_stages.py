@@ -48,7 +48,7 @@ class TestEveryStage:
         setup = setup_of(tmp_path, algorithm="next_item", passes=1, evaluation={"seen": True})
         evaluate_next(setup, seeds=[0, 1], stages=told, anew=True)
         assert told.came_to_their_ends()
-        tuned_ones = ("popular_recent", "popular_personal", "markov", "item_knn", "ease")
+        tuned_ones = ("popular_recent", "popular_personal", "markov", "item_knn", "ease", "slim")
         assert {f"choosing the settings of {name}" for name in tuned_ones} < set(told.names)
         assert {f"judging {name}" for name in ("agent", "untrained", *PLAIN, *tuned_ones)} < set(told.names)
         assert {name: total for name, total, _ in told.stages}["judging agent"] == 2 * 60  # two seeds

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent, counts, slim
+from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal, PopularRecent, Slim, counts
 from what_next.baselines.counts import TIE, Known, Rows, likelihood_ratios, parts
 from what_next.baselines.slim import regression
 from what_next.baselines.tags import PRIOR
@@ -209,21 +209,41 @@ class TestRegression:
     def test_from_few_it_is_from_the_surest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         known = Known.of(self.data, self.data.lengths)
         sure = dense(known.associations)
-        monkeypatch.setattr(slim, "NEIGHBOURS", (1, 1))
+        monkeypatch.setattr(counts, "NEIGHBOURS", (1, 1))
         expected = self.solved(0.5, lambda item: [int(sure[:, item].argmax())] if sure[:, item].any() else [])
         assert dense(regression(known, 0.5)) == pytest.approx(expected, abs=1e-6)
 
     @pytest.mark.parametrize(("items", "most"), [(1, 64), (2**14, 64), (2**16, 32), (2**18, 16), (2**20, 16)])
     def test_from_fewer_where_there_are_many_items(self, items: int, most: int) -> None:
-        assert slim.neighbours_of(items) == most
+        assert counts.neighbours_of(items) == most
 
     def test_systems_that_do_not_fit_into_memory_at_once_are_solved_in_parts(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         known = Known.of(self.data, self.data.lengths)
         whole = dense(regression(known, 0.5))
-        monkeypatch.setattr(slim, "WORK", 5)
+        assert len(known.neighbourhoods) == 2
+        del known.__dict__["neighbourhoods"]
+        monkeypatch.setattr(counts, "WORK", 5)
         assert dense(regression(known, 0.5)) == pytest.approx(whole)
+        assert len(known.neighbourhoods) > 2
+
+
+class TestSlim:
+    data = TestRegression.data
+
+    def test_it_sums_the_weights_of_the_history_and_earlier_items_weigh_less(self) -> None:
+        weights = dense(regression(Known.of(self.data, self.data.lengths), 0.5))
+        policy = Slim.fit(self.data, self.data.lengths, penalty=0.5, decay=0.8)
+        expected = 0.8 * weights[A] + weights[C]
+        assert (expected > 0).sum() > 2
+        assert scores(policy, [A, C])[0] == pytest.approx(expected, abs=1e-6)
+        assert scores(policy.decayed(1.0), [A, C])[0] == pytest.approx(weights[A] + weights[C], abs=1e-6)
+
+    def test_without_a_history_popularity_decides(self) -> None:
+        events = np.bincount(self.data.items, minlength=6)
+        expected = TIE * events / events.sum()
+        assert scores(Slim.fit(self.data, self.data.lengths), [])[0] == pytest.approx(expected, rel=1e-12)
 
 
 class TestPopularPersonal:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from what_next.baselines.classic import ItemKnn, Markov, PopularPersonal, PopularRecent
 from what_next.baselines.ease import Ease
 from what_next.baselines.rules import Ranking
+from what_next.baselines.slim import Slim
 from what_next.baselines.tags import Content
 
-__all__ = ["BASELINES", "Content", "Ease", "Fit", "ItemKnn", "Markov", "PopularPersonal", "PopularRecent"]
+__all__ = ["BASELINES", "Content", "Ease", "Fit", "ItemKnn", "Markov", "PopularPersonal", "PopularRecent", "Slim"]
 
 Fit = Callable[..., Ranking]
 """`fit(dataset, known, **settings)` makes a policy from the log; `known` is how many leading events of each user
@@ -24,5 +25,6 @@ BASELINES: Mapping[str, Fit] = {
     "markov": Markov.fit,
     "item_knn": ItemKnn.fit,
     "ease": Ease.fit,
+    "slim": Slim.fit,
 }
 """The baselines by name, in the order in which they are shown: the simplest first."""

@@ -1,9 +1,9 @@
 """The classic baselines: popularity with a half-life, Markov chains, and item neighbours."""
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 
-from what_next.baselines.counts import TIE, Known, Rows, events_after, last_heard, together
+from what_next.baselines.counts import TIE, Known, Rows, events_after, last_heard, strongest, together
 from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
 from what_next.data.space import DAY
@@ -125,16 +125,36 @@ class Markov(Ranking):
         return scores
 
 
-class ItemKnn(Ranking):
+class ItemToItem(Ranking):
+    """Each item of the history adds its weights for other items to their scores; popularity ranks items without any."""
+
+    def __init__(self, weights: Rows, shares: Float64[np.ndarray, "items"], *, decay: float) -> None:
+        """`weights`: from each item of a history (row) to the score of each item (column); `shares` of all events.
+
+        `decay`: an item of the history weighs `decay` to the power of how many events follow it; above 0, up to 1.
+        """
+        self.weights, self.shares, self.decay, self.items = weights, shares, decay, len(shares)
+
+    def decayed(self, decay: float) -> "ItemToItem":
+        """The same weights with another decay."""
+        return type(self)(self.weights, self.shares, decay=decay)
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """The sum of the weights from the history's distinct items."""
+        rows, items, after = last_heard(history.items)
+        decays = self.decay ** after.astype(np.float64)
+        heard = decays > LEAST
+        scores = self.weights.summed(rows[heard], items[heard], decays[heard], len(history.items))
+        scores += TIE * self.shares
+        return scores
+
+
+class ItemKnn(ItemToItem):
     """The items most similar to those of the history (Sarwar et al. 2001; Deshpande and Karypis 2004).
 
     The similarity of two items is the cosine of their users, `n(i, j) / (sqrt(n(i) n(j)) + shrinkage)`. Each item of
-    the history votes for its nearest neighbours by their similarity; popularity ranks items without a vote.
+    the history votes for its nearest neighbours by their similarity.
     """
-
-    def __init__(self, neighbours: Rows, shares: Float64[np.ndarray, "items"], *, decay: float) -> None:
-        """`neighbours`: the kept similarities; `shares` of all events; `decay` as for `fit`."""
-        self.neighbours, self.shares, self.decay, self.items = neighbours, shares, decay, len(shares)
 
     @classmethod
     def fit(
@@ -152,7 +172,7 @@ class ItemKnn(Ranking):
         Args:
             shrinkage: lowers the similarity of items with few users; 0 or more.
             neighbours: how many each item keeps; among equal similarities the lower item number wins.
-            decay: an item of the history weighs `decay` to the power of how many events follow it; above 0, up to 1.
+            decay: as for `ItemToItem`.
             events: the same known events, already counted for another fit, so that item pairs are counted once.
         """
         events = events or Known.of(dataset, known)
@@ -160,9 +180,10 @@ class ItemKnn(Ranking):
         sizes = np.zeros(events.catalogue, np.int64)
         columns, values = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
         for items, others, users in together(events):
+            apart = items != others
+            items, others, users = items[apart], others[apart], users[apart]
             similar = (users / (norms[items] * norms[others] + shrinkage)).astype(np.float32)
-            similar[items == others] = np.inf  # the item itself sorts before its neighbours; `_strongest` skips it
-            kept = _strongest(items, similar, int(neighbours))
+            kept = strongest(items, similar, int(neighbours))
             sizes += np.bincount(items[kept], minlength=events.catalogue)
             columns.append(others[kept].astype(np.int32))
             values.append(similar[kept])
@@ -171,26 +192,4 @@ class ItemKnn(Ranking):
 
     def nearest(self, neighbours: float) -> "ItemKnn":
         """The same similarities with fewer neighbours for each item."""
-        return ItemKnn(self.neighbours.first(int(neighbours)), self.shares, decay=self.decay)
-
-    def decayed(self, decay: float) -> "ItemKnn":
-        """The same neighbours with another decay."""
-        return ItemKnn(self.neighbours, self.shares, decay=decay)
-
-    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
-        """The votes of the history's distinct items."""
-        rows, items, after = last_heard(history.items)
-        weights = self.decay ** after.astype(np.float64)
-        heard = weights > LEAST
-        scores = self.neighbours.summed(rows[heard], items[heard], weights[heard], len(history.items))
-        scores += TIE * self.shares
-        return scores
-
-
-def _strongest(rows: Int64[np.ndarray, "n"], values: Float32[np.ndarray, "n"], most: int) -> Int64[np.ndarray, "kept"]:
-    """Indices of the `most` highest values of each row after its highest one; `rows` ascends, values are positive."""
-    # Positive floats sort like their bits, so one sort of integers replaces a sort by two keys and is ten times faster.
-    order = np.argsort((rows << 32) - values.view(np.int32), kind="stable")
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    place = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
-    return order[(place > 0) & (place <= most)]
+        return ItemKnn(self.weights.first(int(neighbours)), self.shares, decay=self.decay)

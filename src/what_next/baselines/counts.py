@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isqrt
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ KEPT = 2**24
 """Counts of item pairs are cached up to this many pairs: 340 MB."""
 PART = 4
 """Shortest part, in events, into which long histories are cut to count co-occurrences."""
+NEIGHBOURS, COEFFICIENTS = (16, 64), 2**26
+"""How many neighbours an item has: between these numbers, as many as give at most so many pairs of neighbours for all
+items (134 MB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +126,20 @@ class Known:
         return found.only(found.values > 0)
 
     @cached_property
+    def neighbourhoods(self) -> "list[Neighbourhoods]":
+        """Each item with the items most strongly associated with it (`NEIGHBOURS`), by ascending number of these; items
+        without any are left out. Cached, because looking the counts up takes the most time of `slim.regression`."""
+        ties = self.associations
+        most = neighbours_of(self.catalogue)
+        near = ties.only(np.isin(np.arange(len(ties.values)), strongest(ties.rows, ties.values, most)))
+        counts, sizes, found = _Lookup(self.cooccurrences), np.diff(near.offsets), []
+        for width in 2 ** np.arange(1 + most.bit_length()):
+            items = np.flatnonzero((sizes <= width) & (2 * sizes > width))
+            for part in parts(np.full(len(items), width**2), WORK):
+                found.append(Neighbourhoods.of(items[part], int(width), near, counts))
+        return found
+
+    @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
         """The users and the items of all distinct (user, item) pairs, by user, then item."""
         pairs = np.sort(self.users.astype(np.int64) * self.catalogue + self.items)
@@ -136,6 +154,33 @@ class Known:
         if min(int(each), self.catalogue**2) > KEPT:
             return None
         return list(_together(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhoods:
+    """Items with their neighbours, and how often these stand together (`Known.cooccurrences`).
+
+    Attributes:
+        items: those with more than half of `width` neighbours and at most `width`.
+        neighbours: the neighbours of each item, ascending; any item after its last one.
+        own: how often each neighbour stands together with the item; 0 after the last one.
+        pairs: how often each two neighbours stand together, in the order of `np.triu_indices(width)`; 0 after the last.
+    """
+
+    items: Int64[np.ndarray, "n"]
+    neighbours: Int64[np.ndarray, "n width"]
+    own: Float32[np.ndarray, "n width"]
+    pairs: Float32[np.ndarray, "n cells"]
+
+    @classmethod
+    def of(cls, items: Int64[np.ndarray, "n"], width: int, near: "Rows", counts: "_Lookup") -> "Neighbourhoods":
+        """Look these items' counts up; their `near` neighbours are at most `width`."""
+        real = np.arange(width) < np.diff(near.offsets)[items, None]
+        places = np.where(real, near.offsets[items, None] + np.arange(width), 0)
+        neighbours = near.columns[places].astype(np.int64)
+        first, second = np.triu_indices(width)
+        pairs = counts.of(neighbours[:, first], neighbours[:, second]) * real[:, second]
+        return cls(items, neighbours, counts.of(neighbours, items[:, None]) * real, pairs)
 
 
 Array = Float64[np.ndarray, "n"]
@@ -209,6 +254,39 @@ class Rows:
             cells = np.repeat(rows[part] * catalogue, counts[part]) + self.columns[stored]
             np.add.at(total.reshape(-1), cells, np.repeat(weights[part], counts[part]) * self.values[stored])
         return total
+
+
+def neighbours_of(count: int) -> int:
+    """How many neighbours an item has, in a catalogue of `count` items."""
+    return min(max(isqrt(COEFFICIENTS // count), NEIGHBOURS[0]), NEIGHBOURS[1])
+
+
+class _Lookup:
+    """The values of a sparse matrix at given cells; 0 where none is stored."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.width = len(rows.offsets) - 1
+        self.cells, self.values = rows.rows * self.width + rows.columns, rows.values  # cells ascend
+
+    def of(self, row: Int64[np.ndarray, "..."], column: Int64[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+        """The values at these cells; rows and columns are broadcast. Fastest where these ascend."""
+        wanted = row * self.width + column
+        at = np.minimum(np.searchsorted(self.cells, wanted), len(self.cells) - 1)
+        return np.where(self.cells[at] == wanted, self.values[at], np.float32(0))
+
+
+def strongest(rows: Int64[np.ndarray, "n"], values: Float32[np.ndarray, "n"], most: int) -> Int64[np.ndarray, "kept"]:
+    """Indices of the `most` highest values of each row, highest first; of equal ones the first wins.
+
+    Args:
+        rows: ascending.
+        values: 0 or more.
+    """
+    # Such floats sort like their bits, so one sort of integers replaces a sort by two keys and is ten times faster.
+    order = np.argsort((rows << 32) - values.view(np.int32), kind="stable")
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    place = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
+    return order[place < most]
 
 
 def likelihood_ratios(counts: Rows) -> Rows:

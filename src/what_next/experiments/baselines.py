@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from what_next.baselines import BASELINES, Content, Ease, ItemKnn, Markov, PopularPersonal
+from what_next.baselines.classic import ItemToItem
 from what_next.baselines.counts import Known
 from what_next.baselines.ease import THIRDS
 from what_next.baselines.rules import Ranking
@@ -37,6 +38,7 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
         "neighbours": (100.0, 20.0, 500.0),
     },
     "ease": {"penalty": (300.0, 30.0, 100.0, 1000.0)},
+    "slim": {"decay": (0.8, 0.3, 0.5, 0.95, 1.0), "penalty": (100.0, 10.0, 300.0)},
 }
 """Candidate values of each setting, the default first; settings are chosen one after another."""
 POPULAR = 4000
@@ -45,7 +47,7 @@ catalogue takes thirty times as long, and each candidate penalty needs one."""
 PLAIN = ("random", "popular")
 """Baselines without settings."""
 EVERY = (*PLAIN, *BASELINES)
-SHARING = ("item_knn", "ease")
+SHARING = ("item_knn", "ease", "slim")
 """Baselines that count pairs of items; one count serves all settings."""
 
 
@@ -181,7 +183,7 @@ class Search:
         policy, how = fits[counted], self.state.setup.evaluation
         if isinstance(policy, ItemKnn):
             policy = policy.nearest(settings["neighbours"])
-        if isinstance(policy, Markov | ItemKnn | PopularPersonal | Content):
+        if isinstance(policy, Markov | ItemToItem | PopularPersonal | Content):
             policy = policy.decayed(settings["decay"])
         ranks = rank(
             policy, self.targets, self.state.histories, how.k[0], seen=how.seen, allowed=self.allowed, done=done
