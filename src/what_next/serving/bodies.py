@@ -124,8 +124,9 @@ Words = Annotated[
     list[Id],
     Field(min_length=1, max_length=TAGS),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=Id | list[Id]),
+    AfterValidator(lambda words: [word.strip() for word in words]),
 ]
-"""One word, or several."""
+"""One word, or several, without white space around them."""
 Tags = Annotated[dict[Id, Words], Field(max_length=TAGS, json_schema_extra=_by_name)]
 """Words by kind."""
 Ids = Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)]
@@ -364,8 +365,7 @@ class Item(Body):
     @property
     def row(self) -> NewItem:
         """The same in the form that the store takes."""
-        tags = self.tags and {kind: [word.strip() for word in words] for kind, words in self.tags.items()}
-        return NewItem(self.item_id, self.title, self.attributes, tags)
+        return NewItem(self.item_id, self.title, self.attributes, self.tags)
 
 
 class Items(Batch):
