@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,6 @@ REFUSED = ("42501", "42P01", "3F000")
 MISTAKE = re.compile(r'authentication failed|no password|no pg_hba.conf entry|invalid port|"[^"]*" does not exist')
 """PostgreSQL's English messages for mistakes in a URL, because libpq does not expose their SQLSTATEs (28P01, 28000,
 3D000). In another language such a mistake counts as an unavailable server."""
-DIALECTS: Mapping[str, sa.Dialect] = {
-    "sqlite": sqlite.dialect(),
-    "postgresql": postgresql.psycopg.dialect(paramstyle="format"),  # type: ignore[no-untyped-call]
-}
 INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _MAKING = threading.Lock()
 
@@ -242,7 +238,7 @@ def execute_all(connection: sa.Connection, statement: sa.Executable, rows: Seque
     SQLAlchemy's processing of the parameters would take longer than the database.
     """
     if rows:
-        connection.exec_driver_sql(_compiled(statement, connection.dialect.name), list(rows))
+        connection.exec_driver_sql(_compiled(statement, connection.dialect), list(rows))
 
 
 def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]], once: bool = False) -> None:
@@ -255,16 +251,16 @@ def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[
     execute_all(connection, _insertion(table, connection.dialect.name, once), rows)
 
 
-@cache
+@lru_cache
 def _insertion(table: sa.Table, dialect: str, once: bool) -> sa.Executable:
     own = [one.name for one in table.columns if one is not table.autoincrement_column]
     made = INSERTS[dialect](table).values({name: sa.bindparam(name) for name in own})
     return made.on_conflict_do_nothing() if once else made  # type: ignore[no-any-return]
 
 
-@cache
-def _compiled(statement: sa.Executable, dialect: str) -> str:
-    return str(statement.compile(dialect=DIALECTS[dialect]))  # type: ignore[attr-defined]
+@lru_cache  # bounded, because each engine has a dialect of its own
+def _compiled(statement: sa.Executable, dialect: sa.Dialect) -> str:
+    return str(statement.compile(dialect=dialect))  # type: ignore[attr-defined]
 
 
 # Connections
