@@ -154,9 +154,9 @@ class Body(BaseModel):
     """Examples for the schema, by name."""
 
     @property
-    def units(self) -> int | float:
+    def units(self) -> float:
         """The cost of the body for the rate limit."""
-        return 1
+        return 1.0
 
 
 B = TypeVar("B", bound=Body)
@@ -178,10 +178,9 @@ class Batch(Body):
     """A list of bodies, which is the only field."""
 
     @property
-    def units(self) -> int | float:
+    def units(self) -> float:
         """The sum of the costs."""
-        units: int | float = sum(one.units for _, several in self for one in several)
-        return units
+        return float(sum(one.units for _, several in self for one in several))
 
 
 class Range(Body):
@@ -270,7 +269,7 @@ class Question(Body):
     explain: bool = Field(default=False, description="whether to give reasons")
 
     @property
-    def units(self) -> int | float:
+    def units(self) -> float:
         """Approximate work, in units of a plain question: ten items for a user in memory, no reasons, no masks."""
         history, allowed, blocked = self.history, self.allowed, self.blocked
         if self.k <= 10 and not (self.explain or history or allowed or blocked):
