@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +189,8 @@ class _Object(sa.TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> dict[str, Any]:
         """The members of the object; the values of a list become keys."""
-        return {str(key): after for key, after in (value.items() if isinstance(value, dict) else zip(value, repeat(0)))}
+        pairs = value if isinstance(value, dict) else dict.fromkeys(value, 0)
+        return {str(key): after for key, after in pairs.items()}
 
 
 def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
@@ -392,11 +392,9 @@ def _patient(where: str, connection: Any, record: object) -> None:
             f"{where}: keeps texts in {encoding}, which cannot hold every language; make a database with "
             "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
-    before = connection.autocommit
-    connection.autocommit = True
     connection.execute(
         f"SET synchronous_commit = on; SET lock_timeout = {round(BUSY * 1000)}; "
         f"SET statement_timeout = {PATIENCE * 1000}; SET idle_in_transaction_session_timeout = {round(STILL * 1000)}; "
         "SET jit = off"  # it misjudges short statements: compiling them takes longer than running them
     )
-    connection.autocommit = before
+    connection.commit()
