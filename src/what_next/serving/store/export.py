@@ -318,7 +318,7 @@ def _explored(texts: pl.Series) -> pl.DataFrame:
 
 
 def _moment(name: str) -> pl.Expr:
-    return pl.col(name).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("timestamp")
+    return pl.col(name).cast(pl.Datetime("us", "UTC")).alias("timestamp")
 
 
 def _known(
