@@ -271,12 +271,9 @@ class Question(Body):
     @property
     def units(self) -> float:
         """Approximate work, in units of a plain question: ten items for a user in memory, no reasons, no masks."""
-        history, allowed, blocked = self.history, self.allowed, self.blocked
-        if self.k <= 10 and not (self.explain or history or allowed or blocked):
-            return 1.0  # the common case
-        listed = sum(len(ids) for ids in (allowed, blocked) if ids)
         items = self.k * (2 if self.explain else 1)
-        return 1.0 + max(items - 10, 0) / 50 + (len(history) / EVENTS_PER_UNIT if history else 0) + listed / 2000
+        listed = len(self.allowed or ()) + len(self.blocked or ())
+        return 1.0 + max(items - 10, 0) / 50 + len(self.history or ()) / EVENTS_PER_UNIT + listed / 2000
 
 
 class Questions(Batch):
