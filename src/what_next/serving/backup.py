@@ -455,10 +455,8 @@ def check(backup: Path) -> None:
             raise StoreError(f"{backup / SUMS}: is too large for checksums; {AGAIN}")
         lines = (backup / SUMS).read_text().splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        names = there.keys() - {SUMS}
-        if wrong := sorted(
-            (names ^ sums.keys()) | {name for name in names & sums.keys() if sha256(backup / name) != sums[name]}
-        ):
+        found = {name: sha256(backup / name) for name in there if name != SUMS}
+        if wrong := sorted({name for name, _ in found.items() ^ sums.items()}):
             raise StoreError(f"{backup}: is not whole ({some(wrong)}); {AGAIN}")
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{backup}: is no back-up that can be read ({error}); {AGAIN}") from error
