@@ -6,7 +6,6 @@ A back-up may come from an untrusted source, so restoring checks its contents.
 import gzip
 import os
 import re
-import secrets
 import shutil
 import sqlite3
 import subprocess
@@ -74,20 +73,18 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         SaveError: the back-up could not be written; nothing is left of it.
     """
     stamp = _now()
-    whole, aside = folder / stamp, folder / f".{stamp}.{secrets.token_hex(4)}{ASIDE}"
+    whole = folder / stamp
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside.mkdir(mode=0o700)
-        damaged = _keep(setup, aside)
-        shutil.copyfile(file, aside / file.name)
-        _seal(aside)
-        whole = _named(aside, whole)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stamp}.", suffix=ASIDE) as name:
+            damaged = _keep(setup, aside := Path(name))
+            shutil.copyfile(file, aside / file.name)
+            _seal(aside)
+            whole = _named(aside, whole)
         sync(folder)
         remove_stale(folder)
     except OSError as error:
         raise SaveError(f"{whole}: cannot be written ({error.strerror or error}); nothing is left of it") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     if damaged:
         raise ModelError(f"{whole}: was written, but lacks what is damaged. {' '.join(damaged)}")
     return whole
@@ -458,10 +455,8 @@ def check(backup: Path) -> None:
             raise StoreError(f"{backup / SUMS}: is too large for checksums; {AGAIN}")
         lines = (backup / SUMS).read_text().splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        names = there.keys() - {SUMS}
-        if wrong := sorted(
-            (names ^ sums.keys()) | {name for name in names & sums.keys() if sha256(backup / name) != sums[name]}
-        ):
+        found = {name: sha256(backup / name) for name in there if name != SUMS}
+        if wrong := sorted({name for name, _ in found.items() ^ sums.items()}):
             raise StoreError(f"{backup}: is not whole ({some(wrong)}); {AGAIN}")
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{backup}: is no back-up that can be read ({error}); {AGAIN}") from error

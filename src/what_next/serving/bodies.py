@@ -124,8 +124,9 @@ Words = Annotated[
     list[Id],
     Field(min_length=1, max_length=TAGS),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=Id | list[Id]),
+    AfterValidator(lambda words: [word.strip() for word in words]),
 ]
-"""One word, or several."""
+"""One word, or several, without white space around them."""
 Tags = Annotated[dict[Id, Words], Field(max_length=TAGS, json_schema_extra=_by_name)]
 """Words by kind."""
 Ids = Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)]
@@ -153,9 +154,9 @@ class Body(BaseModel):
     """Examples for the schema, by name."""
 
     @property
-    def units(self) -> int | float:
+    def units(self) -> float:
         """The cost of the body for the rate limit."""
-        return 1
+        return 1.0
 
 
 B = TypeVar("B", bound=Body)
@@ -177,10 +178,9 @@ class Batch(Body):
     """A list of bodies, which is the only field."""
 
     @property
-    def units(self) -> int | float:
+    def units(self) -> float:
         """The sum of the costs."""
-        units: int | float = sum(one.units for _, several in self for one in several)
-        return units
+        return float(sum(one.units for _, several in self for one in several))
 
 
 class Range(Body):
@@ -269,14 +269,11 @@ class Question(Body):
     explain: bool = Field(default=False, description="whether to give reasons")
 
     @property
-    def units(self) -> int | float:
+    def units(self) -> float:
         """Approximate work, in units of a plain question: ten items for a user in memory, no reasons, no masks."""
-        history, allowed, blocked = self.history, self.allowed, self.blocked
-        if self.k <= 10 and not (self.explain or history or allowed or blocked):
-            return 1.0  # the common case
-        listed = sum(len(ids) for ids in (allowed, blocked) if ids)
         items = self.k * (2 if self.explain else 1)
-        return 1.0 + max(items - 10, 0) / 50 + (len(history) / EVENTS_PER_UNIT if history else 0) + listed / 2000
+        listed = len(self.allowed or ()) + len(self.blocked or ())
+        return 1.0 + max(items - 10, 0) / 50 + len(self.history or ()) / EVENTS_PER_UNIT + listed / 2000
 
 
 class Questions(Batch):
@@ -364,8 +361,7 @@ class Item(Body):
     @property
     def row(self) -> NewItem:
         """The same in the form that the store takes."""
-        tags = self.tags and {kind: [word.strip() for word in words] for kind, words in self.tags.items()}
-        return NewItem(self.item_id, self.title, self.attributes, tags)
+        return NewItem(self.item_id, self.title, self.attributes, self.tags)
 
 
 class Items(Batch):

@@ -117,7 +117,7 @@ class Active:
         if request.allowed is None and not (request.blocked or request.ranges or request.tags):
             return None
         ranges = [(name, one.ends) for name, one in sorted((request.ranges or {}).items())]
-        tags = [(kind, tuple(word.strip() for word in words)) for kind, words in sorted((request.tags or {}).items())]
+        tags = [(kind, tuple(words)) for kind, words in sorted((request.tags or {}).items())]
         return self._mask(request.allowed, request.blocked or (), tuple(ranges), tuple(tags))
 
     @cachedmethod(lambda self: self._masks, lock=lambda self: self._lock)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, literal_column, select, update
 
@@ -51,15 +50,6 @@ LATEST = (
 KNOWN = select(
     FEEDBACK.feedback_id, FEEDBACK.impression, FEEDBACK.item_id, FEEDBACK.reward, FEEDBACK.time
 ).where(among(FEEDBACK.feedback_id, "feedback"))  # fmt: skip
-
-
-@dataclass
-class _Shown:
-    """An answer that feedback refers to: its number, its items, and the latest time of feedback to it."""
-
-    number: int
-    items: frozenset[str]
-    latest: int | None
 
 
 class Answers:
@@ -125,39 +115,40 @@ class Answers:
         return [None] * len(writes)
 
     def add_feedback(self, writes: Sequence[records.AddFeedback]) -> list[bool | records.InvalidWrite]:
-        """Add feedback, each once; returns whether it is new, or why it is refused."""
-        shown = self._shown({write.recommendation_id for write in writes})
+        """Add feedback, each once; returns whether it is new, or why it is refused.
+
+        The answers are locked, so that feedback to the same answer is numbered in the order of the commits.
+        """
+        names = sorted({write.recommendation_id for write in writes})
+        shown = {
+            name: (number, items)
+            for name, number, _, items in self.connection.execute(SHOWN_LOCKED, {"answers": names})
+        }
+        numbers = {"numbers": [number for number, _ in shown.values()]}
+        latest: dict[int, int] = dict(map(tuple, self.connection.execute(LATEST, numbers)))
         ids = {"feedback": [write.feedback_id for write in writes]}
         known: dict[str, Content] = {one: tuple(held) for one, *held in self.connection.execute(KNOWN, ids)}
         rows, results = list[tuple[object, ...]](), list[bool | records.InvalidWrite]()
         for write in writes:
-            if (answer := shown.get(write.recommendation_id)) is None:
+            if write.recommendation_id not in shown:
                 results.append(records.UnknownRecommendation())
                 continue
-            if write.item_id not in answer.items:
+            number, items = shown[write.recommendation_id]
+            if write.item_id not in items:
                 results.append(records.NotShown())
                 continue
-            content = (answer.number, write.item_id, write.reward, write.time)
+            content = (number, write.item_id, write.reward, write.time)
             if (held := known.setdefault(write.feedback_id, content)) is content:
-                rows.append(self._feedback(write, answer))
+                # Without a time, it is never earlier than other feedback to the answer.
+                time = max(self.now, latest.get(number, self.now)) if write.time is None else write.time
+                latest[number] = max(latest.get(number, time), time)
+                rows.append((write.feedback_id, number, write.item_id, write.reward, time, self.now))
                 results.append(True)
             else:
                 same = content in (held, (*held[:3], None))
                 results.append(False if same else records.Conflict(0, "feedback_id"))
         insert_all(self.connection, tables.feedback, rows)
         return results
-
-    def _shown(self, recommendation_ids: set[str]) -> dict[str, _Shown]:
-        """The answers, locked so that feedback to the same answer is numbered in the order of the commits."""
-        found = self.connection.execute(SHOWN_LOCKED, {"answers": sorted(recommendation_ids)}).all()
-        latest = dict(map(tuple, self.connection.execute(LATEST, {"numbers": [one.number for one in found]})))
-        return {name: _Shown(number, frozenset(items), latest.get(number)) for name, number, _, items in found}
-
-    def _feedback(self, write: records.AddFeedback, shown: _Shown) -> tuple[object, ...]:
-        """The row of feedback; without a time, it is never earlier than other feedback to the answer."""
-        time = max(self.now, shown.latest or self.now) if write.time is None else write.time
-        shown.latest = time if shown.latest is None else max(shown.latest, time)
-        return write.feedback_id, shown.number, write.item_id, write.reward, time, self.now
 
     def unmatched(self, rows: Sequence[records.EventRow]) -> set[str]:
         """Ids of events that do not count as feedback to the answer that they name.

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import repeat
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +50,6 @@ REFUSED = ("42501", "42P01", "3F000")
 MISTAKE = re.compile(r'authentication failed|no password|no pg_hba.conf entry|invalid port|"[^"]*" does not exist')
 """PostgreSQL's English messages for mistakes in a URL, because libpq does not expose their SQLSTATEs (28P01, 28000,
 3D000). In another language such a mistake counts as an unavailable server."""
-DIALECTS: Mapping[str, sa.Dialect] = {
-    "sqlite": sqlite.dialect(),
-    "postgresql": postgresql.psycopg.dialect(paramstyle="format"),  # type: ignore[no-untyped-call]
-}
 INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _MAKING = threading.Lock()
 
@@ -194,7 +189,8 @@ class _Object(sa.TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> dict[str, Any]:
         """The members of the object; the values of a list become keys."""
-        return {str(key): after for key, after in (value.items() if isinstance(value, dict) else zip(value, repeat(0)))}
+        pairs = value if isinstance(value, dict) else dict.fromkeys(value, 0)
+        return {str(key): after for key, after in pairs.items()}
 
 
 def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
@@ -242,7 +238,7 @@ def execute_all(connection: sa.Connection, statement: sa.Executable, rows: Seque
     SQLAlchemy's processing of the parameters would take longer than the database.
     """
     if rows:
-        connection.exec_driver_sql(_compiled(statement, connection.dialect.name), list(rows))
+        connection.exec_driver_sql(_compiled(statement, connection.dialect), list(rows))
 
 
 def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]], once: bool = False) -> None:
@@ -255,16 +251,16 @@ def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[
     execute_all(connection, _insertion(table, connection.dialect.name, once), rows)
 
 
-@cache
+@lru_cache
 def _insertion(table: sa.Table, dialect: str, once: bool) -> sa.Executable:
     own = [one.name for one in table.columns if one is not table.autoincrement_column]
     made = INSERTS[dialect](table).values({name: sa.bindparam(name) for name in own})
     return made.on_conflict_do_nothing() if once else made  # type: ignore[no-any-return]
 
 
-@cache
-def _compiled(statement: sa.Executable, dialect: str) -> str:
-    return str(statement.compile(dialect=DIALECTS[dialect]))  # type: ignore[attr-defined]
+@lru_cache  # bounded, because each engine has a dialect of its own
+def _compiled(statement: sa.Executable, dialect: sa.Dialect) -> str:
+    return str(statement.compile(dialect=dialect))  # type: ignore[attr-defined]
 
 
 # Connections
@@ -396,11 +392,9 @@ def _patient(where: str, connection: Any, record: object) -> None:
             f"{where}: keeps texts in {encoding}, which cannot hold every language; make a database with "
             "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
-    before = connection.autocommit
-    connection.autocommit = True
     connection.execute(
         f"SET synchronous_commit = on; SET lock_timeout = {round(BUSY * 1000)}; "
         f"SET statement_timeout = {PATIENCE * 1000}; SET idle_in_transaction_session_timeout = {round(STILL * 1000)}; "
         "SET jit = off"  # it misjudges short statements: compiling them takes longer than running them
     )
-    connection.autocommit = before
+    connection.commit()

@@ -6,7 +6,7 @@ written, because this takes several times the memory.
 """
 
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from what_next.serving.store import tables
 from what_next.serving.store.backend import after_each, among
 from what_next.serving.store.histories import EVENTS, NOTE, SALT, USERS, digest_of, moment
 from what_next.serving.store.records import Withdrawal
-from what_next.serving.store.rewards import NAMING, PAGE, Progress, frame, pages, rewards_of, slices, users
+from what_next.serving.store.rewards import ITEM, NAMING, PAGE, Progress, frame, pages, rewards_of, slices, users
 from what_next.serving.store.store import Store
 from what_next.serving.store.tables import dumps
 
@@ -67,9 +67,7 @@ writing processes a lower number may be committed after a higher one."""
 GROUP = 500
 """Users, answers or ids in one query."""
 SHOWN, SENT = tables.impressions.c, tables.feedback.c
-NUMBERS = select(SHOWN.recommendation_id.label("slate"), SHOWN.number.label("answer")).where(
-    among(SHOWN.recommendation_id, "answers")
-)
+NUMBERS = select(SHOWN.recommendation_id.label("slate"), SHOWN.number).where(among(SHOWN.recommendation_id, "answers"))
 SINCE = after_each("users", EVENTS.user, EVENTS.number, [EVENTS[name] for name in HAPPENED])
 UNTIL = "what_next.until"
 """Key in the footer of an exported log: how far the store was read, as JSON of `Until`."""
@@ -169,7 +167,7 @@ class Exported:
                 "what_next.catalogue": catalogue,
                 ADDED: str(self.added),
                 WITHDRAWALS: dumps([astuple(one) for one in self.withdrawals]),
-                UNTIL: dumps(asdict(self.until)),
+                UNTIL: dumps(self.until),
             },
             private=True,  # personal data, as in the store
         )
@@ -264,22 +262,20 @@ def read_answers(store: Store, after: int, progress: Progress | None = None) -> 
 
 
 def _rewarded(store: Store, rows: pl.DataFrame, events: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Answers with the rewards of their items (0 without feedback), without the column `answer`; and notes."""
+    """Answers with the rewards of their items (0 without feedback), without the column `number`; and notes."""
     nobody = pl.when(~NOBODY).then("user_id").alias("user_id")
     naming = events.filter(pl.col("slate").is_not_null()).rename({"slate": "recommendation_id", "event": "kind"})
     naming = naming.with_columns(pl.col("timestamp").dt.epoch("us").alias("time"), pl.col("reward").cast(pl.Float64))
-    asked = rows.select(pl.col("answer").alias("number"), "slate", "item_id", nobody)
-    rewards, notes = rewards_of(store, asked, naming.select(*NAMING))
-    rewards = rewards.rename({"number": "answer"})
+    rewards, notes = rewards_of(store, rows.select("number", "slate", "item_id", nobody), naming.select(*NAMING))
     earned = pl.concat(_earned(some, rewards) for some in slices(rows, PAGE))
-    return rows.with_columns(earned).drop("answer"), notes
+    return rows.with_columns(earned).drop("number"), notes
 
 
 def _earned(rows: pl.DataFrame, rewards: pl.DataFrame) -> pl.Series:
     """The rewards of the items of answers, as lists in the answers' order."""
-    items = rows.select("answer", "item_id").explode("item_id")
-    items = items.join(rewards, on=["answer", "item_id"], how="left", maintain_order="left")
-    return items.group_by("answer", maintain_order=True).agg(pl.col("reward").fill_null(0.0))["reward"]
+    items = rows.select(ITEM).explode("item_id")
+    items = items.join(rewards, on=ITEM, how="left", maintain_order="left")
+    return items.group_by("number", maintain_order=True).agg(pl.col("reward").fill_null(0.0))["reward"]
 
 
 def _still_there(store: Store, happened: pl.DataFrame, decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -298,7 +294,7 @@ def _slates(page: pl.DataFrame) -> pl.DataFrame:
     kept = decoded.filter(usable & (pl.col("items").list.len() > 0))
     anonymous = pl.concat_str(pl.lit(ANONYMOUS), "recommendation_id")
     return kept.select(
-        pl.col("number").alias("answer"),
+        "number",
         pl.coalesce("user_id", anonymous).alias("user_id"),
         _moment("time"),
         pl.col("recommendation_id").alias("slate"),
@@ -322,7 +318,7 @@ def _explored(texts: pl.Series) -> pl.DataFrame:
 
 
 def _moment(name: str) -> pl.Expr:
-    return pl.col(name).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("timestamp")
+    return pl.col(name).cast(pl.Datetime("us", "UTC")).alias("timestamp")
 
 
 def _known(

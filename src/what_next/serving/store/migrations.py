@@ -133,11 +133,11 @@ def _upgrade(connection: Connection, version: str | None) -> None:
     """Add missing tables, and missing columns of existing tables."""
     if version is not None:
         drop_later(connection, version)
-    before = inspect(connection).get_multi_columns()
+    before = inspect(connection).get_multi_columns(filter_names=list(tables.metadata.tables))
     tables.metadata.create_all(connection)
     for (_, name), columns in before.items():
         there = {one["name"] for one in columns}
-        for column in tables.metadata.tables[name].columns if name in tables.metadata.tables else ():
+        for column in tables.metadata.tables[name].columns:
             if column.name not in there:
                 added = CreateColumn(column).compile(dialect=connection.dialect)
                 connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {added}")

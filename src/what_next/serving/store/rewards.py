@@ -124,11 +124,8 @@ def naming_events(store: Store, slates: pl.Series, since: int) -> pl.DataFrame:
 
 def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
     """The latest row of feedback to each item of some answers."""
-    found = []
-    for part in slices(answers, PAGE):
-        some = frame(store, SENT_TO, answers=part["number"].to_list())
-        found.append(_latest(some.join(part, on="number", how="semi"), "time", "order"))
-    return pl.concat(found)
+    parts = (frame(store, SENT_TO, answers=part["number"].to_list()) for part in slices(answers, PAGE))
+    return pl.concat(_latest(part, "time", "order") for part in parts)
 
 
 def _worthless(naming: pl.DataFrame) -> list[str]:

@@ -161,15 +161,13 @@ class Store:
         """
         row = {"name": name, "role": role, "digest": digest, "created": self.clock()}
         gone = (tables.keys.c.name == name) & tables.keys.c.revoked.is_not(None)
-        try:
-            with self.backend.begin() as connection:
-                connection.execute(delete(tables.keys).where(gone))
+        with self.backend.begin() as connection:
+            connection.execute(delete(tables.keys).where(gone))
+            try:
                 connection.execute(insert(tables.keys), row)
-        except StoreError as error:
-            if isinstance(error.__cause__, exc.IntegrityError):
+            except exc.IntegrityError:
                 message = f"{self.backend.where}: there is a key {name!r} already; choose another name"
                 raise StoreError(message) from None
-            raise
 
     def revoke_key(self, name: str) -> None:
         """Revoke an API key.
