@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from what_next.errors import SetupError, some
+from what_next.errors import SetupError, nearest, some
 from what_next.settings.file import Entry, without_doubles, word
 
 WORD = "WORD"
@@ -90,7 +90,7 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
             entry = next((one for one in given if one and not one.table), None)
             chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
             if entry and chosen not in named:
-                may_be = listed(named, "or") + _nearest(chosen, named) + _own_parts(field)
+                may_be = listed(named, "or") + nearest(chosen, named) + _own_parts(field)
                 raise SetupError(f"{entry.where}: {key} is {_short(entry.value)}; allowed: {may_be}")
             yield from leaves(named[chosen], entries, key + ".")
     if model.model_config.get("extra") == "allow":
@@ -259,7 +259,7 @@ def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | 
     part, inner, _ = key.removeprefix(f"{group}.").partition(".")
     if inner and key.startswith(f"{group}.") and any("." in known.removeprefix(f"{group}.") for known in below):
         hint += f" (or is {part!r} of a package that is not installed?)"
-    meant = f"; {own}" if model and (own := _of_another(key, model)) else _nearest(key, keys)
+    meant = f"; {own}" if model and (own := _of_another(key, model)) else nearest(key, keys)
     return f"there is no setting {_short(key)}{meant}{hint}; allowed: {listed(below)}"
 
 
@@ -278,11 +278,6 @@ def _short(value: object) -> str:
     """The `repr` of a value, shortened where it is long."""
     told = repr(value)
     return told if len(told) <= 80 else f"{told[:60]}... ({len(told):,} characters)"
-
-
-def _nearest(found: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    nearest = get_close_matches(found, list(known), n=1, cutoff=0)
-    return f"; the nearest is {nearest[0]!r}" if nearest else ""
 
 
 def explain(error: ValidationError, model: type[BaseModel], entries: Mapping[str, Entry], source: str) -> SetupError:
