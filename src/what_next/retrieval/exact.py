@@ -88,7 +88,6 @@ class Exact(ByScore):
         self.table = vectors if isinstance(vectors, Table) else Table(vectors)
         self.vectors, self.items, self.boosts = self.table.vectors, len(self.table.vectors), boosts
 
-    @torch.no_grad()
     def act(self, points: Points, request: Request, rng: Random) -> Product:
         """See `ByScore.act`. If few items are permitted, only these are scored."""
         found = nothing(len(points), request.width)
@@ -119,7 +118,6 @@ class Exact(ByScore):
     def _narrow(self, some: ItemSet | None) -> bool:
         return some is not None and NARROW * len(some.places) < self.items
 
-    @torch.no_grad()
     def among(
         self,
         found: Product,
@@ -148,7 +146,6 @@ class Exact(ByScore):
         if ids.shape[1]:
             found.items[rows] = np.where(columns < 0, -1, np.take_along_axis(ids, np.maximum(columns, 0), 1))
 
-    @torch.no_grad()
     def scores(self, points: Points, request: Request) -> Float[Tensor, "batch items"]:
         """See `ByScore.scores`."""
         scores = torch.from_numpy(points).to(self.vectors) @ self.vectors.T
@@ -219,7 +216,6 @@ class _Laid(Scores):
         amounts = amounts if scale is None else (amounts / scale[rows]).astype(np.float32)
         return _by_part(width, parts, rows, items, amounts)
 
-    @torch.no_grad()
     def whole(self, row: int) -> Float64[np.ndarray, "columns"]:
         """See `Scores.whole`."""
         only = np.array([row])
