@@ -143,7 +143,7 @@ IN_PYTHON = {
     ),
     r"needs its package installed (\(entry points [\w.]+\))": r"needs its package installed \1, or what_next.register",
     r"train one first \(`train, yes` in the setup\)": "train one with what_next.fit, and save it",
-    r"train (a\w*|on .* the) model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",
+    r"train on .* the model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",
     r"--([a-z-]+) (median|excel|dmy|mdy|ymd|[mun]?s\b|%\S*\w)": r"--\1 '\2'",
     r"--([a-z-]+) (''|'[^']+')": r"\1=\2",
     r"--([a-z-]+)": r"\1=...",
