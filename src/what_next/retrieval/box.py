@@ -244,8 +244,9 @@ class Matching:
                 attributes = rng.integers(dim, size=shape)
             return attributes, rng.random((*shape, count))
         uniforms = np.zeros((*shape, count))
-        for place, row in enumerate(rows.tolist()):
-            own, slots = generator(rng, row), request.slots_of(place)
+        counts = request.counts(np.arange(len(rows))).tolist()
+        for place, (row, slots) in enumerate(zip(rows.tolist(), counts, strict=True)):
+            own = generator(rng, row)
             attributes[place, :slots] = own.integers(dim, size=slots) if self._reach else 0
             uniforms[place, :slots] = own.random((slots, count))
         return attributes, uniforms
