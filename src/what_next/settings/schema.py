@@ -286,14 +286,10 @@ def explain(error: ValidationError, model: type[BaseModel], entries: Mapping[str
     return SetupError("\n".join(_explain(details, fields, entries, source) for details in error.errors()))
 
 
-def _is_member(name: str, key: str) -> bool:
-    """Whether `name` is a member of the list `key`."""
-    head, _, number = name.rpartition(".")
-    return head == key and PLACE.fullmatch(number) is not None
-
-
-def _list_of(members: Sequence[Entry]) -> Entry | None:
-    """A list as one entry, at the place of its first member; None for an empty list."""
+def _list_of(key: str, entries: Mapping[str, Entry]) -> Entry | None:
+    """A list as one entry, at the place of its first member; None where it has no members."""
+    member = re.compile(rf"{re.escape(key)}\.{PLACE.pattern}")
+    members = [one for name, one in entries.items() if member.fullmatch(name)]
     return replace(members[0], value=",".join(one.value for one in members)) if members else None
 
 
@@ -308,7 +304,7 @@ def _explain(
             key = longer
     key = f"{key}.name" if f"{key}.name" in fields and details["type"] != "value_error" else key
     field = field_of(key, fields)
-    entry = entries.get(key) or _list_of([one for name, one in entries.items() if _is_member(name, key)])
+    entry = entries.get(key) or _list_of(key, entries)
     where = entry.where if entry else source
     found = _short(entry.value if entry else details["input"])
     short = key.removesuffix(".name")
