@@ -98,6 +98,12 @@ def nothing(batch: int, slots: int, *, scores: bool = True, propensities: bool =
     )
 
 
+def check_finite(points: Float[np.ndarray, "batch dim"]) -> None:
+    """Raise `NotFinite` where an entry of a point is NaN or infinite."""
+    if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
+        raise NotFinite(wrong.tolist())
+
+
 def choose(scores: Float[Tensor, "batch items"], request: Request, rng: Random) -> Product:
     """A slate for each row of scores; the score of a forbidden item is minus infinity."""
     scores, rows = scores.cpu(), np.arange(len(scores))

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
-from what_next.errors import NotFinite
 from what_next.retrieval import choosing
 from what_next.retrieval.choosing import BLOCK, Dense, Scores, fill, nothing
 from what_next.types import Boosts, ItemSet, Permitted, Product, Random, Ranked, Request
@@ -98,8 +97,7 @@ class Exact(ByScore):
         self, found: Product, rows: Int64[np.ndarray, "some"], points: Points, request: Request, rng: Random
     ) -> None:
         """Fill the slates of some rows of a batch."""
-        if len(wrong := rows[~np.isfinite(points[rows]).all(1)]):
-            raise NotFinite(wrong.tolist())
+        choosing.check_finite(points)
         permitted = request.permitted
         narrow = np.array([self._narrow(some) for some in permitted.rows(rows).sets], np.bool_)
         narrow = np.broadcast_to(narrow if len(narrow) else np.False_, len(rows))  # one set, or none, is for all rows
@@ -265,8 +263,7 @@ class Rescored(ByScore):
 
     def act(self, points: Points, request: Request, rng: Random) -> Product:
         """See `ByScore.act`."""
-        if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
-            raise NotFinite(wrong.tolist())
+        choosing.check_finite(points)
         return choosing.choose(self.scores(points, request), request, rng)
 
     @torch.no_grad()
