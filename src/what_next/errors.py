@@ -143,7 +143,7 @@ IN_PYTHON = {
     ),
     r"needs its package installed (\(entry points [\w.]+\))": r"needs its package installed \1, or what_next.register",
     r"train one first \(`train, yes` in the setup\)": "train one with what_next.fit, and save it",
-    r"train (a\w*|on .* the) model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",
+    r"train on .* the model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",
     r"--([a-z-]+) (median|excel|dmy|mdy|ymd|[mun]?s\b|%\S*\w)": r"--\1 '\2'",
     r"--([a-z-]+) (''|'[^']+')": r"\1=\2",
     r"--([a-z-]+)": r"\1=...",
@@ -235,9 +235,13 @@ class Explained:
 
 def no_setting(name: str, allowed: Collection[str]) -> str:
     """The message for an unknown setting."""
-    nearest = get_close_matches(name, allowed, 1, 0)
-    hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
-    return f"there is no setting {name!r}{hint}; allowed: {', '.join(allowed)}"
+    return f"there is no setting {name!r}{nearest(name, allowed)}; allowed: {', '.join(allowed)}"
+
+
+def nearest(found: str, known: Iterable[str]) -> str:
+    """The part of a message that names the known word most like another; empty where none is known."""
+    alike = get_close_matches(found, list(known), n=1, cutoff=0)
+    return f"; the nearest is {alike[0]!r}" if alike else ""
 
 
 def _mistake(error: Any, fields: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ factorised by a truncated SVD. word2vec's skip-grams approach the same by gradie
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 
 Pairs = Int64[np.ndarray, "pairs"]
 Sums = Float64[np.ndarray, "pairs"]
@@ -40,7 +40,8 @@ def placed(
         seed: of the randomised SVD.
     """
     first, second, near = neighbours(items[-MOST:], users[-MOST:], count)
-    information, kept = ppmi(first, second, near, count)
+    information = ppmi(first, second, near, count)
+    kept = information > 0
     one, other, values = first[kept], second[kept], information[kept]
     places = torch.from_numpy(np.stack([np.r_[one, other], np.r_[other, one]]))  # makes the matrix symmetric
     both = torch.from_numpy(np.r_[values, values].astype(np.float32))
@@ -96,16 +97,14 @@ def neighbours(
     return codes // count, codes % count, sums
 
 
-def ppmi(first: Pairs, second: Pairs, near: Sums, count: int) -> tuple[Sums, Bool[np.ndarray, "pairs"]]:
-    """log(p(i, j) / (p(i) p(j))) of each pair, with smoothed contexts, averaged over both orders; and whether it is >
-    0.
+def ppmi(first: Pairs, second: Pairs, near: Sums, count: int) -> Sums:
+    """log(p(i, j) / (p(i) p(j))) of each pair, with smoothed contexts, averaged over both orders.
 
-    Levy and Goldberg 2014, section 2.1, with their shift of 0.
+    Levy and Goldberg 2014, section 2.1; `placed` keeps the pairs above their shift of 0.
     """
     total = np.bincount(first, near, count) + np.bincount(second, near, count)
     context = total**SMOOTHING / max(1e-12, float((total**SMOOTHING).sum()))
     # p(i, j) / p(i) is near / total[i]; the grand total cancels.
     forward = np.log(near / (total[first] * context[second]))
     backward = np.log(near / (total[second] * context[first]))
-    found = (forward + backward) / 2
-    return found, found > 0
+    return np.asarray((forward + backward) / 2)

@@ -90,15 +90,14 @@ def footer_of(path: Path) -> dict[str, str]:
 
 def write_together(
     frames: Mapping[Path, pl.DataFrame | pl.LazyFrame],
-    metadata: Mapping[str, str] | None = None,
+    footer: Mapping[str, str],
     *,
     private: bool = False,
 ) -> None:
-    """Write Parquet files that belong together, with `metadata` in the footer of each: see `write_files`.
+    """Write Parquet files that belong together, with metadata in the footer of each: see `write_files`.
 
     Lazy frames are streamed, and never held in memory as a whole."""
-    footer = dict(metadata or {})
-    contents = {path: partial(one.lazy().sink_parquet, metadata=footer) for path, one in frames.items()}
+    contents = {path: partial(one.lazy().sink_parquet, metadata=dict(footer)) for path, one in frames.items()}
     write_files(contents, private=private)
 
 

@@ -134,10 +134,7 @@ def columns(log: pl.DataFrame, ids: pl.Series, name: str) -> Iterator[tuple[str,
     if event_words(log):
         yield "event_codes", log["event"].to_physical().cast(pl.Int32).to_numpy()
     if names := context_names(log):
-        context = np.empty((len(log), len(names)), np.float32)
-        for place, column in enumerate(names):
-            context[:, place] = log[column].to_numpy()
-        yield "context", context
+        yield "context", log.select(pl.col(names).cast(pl.Float32)).to_numpy(order="c")
 
 
 def context_names(log: pl.DataFrame) -> list[str]:

@@ -248,12 +248,13 @@ class Approximate(ByScore):
             and np.isfinite(points[row]).all()
         ]
         later, boosts = np.arange(len(self.index.vectors), self.items, dtype=np.int32), self.exact.boosts
+        slots = request.counts(np.arange(len(points)))
         for row, near in zip(free, self.index.search(points[free], self.count), strict=True) if free else ():
             items = np.sort(np.concatenate([near[near >= 0], later]))
             if boosts is not None:
                 more = boosts.items[row][boosts.amounts[row] != 0]
                 items = np.union1d(items, more[more >= 0]).astype(np.int32)
-            if len(left := left_of(items, permitted, row)) >= request.slots_of(row):
+            if len(left := left_of(items, permitted, row)) >= slots[row]:
                 found[row] = items, left
         return found
 

@@ -13,15 +13,10 @@ def pack(members: Bool[np.ndarray, "*rows items"]) -> UInt64[np.ndarray, "*rows 
     return np.pad(packed, padding).view("<u8")
 
 
-def unpack(words: UInt64[np.ndarray, "rows words"]) -> Bool[np.ndarray, "rows padded_items"]:
-    """The boolean mask of sets, padded to a multiple of 64 items."""
-    return np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=-1, bitorder="little").view(np.bool_)
-
-
 def members(words: UInt64[np.ndarray, "rows words"]) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
     """Row and item of every bit that is set, by row, then item."""
     occupied = np.flatnonzero(words)  # most words are empty; only the others are unpacked
-    found = np.flatnonzero(unpack(words.reshape(-1, 1)[occupied]))
+    found = np.flatnonzero(np.unpackbits(words.ravel()[occupied].view(np.uint8), bitorder="little").view(np.bool_))
     word = occupied[found // WORD]
     return word // words.shape[1], word % words.shape[1] * WORD + found % WORD
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt64
 
-from what_next.errors import NotFinite
 from what_next.retrieval import bits
 from what_next.retrieval.bitmaps import RangeBitmaps
-from what_next.retrieval.choosing import explore, generator, mixed, nothing
+from what_next.retrieval.choosing import check_finite, explore, generator, mixed, nothing
 from what_next.retrieval.nearest import Nearest
 from what_next.retrieval.pool import INSIDE, Matches, Pool, Rule, chances, checked, choose, fewest, merged
 from what_next.types import Permitted, Product, Random, Request, Score
@@ -147,8 +146,7 @@ class Box:
         """Raise `NotFinite` for a point that is not finite; `ValueError` for a wrong shape or an invalid limit."""
         if points.ndim != 2 or points.shape[1] != len(self.columns):
             raise ValueError(f"proposals of shape {points.shape} for items of {len(self.columns)} attributes")
-        if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
-            raise NotFinite(wrong.tolist())
+        check_finite(points)
         if not all(np.isfinite(limit) and limit >= 0 for limit in limits):
             raise ValueError("tolerance and relax must be finite and at least 0")
 
@@ -244,8 +242,9 @@ class Matching:
                 attributes = rng.integers(dim, size=shape)
             return attributes, rng.random((*shape, count))
         uniforms = np.zeros((*shape, count))
-        for place, row in enumerate(rows.tolist()):
-            own, slots = generator(rng, row), request.slots_of(place)
+        counts = request.counts(np.arange(len(rows))).tolist()
+        for place, (row, slots) in enumerate(zip(rows.tolist(), counts, strict=True)):
+            own = generator(rng, row)
             attributes[place, :slots] = own.integers(dim, size=slots) if self._reach else 0
             uniforms[place, :slots] = own.random((slots, count))
         return attributes, uniforms

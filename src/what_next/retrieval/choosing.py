@@ -98,6 +98,12 @@ def nothing(batch: int, slots: int, *, scores: bool = True, propensities: bool =
     )
 
 
+def check_finite(points: Float[np.ndarray, "batch dim"]) -> None:
+    """Raise `NotFinite` where an entry of a point is NaN or infinite."""
+    if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
+        raise NotFinite(wrong.tolist())
+
+
 def choose(scores: Float[Tensor, "batch items"], request: Request, rng: Random) -> Product:
     """A slate for each row of scores; the score of a forbidden item is minus infinity."""
     scores, rows = scores.cpu(), np.arange(len(scores))
@@ -181,7 +187,7 @@ def distribution(scores: Float[Tensor, "batch items"], request: Request) -> Floa
         logits = scores[torch.from_numpy(drawn).to(scores.device)].double()
         logits /= torch.from_numpy(scale).to(logits)[:, None]
         found[drawn] = logits.softmax(1).nan_to_num().cpu().numpy()
-    for rows in (np.flatnonzero(~drawn),) if not drawn.all() else ():
+    if len(rows := np.flatnonzero(~drawn)):
         left = scores[torch.from_numpy(rows).to(scores.device)].cpu()
         there, first = (left > -torch.inf).numpy(), left.argmax(1).numpy()  # ties go to the lower item
         found[rows] = mixed(there, first, [samplers[row] for row in rows.tolist()])

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
-from what_next.errors import NotFinite
 from what_next.retrieval import choosing
 from what_next.retrieval.choosing import BLOCK, Dense, Scores, fill, nothing
 from what_next.types import Boosts, ItemSet, Permitted, Product, Random, Ranked, Request
@@ -88,7 +87,6 @@ class Exact(ByScore):
         self.table = vectors if isinstance(vectors, Table) else Table(vectors)
         self.vectors, self.items, self.boosts = self.table.vectors, len(self.table.vectors), boosts
 
-    @torch.no_grad()
     def act(self, points: Points, request: Request, rng: Random) -> Product:
         """See `ByScore.act`. If few items are permitted, only these are scored."""
         found = nothing(len(points), request.width)
@@ -99,8 +97,7 @@ class Exact(ByScore):
         self, found: Product, rows: Int64[np.ndarray, "some"], points: Points, request: Request, rng: Random
     ) -> None:
         """Fill the slates of some rows of a batch."""
-        if len(wrong := rows[~np.isfinite(points[rows]).all(1)]):
-            raise NotFinite(wrong.tolist())
+        choosing.check_finite(points)
         permitted = request.permitted
         narrow = np.array([self._narrow(some) for some in permitted.rows(rows).sets], np.bool_)
         narrow = np.broadcast_to(narrow if len(narrow) else np.False_, len(rows))  # one set, or none, is for all rows
@@ -119,7 +116,6 @@ class Exact(ByScore):
     def _narrow(self, some: ItemSet | None) -> bool:
         return some is not None and NARROW * len(some.places) < self.items
 
-    @torch.no_grad()
     def among(
         self,
         found: Product,
@@ -148,7 +144,6 @@ class Exact(ByScore):
         if ids.shape[1]:
             found.items[rows] = np.where(columns < 0, -1, np.take_along_axis(ids, np.maximum(columns, 0), 1))
 
-    @torch.no_grad()
     def scores(self, points: Points, request: Request) -> Float[Tensor, "batch items"]:
         """See `ByScore.scores`."""
         scores = torch.from_numpy(points).to(self.vectors) @ self.vectors.T
@@ -219,7 +214,6 @@ class _Laid(Scores):
         amounts = amounts if scale is None else (amounts / scale[rows]).astype(np.float32)
         return _by_part(width, parts, rows, items, amounts)
 
-    @torch.no_grad()
     def whole(self, row: int) -> Float64[np.ndarray, "columns"]:
         """See `Scores.whole`."""
         only = np.array([row])
@@ -269,8 +263,7 @@ class Rescored(ByScore):
 
     def act(self, points: Points, request: Request, rng: Random) -> Product:
         """See `ByScore.act`."""
-        if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
-            raise NotFinite(wrong.tolist())
+        choosing.check_finite(points)
         return choosing.choose(self.scores(points, request), request, rng)
 
     @torch.no_grad()

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
-from what_next.errors import NotFinite
 from what_next.retrieval import choosing
 from what_next.retrieval.exact import ByScore, Exact
 from what_next.types import Greedy, Product, Random, Request, Softmax
@@ -40,8 +39,7 @@ class SlotBySlot(ByScore):
     @torch.no_grad()
     def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
         """See `ByScore.act`."""
-        if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
-            raise NotFinite(wrong.tolist())
+        choosing.check_finite(points)
         if isinstance(request.slots, int):
             if isinstance(request.sampler, Greedy):
                 return self._alike(points, request, None)

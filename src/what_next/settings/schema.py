@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from what_next.errors import SetupError, some
+from what_next.errors import SetupError, nearest, some
 from what_next.settings.file import Entry, without_doubles, word
 
 WORD = "WORD"
@@ -90,7 +90,7 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
             entry = next((one for one in given if one and not one.table), None)
             chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
             if entry and chosen not in named:
-                may_be = listed(named, "or") + _nearest(chosen, named) + _own_parts(field)
+                may_be = listed(named, "or") + nearest(chosen, named) + _own_parts(field)
                 raise SetupError(f"{entry.where}: {key} is {_short(entry.value)}; allowed: {may_be}")
             yield from leaves(named[chosen], entries, key + ".")
     if model.model_config.get("extra") == "allow":
@@ -259,7 +259,7 @@ def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | 
     part, inner, _ = key.removeprefix(f"{group}.").partition(".")
     if inner and key.startswith(f"{group}.") and any("." in known.removeprefix(f"{group}.") for known in below):
         hint += f" (or is {part!r} of a package that is not installed?)"
-    meant = f"; {own}" if model and (own := _of_another(key, model)) else _nearest(key, keys)
+    meant = f"; {own}" if model and (own := _of_another(key, model)) else nearest(key, keys)
     return f"there is no setting {_short(key)}{meant}{hint}; allowed: {listed(below)}"
 
 
@@ -280,25 +280,16 @@ def _short(value: object) -> str:
     return told if len(told) <= 80 else f"{told[:60]}... ({len(told):,} characters)"
 
 
-def _nearest(found: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    nearest = get_close_matches(found, list(known), n=1, cutoff=0)
-    return f"; the nearest is {nearest[0]!r}" if nearest else ""
-
-
 def explain(error: ValidationError, model: type[BaseModel], entries: Mapping[str, Entry], source: str) -> SetupError:
     """A pydantic error as a `SetupError`, one line for each mistake."""
     fields = dict(leaves(model, entries))
     return SetupError("\n".join(_explain(details, fields, entries, source) for details in error.errors()))
 
 
-def _is_member(name: str, key: str) -> bool:
-    """Whether `name` is a member of the list `key`."""
-    head, _, number = name.rpartition(".")
-    return head == key and PLACE.fullmatch(number) is not None
-
-
-def _list_of(members: Sequence[Entry]) -> Entry | None:
-    """A list as one entry, at the place of its first member; None for an empty list."""
+def _list_of(key: str, entries: Mapping[str, Entry]) -> Entry | None:
+    """A list as one entry, at the place of its first member; None where it has no members."""
+    member = re.compile(rf"{re.escape(key)}\.{PLACE.pattern}")
+    members = [one for name, one in entries.items() if member.fullmatch(name)]
     return replace(members[0], value=",".join(one.value for one in members)) if members else None
 
 
@@ -313,7 +304,7 @@ def _explain(
             key = longer
     key = f"{key}.name" if f"{key}.name" in fields and details["type"] != "value_error" else key
     field = field_of(key, fields)
-    entry = entries.get(key) or _list_of([one for name, one in entries.items() if _is_member(name, key)])
+    entry = entries.get(key) or _list_of(key, entries)
     where = entry.where if entry else source
     found = _short(entry.value if entry else details["input"])
     short = key.removesuffix(".name")

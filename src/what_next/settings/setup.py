@@ -369,36 +369,22 @@ class Setup(Group):
     @property
     def members(self) -> tuple["Setup", ...]:
         """The setups of an ensemble's networks, each with its own seed, files and share of the time."""
-        agent, critic = self.model_agent_path, self.model_critic_path
-        of_all = {"ensemble": 1, "seconds": self.seconds and self.seconds / self.ensemble, "log": None}
+        share = self.seconds and self.seconds / self.ensemble
         return tuple(
-            self.model_copy(
-                update={
-                    **of_all,
-                    "seed": self.seed * self.ensemble + place,
-                    "model_agent_path": agent.with_name(f"{agent.stem}.member{place}{agent.suffix}"),
-                    "model_critic_path": critic and critic.with_name(f"{critic.stem}.member{place}{critic.suffix}"),
-                }
-            )
+            self._apart(f"member{place}", ensemble=1, seconds=share, seed=self.seed * self.ensemble + place)
             for place in range(self.ensemble)
         )
 
     @property
     def second(self) -> "Setup":
         """The settings of a second training (`refit`), which has files of its own and no validation."""
-        agent, critic = self.model_agent_path, self.model_critic_path
-        return self.model_copy(
-            update={
-                "refit": "no",
-                "patience": None,
-                "seconds": None,
-                "passes": None,
-                "log": None,
-                "track": None,
-                "model_agent_path": agent.with_name(f"{agent.stem}.refitting{agent.suffix}"),
-                "model_critic_path": critic and critic.with_name(f"{critic.stem}.refitting{critic.suffix}"),
-            }
-        )
+        return self._apart("refitting", refit="no", patience=None, seconds=None, passes=None, track=None)
+
+    def _apart(self, word: str, **changes: Any) -> "Setup":
+        """These settings with changes, and with files of their own, whose names hold a word."""
+        paths = {name: getattr(self, name) for name in ("model_agent_path", "model_critic_path")}
+        own = {name: path and path.with_name(f"{path.stem}.{word}{path.suffix}") for name, path in paths.items()}
+        return self.model_copy(update={"log": None, **own, **changes})
 
     def dropped(self, space: Space) -> float:
         """The share of activations dropped, for this training data."""

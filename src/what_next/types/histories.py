@@ -36,13 +36,6 @@ class History:
     before: Int64[np.ndarray, "batch"] | None = None
 
     @classmethod
-    def nobody(cls, batch: int) -> "History":
-        """Empty histories of unknown users."""
-        empty = np.zeros((batch, 0), np.float32)
-        users, nothing = np.full(batch, -1, np.int32), np.full(batch, np.nan, np.float32)
-        return cls(users, empty.astype(np.int32), np.zeros(batch, np.int64), empty, empty[..., None], nothing)
-
-    @classmethod
     def of(cls, items: Sequence[Any], rewards: Sequence[Any] | None = None) -> "History":
         """Histories of users that are not in a data set.
 

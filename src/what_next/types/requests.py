@@ -159,10 +159,6 @@ class Request:
         """The largest number of slots of a row."""
         return self.slots if isinstance(self.slots, int) else max(self.slots, default=1)
 
-    def slots_of(self, row: int) -> int:
-        """The number of items of a row."""
-        return self.slots if isinstance(self.slots, int) else self.slots[row]
-
     def counts(self, rows: Int[np.ndarray, "some"]) -> Int64[np.ndarray, "some"]:
         """The numbers of items of some rows."""
         return np.full(len(rows), self.slots) if isinstance(self.slots, int) else np.asarray(self.slots, np.int64)[rows]

@@ -78,13 +78,12 @@ def scan_of(path: Path) -> pl.LazyFrame:
         rows = pl.scan_parquet(path, glob=False)
         schema = rows.collect_schema()
         items = pl.scan_parquet(beside(path, "items"), glob=False).collect_schema()
-    if not items.keys() >= {"item_id", "title"}:
-        raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {AGAIN}")
-    for name, (fits, wanted) in FORM.items():
-        if (dtype := schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
-            found = "is missing" if dtype is None else f"holds {dtype}"
-            raise DataError(f"{path}: column {name!r} {found} instead of {wanted}; {AGAIN}")
-    with readable_export(path):
+        if not items.keys() >= {"item_id", "title"}:
+            raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {AGAIN}")
+        for name, (fits, wanted) in FORM.items():
+            if (dtype := schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
+                found = "is missing" if dtype is None else f"holds {dtype}"
+                raise DataError(f"{path}: column {name!r} {found} instead of {wanted}; {AGAIN}")
         _check(path, rows)
     return rows
 
@@ -162,8 +161,7 @@ def events_of(path: Path) -> pl.DataFrame:
     Raises:
         DataError: there are none, or the file is not as it was exported.
     """
-    columns = ("user_id", "item_id", "timestamp", "reward", "event", "context")
-    found = rows_of(path).filter(EVENT).select(columns)
+    found = rows_of(path).filter(EVENT).select(*OWN, "context")
     if not len(found):
         raise DataError(f"{path}: holds decisions alone, and no events to learn from; send events, then export again")
     context, _ = context_of(found["context"])

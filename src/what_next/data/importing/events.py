@@ -94,8 +94,6 @@ def _packed(
     users: Int32[np.ndarray, "events"], time: Int64[np.ndarray, "events"]
 ) -> Int64[np.ndarray, "events"] | None:
     """User and time packed into one integer, which sorts twice as fast as two; None if they do not fit."""
-    if not len(time):
-        return time
     start = int(time.min())
     since = time - start
     unit = next((unit for unit in (10**6, 10**3) if not np.any(since % unit)), 1)

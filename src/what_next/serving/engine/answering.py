@@ -182,7 +182,7 @@ class Answering:
         """Fill the slates by the policies `random` and `popular`; the latter also for fallbacks."""
         for name, policy in (("random", active.anything), ("popular", active.popular)):
             if asked := [job for job in jobs if job.policy == name]:
-                self._choose(policy, History.nobody(len(asked)), asked)
+                self._choose(policy, History.of([()] * len(asked)), asked)  # neither reads a history
 
     def _choose(self, policy: Policy, states: Any, jobs: Sequence[Job]) -> None:
         """Fill the slate of each job by a policy."""
