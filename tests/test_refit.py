@@ -155,7 +155,7 @@ def test_it_follows_the_first_one(
 
 def test_counts_weigh_as_validation_chose_and_are_made_anew(setup_of: SetupOf, tmp_path: Path) -> None:
     log = circles(few=True)
-    setup = a_setup(setup_of, tmp_path, passes=1, learning_rate=1e-4)
+    setup = a_setup(setup_of, tmp_path, passes=1, learning_rate=1e-4, dim=2)  # two numbers say too little
     environment(setup, log).train_agent()
     manifest, weights = read_manifest(setup.model_agent_path), weights_of(setup)
     weighed = manifest.metrics["weighed"]["numbers"]
