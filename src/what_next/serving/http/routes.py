@@ -101,7 +101,8 @@ class Operation:
 
     Attributes:
         method, path: of the request; `handler`: answers it.
-        takes: what the handler takes besides the call; `reply`: the schema of the answer; None: not JSON.
+        body, params: what the handler takes besides the call, if anything; at most one of them.
+        reply: the schema of the answer; None: not JSON.
         role: the required role, as an index in `callers.ROLES`.
         refuses: its own error statuses, with descriptions, besides those of every request.
         idempotent: whether it takes an Idempotency-Key; `in_schema`: whether it is in the OpenAPI schema.
@@ -110,7 +111,8 @@ class Operation:
     method: str
     path: str
     handler: Handler
-    takes: type[Params] | type[Body] | None
+    body: type[Body] | None
+    params: type[Params] | None
     reply: type[Reply] | None
     role: int = READ
     refuses: Mapping[int, str] = field(default_factory=dict)
@@ -126,14 +128,14 @@ class Operation:
         """Answer one request."""
         if call.role < self.role:
             raise Problem(403, f"this key has the role {ROLES[call.role]}, and this request needs {ROLES[self.role]}")
-        if self.takes is None:
-            content = await self.handler(call)
-        elif issubclass(self.takes, Body):
-            content = await self.handler(call, await self._body(self.takes, call, receive))
-        else:
+        if self.body is not None:
+            content = await self.handler(call, await self._read(self.body, call, receive))
+        elif self.params is not None:
             query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-            params = self.takes.model_validate({**query, **scope.get("path_params", {})})
+            params = self.params.model_validate({**query, **scope.get("path_params", {})})
             content = await self.handler(call, **vars(params))
+        else:
+            content = await self.handler(call)
         if isinstance(content, Response):
             call.status = content.status_code
             await content(scope, receive, send)
@@ -142,7 +144,7 @@ class Operation:
                 content = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
             await call.answer(send, self.status, content)
 
-    async def _body(self, kind: type[Body], call: Call, receive: Receive) -> Body:
+    async def _read(self, kind: type[Body], call: Call, receive: Receive) -> Body:
         """Read and parse the body. The rate limit charges a long body before parsing, and then the body's cost."""
         if call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
             raise Problem(415, "the body must be JSON; send the header Content-Type: application/json")
@@ -174,13 +176,13 @@ def operation(method: str, path: str, reply: type[Reply] | None = None, **more: 
 
     def made(handler: Handler) -> Handler:
         _, *given = signature(handler).parameters.values()
-        takes: type[Params] | type[Body] | None = None
+        body = params = None
         if given and isinstance(given[0].annotation, type) and issubclass(given[0].annotation, Body):
-            takes = given[0].annotation
+            body = given[0].annotation
         elif given:
             fields = {one.name: (one.annotation, ... if one.default is one.empty else one.default) for one in given}
-            takes = create_model(handler.__name__, __base__=Params, **fields)  # type: ignore[call-overload]
-        OPERATIONS.append(Operation(method, path, handler, takes, reply, **more))
+            params = create_model(handler.__name__, __base__=Params, **fields)  # type: ignore[call-overload]
+        OPERATIONS.append(Operation(method, path, handler, body, params, reply, **more))
         return handler
 
     return made
