@@ -129,15 +129,6 @@ class Rate:
         self._full[caller] = full + cost * step
         return 0.0
 
-    def charge(self, caller: str, cost: int | float = 1, paid: int | float = 0) -> None:
-        """As `take`, but raises a `Problem` if the caller has to wait."""
-        if wait := self.take(caller, cost, paid):
-            message = (
-                f"the rate limit of {self._rate:,} requests a second for each key, or address without a key, is used "
-                "up (server.rate, counted by cost: items, history, reasons, bytes); wait as Retry-After says"
-            )
-            raise Problem(429, message, headers={"retry-after": str(int(wait) + 1)})
-
 
 class ClientGone(Exception):
     """The client has hung up."""

@@ -53,7 +53,7 @@ class Call:
         caller: the name under which limits count it; `key`: the name of the API key; `role`: the caller's rights.
         user: the user that the request concerns, for the log.
         several: for a batch, the name of the list in the body, to name rows in errors; else empty.
-        counted: whether it is counted as a concurrent request.
+        counted: whether it is counted as a concurrent request; `paid`: its cost so far.
         held: bytes of its body in memory; `complete`: False while the body is being read.
     """
 
@@ -68,12 +68,20 @@ class Call:
     user: str | None = None
     several: str = ""
     counted: bool = False
+    paid: float = 0.0
     held: int = 0
     complete: bool = True
 
-    def pay(self, cost: float) -> None:
-        """Charge the rate limit for a cost beyond 1; raises a `Problem` if the limit is exceeded."""
-        self.parts.rate.charge(self.caller, cost, 1)
+    def pay(self, cost: int | float) -> None:
+        """Charge the caller's rate limit for a further cost; raises a `Problem` if the caller has to wait."""
+        if wait := self.parts.rate.take(self.caller, cost, self.paid):
+            message = (
+                f"the rate limit of {self.parts.settings.rate:,} requests a second for each key, or address without a "
+                "key, is used up (server.rate, counted by cost: items, history, reasons, bytes); wait as Retry-After "
+                "says"
+            )
+            raise Problem(429, message, headers={"retry-after": str(int(wait) + 1)})
+        self.paid += cost
 
     async def answer(self, send: Send, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
         """Send a JSON response."""
@@ -156,13 +164,11 @@ class Operation:
             )
         parts, length = call.parts, call.headers.get(b"content-length", b"")
         content = await parts.bodies.read(receive, int(length[:19]) if length.isdigit() else 0, call)
-        paid = 1.0
-        if (size := len(content)) > BYTES:
-            parts.rate.charge(call.caller, size / BYTES, paid)
-            paid += size / BYTES
+        if len(content) > BYTES:
+            call.pay(len(content) / BYTES)
         body = await parts.bodies.parsed(kind, content)
-        if (units := body.units) > paid:
-            parts.rate.charge(call.caller, units - paid, paid)
+        if (units := body.units) > call.paid:
+            call.pay(units - call.paid)
         if isinstance(body, Batch):
             (call.several,) = type(body).model_fields
         return body
