@@ -52,8 +52,8 @@ def test_sessions_outlive_new_items_but_not_changed_ones(service: Service) -> No
     for item, kept in (("new", True), ("i3", False)):
         service.store.commit([AddItems((NewItem(item, "Another title", attributes),))])
         service.engine.models.grow()
-        assert ("anna" in service.engine.models.live.current.sessions) is kept
-        assert "ben" not in service.engine.models.live.current.sessions
+        assert (service.engine.models.live.current.sessions.remembered("anna") is not None) is kept
+        assert service.engine.models.live.current.sessions.remembered("ben") is None
         for user, history in (("anna", HISTORY), ("ben", (*HISTORY, "new"))):
             assert ids(service.ask(user=user)) == ids(service.ask(history=history))
 
