@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event, Thread
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 from starlette.types import Receive
@@ -23,8 +23,7 @@ from what_next.serving.store import Store
 if TYPE_CHECKING:
     from what_next.serving.http.routes import Call
 
-Role = Literal["read", "write", "admin"]
-ROLES: tuple[Role, ...] = ("read", "write", "admin")
+ROLES = ("read", "write", "admin")
 """Each role includes the rights of those before it."""
 READ, WRITE, ADMIN = range(3)
 """Their indices in `ROLES`."""

@@ -94,7 +94,7 @@ class Parts:
         if not works:  # the model's thread may hang on the store: the model itself is not missing then
             missing = [*(one for one in missing if one != "model" or engine is None), "store"]
         self.metrics.ready.set(not missing)
-        return list(dict.fromkeys(missing))
+        return missing
 
     async def store_works(self) -> bool:
         """Whether the store can be read and written, which a thread checks within `LOOK` seconds.
