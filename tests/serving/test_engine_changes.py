@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from what_next.errors import StoreUnavailable
+from what_next.serving.engine import models
 from what_next.serving.engine.live import point
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, versions_folder
@@ -52,8 +53,8 @@ def test_sessions_outlive_new_items_but_not_changed_ones(service: Service) -> No
     for item, kept in (("new", True), ("i3", False)):
         service.store.commit([AddItems((NewItem(item, "Another title", attributes),))])
         service.engine.models.grow()
-        assert ("anna" in service.engine.models.live.current.sessions) is kept
-        assert "ben" not in service.engine.models.live.current.sessions
+        assert (service.engine.models.live.current.sessions.remembered("anna") is not None) is kept
+        assert service.engine.models.live.current.sessions.remembered("ben") is None
         for user, history in (("anna", HISTORY), ("ben", (*HISTORY, "new"))):
             assert ids(service.ask(user=user)) == ids(service.ask(history=history))
 
@@ -136,8 +137,9 @@ def test_a_version_that_cannot_be_loaded_is_refused_and_told_once(
     assert service.engine.model()["refused"]["version"] == version
     with monkeypatch.context() as patch:
         patch.setattr(Served, "load", None)  # it is not tried again and again
-        for _ in range(2):
-            service.engine.models.look()
+        looks, look = list[int](), service.engine.models.look
+        patch.setattr(service.engine.models, "look", lambda: (look(), looks.append(1)))
+        in_time(lambda: len(looks) > 1)
     assert [one.levelname for one in caplog.records if version in one.getMessage()] == ["ERROR"]
     assert service.ask(history=HISTORY).version == first
     with running(service.setup) as other:  # the next process begins with what can be loaded
@@ -154,7 +156,7 @@ def test_a_failure_that_comes_again_and_again_is_told_once(
         raise RuntimeError("no item of the kind")
 
     monkeypatch.setattr(service.engine.models, "look", broken)
-    service.engine._poller.every = 0.001
+    monkeypatch.setattr(models, "LOOK", 0.001)
     in_time(lambda: len(looks) > 3)
     assert [one.levelname for one in caplog.records] == ["ERROR"]
 
@@ -169,7 +171,7 @@ def test_a_store_that_cannot_be_read_is_told_once_with_the_reason_and_once_when_
         looks.append(1)
         raise StoreUnavailable(f"store.sqlite: cannot be used now (reason {len(looks)}); try again")
 
-    service.engine._poller.every = 0.001
+    monkeypatch.setattr(models, "LOOK", 0.001)
     with monkeypatch.context() as patch:
         patch.setattr(service.store, "deployments", away)
         in_time(lambda: len(looks) > 3)

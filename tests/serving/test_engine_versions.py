@@ -17,7 +17,7 @@ from what_next.serving.engine.versions import before, intact, keep, line, versio
 from what_next.serving.store import Deployment, Store
 from what_next.settings import Setup
 
-from .engines import running
+from .engines import in_time, running
 from .models import served
 
 HISTORY = ("i3", "i14", "i15")
@@ -119,13 +119,11 @@ def test_a_model_takes_over_by_force_and_goes_by_a_rollback(setup: Setup, second
         first = service.ask(history=HISTORY).version
         code, told = run("promote", "--model", second, "--force")
         assert (code, told["version"], told["number"]) == (0, version_of(second), 2)
-        service.engine.models.look()
-        assert service.ask(history=HISTORY).version == told["version"]
+        in_time(lambda: service.ask(history=HISTORY).version == told["version"])
         note = service.store.deployments()[-1].note
         assert (note["forced"], note["from"], note["gate"]) == (True, first, None)
         assert run("rollback")[0] == 0
-        service.engine.models.look()
-        assert service.ask(history=HISTORY).version == first
+        in_time(lambda: service.ask(history=HISTORY).version == first)
         assert service.engine.model()["deployed"]["kind"] == "rolled back"
         code, told = run("rollback")
         assert code == 2

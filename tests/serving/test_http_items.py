@@ -167,7 +167,7 @@ class TestWithdrawing:
         assert ("i3" in shown(one, user_id="u1"), "x1" in shown(one, user_id="u1")) == (False, True)
         one.ask("DELETE", "/v1/items/x1")
         one.store.commit([AddItems((NewItem("x2", "X", dict.fromkeys(ATTRIBUTES, 0.1)),))])
-        one.engine.models.look()
+        one.engine.models.grow()
         assert {"i3", "x1"} & set(shown(one, user_id="u1")) == set()
 
 

@@ -155,7 +155,7 @@ def test_items_that_were_added_are_recommended_by_the_model_that_is_judged(tmp_p
         names = service.engine.models.live.current.served.catalogue.names
         new = tuple(NewItem(name, f"New {name}", dict.fromkeys(names, 0.5)) for name in ("x1", "x2", "i3"))
         service.store.commit([AddItems(new)])
-        service.engine.models.look()
+        service.engine.models.grow()
         live(service)
         log, found = judged(service, tmp_path / "setup.txt")
         same(log, found)

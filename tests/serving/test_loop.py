@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from errno import ENOSPC
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -326,10 +327,10 @@ def test_a_candidate_of_another_catalogue_is_refused(
         candidate.check_catalogue(other / "agent.safetensors", path.with_name("agent.safetensors"))
     candidate.check_catalogue(path.with_name("agent.safetensors"), path.with_name("agent.safetensors"))
 
-    def trained(setup: Setup, _: Path | None) -> dict[str, Any]:
+    def trained(setup: Setup, _: Path | None) -> SimpleNamespace:
         for file in other.glob("agent.*"):
             shutil.copy(file, setup.model_agent_path.parent)
-        return {"histories": 1, "seconds": 1.0, "stopped": False}
+        return SimpleNamespace(histories=1, seconds=1.0, interrupted=False)
 
     monkeypatch.setattr(candidate, "train", trained)
     shop.walk(2)

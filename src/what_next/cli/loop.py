@@ -45,15 +45,14 @@ def loop(
     if asked and once:
         raise SetupError("loop status --once: --once is for the loop itself; leave it out")
     settings = setup_of(Path(words[0]), words[1:], "train=no")
-    from what_next.serving.loop.journal import Journal, alone, journal_path
+    from what_next.serving.loop.journal import Journal, alone, journal_path, status_of
     from what_next.serving.loop.loop import Loop
 
     path = journal_path(settings)
     if asked:
         if not path.is_file():
             raise StoreError(f"{path}: there is no journal; begin with what-next loop SETUP")
-        with closing(Journal.open(path)) as journal:
-            status = journal.status()
+        status = status_of(settings)
         answer(status, as_json, _shown(status))
         return 0
     every = None if once else settings.loop.look

@@ -110,12 +110,6 @@ class SessionCache:
                 if entry.events == len(entry.session):
                     self._entries[user] = entry
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, user: str) -> bool:
-        return user in self._entries
-
     def _catch_up(self, late: dict[str, Entry], found: dict[str, Entry]) -> None:
         """Read each user's new events, and fold them in or replay all; users without events any more are left out."""
         new = self.store.events_after({entry.key: entry.last for entry in late.values()})

@@ -73,7 +73,7 @@ class Engine:
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
         settings, metrics = setup.server, metrics or Metrics()
         self.setup, self.writer, self.metrics = setup, writer, metrics
-        self.models = models = Models(setup, store, metrics, stop)
+        self.models = Models(setup, store, metrics, stop)
         self._going: Counter[str] = Counter()
         self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
         self._submitting = threading.Lock()
@@ -81,10 +81,10 @@ class Engine:
         # poller does; asking the store before each batch would cost more than the rest of the batch.
         self._behind = False
         self._answering, self._safe = Answering(setup), Answering(setup)
-        self._shadow = Shadow(Answering(setup), lambda: models.live.candidate, self._submit, metrics)
+        self._shadow = Shadow(self.models, self._submit)
         self.batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
-        self._poller = Poller(models)
-        self.experiment = Watch(settings, lambda: models.live, models.store, setup.loop.look)
+        self._poller = Poller(self.models)
+        self.experiment = Watch(self.models)
 
     def close(self) -> None:
         """Answer waiting questions, and end all threads."""

@@ -14,13 +14,12 @@ from typing import Any
 
 from what_next.errors import StoreError, StoreUnavailable
 from what_next.metrics.bootstrap import LEVEL
-from what_next.off_policy.confidence_sequences import Arm as Earned
 from what_next.off_policy.confidence_sequences import contrast
 from what_next.serving import logger
 from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Result
-from what_next.serving.engine.live import Active, Live, point
-from what_next.serving.metrics import Metrics
+from what_next.serving.engine.live import Live, point
+from what_next.serving.engine.models import Models
 from what_next.serving.request import Arm, RecommendationResponse, Role
 from what_next.serving.store import AddImpression, Store
 from what_next.serving.store.rewards import earned
@@ -96,9 +95,8 @@ class Watch:
         now: the last comparison, as plain values; None if there is no experiment, or no comparison yet.
     """
 
-    def __init__(self, settings: Server, live: Callable[[], Live], store: Store, every: float) -> None:
-        """`every`: seconds between two looks."""
-        self.settings, self.live, self.store, self.every = settings, live, store, every
+    def __init__(self, models: Models) -> None:
+        self.models = models
         self.now: dict[str, Any] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="what-next-experiment", daemon=True)
@@ -120,8 +118,8 @@ class Watch:
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
-        experiment = Experiment.of(self.settings, self.live())
-        self.now = None if experiment is None else compared(experiment, self.store)
+        experiment = Experiment.of(self.models.setup.server, self.models.live)
+        self.now = None if experiment is None else compared(experiment, self.models.store)
         return self.now
 
     def _run(self) -> None:
@@ -133,7 +131,7 @@ class Watch:
                 logger.warning("the experiment could not be looked at: %s", error)
             except Exception:
                 logger.exception("the experiment could not be looked at")
-            self._stop.wait(max(self.every, REST * (time.monotonic() - began)))
+            self._stop.wait(max(self.models.setup.loop.look, REST * (time.monotonic() - began)))
 
 
 def compared(experiment: Experiment, store: Store) -> dict[str, Any]:
@@ -145,7 +143,10 @@ def compared(experiment: Experiment, store: Store) -> dict[str, Any]:
     return {
         "name": experiment.name,
         "share": experiment.share,
-        "arms": [_told(first, found.theirs), _told(second, found.ours)],
+        "arms": [
+            {"name": name, "users": arm.users, "answers": arm.answers, "reward": arm.mean if arm.answers else None}
+            for name, arm in ((first, found.theirs), (second, found.ours))
+        ],
         "difference": {name: value if abs(value) < float("inf") else None for name, value in bounds.items()},
         "level": LEVEL,
         "verdict": {"better": second, "worse": first, "undecided": None}[found.verdict()],
@@ -159,27 +160,13 @@ def _moment(time: datetime) -> str:
     return time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _told(name: str, arm: Earned) -> dict[str, Any]:
-    reward = arm.mean if arm.answers else None
-    return {"name": name, "users": arm.users, "answers": arm.answers, "reward": reward}
-
-
 class Shadow:
     """Records the second model's answers in a thread of its own, so that it neither delays nor breaks real answers."""
 
-    def __init__(
-        self,
-        answering: Answering,
-        candidate: Callable[[], Active | None],
-        submit: "Callable[[AddImpression, float], Future[Any]]",
-        metrics: Metrics,
-    ) -> None:
-        """Start the thread.
-
-        `answering`: used by this thread only; `candidate`: gives the current second model; `submit`: writes an
-        impression, with the question's time of arrival on the monotonic clock.
-        """
-        self.answering, self.candidate, self.submit, self.metrics = answering, candidate, submit, metrics
+    def __init__(self, models: Models, submit: "Callable[[AddImpression, float], Future[Any]]") -> None:
+        """`submit`: writes an impression, with its question's time of arrival on the monotonic clock."""
+        self.models, self.metrics, self.submit = models, models.metrics, submit
+        self.answering = Answering(models.setup)
         self._room = threading.BoundedSemaphore(WAITING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="what-next-shadow")
 
@@ -198,8 +185,7 @@ class Shadow:
 
     def _record(self, request: Question, shown: RecommendationResponse, asked: float) -> None:
         self._room.release()
-        active = self.candidate()
-        if active is None:
+        if (active := self.models.live.candidate) is None:
             return
         try:
             found = self.answering.answer(active, [request], "shadow")[0]

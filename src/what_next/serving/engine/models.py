@@ -96,7 +96,7 @@ class Models:
         self.stop = stop or threading.Event()
         self.setup, self.store, self.metrics = setup, store, metrics
         self.folder = versions_folder(setup)
-        self._changing, self._swapping, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
+        self._changing, self._swapping = threading.Lock(), threading.Lock()
         self.loading: Loading | None = None
         self._second: Loading | None = None
         self._beside: Second | None = None  # the store's second version that was last handled
@@ -196,20 +196,19 @@ class Models:
     # Changes
 
     def look(self) -> None:
-        """Apply the store's new deployments, new items and withdrawals.
+        """Apply the store's new deployments, new items and withdrawals; for one thread alone (`Poller`).
 
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
         self.grow()
-        with self._looking:
-            deployments = self.store.deployments()
-            if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
-                self._seen = deployments[-1].number
-            if self.setup.server.candidate is not None or self.setup.server.tried is not None:
-                return
-            if (wanted := self.store.second()) != self._beside and self._put_beside(wanted):
-                self._beside = wanted
+        deployments = self.store.deployments()
+        if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
+            self._seen = deployments[-1].number
+        if self.setup.server.candidate is not None or self.setup.server.tried is not None:
+            return
+        if (wanted := self.store.second()) != self._beside and self._put_beside(wanted):
+            self._beside = wanted
 
     def _deploy(self, newest: Deployment) -> bool:
         """Switch to a deployed version; False if it is still being loaded, and the next look must call this again."""

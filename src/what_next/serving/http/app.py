@@ -99,7 +99,7 @@ class Application:
             token = bearer[7:]  # other schemes, such as Basic, are for proxies
         caller, call.caller = parts.caller(scope["client"][0] if scope.get("client") else "", token)
         if path not in ALWAYS:
-            parts.rate.charge(call.caller)
+            call.pay(1)
         if caller is not None:
             call.key, call.role = caller.name, caller.role
         elif (token or needed) and path not in OPEN and not path.startswith(PAGE):

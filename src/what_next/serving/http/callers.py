@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event, Thread
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 from starlette.types import Receive
@@ -23,8 +23,7 @@ from what_next.serving.store import Store
 if TYPE_CHECKING:
     from what_next.serving.http.routes import Call
 
-Role = Literal["read", "write", "admin"]
-ROLES: tuple[Role, ...] = ("read", "write", "admin")
+ROLES = ("read", "write", "admin")
 """Each role includes the rights of those before it."""
 READ, WRITE, ADMIN = range(3)
 """Their indices in `ROLES`."""
@@ -128,15 +127,6 @@ class Rate:
             return full + room * step - now - 1.0
         self._full[caller] = full + cost * step
         return 0.0
-
-    def charge(self, caller: str, cost: int | float = 1, paid: int | float = 0) -> None:
-        """As `take`, but raises a `Problem` if the caller has to wait."""
-        if wait := self.take(caller, cost, paid):
-            message = (
-                f"the rate limit of {self._rate:,} requests a second for each key, or address without a key, is used "
-                "up (server.rate, counted by cost: items, history, reasons, bytes); wait as Retry-After says"
-            )
-            raise Problem(429, message, headers={"retry-after": str(int(wait) + 1)})
 
 
 class ClientGone(Exception):

@@ -46,12 +46,11 @@ class Parts:
     put: Callable[[str], object] | None = None
     keys: KeyRing | None = None
     world: Boredom | None = None
-    looks: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ready"))
-    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "reads"))
 
     def __post_init__(self) -> None:
         self.log = Log(self.settings.log_ids, self.put)
         self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
+        self.looks, self.threads = ThreadPoolExecutor(1, "ready"), ThreadPoolExecutor(THREADS, "reads")
         self._look: tuple[float, Future[bool]] | None = None  # start and result of the latest check of the store
         if self.store is not None:
             self.keys = KeyRing(self.store, self.metrics.store_failures.inc)
@@ -94,7 +93,7 @@ class Parts:
         if not works:  # the model's thread may hang on the store: the model itself is not missing then
             missing = [*(one for one in missing if one != "model" or engine is None), "store"]
         self.metrics.ready.set(not missing)
-        return list(dict.fromkeys(missing))
+        return missing
 
     async def store_works(self) -> bool:
         """Whether the store can be read and written, which a thread checks within `LOOK` seconds.

@@ -67,7 +67,7 @@ class Problem(Exception):
     def body(self) -> bytes:
         """The body of the response, as JSON."""
         fields = [{"field": name, "reason": reason} for name, reason in self.fields]
-        code = self.code or CODES.get(self.status, "refused")
+        code = self.code or CODES[self.status]
         return orjson.dumps({"error": {"code": code, "message": self.message, "fields": fields}})
 
     @property

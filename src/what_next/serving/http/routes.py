@@ -53,7 +53,7 @@ class Call:
         caller: the name under which limits count it; `key`: the name of the API key; `role`: the caller's rights.
         user: the user that the request concerns, for the log.
         several: for a batch, the name of the list in the body, to name rows in errors; else empty.
-        counted: whether it is counted as a concurrent request.
+        counted: whether it is counted as a concurrent request; `paid`: its cost so far.
         held: bytes of its body in memory; `complete`: False while the body is being read.
     """
 
@@ -68,12 +68,20 @@ class Call:
     user: str | None = None
     several: str = ""
     counted: bool = False
+    paid: float = 0.0
     held: int = 0
     complete: bool = True
 
-    def pay(self, cost: float) -> None:
-        """Charge the rate limit for a cost beyond 1; raises a `Problem` if the limit is exceeded."""
-        self.parts.rate.charge(self.caller, cost, 1)
+    def pay(self, cost: int | float) -> None:
+        """Charge the caller's rate limit for a further cost; raises a `Problem` if the caller has to wait."""
+        if wait := self.parts.rate.take(self.caller, cost, self.paid):
+            message = (
+                f"the rate limit of {self.parts.settings.rate:,} requests a second for each key, or address without a "
+                "key, is used up (server.rate, counted by cost: items, history, reasons, bytes); wait as Retry-After "
+                "says"
+            )
+            raise Problem(429, message, headers={"retry-after": str(int(wait) + 1)})
+        self.paid += cost
 
     async def answer(self, send: Send, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
         """Send a JSON response."""
@@ -101,7 +109,8 @@ class Operation:
 
     Attributes:
         method, path: of the request; `handler`: answers it.
-        takes: what the handler takes besides the call; `reply`: the schema of the answer; None: not JSON.
+        body, params: what the handler takes besides the call, if anything; at most one of them.
+        reply: the schema of the answer; None: not JSON.
         role: the required role, as an index in `callers.ROLES`.
         refuses: its own error statuses, with descriptions, besides those of every request.
         idempotent: whether it takes an Idempotency-Key; `in_schema`: whether it is in the OpenAPI schema.
@@ -110,7 +119,8 @@ class Operation:
     method: str
     path: str
     handler: Handler
-    takes: type[Params] | type[Body] | None
+    body: type[Body] | None
+    params: type[Params] | None
     reply: type[Reply] | None
     role: int = READ
     refuses: Mapping[int, str] = field(default_factory=dict)
@@ -126,14 +136,14 @@ class Operation:
         """Answer one request."""
         if call.role < self.role:
             raise Problem(403, f"this key has the role {ROLES[call.role]}, and this request needs {ROLES[self.role]}")
-        if self.takes is None:
-            content = await self.handler(call)
-        elif issubclass(self.takes, Body):
-            content = await self.handler(call, await self._body(self.takes, call, receive))
-        else:
+        if self.body is not None:
+            content = await self.handler(call, await self._read(self.body, call, receive))
+        elif self.params is not None:
             query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-            params = self.takes.model_validate({**query, **scope.get("path_params", {})})
+            params = self.params.model_validate({**query, **scope.get("path_params", {})})
             content = await self.handler(call, **vars(params))
+        else:
+            content = await self.handler(call)
         if isinstance(content, Response):
             call.status = content.status_code
             await content(scope, receive, send)
@@ -142,7 +152,7 @@ class Operation:
                 content = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
             await call.answer(send, self.status, content)
 
-    async def _body(self, kind: type[Body], call: Call, receive: Receive) -> Body:
+    async def _read(self, kind: type[Body], call: Call, receive: Receive) -> Body:
         """Read and parse the body. The rate limit charges a long body before parsing, and then the body's cost."""
         if call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
             raise Problem(415, "the body must be JSON; send the header Content-Type: application/json")
@@ -154,13 +164,11 @@ class Operation:
             )
         parts, length = call.parts, call.headers.get(b"content-length", b"")
         content = await parts.bodies.read(receive, int(length[:19]) if length.isdigit() else 0, call)
-        paid = 1.0
-        if (size := len(content)) > BYTES:
-            parts.rate.charge(call.caller, size / BYTES, paid)
-            paid += size / BYTES
+        if len(content) > BYTES:
+            call.pay(len(content) / BYTES)
         body = await parts.bodies.parsed(kind, content)
-        if (units := body.units) > paid:
-            parts.rate.charge(call.caller, units - paid, paid)
+        if (units := body.units) > call.paid:
+            call.pay(units - call.paid)
         if isinstance(body, Batch):
             (call.several,) = type(body).model_fields
         return body
@@ -174,13 +182,13 @@ def operation(method: str, path: str, reply: type[Reply] | None = None, **more: 
 
     def made(handler: Handler) -> Handler:
         _, *given = signature(handler).parameters.values()
-        takes: type[Params] | type[Body] | None = None
+        body = params = None
         if given and isinstance(given[0].annotation, type) and issubclass(given[0].annotation, Body):
-            takes = given[0].annotation
+            body = given[0].annotation
         elif given:
             fields = {one.name: (one.annotation, ... if one.default is one.empty else one.default) for one in given}
-            takes = create_model(handler.__name__, __base__=Params, **fields)  # type: ignore[call-overload]
-        OPERATIONS.append(Operation(method, path, handler, takes, reply, **more))
+            params = create_model(handler.__name__, __base__=Params, **fields)  # type: ignore[call-overload]
+        OPERATIONS.append(Operation(method, path, handler, body, params, reply, **more))
         return handler
 
     return made

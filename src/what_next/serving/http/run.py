@@ -277,15 +277,12 @@ async def _watch(opening: Opening, server: uvicorn.Server, ready: Callable[[], N
 
 
 def _facts(setup: Setup, parts: Parts, bound: socket.socket, start: float) -> dict[str, Any]:
-    engine, store = parts.engine, parts.store
-    assert engine is not None
-    assert store is not None
-    model, (host, port, *_) = engine.model(), bound.getsockname()
+    model, (host, port, *_) = parts.model.model(), bound.getsockname()
     return {
         "address": f"http://{f'[{host}]' if ':' in host else host}:{port}",
         "version": model["version"],
         "items": model["items"],
-        "store": store.backend.where,
+        "store": parts.reads.backend.where,
         "keys": setup.server.needs_keys,
         "package": __version__,
         "seconds": round(time.monotonic() - start, 3),

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from what_next import __version__
-from what_next.serving.bodies import Body
 from what_next.serving.http.recommendations import HEADER, IDEMPOTENCY_KEY
 from what_next.serving.http.replies import Error
 from what_next.serving.http.routes import ALWAYS, OPERATIONS, Call, Operation, operation
@@ -65,7 +64,7 @@ async def openapi(call: Call) -> Json:
 def document(needs_keys: bool) -> Json:
     """The schema; `needs_keys`: whether requests other than probes need a key."""
     documented = [one for one in OPERATIONS if one.in_schema]
-    kinds = dict.fromkeys(kind for one in documented for kind in (_body(one), one.reply, Error) if kind is not None)
+    kinds = dict.fromkeys(kind for one in documented for kind in (one.body, one.reply, Error) if kind is not None)
     named: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in kinds]
     _, definitions = models_json_schema(named, ref_template=PLACE)
     paths: dict[str, Json] = {}
@@ -89,9 +88,8 @@ def _operation(one: Operation) -> Json:
     summary, _, more = inspect.cleandoc(one.handler.__doc__ or "").partition("\n\n")
     first, *others = one.handler.__name__.split("_")
     parameters = [*_parameters(one), *([IDEMPOTENCY] if one.idempotent else [])]
-    body = _body(one)
     refused = {status: about for status, about in ANY.items() if one.path not in ALWAYS or status not in (401, 429)}
-    refused |= OF_BODIES if body else OF_PARAMS if one.takes else {}
+    refused |= OF_BODIES if one.body else OF_PARAMS if one.params else {}
     refused |= (OF_PATHS if "{item_id}" in one.path else {}) | dict(one.refuses)
     responses = {str(one.status): _reply(one)}
     for status, about in sorted(refused.items()):
@@ -104,14 +102,10 @@ def _operation(one: Operation) -> Json:
     }
     if parameters:
         made["parameters"] = parameters
-    if body is not None:
-        examples = {name: {"value": value} for name, value in body.examples.items()}
-        made["requestBody"] = {"required": True, "content": _json(body, examples=examples)}
+    if one.body is not None:
+        examples = {name: {"value": value} for name, value in one.body.examples.items()}
+        made["requestBody"] = {"required": True, "content": _json(one.body, examples=examples)}
     return made
-
-
-def _body(one: Operation) -> type[Body] | None:
-    return one.takes if one.takes is not None and issubclass(one.takes, Body) else None
 
 
 def _reply(one: Operation) -> Json:
@@ -128,9 +122,9 @@ def _json(kind: type[BaseModel], **more: Any) -> Json:
 
 def _parameters(one: Operation) -> list[Json]:
     """The parameters in path and query."""
-    if one.takes is None or issubclass(one.takes, Body):
+    if one.params is None:
         return []
-    schema, in_path = one.takes.model_json_schema(), set(re.findall(r"\{(\w+)\}", one.path))
+    schema, in_path = one.params.model_json_schema(), set(re.findall(r"\{(\w+)\}", one.path))
     return [
         {"name": name, "in": "path" if name in in_path else "query", "required": name in in_path, "schema": field}
         for name, field in schema["properties"].items()

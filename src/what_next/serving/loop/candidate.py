@@ -9,7 +9,7 @@ import polars as pl
 
 from what_next.agent import Agent
 from what_next.data import Catalogue, Dataset
-from what_next.environment import Environment
+from what_next.environment import Environment, Report
 from what_next.errors import CatalogueError, DataError, ModelError, SaveError, some
 from what_next.metrics.next_items import Targets, rank
 from what_next.off_policy import Learned, LogSettings, gate
@@ -133,19 +133,14 @@ def unlike(setup: Setup, deployed: Path) -> str | None:
     return None
 
 
-def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
-    """Train a candidate from the weights of `origin` or from scratch; an interrupted training is resumed.
-
-    Returns:
-        `histories` and `seconds` of training, and whether it was interrupted (`stopped`).
-    """
+def train(setup: Setup, origin: Path | None) -> Report:
+    """Train a candidate from the weights of `origin` or from scratch; an interrupted training is resumed."""
     begun = setup.model_agent_path, setup.members[0].model_agent_path
     resume = any(path.is_file() and resume_path(path).is_file() for path in begun)
     origin = None if resume else origin
     state = State.open(setup, resume=resume, origin=origin)
     environment = Environment(Agent(setup, state.space), state, setup, resume=resume, origin=origin, force=True)
-    report = environment.train_agent()
-    return {"histories": report.histories, "seconds": round(report.seconds, 1), "stopped": report.interrupted}
+    return environment.train_agent()
 
 
 def check_catalogue(candidate: Path, deployed: Path) -> None:

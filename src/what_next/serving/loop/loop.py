@@ -246,13 +246,13 @@ class Loop:
                 raise
             reason, setup = str(error), candidate.settings_of(self.setup, home, current.number, True)
             found = candidate.train(setup, None)
-        if found["stopped"]:
+        if found.interrupted:
             raise KeyboardInterrupt
         candidate.check_catalogue(setup.model_agent_path, deployed)
         version = keep(versions_folder(self.setup), setup.model_agent_path)
         self.journal.measure(**current.facts["until"])
         start = f"from {current.facts['current']}" if reason is None else f"from nothing ({reason})"
-        told = f"trained {version} {start}: {found['histories']:,} histories in {found['seconds']:g} s"
+        told = f"trained {version} {start}: {found.histories:,} histories in {round(found.seconds, 1):g} s"
         return Done(told, "judge", {"version": version, "warm": reason is None})
 
     def _judge(self, current: LoopRound) -> Done:
