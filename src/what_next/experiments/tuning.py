@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -50,7 +50,7 @@ MIN_RESOURCE, REDUCTION = 2, 2
 """Successive halving: validations before a trial may be stopped, and the reduction factor. With 2 and 2 a search on
 ml-100k reached the same score in 41 to 54 % of the time of a search without pruning (docs/scale.md, three seeds); with
 1 and 4, Optuna's defaults, in 78 % (one seed): the order after one validation differs from the final one."""
-PRUNERS = ("halving", "hyperband")
+Pruner = Literal["halving", "hyperband"]
 """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943; in the asynchronous form of Li et al. 2020, arXiv
 1810.05934), and Hyperband (Li et al. 2018, arXiv 1603.06560), which hedges between several reduction schedules."""
 FREE = {
@@ -110,7 +110,7 @@ def tune(
     seconds: float = 60.0,
     study: Path | str | None = None,
     search: Mapping[str, Sequence[Value]] | None = None,
-    prune: str | None = None,
+    prune: Pruner | None = None,
     state: State | None = None,
     tell: Callable[[Trial, Trial], None] = lambda trial, best: None,
 ) -> Tuned:
@@ -125,7 +125,7 @@ def tune(
         seconds: longest training of each trial; the learning rate decays over this time.
         study: its file, or the URL of a database that several processes share; None: beside the agent's.
         search: only these settings, each in a range (a pair of numbers) or among other values; None: `search_space`.
-        prune: how to stop trials early that are worse than others after as many validations: one of `PRUNERS`; None: no
+        prune: how to stop trials early that are worse than others after as many validations: see `Pruner`; None: no
             pruning.
         state: of the setup, if the data is in memory already; None: it is read.
         tell: called with each judged trial, and the best so far.
@@ -259,7 +259,7 @@ def _prepare(
     judged: int,
     *,
     shared: bool,
-    prune: str | None,
+    prune: Pruner | None,
 ) -> None:
     """Set the study's sampler and pruner, and queue the setup's own values as the first trial.
 
