@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64, Int, Int32, Int64
 
 from what_next.experiments.next_items import Comparison
 from what_next.metrics.beyond import ItemStatistics
@@ -131,16 +131,14 @@ class View:
         return cleaned(str(self.comparison.state.dataset.user_ids[int(self.comparison.evaluator.targets.users[row])]))
 
     @property
-    def counts(self) -> Int32[np.ndarray, "items"]:
-        """Training events of each item."""
-        counts = self.comparison.state.space.counts
-        assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
-        return counts
-
-    @cached_property
-    def background(self) -> ItemStatistics:
+    def statistics(self) -> ItemStatistics:
         """Popularity, attributes and categories of the items."""
-        return ItemStatistics.of(self.comparison.state.space.catalogue, self.counts)
+        return self.comparison.evaluator.statistics
+
+    @property
+    def counts(self) -> Int[np.ndarray, "items"]:
+        """Training events of each item."""
+        return self.statistics.counts
 
     def some_rows(self, most: int = 2000) -> Int64[np.ndarray, "rows"]:
         """All rows, or a sample of `most` with a fixed seed, for charts."""
