@@ -242,7 +242,6 @@ class TestWords:
     )
     def test_a_difference_is_one_where_zero_lies_outside(self, low, high, sign) -> None:
         assert words.sign({"mean": (low + high) / 2, "low": low, "high": high, "n": 3}) == sign
-        assert words.sign(None) == 0
 
     def test_an_agent_before_its_first_step_is_nobodys_rival(self, setup_of, films: Dataset, tmp_path) -> None:
         named = {"agent": hits(films, 1), "untrained": hits(films, 0.9), "rule": hits(films, 0.2)}

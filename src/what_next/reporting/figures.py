@@ -118,7 +118,7 @@ def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], met
                     dot(axes, policies[name][metric], place + shift, view.colour(name))
         rows_of(axes, [(text, "ink") for text in heads])
 
-    heads = [f"{group} ({one.get('users', 0):,})" for group, one in zip(rows, groups.values(), strict=True)]
+    heads = [f"{group} ({one['users']:,})" for group, one in zip(rows, groups.values(), strict=True)]
     words = "; ".join(
         f"{group}: "
         + ", ".join(f"{name} {number(one[name][metric]['mean'])}" for name in names if metric in one.get(name, {}))

@@ -234,10 +234,9 @@ def _targets(result: Mapping[str, Any]) -> str:
 
 def only_training(split: Mapping[str, Any]) -> str:
     """The users with too few events to leave the last out; empty if there are none."""
-    others = split.get("other_users")
-    if split["kind"] != "leave_last_out" or not others:
+    if split["kind"] != "leave_last_out" or not split["other_users"]:
         return ""
-    return f"{counted(others, 'user')} with fewer than three events, for training alone"
+    return f"{counted(split['other_users'], 'user')} with fewer than three events, for training alone"
 
 
 def estimates_table(result: Mapping[str, Any]) -> RenderableType:

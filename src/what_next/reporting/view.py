@@ -91,7 +91,7 @@ class View:
         place = self.learned.index(name) if name in self.learned else len(LEARNED)
         return LEARNED[place] if place < len(LEARNED) else "muted"
 
-    def difference(self, one: str, other: str, metric: str) -> Interval | None:
+    def difference(self, one: str, other: str, metric: str) -> Interval:
         """One policy minus another on the same users; from the result, or else computed here."""
         for between in ("-", " - "):
             found: Interval | None = self.result["differences"].get(f"{one}{between}{other}", {}).get(metric)
@@ -99,7 +99,7 @@ class View:
                 return found
         mine, theirs = (self.values(name, metric) for name in (one, other))
         people, owners = self.comparison.evaluator.targets.people
-        return means({metric: user_means(mine - theirs, owners, len(people))}).get(metric)
+        return means({metric: user_means(mine - theirs, owners, len(people))})[metric]
 
     def values(self, name: str, metric: str) -> Float64[np.ndarray, "rows"]:
         """A policy's metric in each row; NaN without a value."""
