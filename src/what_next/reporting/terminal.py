@@ -167,14 +167,12 @@ def _row(
 
 
 def _searched(result: Mapping[str, Any]) -> str:
-    """How many settings were tried and on how many targets, if the result has these numbers."""
-    searched = result.get("searched")
-    if searched is None:
-        return ""
+    """How many settings were tried and on how many targets."""
+    searched = result["searched"]
     tried = ", ".join(f"{count} for {name}" for name, count in searched["tried"].items())
     some = f"{searched['targets']:,}" + (f" of {searched['of']:,}" if searched["targets"] < searched["of"] else "")
     popular = "".join(
-        f", {name} among the {most:,} most popular items" for name, most in searched.get("most_popular", {}).items()
+        f", {name} among the {most:,} most popular items" for name, most in searched["most_popular"].items()
     )
     return f" (settings tried: {tried}; on {some} validation targets{popular})"
 
