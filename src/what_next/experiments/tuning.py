@@ -319,7 +319,7 @@ def _try(
         settings = {name: _suggested(trial, name, where) for name, where in space.items()}
         start = time.perf_counter()
         try:
-            score = _score(with_settings(setup, settings), state, seconds, *([trial] if pruned else []))
+            score = _score(with_settings(setup, settings), state, seconds, trial if pruned else None)
         except TrainingError:
             score = -np.inf
         finally:
@@ -356,9 +356,9 @@ def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> A
 
 
 class _Watched(Environment):
-    """Reports the validation metric to a trial at each save; the trial may be pruned by it."""
+    """Reports the validation metric to its trial, if it has one, at each save; the trial may be pruned by it."""
 
-    trial: "optuna.Trial"
+    trial: "optuna.Trial | None" = None
     told, times = -1, 0
 
     def validate(self) -> dict[str, float]:
@@ -366,7 +366,7 @@ class _Watched(Environment):
         import optuna
 
         found = super().validate()
-        if self.agent.steps > self.told and found:
+        if self.trial is not None and self.agent.steps > self.told and found:
             self.told, self.times = self.agent.steps, self.times + 1
             by = self.state.monitored
             self.trial.report(next(value for name, value in found.items() if name.startswith(by)), self.times)
@@ -386,10 +386,8 @@ def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | No
         alone = {"train": True, "seconds": seconds, "log": None, "refit": "no"}
         setup = setup.model_copy(update=alone | paths | saves)
         learned = State(state.dataset, setup, state.space)
-        kind = Environment if trial is None else _Watched
-        environment = kind(Agent(setup, learned.space), learned, setup)
-        if isinstance(environment, _Watched) and trial is not None:
-            environment.trial = trial
+        environment = _Watched(Agent(setup, learned.space), learned, setup)
+        environment.trial = trial
         report = environment.train_agent()
     if report.interrupted:
         return None

@@ -106,9 +106,9 @@ class View:
         rows = len(self.comparison.evaluator.targets)
         return self.comparison.scores[name].values.get(metric, np.full(rows, np.nan))
 
-    def slates(self, name: str, seed: int = 0) -> Int32[np.ndarray, "rows k"]:
-        """The slates of a policy, by its model of one seed, at the first cutoff."""
-        return self.comparison.scores[name].slates[seed, :, : self.k]
+    def slates(self, name: str) -> Int32[np.ndarray, "rows k"]:
+        """The slates of a policy, by its model of the first seed, at the first cutoff."""
+        return self.comparison.scores[name].slates[0, :, : self.k]
 
     def heard(self, row: int) -> Int32[np.ndarray, "before"]:
         """The items of the history of a row, oldest first."""
