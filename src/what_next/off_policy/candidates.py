@@ -152,10 +152,8 @@ def _from_model(log: Evidence) -> Found:
 def _modelled(log: Evidence) -> Modelled | str:
     """The cross-fitted reward model, or the reason why it cannot be fitted."""
     decisions, target = log.decisions, log.target
-    if decisions.vectors is None:
-        return "the items have no vectors that a reward model could read"
     if target.expected is None:
-        return "the policy's mean over the item vectors is not known in each row"
+        return UNEXPECTED
     if log.units < 2:
         return "a reward model must be fitted on other units than it predicts, and the log has a single unit"
     folds = deal(log.units, min(FOLDS, log.units), log.options.seed)[decisions.units]
@@ -185,7 +183,7 @@ def _clusters(log: Evidence) -> Int64[np.ndarray, "items"] | str:
     if log.options.clusters is not None:
         return log.options.clusters
     vectors, items = log.decisions.vectors, log.decisions.items
-    if vectors is None or (vectors.shape[1] >= items and ((vectors != 0).sum(axis=1) <= 1).all()):  # one-hot
+    if vectors.shape[1] >= items and ((vectors != 0).sum(axis=1) <= 1).all():  # one-hot
         return "the items have neither categories nor attributes to make clusters of"
     return step.clusters_of(vectors, round(items**0.5), log.options.seed)
 
@@ -283,9 +281,8 @@ def _sequences(log: Evidence) -> Found:
         each.__name__: made(step.Terms(each(decisions, weights, discount), one), own)
         for each in (sequences.per_decision_is, sequences.weighted_per_decision_is)
     }
-    if decisions.vectors is None or log.target.expected is None:
-        lacking = "the items' vectors, or the policy's mean over them in each row, are not known"
-        return found | dict.fromkeys(("sequence_dr", "fqe"), lacking)
+    if log.target.expected is None:
+        return found | dict.fromkeys(("sequence_dr", "fqe"), UNEXPECTED)
     if only in (None, "sequence_dr"):
         crossed = fqe(decisions, log.target, discount, folds=FOLDS, seed=seed)
         values = sequences.sequence_dr(decisions, weights, discount, crossed.values, crossed.chosen)
@@ -303,6 +300,7 @@ def _diverging(contraction: float) -> str | None:
     return f"fitted Q evaluation does not converge on this log (it grows by {contraction:.2f} a round)"
 
 
+UNEXPECTED = "the policy's mean over the item vectors is not known in each row"
 MARGINAL = "it needs the chance of each item given those above it, but the chances in this log are marginal"
 SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips"))
 GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips", "item_snips", "item_ips")
