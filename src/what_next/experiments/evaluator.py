@@ -170,7 +170,7 @@ class Evaluator:
         }
         if statistics.vectors.shape[1]:
             found["diversity"] = beyond.diversity(slates, statistics)
-        if statistics.categories is not None:
+        if statistics.categories.shape[1]:
             found["calibration"] = beyond.calibration(slates, self._profile, statistics)
         return found
 
@@ -183,9 +183,8 @@ class Evaluator:
     @cached_property
     def _profile(self) -> Profile:
         """The statistics of each row's history."""
-        users, categories = self.targets.users, self.statistics.categories
-        width = 0 if categories is None else categories.shape[1]
-        found = Profile(np.empty(len(users)), np.empty((len(users), width)))
+        users = self.targets.users
+        found = Profile(np.empty(len(users)), np.empty((len(users), self.statistics.categories.shape[1])))
         for rows in chunks(self.targets):
             lengths = self.targets.before[rows]
             one = Profile.of(self.histories(users[rows], np.zeros_like(lengths), lengths).items, self.statistics)

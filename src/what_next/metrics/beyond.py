@@ -41,12 +41,12 @@ class ItemStatistics:
         counts: training events of each item.
         vectors: standardised attributes; no columns where the catalogue has none.
         categories: how each item's weight of 1 is spread over its categories; a row of zeros for an item without any.
-            None where the catalogue has fewer than two categories.
+            No columns where the catalogue has fewer than two categories.
     """
 
     counts: Int[np.ndarray, "items"]
     vectors: Float32[np.ndarray, "items attributes"]
-    categories: Float32[np.ndarray, "items categories"] | None
+    categories: Float32[np.ndarray, "items categories"]
 
     @classmethod
     def of(cls, catalogue: Catalogue, counts: Int[np.ndarray, "items"]) -> "ItemStatistics":
@@ -54,11 +54,9 @@ class ItemStatistics:
 
         An item with several categories belongs to each of them equally.
         """
-        binary, categories = category_columns(catalogue), None
-        if binary.sum() > 1:
-            held = catalogue.attributes[:, binary]
-            categories = held / np.maximum(held.sum(axis=1, keepdims=True), np.float32(1))
-        return cls(counts, catalogue.vectors, categories)
+        binary = np.flatnonzero(category_columns(catalogue))
+        held = catalogue.attributes[:, binary if len(binary) > 1 else []]
+        return cls(counts, catalogue.vectors, held / np.maximum(held.sum(axis=1, keepdims=True), np.float32(1)))
 
     @cached_property
     def information(self) -> Float64[np.ndarray, "items"]:
@@ -71,11 +69,8 @@ class ItemStatistics:
         return mean_over(self.counts.astype(np.float64), items)
 
     def shares(self, items: Int32[np.ndarray, "rows width"]) -> Float64[np.ndarray, "rows categories"]:
-        """The share of each category in the items of each row; NaN where no item has a category.
-
-        There are no columns where the catalogue has no categories.
-        """
-        shares = np.full((len(items), 0 if self.categories is None else self.categories.shape[1]), np.nan)
+        """The share of each category in the items of each row; NaN where no item has a category."""
+        shares = np.full((len(items), self.categories.shape[1]), np.nan)
         if not shares.shape[1] or not items.shape[1]:
             return shares
         for part in parts(len(items), max(items.shape[1], shares.shape[1])):
@@ -87,7 +82,6 @@ class ItemStatistics:
     @cached_property
     def _padded(self) -> Float32[Tensor, "items_plus_1 categories"]:
         """The categories, and a row of zeros for padding."""
-        assert self.categories is not None
         return torch.from_numpy(np.pad(self.categories, ((0, 1), (0, 0))))
 
 
@@ -182,7 +176,7 @@ def calibration(slates: Slates, profile: Profile, statistics: ItemStatistics) ->
         history or the slate holds no item with a category, and where the catalogue has fewer than two categories.
     """
     values = np.full(len(slates), np.nan)
-    if statistics.categories is None:
+    if not statistics.categories.shape[1]:
         return values
     for part in parts(len(slates), max(slates.shape[1], statistics.categories.shape[1])):
         values[part] = _divergence(profile.shares[part], statistics.shares(slates[part]))

@@ -29,7 +29,7 @@ POLES = 2
 def categories(view: View) -> list[str]:
     """The names of those attributes that are categories (`category_columns`); empty where there are none."""
     catalogue = view.comparison.state.space.catalogue
-    if view.statistics.categories is None:
+    if not view.statistics.categories.shape[1]:
         return []
     return [named(name) for name, one in zip(catalogue.names, category_columns(catalogue), strict=True) if one]
 
