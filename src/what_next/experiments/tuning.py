@@ -153,8 +153,7 @@ def tune(
                 continue
             _prepare(kept, setup, space, len(judged), shared=is_shared(path), prune=prune)
             most = trials if is_shared(path) else None
-            number = _try(kept, setup, state, space, seconds, most, pruned=prune is not None)
-            stopped = number is None
+            stopped = _try(kept, setup, state, space, seconds, most, pruned=prune is not None)
             if not stopped:
                 found = Tuned(place, state.monitored, tuple(_judged(kept)), False)
                 if found.best is not None and len(found.trials) > len(judged):
@@ -302,8 +301,8 @@ def _try(
     most: int | None,
     *,
     pruned: bool,
-) -> int | None:
-    """Take the next trial, train and judge it, and tell the study; its number, or None after an interrupt.
+) -> bool:
+    """Take the next trial, train and judge it, and tell the study; returns whether it was interrupted.
 
     `most`: trials in total in a study that several processes share.
     """
@@ -335,12 +334,12 @@ def _try(
     except KeyboardInterrupt:
         if most is not None and asked:  # queues the trial for the other processes
             study.enqueue_trial(asked[0].params)
-        return None
+        return True
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
         late = isinstance(error, optuna.exceptions.UpdateFinishedTrialError) or "Cannot tell" in str(error)
         if most is None or not late:  # late: without a heartbeat for so long that another process took it over
             raise
-    return asked[0].number
+    return False
 
 
 def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> Any:

@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 from what_next.errors import DataError
 from what_next.metrics.bootstrap import LEVEL, RESAMPLES, Bounds
 from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown, unlike_claimed
+from what_next.off_policy.slates import places
 from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
 Looks = Literal["one", "any"]
@@ -55,6 +56,12 @@ class Decisions:
     def items(self) -> int:
         """The number of possible actions."""
         return len(self.vectors)
+
+    @cached_property
+    def above(self) -> Ids:
+        """For each row of a log of slates, the number of rows above it in its slate."""
+        assert self.slates is not None, "the log has slates"
+        return places(self.slates)
 
     @property
     def slated(self) -> bool:

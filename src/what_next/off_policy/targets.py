@@ -238,11 +238,9 @@ def _left(
 
     `full` is changed in place. If nothing remains, the total is infinite, so that all chances become 0.
     """
-    assert decisions.slates is not None
     left, expected = np.ones(len(of_rows)), expected.copy()
-    above = places(decisions.slates)
-    for back in range(1, int(above.max()) + 1):
-        here = np.flatnonzero(above >= back)
+    for back in range(1, int(decisions.above.max()) + 1):
+        here = np.flatnonzero(decisions.above >= back)
         items = decisions.actions[here - back]
         lost = kinds[of_rows[here], items]
         left[here] -= lost
