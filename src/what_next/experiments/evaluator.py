@@ -16,7 +16,7 @@ from what_next.baselines.rules import Popular
 from what_next.data.stages import SILENT, Done, Stages
 from what_next.metrics import beyond
 from what_next.metrics.accuracy import average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank
-from what_next.metrics.beyond import ItemStatistics, Profile
+from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.bootstrap import Interval, means_of, user_means
 from what_next.metrics.next_items import Histories, Ranks, Targets, chunks, rank
 from what_next.metrics.places import Places
@@ -166,12 +166,12 @@ class Evaluator:
         found = {
             "novelty": beyond.novelty(slates, statistics),
             "serendipity": beyond.serendipity(ranks.places, self._popular, k),
-            "popularity_lift": beyond.popularity_lift(slates, self._profile, statistics),
+            "popularity_lift": beyond.popularity_lift(slates, self._heard[0], statistics),
         }
         if statistics.vectors.shape[1]:
             found["diversity"] = beyond.diversity(slates, statistics)
         if statistics.categories.shape[1]:
-            found["calibration"] = beyond.calibration(slates, self._profile, statistics)
+            found["calibration"] = beyond.calibration(slates, self._heard[1], statistics)
         return found
 
     @cached_property
@@ -181,15 +181,15 @@ class Evaluator:
         return self._rank(Popular(self.statistics.counts), self.histories, self.seed, done).places
 
     @cached_property
-    def _profile(self) -> Profile:
-        """The statistics of each row's history."""
-        users = self.targets.users
-        found = Profile(np.empty(len(users)), np.empty((len(users), self.statistics.categories.shape[1])))
+    def _heard(self) -> tuple[Float64[np.ndarray, "rows"], Float64[np.ndarray, "rows categories"]]:
+        """The popularity of each row's history, counting repeats, and the shares of the categories in it."""
+        users, statistics = self.targets.users, self.statistics
+        popularity, shares = np.empty(len(users)), np.empty((len(users), statistics.categories.shape[1]))
         for rows in chunks(self.targets):
             lengths = self.targets.before[rows]
-            one = Profile.of(self.histories(users[rows], np.zeros_like(lengths), lengths).items, self.statistics)
-            found.popularity[rows], found.shares[rows] = one.popularity, one.shares
-        return found
+            items = self.histories(users[rows], np.zeros_like(lengths), lengths).items
+            popularity[rows], shares[rows] = statistics.popularity(items), statistics.shares(items)
+        return popularity, shares
 
     @property
     def choices(self) -> int:
