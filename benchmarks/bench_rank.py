@@ -76,7 +76,7 @@ def made_up(users: int, items: int, dim: int) -> tuple[Points, Evaluator]:
     targets = Targets(latest.users, latest.lengths, heard[:, HEARD], None, catalogue=items)
     background = ItemStatistics(counts, vectors, categories)
     policy = Points(torch.randn(users, dim), torch.randn(items, dim))
-    return policy, Evaluator(targets, histories, background, Sampling(vectors), latest, ks=(K,))
+    return policy, Evaluator(targets, histories, background, (Sampling(vectors), latest), ks=(K,))
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -61,7 +61,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[Score], list[Setup]]:
     def put(score: Score) -> list[Setup]:
         seen: list[Setup] = []
 
-        def stand_in(setup: Setup, state: object, seconds: float) -> float | None:
+        def stand_in(setup: Setup, *_: object) -> float | None:
             seen.append(setup)
             return score(setup)
 

@@ -51,9 +51,8 @@ class Bandit:
             actions,
             rewards,
             self.behaviour[seen, actions],
-            len(self.vectors),
+            self.vectors,
             contexts=self.contexts[seen],
-            vectors=self.vectors,
         )
         target = Target(self.target[seen, actions], self.target[seen] @ self.vectors, self.target[seen])
         return Drawn(decisions, target, self.behaviour[seen])

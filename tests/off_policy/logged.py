@@ -31,12 +31,12 @@ def means(result):
 
 def plain(actions, rewards, propensities, items, **more):
     """A log whose decisions are independent."""
-    return Decisions(np.arange(len(actions)), actions, rewards, propensities, items, **more)
+    return Decisions(np.arange(len(actions)), actions, rewards, propensities, np.eye(items), **more)
 
 
 def apart(rows=2000):
     """A log of the first two of four items, and a policy that shows the two others alone."""
     actions = np.arange(rows) % 2
-    log = plain(actions, np.ones(rows), np.full(rows, 0.5), 4, vectors=np.eye(4), contexts=np.ones((rows, 1)))
+    log = plain(actions, np.ones(rows), np.full(rows, 0.5), 4, contexts=np.ones((rows, 1)))
     full = np.tile([0.0, 0.0, 0.5, 0.5], (rows, 1))
     return log, Target(full[:, 0].copy(), full, full), np.array([[0.5, 0.5, 0.0, 0.0]])

@@ -86,8 +86,8 @@ class SlateWorld:
         flat = actions.ravel()
         every = np.arange(len(flat))
         decisions = Decisions(
-            rows, flat, chances.ravel(), logged[every, flat], items, slots, rows,
-            contexts=np.eye(self.length)[slots], vectors=np.eye(items), marginal=marginal,
+            rows, flat, chances.ravel(), logged[every, flat], np.eye(items), slots, rows,
+            contexts=np.eye(self.length)[slots], marginal=marginal,
         )  # fmt: skip
         return decisions, Target(aimed[every, flat], aimed, aimed)
 

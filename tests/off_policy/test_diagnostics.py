@@ -29,7 +29,7 @@ SOUND = Overlap(
 
 def refused(own=SOUND, log=SOUND, support=None, thresholds=THRESHOLDS, units=400, seen=500.0, clipped=0.0, missing=0.0):
     ones = np.ones(units)
-    decisions = Decisions(np.arange(units), np.zeros(units, np.int64), ones, ones, 2)
+    decisions = Decisions(np.arange(units), np.zeros(units, np.int64), ones, ones, np.eye(2))
     evidence = Evidence.of(decisions, Target(ones), Options(thresholds=thresholds))
     evidence = replace(evidence, overlap=log, support=support, missing=missing)
     return refusal(Candidate(mean_of(ones), own, "decision", seen, clipped), evidence)
@@ -95,7 +95,7 @@ def test_a_step_without_weight_is_worth_one_row():
 
 def test_support_is_the_targets_chance_of_what_the_behaviour_policy_can_do():
     target = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
-    log = Decisions(np.arange(2), np.array([1, 1]), np.ones(2), np.ones(2) / 2, 3)
+    log = Decisions(np.arange(2), np.array([1, 1]), np.ones(2), np.ones(2) / 2, np.eye(3))
     for behaviour, support in (([[0.0, 0.5, 0.5]], 0.7), ([[0.0, 0.5, 0.5], [1.0, 0.5, 0.0]], 0.4)):
         known = Options(behaviour=np.array(behaviour))
         assert Evidence.of(log, Target(target[:, 1], full=target), known).support == pytest.approx(support)
@@ -192,7 +192,7 @@ def test_items_that_are_shown_unlike_their_propensities_are_told():
     assert "% of 2,000 independent rows, where 10.0% is claimed" in (unlike_claimed(shown, rows, claimed) or "")
     assert unlike_claimed(np.repeat(np.arange(20) % 10, 100), rows // 100, claimed) is None  # each drawn but once
     known = Options(behaviour=claimed[None])
-    log = Decisions(rows, shown, np.ones(2000), np.full(2000, 0.1), 10)
+    log = Decisions(rows, shown, np.ones(2000), np.full(2000, 0.1), np.eye(10))
     evidence = Evidence.of(log, Target(np.full(2000, 0.1)), known)
     assert "unlike their propensities" in refusal(Candidate(mean_of(np.ones(2000)), SOUND, "decision", 500.0), evidence)
 

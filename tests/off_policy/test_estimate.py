@@ -138,10 +138,10 @@ def test_what_cannot_be_made_is_left_out_with_the_reason():
     bare = plain(LOG.actions, LOG.rewards, LOG.propensities, 10)
     lacking = told(bare, Target(TARGET.chances))["left_out"]
     assert set(lacking) == {"dm", "dr", "switch_dr", "mips"}
-    assert "no vectors" in lacking["dm"]
+    assert "mean over the item vectors" in lacking["dm"]
     assert "neither categories nor attributes" in lacking["mips"]
     assert "mean over the item vectors" in told(LOG, Target(TARGET.chances))["left_out"]["dr"]
-    one_hot = told(replace(bare, vectors=np.eye(10)), replace(TARGET, expected=TARGET.full))["left_out"]
+    one_hot = told(bare, replace(TARGET, expected=TARGET.full))["left_out"]
     assert set(one_hot) == {"mips"}
     one_unit = replace(LOG, units=np.zeros(400, np.int64))
     assert "single unit" in told(one_unit, force=True)["left_out"]["dm"]
@@ -189,7 +189,7 @@ def test_slates_are_told_in_addition_under_three_models():
     slates, positions = np.repeat(np.arange(300), 3), np.tile(np.arange(3), 300)
     chances = np.array([0.5, 0.3, 0.2])
     actions = rng.integers(3, size=900)
-    log = Decisions(slates, actions, rng.random(900), np.full(900, 1 / 3), 3, positions, slates)
+    log = Decisions(slates, actions, rng.random(900), np.full(900, 1 / 3), np.eye(3), positions, slates)
     options = Options(behaviour=np.full((1, 3), 1 / 3), reward_range=(-1.0, 2.0))
     # Drawn with replacement: the chance given the items above is the marginal one, and either may be said.
     result, alone = (
@@ -239,7 +239,7 @@ def test_sequences_are_told_where_units_go_on_and_a_discount_is_given():
     assert result["estimates"]["fqe"]["ess"] is None
     far = told(log, target, options=Options(discount=1.0))["estimates"]["per_decision_is"]["ess"]
     assert far < result["estimates"]["per_decision_is"]["ess"]
-    bare = told(replace(log, vectors=None), Target(target.chances), options=Options(discount=0.5))
+    bare = told(log, Target(target.chances), options=Options(discount=0.5))
     assert {"sequence_dr", "fqe"} <= set(bare["left_out"])
     assert "per_decision_is" in bare["estimates"]
 

@@ -22,9 +22,8 @@ def log_of(lengths, actions, rewards, contexts, expected) -> tuple[Decisions, Ta
         actions,
         np.asarray(rewards, np.float64),
         np.full(rows, 0.5),
-        2,
+        np.eye(2),
         contexts=np.asarray(contexts, np.float64)[:, None],
-        vectors=np.eye(2),
     )
     return decisions, Target(expected[np.arange(rows), actions], expected, expected)
 

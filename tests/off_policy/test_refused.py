@@ -44,7 +44,7 @@ def test_a_log_that_hardly_ever_shows_what_the_policy_would_is_refused_too(seed)
     behaviour = np.array([[0.5 - chance, 0.5 - chance, chance, chance]])
     actions = rng.choice(4, size=2000, p=behaviour[0])
     full = np.tile(behaviour[0, ::-1], (2000, 1))
-    log = plain(actions, rng.random(2000), behaviour[0, actions], 4, vectors=np.eye(4))
+    log = plain(actions, rng.random(2000), behaviour[0, actions], 4)
     target = Target(full[np.arange(2000), actions], full, full)
     for options in (Options(behaviour=behaviour), Options()):
         assert all(one["refused"] for one in told(log, target, options=options)["estimates"].values())

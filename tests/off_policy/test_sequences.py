@@ -25,7 +25,9 @@ LENGTHS = [3, 2]
 
 def log_of(lengths, rewards) -> Decisions:
     units = np.repeat(np.arange(len(lengths)), lengths)
-    return Decisions(units, np.zeros(len(units), np.int64), np.asarray(rewards, np.float64), np.ones(len(units)), 1)
+    return Decisions(
+        units, np.zeros(len(units), np.int64), np.asarray(rewards, np.float64), np.ones(len(units)), np.eye(1)
+    )
 
 
 TWO = log_of(LENGTHS, REWARDS)

@@ -25,9 +25,8 @@ def walk(behaviour, target, units=2000, steps=10, seed=0):
         actions,
         np.ones(rows),
         shown[actions],
-        len(shown),
+        np.eye(len(shown)),
         contexts=contexts,
-        vectors=np.eye(len(shown)),
     )
     full = np.tile(wanted, (rows, 1))
     return log, Target(wanted[actions], full, full)
@@ -65,7 +64,7 @@ def test_a_step_counts_by_how_many_reach_it():
 def test_later_weights_are_no_reason_where_no_later_reward_counts():
     weights = np.ones((400, 2))
     weights[:, 1] = np.where(np.arange(400) < 10, 40.0, 0.0)
-    log = Decisions(np.repeat(np.arange(400), 2), np.zeros(800, np.int64), np.ones(800), np.full(800, 0.02), 1)
+    log = Decisions(np.repeat(np.arange(400), 2), np.zeros(800, np.int64), np.ones(800), np.full(800, 0.02), np.eye(1))
     target = Target(0.02 * weights.ravel())
     assert told(log, target)["diagnostics"]["ess_units"] < 50
     assert refused(told(log, target, options=Options(discount=0.0)), SEQUENCES[:2]) == []
@@ -99,7 +98,7 @@ def test_a_share_by_hand():
 
 
 def test_mean_products_count_ended_trajectories_with_their_last():
-    log = Decisions(np.array([0, 0, 1]), np.zeros(3, np.int64), np.ones(3), np.ones(3), 1)
+    log = Decisions(np.array([0, 0, 1]), np.zeros(3, np.int64), np.ones(3), np.ones(3), np.eye(1))
     assert sequence_support(log, np.array([2.0, 3.0, 0.5])).means == pytest.approx([1.25, 3.25])
 
 

@@ -59,9 +59,7 @@ class World:
         owners, states, actions = owners[order], states[order], actions[order]
         rewards = self.rewards[states, actions] + self.noise * rng.normal(size=len(owners))
         contexts, vectors = np.eye(len(self.starts))[states], np.eye(self.rewards.shape[1])
-        decisions = Decisions(
-            owners, actions, rewards, self.behaviour[states, actions], len(vectors), contexts=contexts, vectors=vectors
-        )
+        decisions = Decisions(owners, actions, rewards, self.behaviour[states, actions], vectors, contexts=contexts)
         chances = self.target[states]
         return Log(decisions, Target(self.target[states, actions], chances, chances), states)
 
@@ -127,9 +125,8 @@ def random_log(units=80, dim=3, width=2, seed=0) -> tuple[Decisions, Target]:
         actions,
         rng.normal(size=rows),
         np.full(rows, 1 / 6),
-        6,
+        vectors,
         contexts=rng.normal(size=(rows, dim)),
-        vectors=vectors,
     )
     return decisions, Target(full[np.arange(rows), actions], full @ vectors, full)
 
@@ -143,9 +140,8 @@ def some_of(decisions: Decisions, target: Target, units) -> tuple[Decisions, Tar
         decisions.actions[rows],
         decisions.rewards[rows],
         decisions.propensities[rows],
-        decisions.items,
+        decisions.vectors,
         contexts=decisions.contexts[rows],
-        vectors=decisions.vectors,
     )
     return drawn, Target(target.chances[rows], target.expected[rows], target.full[rows])
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -96,7 +96,7 @@ FEW, FEW_EPOCHS = 100, 20_000
 REPEATED = 0.5
 """Where more than this share of events are repeats, `init` lets next_item recommend seen items: otherwise it would miss
 most next items."""
-KINDS = ("algorithms", "encoders", "rewards", "sources", "data", "metrics", "worlds")
+Kind = Literal["algorithms", "encoders", "rewards", "sources", "worlds", "data", "metrics"]
 
 
 @app.callback()
@@ -153,12 +153,10 @@ def _setup_of(dataset: "Dataset", relative: str, algorithm: str, models: str) ->
 
 @app.command("list", cls=_Command)
 def list_known(
-    kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, sources, worlds, data or metrics.")],
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: Json = False,
 ) -> None:
     """List algorithms, encoders, rewards, sources, worlds, data sets or metrics."""
-    if kind not in KINDS:
-        raise WhatNextError(f"list {kind!r}: expected one of {', '.join(KINDS)}")
     known = _known(kind)
     if as_json:
         emit({kind: list(known), "about": known} | ({"settings": _settings()} if kind == "algorithms" else {}))
@@ -177,7 +175,7 @@ def _settings() -> dict[str, dict[str, str]]:
     return {name: {one.key: one.default or "" for one in settings_of(name)} for name in ALGORITHMS}
 
 
-def _known(kind: str) -> dict[str, str]:
+def _known(kind: Kind) -> dict[str, str]:
     """The names of a kind, with a line about each."""
     if kind == "metrics":
         return dict(METRICS)

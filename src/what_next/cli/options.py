@@ -17,7 +17,6 @@ from what_next.errors import SetupError, WhatNextError, some
 
 if TYPE_CHECKING:
     from what_next.data import Catalogue
-    from what_next.data.splits import Part
     from what_next.settings import Setup
 
 Code = TypeVar("Code", int, None)
@@ -115,14 +114,6 @@ def names_of(text: str | None) -> list[str] | None:
     if text is None:
         return None
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
-
-
-def part_of(split: str) -> "Part":
-    """The value of `--split`."""
-    part: Part = "validation" if split == "validation" else "test"
-    if split != part:
-        raise SetupError(f"--split {split!r}: expected validation or test")
-    return part
 
 
 def seeds_of(text: str | None) -> list[int] | None:

@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,13 +30,11 @@ LONGEST = 64
 """Longest name of a key, in characters."""
 
 
-@contextmanager
-def opened(setup: "Setup") -> Iterator["Store"]:
+def opened(setup: "Setup") -> "closing[Store]":
     """The store of a setup; a `StoreError` where it does not exist or cannot be opened."""
     from what_next.serving.store import Store, store_of
 
-    with closing(Store.open(store_of(setup), make=False)) as store:
-        yield store
+    return closing(Store.open(store_of(setup), make=False))
 
 
 def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":

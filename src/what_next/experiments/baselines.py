@@ -146,8 +146,7 @@ class Search:
         chosen = {setting: float(values[0]) for setting, values in grid.items()}
         if not len(self.targets):
             return self.fitted(name, chosen), chosen
-        if self.state.more:
-            self._fit_to(self.state.chosen_by)
+        self._fit_to(self.state.chosen_by)
         done = self.stages.begin(f"choosing the settings of {name}", tries(grid) * len(self.targets))
         fits: dict[Fitted, Ranking] = {}
         best, reached = self._tried(name, chosen, fits, done)
@@ -164,8 +163,7 @@ class Search:
 
     def fitted(self, name: str, settings: Settings) -> Ranking:
         """A baseline fitted with the given settings."""
-        if self.state.more:
-            self._fit_to(self.state.split)
+        self._fit_to(self.state.split)
         more: dict[str, Any] = {}
         if name == "ease":
             more["done"] = self.stages.begin(f"solving ease for {self.events.catalogue:,} items", THIRDS)

@@ -16,7 +16,7 @@ from what_next.baselines.rules import Popular
 from what_next.data.stages import SILENT, Done, Stages
 from what_next.metrics import beyond
 from what_next.metrics.accuracy import average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank
-from what_next.metrics.beyond import ItemStatistics, Profile
+from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.bootstrap import Interval, means_of, user_means
 from what_next.metrics.next_items import Histories, Ranks, Targets, chunks, rank
 from what_next.metrics.places import Places
@@ -60,9 +60,9 @@ class Evaluator:
 
     Attributes:
         targets: not empty; `histories`: from users, starts and lengths to what policies read.
-        statistics: item statistics known in training; None: metrics that need them are left out.
-        sampling: how the spread of the top item is measured; None: it is not.
-        latest: the last events before each target, sigma included; None likewise.
+        statistics: item statistics known in training.
+        spread: how the spread of the top item is measured, and the last events before each target, sigma included;
+            None: it is not measured.
         ks: slate lengths; the first one is the main one.
         seen: whether items of the history may be recommended; `allowed`: which items may, None for all.
         groups: groups of rows that are evaluated separately, too.
@@ -72,9 +72,8 @@ class Evaluator:
 
     targets: Targets
     histories: Histories
-    statistics: ItemStatistics | None = None
-    sampling: Sampling | None = None
-    latest: History | None = None
+    statistics: ItemStatistics
+    spread: tuple[Sampling, History] | None = None
     ks: tuple[int, ...] = (10,)
     seen: bool = False
     allowed: Bool[np.ndarray, "items"] | None = None
@@ -154,46 +153,43 @@ class Evaluator:
         found = {f"{name}@{k}": metric(ranks.places, k) for k in self.ks for name, metric in ACCURACY.items()}
         if ranks.reward is not None:
             found["reward@1"] = ranks.reward
-        if self.sampling is not None and self.latest is not None:
-            found[f"spread@{self.sampling.window}"] = self.sampling.reward(self.latest, ranks.items[:, 0])
-        if self.statistics is not None:
-            for k in self.ks:
-                found |= {f"{name}@{k}": value for name, value in self._beyond(self.statistics, ranks, k).items()}
+        if self.spread is not None:
+            sampling, latest = self.spread
+            found[f"spread@{sampling.window}"] = sampling.reward(latest, ranks.items[:, 0])
+        for k in self.ks:
+            found |= {f"{name}@{k}": value for name, value in self._beyond(ranks, k).items()}
         return found
 
-    def _beyond(self, statistics: ItemStatistics, ranks: Ranks, k: int) -> Values:
+    def _beyond(self, ranks: Ranks, k: int) -> Values:
         """The metrics of the slates themselves."""
-        slates = ranks.items[:, :k]
+        slates, statistics = ranks.items[:, :k], self.statistics
         found = {
             "novelty": beyond.novelty(slates, statistics),
             "serendipity": beyond.serendipity(ranks.places, self._popular, k),
-            "popularity_lift": beyond.popularity_lift(slates, self._profile, statistics),
+            "popularity_lift": beyond.popularity_lift(slates, self._heard[0], statistics),
         }
         if statistics.vectors.shape[1]:
             found["diversity"] = beyond.diversity(slates, statistics)
-        if statistics.categories is not None:
-            found["calibration"] = beyond.calibration(slates, self._profile, statistics)
+        if statistics.categories.shape[1]:
+            found["calibration"] = beyond.calibration(slates, self._heard[1], statistics)
         return found
 
     @cached_property
     def _popular(self) -> Places:
         """The targets' places in the popularity ranking, the reference for serendipity."""
-        assert self.statistics is not None
         done = self.stages.begin("what popularity finds", len(self.targets))
         return self._rank(Popular(self.statistics.counts), self.histories, self.seed, done).places
 
     @cached_property
-    def _profile(self) -> Profile:
-        """The statistics of each row's history."""
-        assert self.statistics is not None
-        users, categories = self.targets.users, self.statistics.categories
-        width = 0 if categories is None else categories.shape[1]
-        found = Profile(np.empty(len(users)), np.empty((len(users), width)))
+    def _heard(self) -> tuple[Float64[np.ndarray, "rows"], Float64[np.ndarray, "rows categories"]]:
+        """The popularity of each row's history, counting repeats, and the shares of the categories in it."""
+        users, statistics = self.targets.users, self.statistics
+        popularity, shares = np.empty(len(users)), np.empty((len(users), statistics.categories.shape[1]))
         for rows in chunks(self.targets):
             lengths = self.targets.before[rows]
-            one = Profile.of(self.histories(users[rows], np.zeros_like(lengths), lengths).items, self.statistics)
-            found.popularity[rows], found.shares[rows] = one.popularity, one.shares
-        return found
+            items = self.histories(users[rows], np.zeros_like(lengths), lengths).items
+            popularity[rows], shares[rows] = statistics.popularity(items), statistics.shares(items)
+        return popularity, shares
 
     @property
     def choices(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Int
 
 from what_next.algorithms import WhatNext
 from what_next.baselines.rules import Popular, RandomItem
@@ -130,7 +130,6 @@ def rules(
 
     Results of baselines are cached beside the data, and read unless `anew`.
     """
-    assert evaluator.statistics is not None
     plain = {"random": RandomItem(evaluator.targets.catalogue), "popular": Popular(evaluator.statistics.counts)}
     scores = {name: evaluator.score([rule], name=name) for name, rule in plain.items() if name in wanted}
     search = Search(state, evaluator.allowed, evaluator.stages)
@@ -162,8 +161,7 @@ def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> Iterator[str
 
 def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:
     """A warning, with advice, if no model that learned from the log can hit any target."""
-    sets, counts, catalogue = evaluator.targets.sets, state.space.counts, state.space.catalogue
-    assert counts is not None
+    sets, counts, catalogue = evaluator.targets.sets, evaluator.statistics.counts, state.space.catalogue
     words: list[str] = []
     if catalogue.tags is not None:
         words = catalogue.tags.gather(np.flatnonzero(counts)).explode().drop_nulls().unique().to_list()
@@ -208,7 +206,7 @@ def protocol(
     event, unless the split holds out whole users; `without_history`: users of the part who are not evaluated.
     """
     dataset, split, targets, allowed = state.dataset, state.split, evaluator.targets, evaluator.allowed
-    judged, people, counts = getattr(split, part), targets.people[0], state.space.counts
+    judged, people = getattr(split, part), targets.people[0]
     told = {"ease"} if set(baselines) == set(EVERY) else baselines  # other omissions matter only if asked for by name
     items = targets.sets[targets.sets >= 0]
     return {
@@ -231,7 +229,7 @@ def protocol(
             "hash": targets.hash,
             "held": targets.held(dataset),
             "cold_users": int(np.isin(people, judged[split.cold(part)]).sum()),
-            "cold_items": None if counts is None else int((counts[items] == 0).sum()),
+            "cold_items": int((evaluator.statistics.counts[items] == 0).sum()),
             "not_allowed": 0 if allowed is None else int((~allowed[items]).sum()),
             "without_history": targets.without_history,
         },
@@ -255,38 +253,34 @@ def evaluator_of(state: State, part: Part, allowed: Allowed = None, stages: Stag
         )
     counts = state.space.counts
     assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
-    sampling = latest = None
+    measured = None
     if state.space.catalogue.informative:
-        sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
         lengths = np.minimum(targets.before, spread.window)
         # The spread needs histories as the founding algorithm reads them, with each user's sigma.
         founding = State(dataset, state.setup.model_copy(update={"algorithm": WhatNext()}), state.space)
         latest = founding.histories(targets.users, targets.before - lengths, lengths)
+        measured = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs), latest
     return Evaluator(
         targets,
         state.histories,
         ItemStatistics.of(state.space.catalogue, counts),
-        sampling,
-        latest,
+        measured,
         ks=how.k,
         seen=how.seen,
         allowed=allowed,
-        groups=_groups(state, targets),
+        groups=_groups(state, targets, counts),
         stages=stages,
     )
 
 
-def _groups(state: State, targets: Targets) -> Groups:
-    """Groups of rows that are evaluated separately, too."""
-    dataset, split, counts = state.dataset, state.split, state.space.counts
-    assert counts is not None
+def _groups(state: State, targets: Targets, counts: Int[np.ndarray, "items"]) -> Groups:
+    """Groups of rows that are evaluated separately, too; `counts`: training events of each item."""
+    dataset, split = state.dataset, state.split
     times, activity = dataset.timestamps, None
     if times is not None:
         activity = events_per_active_day(times, dataset.offsets, targets.users, targets.before)
     known = None if split.kind == "users" else split.known[targets.users]
-    found: dict[str, dict[str, Bool[np.ndarray, rows]]] = groups(
-        targets.before, targets.items, counts, activity=activity, known=known
-    )
+    found = groups(targets.before, targets.items, counts, activity=activity, known=known)
     if targets.relevant is not None:
         del found["item popularity"]  # a set has items of all popularities
     return {kind: masks for kind, masks in found.items() if len(masks) > 1}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -50,7 +50,7 @@ MIN_RESOURCE, REDUCTION = 2, 2
 """Successive halving: validations before a trial may be stopped, and the reduction factor. With 2 and 2 a search on
 ml-100k reached the same score in 41 to 54 % of the time of a search without pruning (docs/scale.md, three seeds); with
 1 and 4, Optuna's defaults, in 78 % (one seed): the order after one validation differs from the final one."""
-PRUNERS = ("halving", "hyperband")
+Pruner = Literal["halving", "hyperband"]
 """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943; in the asynchronous form of Li et al. 2020, arXiv
 1810.05934), and Hyperband (Li et al. 2018, arXiv 1603.06560), which hedges between several reduction schedules."""
 FREE = {
@@ -110,7 +110,7 @@ def tune(
     seconds: float = 60.0,
     study: Path | str | None = None,
     search: Mapping[str, Sequence[Value]] | None = None,
-    prune: str | None = None,
+    prune: Pruner | None = None,
     state: State | None = None,
     tell: Callable[[Trial, Trial], None] = lambda trial, best: None,
 ) -> Tuned:
@@ -125,7 +125,7 @@ def tune(
         seconds: longest training of each trial; the learning rate decays over this time.
         study: its file, or the URL of a database that several processes share; None: beside the agent's.
         search: only these settings, each in a range (a pair of numbers) or among other values; None: `search_space`.
-        prune: how to stop trials early that are worse than others after as many validations: one of `PRUNERS`; None: no
+        prune: how to stop trials early that are worse than others after as many validations: see `Pruner`; None: no
             pruning.
         state: of the setup, if the data is in memory already; None: it is read.
         tell: called with each judged trial, and the best so far.
@@ -153,8 +153,7 @@ def tune(
                 continue
             _prepare(kept, setup, space, len(judged), shared=is_shared(path), prune=prune)
             most = trials if is_shared(path) else None
-            number = _try(kept, setup, state, space, seconds, most, pruned=prune is not None)
-            stopped = number is None
+            stopped = _try(kept, setup, state, space, seconds, most, pruned=prune is not None)
             if not stopped:
                 found = Tuned(place, state.monitored, tuple(_judged(kept)), False)
                 if found.best is not None and len(found.trials) > len(judged):
@@ -259,7 +258,7 @@ def _prepare(
     judged: int,
     *,
     shared: bool,
-    prune: str | None,
+    prune: Pruner | None,
 ) -> None:
     """Set the study's sampler and pruner, and queue the setup's own values as the first trial.
 
@@ -302,8 +301,8 @@ def _try(
     most: int | None,
     *,
     pruned: bool,
-) -> int | None:
-    """Take the next trial, train and judge it, and tell the study; its number, or None after an interrupt.
+) -> bool:
+    """Take the next trial, train and judge it, and tell the study; returns whether it was interrupted.
 
     `most`: trials in total in a study that several processes share.
     """
@@ -319,7 +318,7 @@ def _try(
         settings = {name: _suggested(trial, name, where) for name, where in space.items()}
         start = time.perf_counter()
         try:
-            score = _score(with_settings(setup, settings), state, seconds, *([trial] if pruned else []))
+            score = _score(with_settings(setup, settings), state, seconds, trial if pruned else None)
         except TrainingError:
             score = -np.inf
         finally:
@@ -335,12 +334,12 @@ def _try(
     except KeyboardInterrupt:
         if most is not None and asked:  # queues the trial for the other processes
             study.enqueue_trial(asked[0].params)
-        return None
+        return True
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
         late = isinstance(error, optuna.exceptions.UpdateFinishedTrialError) or "Cannot tell" in str(error)
         if most is None or not late:  # late: without a heartbeat for so long that another process took it over
             raise
-    return asked[0].number
+    return False
 
 
 def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> Any:
@@ -356,9 +355,9 @@ def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> A
 
 
 class _Watched(Environment):
-    """Reports the validation metric to a trial at each save; the trial may be pruned by it."""
+    """Reports the validation metric to its trial, if it has one, at each save; the trial may be pruned by it."""
 
-    trial: "optuna.Trial"
+    trial: "optuna.Trial | None" = None
     told, times = -1, 0
 
     def validate(self) -> dict[str, float]:
@@ -366,7 +365,7 @@ class _Watched(Environment):
         import optuna
 
         found = super().validate()
-        if self.agent.steps > self.told and found:
+        if self.trial is not None and self.agent.steps > self.told and found:
             self.told, self.times = self.agent.steps, self.times + 1
             by = self.state.monitored
             self.trial.report(next(value for name, value in found.items() if name.startswith(by)), self.times)
@@ -386,10 +385,8 @@ def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | No
         alone = {"train": True, "seconds": seconds, "log": None, "refit": "no"}
         setup = setup.model_copy(update=alone | paths | saves)
         learned = State(state.dataset, setup, state.space)
-        kind = Environment if trial is None else _Watched
-        environment = kind(Agent(setup, learned.space), learned, setup)
-        if isinstance(environment, _Watched) and trial is not None:
-            environment.trial = trial
+        environment = _Watched(Agent(setup, learned.space), learned, setup)
+        environment.trial = trial
         report = environment.train_agent()
     if report.interrupted:
         return None

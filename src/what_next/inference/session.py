@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from what_next.agent import Agent
+from what_next.data.batches import by_length
 from what_next.data.space import CLOCK, DAY, Space, history_of
 from what_next.errors import DataError, some
 from what_next.models.encoders import Encoder
@@ -174,15 +175,13 @@ class Streamed(Sessions):
 
     def _replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
         """Batches histories of similar length, so that there is little padding."""
-        found: list[Session | None] = [self.begin() if not events else None for events in histories]
-        order = sorted((place for place, events in enumerate(histories) if events), key=lambda one: len(histories[one]))
-        while order:
-            width = len(histories[order[-1]])
-            several = order[-max(CELLS // width, 1) :]
-            del order[-len(several) :]
+        found, lengths = [self.begin()] * len(histories), np.array([len(events) for events in histories], np.int64)
+        begun = np.flatnonzero(lengths)
+        for part in by_length(lengths[begun], CELLS, len(begun)):
+            several = begun[part].tolist()
             for place, session in zip(several, self._together([histories[one] for one in several]), strict=True):
                 found[place] = session
-        return [session for session in found if session is not None]
+        return found
 
     def _together(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
         """One batch pass, each history padded to the longest one."""

@@ -41,12 +41,12 @@ class ItemStatistics:
         counts: training events of each item.
         vectors: standardised attributes; no columns where the catalogue has none.
         categories: how each item's weight of 1 is spread over its categories; a row of zeros for an item without any.
-            None where the catalogue has fewer than two categories.
+            No columns where the catalogue has fewer than two categories.
     """
 
     counts: Int[np.ndarray, "items"]
     vectors: Float32[np.ndarray, "items attributes"]
-    categories: Float32[np.ndarray, "items categories"] | None
+    categories: Float32[np.ndarray, "items categories"]
 
     @classmethod
     def of(cls, catalogue: Catalogue, counts: Int[np.ndarray, "items"]) -> "ItemStatistics":
@@ -54,11 +54,9 @@ class ItemStatistics:
 
         An item with several categories belongs to each of them equally.
         """
-        binary, categories = category_columns(catalogue), None
-        if binary.sum() > 1:
-            held = catalogue.attributes[:, binary]
-            categories = held / np.maximum(held.sum(axis=1, keepdims=True), np.float32(1))
-        return cls(counts, catalogue.vectors, categories)
+        binary = np.flatnonzero(category_columns(catalogue))
+        held = catalogue.attributes[:, binary if len(binary) > 1 else []]
+        return cls(counts, catalogue.vectors, held / np.maximum(held.sum(axis=1, keepdims=True), np.float32(1)))
 
     @cached_property
     def information(self) -> Float64[np.ndarray, "items"]:
@@ -71,11 +69,8 @@ class ItemStatistics:
         return mean_over(self.counts.astype(np.float64), items)
 
     def shares(self, items: Int32[np.ndarray, "rows width"]) -> Float64[np.ndarray, "rows categories"]:
-        """The share of each category in the items of each row; NaN where no item has a category.
-
-        There are no columns where the catalogue has no categories.
-        """
-        shares = np.full((len(items), 0 if self.categories is None else self.categories.shape[1]), np.nan)
+        """The share of each category in the items of each row; NaN where no item has a category."""
+        shares = np.full((len(items), self.categories.shape[1]), np.nan)
         if not shares.shape[1] or not items.shape[1]:
             return shares
         for part in parts(len(items), max(items.shape[1], shares.shape[1])):
@@ -87,7 +82,6 @@ class ItemStatistics:
     @cached_property
     def _padded(self) -> Float32[Tensor, "items_plus_1 categories"]:
         """The categories, and a row of zeros for padding."""
-        assert self.categories is not None
         return torch.from_numpy(np.pad(self.categories, ((0, 1), (0, 0))))
 
 
@@ -95,24 +89,6 @@ def category_columns(catalogue: Catalogue) -> Bool[np.ndarray, "attributes"]:
     """Which attributes are categories (genres, say): 0 or 1 for every item, and 1 for at least one."""
     raw = catalogue.attributes
     return np.asarray(((raw == 0) | (raw == 1)).all(axis=0) & raw.any(axis=0))
-
-
-@dataclass(frozen=True, eq=False)
-class Profile:
-    """Statistics of each row's history, computed once for all policies that are compared with it.
-
-    Attributes:
-        popularity: the mean number of training events of its items, counting repeats; NaN for an empty history.
-        shares: the share of each category in it (see `ItemStatistics.shares`).
-    """
-
-    popularity: Values
-    shares: Float64[np.ndarray, "rows categories"]
-
-    @classmethod
-    def of(cls, histories: Int32[np.ndarray, "rows time"], statistics: ItemStatistics) -> "Profile":
-        """From the items that each row's user had before the target; -1 is padding."""
-        return cls(statistics.popularity(histories), statistics.shares(histories))
 
 
 def novelty(slates: Slates, statistics: ItemStatistics) -> Values:
@@ -154,38 +130,46 @@ def diversity(slates: Slates, statistics: ItemStatistics) -> Values:
     return np.where(pairs, sums / np.maximum(pairs, 1) / sqrt(2 * attributes), np.nan)
 
 
-def popularity_lift(slates: Slates, profile: Profile, statistics: ItemStatistics) -> Values:
+def popularity_lift(slates: Slates, heard: Values, statistics: ItemStatistics) -> Values:
     """By how much the mean popularity of a slate exceeds that of the history, in units of the history's.
 
     Abdollahpouri et al. 2019 ("The unfairness of popularity bias in recommendation") and 2020 ("The connection between
     popularity bias, calibration, and fairness in recommendation"), who average popularity over a group of users before
     they divide; here each row is its own group. Popularity is the number of training events.
 
+    Args:
+        slates: of each row; `heard`: the popularity of the row's history (`ItemStatistics.popularity`).
+        statistics: of the items.
+
     Returns:
         -1 or more: 0 for a slate as popular as the history, above 0 for a more popular one; NaN for an empty slate, and
         for a history without any training event.
     """
-    known = profile.popularity > 0
-    ratio = statistics.popularity(slates) / np.where(known, profile.popularity, 1.0)
+    known = heard > 0
+    ratio = statistics.popularity(slates) / np.where(known, heard, 1.0)
     return np.where(known, ratio - 1, np.nan)
 
 
-def calibration(slates: Slates, profile: Profile, statistics: ItemStatistics) -> Values:
+def calibration(slates: Slates, heard: Float64[np.ndarray, "rows categories"], statistics: ItemStatistics) -> Values:
     """The Kullback-Leibler divergence, in nats, of the history's categories from those of the slate.
 
     Steck 2018 ("Calibrated recommendations", RecSys), with all weights 1: the sum of p log(p / q') over the categories,
     where p is the share of a category in the history, q in the slate, and q' = (1 - alpha) q + alpha p, so that a
     category which the slate lacks costs a finite amount.
 
+    Args:
+        slates: of each row; `heard`: the shares of the categories in the row's history (`ItemStatistics.shares`).
+        statistics: of the items.
+
     Returns:
         From 0 (the same proportions) to log(1 / alpha) = 4.6 (no category in common), lower is better; NaN where the
         history or the slate holds no item with a category, and where the catalogue has fewer than two categories.
     """
     values = np.full(len(slates), np.nan)
-    if statistics.categories is None:
+    if not statistics.categories.shape[1]:
         return values
     for part in parts(len(slates), max(slates.shape[1], statistics.categories.shape[1])):
-        values[part] = _divergence(profile.shares[part], statistics.shares(slates[part]))
+        values[part] = _divergence(heard[part], statistics.shares(slates[part]))
     return values
 
 

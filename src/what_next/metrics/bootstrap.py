@@ -57,14 +57,21 @@ def means(
         By metric, without metrics that no user has a value for or whose denominator is not positive. `n` is the number
         of users with a value.
     """
-    tops, bottoms, places, numbers = _columns(values, over)
+    tops, bottoms, numbers = dict[Name, Users](), list[Users](), list[int]()
+    for name, value in values.items():
+        divisor = np.ones(len(value)) if over is None else over[name]
+        known = np.isfinite(value) & np.isfinite(divisor)
+        if known.any():
+            tops[name] = np.where(known, value, 0)
+            bottoms.append(np.where(known, divisor, 0))
+            numbers.append(int(known.sum()))
     if not tops:
         return {}
     above, below = np.stack(list(tops.values()), axis=1), np.stack(bottoms, axis=1)
     parts, done = [], stages.begin("intervals", resamples)
-    total, least = below.sum(axis=0)[places], np.zeros(len(tops))
+    total, least = below.sum(axis=0), np.zeros(len(tops))
     for counts in resampled_counts(len(above), resamples, seed, max(1, COUNTS // len(above))):
-        drawn = (counts @ below)[:, places]
+        drawn = counts @ below
         parts.append(ratios(counts @ above, drawn))
         least = np.minimum(least, drawn.min(axis=0))
         done(len(counts))
@@ -74,24 +81,6 @@ def means(
         if total[place] > 0 and least[place] >= 0 and (ends := percentiles(samples[place])):  # else a share of nothing
             found[name] = {"mean": float(middle[place]), "low": ends[0], "high": ends[1], "n": numbers[place]}
     return found
-
-
-def _columns(
-    values: Mapping[Name, Users], over: Mapping[Name, Users] | None
-) -> tuple[dict[Name, Users], list[Users], list[int], list[int]]:
-    """The numerators by metric and the distinct denominators, 0 where a user has no value; and for each metric the
-    index of its denominator, which most metrics share, and how many users have a value."""
-    tops: dict[Name, Users] = {}
-    bottoms: dict[bytes, tuple[int, Users]] = {}
-    places, numbers = [], []
-    for name, value in values.items():
-        below = np.ones(len(value)) if over is None else over[name]
-        known = np.isfinite(value) & np.isfinite(below)
-        if known.any():
-            tops[name], below = np.where(known, value, 0), np.where(known, below, 0)
-            places.append(bottoms.setdefault(below.tobytes(), (len(bottoms), below))[0])
-            numbers.append(int(known.sum()))
-    return tops, [one for _, one in bottoms.values()], places, numbers
 
 
 def means_of(

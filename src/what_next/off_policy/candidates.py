@@ -24,7 +24,7 @@ from what_next.off_policy.diagnostics import (
 )
 from what_next.off_policy.fqe import fqe
 from what_next.off_policy.reward_model import Modelled, cross_fit, deal
-from what_next.off_policy.weighting import Ids, Rows
+from what_next.off_policy.weighting import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def _in_slates(log: Evidence, name: str, one: Candidate | str, given: Sequence[s
             f"chosen: take {', '.join(given)}; or give the chance of each item at its position, whatever is above it, "
             "and say so (--marginal)"
         )
-    elif given_above and (gaps := decisions.slates[decisions.positions != slate.places(decisions.slates)]).size:
+    elif given_above and (gaps := decisions.slates[decisions.positions != decisions.above]).size:
         flaw = (
             f"{len(np.unique(gaps)):,} of {len(np.unique(decisions.slates)):,} slates lack the row of a position above "
             "others, so the chances of the items above are not known"
@@ -152,10 +152,8 @@ def _from_model(log: Evidence) -> Found:
 def _modelled(log: Evidence) -> Modelled | str:
     """The cross-fitted reward model, or the reason why it cannot be fitted."""
     decisions, target = log.decisions, log.target
-    if decisions.vectors is None:
-        return "the items have no vectors that a reward model could read"
     if target.expected is None:
-        return "the policy's mean over the item vectors is not known in each row"
+        return UNEXPECTED
     if log.units < 2:
         return "a reward model must be fitted on other units than it predicts, and the log has a single unit"
     folds = deal(log.units, min(FOLDS, log.units), log.options.seed)[decisions.units]
@@ -185,7 +183,7 @@ def _clusters(log: Evidence) -> Int64[np.ndarray, "items"] | str:
     if log.options.clusters is not None:
         return log.options.clusters
     vectors, items = log.decisions.vectors, log.decisions.items
-    if vectors is None or (vectors.shape[1] >= items and ((vectors != 0).sum(axis=1) <= 1).all()):  # one-hot
+    if vectors.shape[1] >= items and ((vectors != 0).sum(axis=1) <= 1).all():  # one-hot
         return "the items have neither categories nor attributes to make clusters of"
     return step.clusters_of(vectors, round(items**0.5), log.options.seed)
 
@@ -196,7 +194,7 @@ def _slates(log: Evidence) -> Found:
     ids, positions = decisions.slates, decisions.positions
     if ids is None or positions is None:
         return {}
-    found, length, largest = Found(), int(slate.places(ids).max()) + 1, log.largest_weight
+    found, length, largest = Found(), int(decisions.above.max()) + 1, log.largest_weight
     cascade, last = _support_of_cascade(log), np.append(np.zeros(length - 1), 1.0)
     for name, weights, powers, steps in (
         ("independent", log.weights, np.ones(length), None),
@@ -223,8 +221,8 @@ def _by_items(log: Evidence) -> Found:
     ids = decisions.slates
     if not slate.one_by_one(full, decisions.actions, ids):
         return dict.fromkeys(names, "the policy does not draw a slate from one distribution without replacement")
-    firsts = np.flatnonzero(slate.places(ids) == 0)
-    of = np.cumsum(slate.places(ids) == 0) - 1
+    firsts = decisions.above == 0
+    of = np.cumsum(firsts) - 1
     chances = slate.inclusion(full[firsts], np.bincount(of), np.random.default_rng(log.options.seed))
     weights = slate.item_weights(chances[of, decisions.actions], decisions.propensities, ids)
     flaw, own = None, Overlap.of(weights, decisions.units)
@@ -245,21 +243,16 @@ def _per_slate(
     log: Evidence, terms: step.Terms, weights: Rows, steps: StepSupport | None, span: Bounds | None = None
 ) -> Candidate:
     """An estimate per slate that uses `weights`."""
-    units, places = log.decisions.units, slate.places(_ids(log))
-    ess = effective_size_over_steps(efficiency_of_steps(weights, places), np.bincount(places))
+    units, above = log.decisions.units, log.decisions.above
+    ess = effective_size_over_steps(efficiency_of_steps(weights, above), np.bincount(above))
     own = Overlap.of(weights, units, ess)
     return Candidate(terms.by_unit(units), own, "slate", log.overlap.ess, span=span, steps=steps)
 
 
 def _support_of_cascade(log: Evidence) -> StepSupport:
     """The share of the target's slates that the log supports, by position: each slate is treated as a trajectory."""
-    firsts = slate.places(_ids(log)) == 0
-    return sequences.sequence_support(replace(log.decisions, units=np.cumsum(firsts) - 1), log.weights)
-
-
-def _ids(log: Evidence) -> Ids:
-    assert log.decisions.slates is not None, "the log has slates"
-    return log.decisions.slates
+    slates = replace(log.decisions, units=np.cumsum(log.decisions.above == 0) - 1)
+    return sequences.sequence_support(slates, log.weights)
 
 
 def _sequences(log: Evidence) -> Found:
@@ -283,9 +276,8 @@ def _sequences(log: Evidence) -> Found:
         each.__name__: made(step.Terms(each(decisions, weights, discount), one), own)
         for each in (sequences.per_decision_is, sequences.weighted_per_decision_is)
     }
-    if decisions.vectors is None or log.target.expected is None:
-        lacking = "the items' vectors, or the policy's mean over them in each row, are not known"
-        return found | dict.fromkeys(("sequence_dr", "fqe"), lacking)
+    if log.target.expected is None:
+        return found | dict.fromkeys(("sequence_dr", "fqe"), UNEXPECTED)
     if only in (None, "sequence_dr"):
         crossed = fqe(decisions, log.target, discount, folds=FOLDS, seed=seed)
         values = sequences.sequence_dr(decisions, weights, discount, crossed.values, crossed.chosen)
@@ -303,6 +295,7 @@ def _diverging(contraction: float) -> str | None:
     return f"fitted Q evaluation does not converge on this log (it grows by {contraction:.2f} a round)"
 
 
+UNEXPECTED = "the policy's mean over the item vectors is not known in each row"
 MARGINAL = "it needs the chance of each item given those above it, but the chances in this log are marginal"
 SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips"))
 GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips", "item_snips", "item_ips")

@@ -7,6 +7,7 @@ result will act wrongly sooner or later. A 95 % confidence sequence is right at 
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -21,8 +22,8 @@ EFFECT = 0.1
 """Expected difference, as a share of the mean absolute reward: the sequence is tuned to be narrowest there."""
 MOST_BET = 0.5
 """Largest share of the capital that is bet in one row (c of the paper)."""
-HALVINGS = 40
-"""Bisection steps for a bound of the mean: 2^-40 of the range, about 1e-12."""
+FINEST = 2**40
+"""Means among which a bound is searched: each is about 1e-12 of the range from the next."""
 FEW = 50
 """Fewest users per arm for bounds: they are asymptotic, so an arm with fewer users gets infinite ones."""
 Verdict = Literal["better", "worse", "undecided"]
@@ -134,11 +135,7 @@ def _capital(parts: Rows, bets: Rows, mean: float) -> float:
 
 def _first(holds: Callable[[float], bool]) -> float:
     """The smallest number in [0, 1] for which `holds` is true, by bisection; it must be true for all larger ones."""
-    low, high = 0.0, 1.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return low
+    return bisect_left(range(FINEST), True, key=lambda step: holds(step / FINEST)) / FINEST
 
 
 def effect_of(rewards: Rows, number: float) -> float:

@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 from what_next.errors import DataError
 from what_next.metrics.bootstrap import LEVEL, RESAMPLES, Bounds
 from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown, unlike_claimed
+from what_next.off_policy.slates import places
 from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
 Looks = Literal["one", "any"]
@@ -30,28 +31,37 @@ class Decisions:
 
     Attributes:
         units: the unit of each row: 0, 1, 2, ... without gaps, ascending.
-        actions: the item that was shown, 0 .. items - 1.
+        actions: the item that was shown, as an index of `vectors`.
         rewards: what it earned.
         propensities: the behaviour policy's chance of the logged action, in (0, 1].
-        items: the number of possible actions.
+        vectors: the vector of each item that could have been shown: attributes, or one-hot if there are none.
         positions: the slot in the slate, 0 = first.
         slates: the slate of each row, ascending; the rows of a slate are contiguous and ordered by position.
         marginal: only matters for slates. True: propensities and the target's chances are those of an item at its
             position, whatever is above it. False: they are conditional on the items above, as in drawing slot by slot.
         contexts: the features of each row that reward models read.
-        vectors: the item vectors: attributes, or one-hot if there are none.
     """
 
     units: Ids
     actions: Ids
     rewards: Rows
     propensities: Rows
-    items: int
+    vectors: Float64[np.ndarray, "items width"]
     positions: Ids | None = None
     slates: Ids | None = None
     contexts: Float64[np.ndarray, "rows dim"] | None = None
-    vectors: Float64[np.ndarray, "items width"] | None = None
     marginal: bool = False
+
+    @property
+    def items(self) -> int:
+        """The number of possible actions."""
+        return len(self.vectors)
+
+    @cached_property
+    def above(self) -> Ids:
+        """For each row of a log of slates, the number of rows above it in its slate."""
+        assert self.slates is not None, "the log has slates"
+        return places(self.slates)
 
     @property
     def slated(self) -> bool:

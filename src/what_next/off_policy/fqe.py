@@ -64,14 +64,13 @@ def fqe(
     """Fit the target's value by regression on the log.
 
     Args:
-        decisions: the log, with `vectors`; `target`: with `expected`.
+        decisions: the log; `target`: with `expected`.
         discount: the factor per step, 0 to 1.
         folds: if more than one, the values of each fold of the units come from a fit on the other folds, as doubly
             robust estimates need (cross-fitting; Chernozhukov et al., 2018, arXiv 1608.00060). At most one per unit.
         ridge: penalty per row on standardised features, above 0; `features`: the most features, see `Bilinear`.
         seed: of the assignment of units to folds.
     """
-    assert decisions.vectors is not None
     assert target.expected is not None
     psi = Features.of(decisions.contexts, decisions.vectors[decisions.actions], target.expected, features)
     first = np.flatnonzero(np.diff(decisions.units, prepend=-1))

@@ -110,7 +110,6 @@ class Learned(TargetPolicy):
         self, log: DecisionLog, decisions: Decisions, events: "_Events | Asked", covered: Which, done: Done
     ) -> tuple[Target, float]:
         """The agent's chances, and their mean share on items outside the log's catalogue."""
-        assert decisions.vectors is not None
         rows, items, outside = len(log), len(log.items), 0.0
         chances, expected = np.zeros(rows), np.zeros((rows, decisions.vectors.shape[1]))
         full = np.zeros((rows, items)) if rows * items <= FULL else None

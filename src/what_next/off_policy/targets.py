@@ -60,7 +60,7 @@ class TargetPolicy(ABC):
 
     @abstractmethod
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
-        """The policy's chances in each row; `decisions` are the same rows, with vectors of the items.
+        """The policy's chances in each row; `decisions` are the same rows.
 
         `done` is called with the number of rows as they are finished, if this is slow.
         """
@@ -157,11 +157,10 @@ def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], 
         actions=log.actions,
         rewards=log.rewards,
         propensities=log.propensities,
-        items=len(log.items),
+        vectors=vectors,
         positions=places_of(log) if slates else None,
         slates=log.slates,
         contexts=log.contexts,
-        vectors=vectors,
         marginal=marginal,
     )
 
@@ -216,7 +215,6 @@ def _drawn(
     If chances are conditional on the items above, and no slate of the log holds an item twice, the policy draws without
     replacement, too: from its distribution without the items above, normalised.
     """
-    assert decisions.vectors is not None
     rows, vectors = np.arange(len(of_rows)), kinds @ decisions.vectors
     full = kinds[of_rows] if len(rows) * decisions.items <= FULL else None
     # A single distribution is broadcast, not copied per row.
@@ -240,12 +238,9 @@ def _left(
 
     `full` is changed in place. If nothing remains, the total is infinite, so that all chances become 0.
     """
-    assert decisions.slates is not None
-    assert decisions.vectors is not None
     left, expected = np.ones(len(of_rows)), expected.copy()
-    above = places(decisions.slates)
-    for back in range(1, int(above.max()) + 1):
-        here = np.flatnonzero(above >= back)
+    for back in range(1, int(decisions.above.max()) + 1):
+        here = np.flatnonzero(decisions.above >= back)
         items = decisions.actions[here - back]
         lost = kinds[of_rows[here], items]
         left[here] -= lost

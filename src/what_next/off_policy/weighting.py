@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.metrics.bootstrap import ratios
+from what_next.metrics.bootstrap import ratios, user_means
 from what_next.models import spread_out
 
 ROUNDS = 100
@@ -140,7 +140,7 @@ def marginal_weights(
 
 def of_items_alone(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items"]) -> bool:
     """Whether each item that shares its cluster has the same weight in all its rows, as `averaged_weights` assumes."""
-    means = _means(weights, actions, len(clusters))
+    means = user_means(weights, actions, len(clusters))
     shared = (np.bincount(clusters) > 1)[clusters[actions]]
     return bool(np.allclose(weights[shared], means[actions][shared], rtol=1e-6))
 
@@ -154,7 +154,7 @@ def averaged_weights(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "i
     (`of_items_alone`). A cluster of one item keeps the rows' own weights, which are exact.
     """
     logged = clusters[actions]
-    means = _means(weights, logged, len(clusters))
+    means = user_means(weights, logged, len(clusters))
     alone = np.bincount(clusters, minlength=len(clusters)) == 1
     return np.where(alone[logged], weights, means[logged])
 
@@ -167,13 +167,8 @@ def averaged_ips(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items
     cluster; without them an interval would treat the averages as known.
     """
     averaged, logged = averaged_weights(weights, actions, clusters), clusters[actions]
-    means = _means(rewards, logged, len(clusters))
+    means = user_means(rewards, logged, len(clusters))
     return mean_of(averaged * rewards + (weights - averaged) * means[logged])
-
-
-def _means(values: Rows, groups: Ids, count: int) -> Float64[np.ndarray, "count"]:
-    """The mean of each group of rows; 0 for an empty group."""
-    return np.bincount(groups, values, count) / np.maximum(np.bincount(groups, minlength=count), 1)
 
 
 def clusters_of(vectors: Float64[np.ndarray, "items width"], count: int, seed: int = 0) -> Int64[np.ndarray, "items"]:

@@ -5,12 +5,11 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
-from what_next.data.files import Writer, check_paths, path_of, sha256, write_files
+from what_next.data.files import check_paths, path_of, sha256, write_files
 from what_next.errors import MissingExtraError, ModelError, WhatNextError, told_in_python
 from what_next.python.fitting import load
 from what_next.python.model import AGENT, Model
@@ -95,8 +94,7 @@ def pull(repo: str, folder: str | Path, *, revision: str | None = None, overwrit
         names = [CATALOGUE, *([critic] if critic in sums and NAME.fullmatch(critic) else [])]
         files = {name: _checked(repo, fetch(name), sums) for name in names} | {card_path(agent).name: fetch(PAGE)}
         files[AGENT] = agent
-        writers: dict[Path, Writer] = {folder / name: partial(_copy, path) for name, path in files.items()}
-        write_files(writers)
+        write_files({folder / name: path.read_bytes() for name, path in files.items()})
     return load(folder)
 
 
@@ -145,7 +143,3 @@ def _checked(repo: str, path: Path, sums: Mapping[str, str]) -> Path:
     if sha256(path) != sums.get(path.name):
         raise ModelError(f"{repo}: {path.name} is not what {SUMS} says; pull again, or ask whoever pushed it")
     return path
-
-
-def _copy(path: Path, file: BinaryIO) -> None:
-    file.write(path.read_bytes())

@@ -296,7 +296,7 @@ class Model(Recommender):
             raise DataError(f"part is {part!r}; expected {' or '.join(get_args(Part))}")
         baselines = (baselines,) if isinstance(baselines, str) else baselines
         given = None if baselines is None else tuple(baselines)
-        wanted, key = EVERY if given is None else given, ("next", part, given)
+        wanted, key = EVERY if given is None else given, (part, given)
         if unknown := set(wanted) - set(EVERY):
             raise DataError(
                 f"baselines: there is no {some(sorted(unknown))}; there are {', '.join(EVERY)}; () is for none"

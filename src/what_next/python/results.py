@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from what_next.data import html
 from what_next.experiments.next_items import Comparison
 from what_next.metrics.bootstrap import Interval
-from what_next.reporting.terminal import measured_on, metrics_of, table
+from what_next.reporting.terminal import cell, measured_on, metrics_of, table
 
 WIDTH = 160
 """Width of a drawn interval, in pixels."""
@@ -66,7 +66,7 @@ class Results(Mapping[str, Mapping[str, Interval]]):
 
     def __repr__(self) -> str:
         leading = self._leading[0]
-        rows = [f"  {name:<16} {_text(found[leading])}" for name, found in self.items() if leading in found]
+        rows = [f"  {name:<16} {cell(found[leading])}" for name, found in self.items() if leading in found]
         return "\n".join([f"{leading} of {measured_on(self.values_)}; mean [95 % interval over users]", *rows])
 
     @property
@@ -85,17 +85,13 @@ class Results(Mapping[str, Mapping[str, Interval]]):
         return html.table("Judged on what training never saw", ("policy", *metrics), rows, note)
 
 
-def _text(one: Interval) -> str:
-    return f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-
-
 def _drawn(one: Interval | None, most: float, leads: bool) -> str:
     """An interval as a line with a dot at its mean, on a scale from 0 to the largest value of its column."""
     if one is None:
         return ""
     low, mean, high = (max(0.0, one[end]) / (most or 1.0) * (WIDTH - 8) + 4 for end in ("low", "mean", "high"))
     colour = "#c2410c" if leads else "#64748b"
-    text = escape(_text(one))
+    text = escape(cell(one))
     return (
         f'<span style="white-space:nowrap"><svg width="{WIDTH}" height="14" role="img" aria-label="{text}">'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="7" y2="7" stroke="{colour}" stroke-width="3"/>'

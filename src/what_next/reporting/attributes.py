@@ -29,7 +29,7 @@ POLES = 2
 def categories(view: View) -> list[str]:
     """The names of those attributes that are categories (`category_columns`); empty where there are none."""
     catalogue = view.comparison.state.space.catalogue
-    if view.background.categories is None:
+    if not view.statistics.categories.shape[1]:
         return []
     return [named(name) for name, one in zip(catalogue.names, category_columns(catalogue), strict=True) if one]
 
@@ -42,8 +42,8 @@ def named(attribute: str) -> str:
 def calibration(view: View) -> Chart:
     """The share of each category in histories, and in what was recommended after them."""
     names, rows = categories(view), view.some_rows()
-    heard = _mean(view.background.shares(view.histories(rows)))
-    given = {name: _mean(view.background.shares(view.slates(name)[rows])) for name in view.shown}
+    heard = _mean(view.statistics.shares(view.histories(rows)))
+    given = {name: _mean(view.statistics.shares(view.slates(name)[rows])) for name in view.shown}
     order = np.argsort(-heard, kind="stable")[:CATEGORIES]
 
     def draw(axes: Axes) -> None:

@@ -116,14 +116,12 @@ def drawn(
 
 def _of_the_page(svg: str, name: str, words: str) -> str:
     """The `<svg>` element with unique ids, the page's colours and fonts, and numbers of two decimals."""
-    svg = svg[svg.index("<svg") :].strip()
-    box = re.search(r'viewBox="[^"]*"', svg)
+    _, head, body = re.split(r"(<svg[^>]*>)", svg, maxsplit=1)
+    box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None
-    svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    head = f'<svg {box[0]} role="img" aria-label="{html.escape(words)}">'
-    svg = re.sub(r"^<svg[^>]*>", lambda _: head, svg)
-    start = len(head)
-    return svg[:start] + re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), svg[start:])
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), body).strip()
+    return f'<svg {box[0]} role="img" aria-label="{html.escape(words)}">{body}'
 
 
 def _tag(tag: str, name: str) -> str:

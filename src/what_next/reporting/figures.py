@@ -104,24 +104,25 @@ def over_weights(view: View, weighted: Sequence[tuple[float, View]], across: str
     return Chart(svg, "Over the weight of the spread", note + f"{across} with their intervals.")
 
 
-def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], metric: str) -> Chart:
-    """A metric of the shown policies in each group of users, one row each."""
-    names = [name for name in view.shown if any(metric in one["policies"].get(name, {}) for one in groups.values())]
-    rows = {cleaned(group): one["policies"] for group, one in groups.items()}
+def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]]) -> Chart:
+    """The main metric of the shown policies in each group of users, one row each."""
+    names, metric = view.shown, view.main
+    rows = {
+        cleaned(group): {cleaned(name): found for name, found in one["policies"].items()}
+        for group, one in groups.items()
+    }
 
     def draw(axes: Axes) -> None:
-        step = 0.56 / max(1, len(names))
+        step = 0.56 / len(names)
         for place, policies in enumerate(rows.values()):
             for turn, name in enumerate(names):
-                if metric in policies.get(name, {}):
-                    shift = (turn - (len(names) - 1) / 2) * step
-                    dot(axes, policies[name][metric], place + shift, view.colour(name))
+                shift = (turn - (len(names) - 1) / 2) * step
+                dot(axes, policies[name][metric], place + shift, view.colour(name))
         rows_of(axes, [(text, "ink") for text in heads])
 
-    heads = [f"{group} ({one.get('users', 0):,})" for group, one in zip(rows, groups.values(), strict=True)]
+    heads = [f"{group} ({one['users']:,})" for group, one in zip(rows, groups.values(), strict=True)]
     words = "; ".join(
-        f"{group}: "
-        + ", ".join(f"{name} {number(one[name][metric]['mean'])}" for name in names if metric in one.get(name, {}))
+        f"{group}: " + ", ".join(f"{name} {number(one[name][metric]['mean'])}" for name in names)
         for group, one in rows.items()
     )
     height, margins = (0.18 + 0.14 * len(names)) * len(rows) + 0.5, (room(heads), 0.2, 0.36, 0.1)

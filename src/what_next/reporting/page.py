@@ -194,9 +194,9 @@ def _space(view: View, picked: Sequence[Pick]) -> Section:
 
 
 def _groups(view: View) -> Section:
-    groups = {cleaned(kind): one for kind, one in (view.result.get("groups") or {}).items() if len(one) > 1}
+    groups = {cleaned(kind): one for kind, one in view.result["groups"].items() if len(one) > 1}
     text = ["The same users, by how much is known about them and by how popular their next item is."]
-    charts = [figures.by_group(view, kind, one, view.main) for kind, one in groups.items()]
+    charts = [figures.by_group(view, kind, one) for kind, one in groups.items()]
     return Section("groups", "Groups", "For whom it works", text if charts else ["All users are in one group."], charts)
 
 

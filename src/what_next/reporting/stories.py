@@ -157,6 +157,6 @@ def _mostly(view: View, items: Int32[np.ndarray, "some"]) -> str:
     names = categories(view)
     if not names or not len(items):
         return ""
-    shares = np.nan_to_num(view.background.shares(items[None])[0])
+    shares = np.nan_to_num(view.statistics.shares(items[None])[0])
     order = np.argsort(-shares, kind="stable")[:2]
     return listed([names[one] for one in order if shares[one] > 0])

@@ -35,22 +35,19 @@ def full(view: View) -> list[Table]:
     names = {name: view.colour(name) if name in view.shown else "" for name in view.ranked}
     intervals = {name: view.policies[name] for name in view.ranked}
     tables = _tables(f"Every policy, the best first: {MEANS}", intervals, names, words=True)
-    if view.result["differences"]:
-        found = {minus(cleaned(name)): one for name, one in view.result["differences"].items()}
-        tables += _tables(f"Differences, taken for each user: {MEANS}", found)
-    return tables
+    return tables + _tables(f"Differences, taken for each user: {MEANS}", _signed(view.result["differences"]))
 
 
 def of_windows(windows: Mapping[str, Any]) -> tuple[str, list[Table]]:
     """The first sentence and the tables of a result of `evaluate_windows`."""
     sentence = markdown(windows).split("\n", 1)[0].replace("`", "")
     tables = _tables(f"Every policy on windows: {MEANS}", windows["policies"], words=True)
-    if windows.get("share_of_oracle"):
-        tables += _tables("Share of what the oracle earns", windows["share_of_oracle"])
-    if windows.get("differences"):
-        found = {minus(cleaned(name)): one for name, one in windows["differences"].items()}
-        tables += _tables("Differences on windows", found)
-    return sentence, tables
+    tables += _tables("Share of what the oracle earns", windows["share_of_oracle"])
+    return sentence, tables + _tables("Differences on windows", _signed(windows["differences"]))
+
+
+def _signed(differences: Intervals) -> Intervals:
+    return {minus(cleaned(name)): one for name, one in differences.items()}
 
 
 def _tables(
@@ -59,7 +56,7 @@ def _tables(
     """As many tables as needed for each to fit on a page of 1,280 pixels."""
     metrics = dict.fromkeys(metric for one in intervals.values() for metric in one)
     names, tables = list(intervals), []
-    for start in range(0, max(1, len(names)), COLUMNS):
+    for start in range(0, len(names), COLUMNS):
         some = names[start : start + COLUMNS]
         rows = [
             (metric, described(metric) if words else "", [_cell(intervals[name].get(metric)) for name in some])

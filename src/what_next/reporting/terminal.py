@@ -104,7 +104,7 @@ def _apart(kind: str, groups: Mapping[str, Any], k: int) -> Folded:
     """The leading metric of every policy in each group of one kind."""
     names = list(next(iter(groups.values()))["policies"])
     rows = [
-        [group, f"{found['users']:,}", *(_text(found["policies"][name].get(f"ndcg@{k}"), "\n") for name in names)]
+        [group, f"{found['users']:,}", *(cell(found["policies"][name].get(f"ndcg@{k}"), "\n") for name in names)]
         for group, found in groups.items()
     ]
     return Folded(f"ndcg@{k} by {kind}", ["group", "users", *names], [rows])
@@ -127,7 +127,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     first = f"{_verdict(result)} ({measured_on(result)})" if "windows" in result else measured_on(result)
     lines = [f"{first}. Means over users, with 95 % intervals.", ""]
     lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
-    rows = [[name, *(_text(one.get(metric), " ") for metric in metrics)] for name, one in chain(*_sections(result))]
+    rows = [[name, *(cell(one.get(metric)) for metric in metrics)] for name, one in chain(*_sections(result))]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -149,7 +149,8 @@ def metrics_of(result: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(metric for intervals in result["policies"].values() for metric in intervals))
 
 
-def _text(interval: Interval | None, between: str) -> str:
+def cell(interval: Interval | None, between: str = " ") -> str:
+    """A mean and its interval; empty without one."""
     if interval is None:
         return ""
     return f"{interval['mean']:z.3f}{between}[{interval['low']:z.3f}, {interval['high']:z.3f}]"
@@ -159,7 +160,7 @@ def _row(
     name: str, intervals: Mapping[str, Interval], metrics: Sequence[str], training: Mapping[str, Any] | None
 ) -> list[str]:
     """A policy's cells; the last is its training time, the mean over the seeds if all are known."""
-    cells = [name, *(_text(intervals.get(metric), "\n") for metric in metrics)]
+    cells = [name, *(cell(intervals.get(metric), "\n") for metric in metrics)]
     if training is None:
         return cells
     seconds = training[name]["seconds"] if name in training else [None]
@@ -167,14 +168,12 @@ def _row(
 
 
 def _searched(result: Mapping[str, Any]) -> str:
-    """How many settings were tried and on how many targets, if the result has these numbers."""
-    searched = result.get("searched")
-    if searched is None:
-        return ""
+    """How many settings were tried and on how many targets."""
+    searched = result["searched"]
     tried = ", ".join(f"{count} for {name}" for name, count in searched["tried"].items())
     some = f"{searched['targets']:,}" + (f" of {searched['of']:,}" if searched["targets"] < searched["of"] else "")
     popular = "".join(
-        f", {name} among the {most:,} most popular items" for name, most in searched.get("most_popular", {}).items()
+        f", {name} among the {most:,} most popular items" for name, most in searched["most_popular"].items()
     )
     return f" (settings tried: {tried}; on {some} validation targets{popular})"
 
@@ -234,10 +233,9 @@ def _targets(result: Mapping[str, Any]) -> str:
 
 def only_training(split: Mapping[str, Any]) -> str:
     """The users with too few events to leave the last out; empty if there are none."""
-    others = split.get("other_users")
-    if split["kind"] != "leave_last_out" or not others:
+    if split["kind"] != "leave_last_out" or not split["other_users"]:
         return ""
-    return f"{counted(others, 'user')} with fewer than three events, for training alone"
+    return f"{counted(split['other_users'], 'user')} with fewer than three events, for training alone"
 
 
 def estimates_table(result: Mapping[str, Any]) -> RenderableType:

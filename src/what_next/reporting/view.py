@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64, Int, Int32, Int64
 
 from what_next.experiments.next_items import Comparison
 from what_next.metrics.beyond import ItemStatistics
@@ -91,7 +91,7 @@ class View:
         place = self.learned.index(name) if name in self.learned else len(LEARNED)
         return LEARNED[place] if place < len(LEARNED) else "muted"
 
-    def difference(self, one: str, other: str, metric: str) -> Interval | None:
+    def difference(self, one: str, other: str, metric: str) -> Interval:
         """One policy minus another on the same users; from the result, or else computed here."""
         for between in ("-", " - "):
             found: Interval | None = self.result["differences"].get(f"{one}{between}{other}", {}).get(metric)
@@ -99,16 +99,16 @@ class View:
                 return found
         mine, theirs = (self.values(name, metric) for name in (one, other))
         people, owners = self.comparison.evaluator.targets.people
-        return means({metric: user_means(mine - theirs, owners, len(people))}).get(metric)
+        return means({metric: user_means(mine - theirs, owners, len(people))})[metric]
 
     def values(self, name: str, metric: str) -> Float64[np.ndarray, "rows"]:
         """A policy's metric in each row; NaN without a value."""
         rows = len(self.comparison.evaluator.targets)
         return self.comparison.scores[name].values.get(metric, np.full(rows, np.nan))
 
-    def slates(self, name: str, seed: int = 0) -> Int32[np.ndarray, "rows k"]:
-        """The slates of a policy, by its model of one seed, at the first cutoff."""
-        return self.comparison.scores[name].slates[seed, :, : self.k]
+    def slates(self, name: str) -> Int32[np.ndarray, "rows k"]:
+        """The slates of a policy, by its model of the first seed, at the first cutoff."""
+        return self.comparison.scores[name].slates[0, :, : self.k]
 
     def heard(self, row: int) -> Int32[np.ndarray, "before"]:
         """The items of the history of a row, oldest first."""
@@ -131,16 +131,14 @@ class View:
         return cleaned(str(self.comparison.state.dataset.user_ids[int(self.comparison.evaluator.targets.users[row])]))
 
     @property
-    def counts(self) -> Int32[np.ndarray, "items"]:
-        """Training events of each item."""
-        counts = self.comparison.state.space.counts
-        assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
-        return counts
-
-    @cached_property
-    def background(self) -> ItemStatistics:
+    def statistics(self) -> ItemStatistics:
         """Popularity, attributes and categories of the items."""
-        return ItemStatistics.of(self.comparison.state.space.catalogue, self.counts)
+        return self.comparison.evaluator.statistics
+
+    @property
+    def counts(self) -> Int[np.ndarray, "items"]:
+        """Training events of each item."""
+        return self.statistics.counts
 
     def some_rows(self, most: int = 2000) -> Int64[np.ndarray, "rows"]:
         """All rows, or a sample of `most` with a fixed seed, for charts."""

@@ -32,9 +32,9 @@ def name(view: View, policy: str) -> Markup:
     return NAME.format(view.colour(policy), policy)
 
 
-def sign(difference: Interval | None) -> int:
+def sign(difference: Interval) -> int:
     """1 where a difference is above zero beyond chance, -1 where it is below, 0 where the interval holds zero."""
-    if difference is None or difference["low"] <= 0 <= difference["high"]:
+    if difference["low"] <= 0 <= difference["high"]:
         return 0
     return 1 if difference["low"] > 0 else -1
 
@@ -55,30 +55,23 @@ def headline(view: View) -> str:
 def verdict(view: View) -> list[Markup | str]:
     """The verdict in plain words: how often the next item was hit, by which policy, and whether they differ."""
     lead, rival, hits = view.lead, view.rival, f"hr@{view.k}"
-    sentences: list[Markup | str] = []
-    what = "one of the items that came later" if view.result["targets"].get("kind") == "all" else "the next item"
-    mine = view.policies[lead].get(hits)
-    if mine is not None:
-        text = Markup("{} names {} within {} for <strong>{}</strong> of users {}")
-        sentences.append(
-            text.format(name(view, lead), what, spelled(view.k), percent(mine["mean"]), between(mine, 100, 1))
+    what = "one of the items that came later" if view.result["targets"]["kind"] == "all" else "the next item"
+    mine, text = view.policies[lead][hits], Markup("{} names {} within {} for <strong>{}</strong> of users {}")
+    hit = text.format(name(view, lead), what, spelled(view.k), percent(mine["mean"]), between(mine, 100, 1))
+    if rival is None:
+        hit += "."
+    else:
+        theirs, more = (
+            view.policies[rival][hits],
+            Markup("; {}, the best of the baselines, for <strong>{}</strong> {}. {}"),
         )
-        theirs = view.policies.get(rival or "", {}).get(hits)
-        if rival and theirs is not None:
-            more = Markup("; {}, the best of the baselines, for <strong>{}</strong> {}. {}")
-            value = percent(theirs["mean"]), between(theirs, 100, 1)
-            sentences[0] += more.format(name(view, rival), *value, _points(view.difference(lead, rival, hits)))
-        else:
-            sentences[0] += "."
-    sentences.append(_ordered(view))
-    sentences += [_beside(view, other) for other in view.learned if other != lead]
-    return [one for one in sentences if one]
+        value = percent(theirs["mean"]), between(theirs, 100, 1)
+        hit += more.format(name(view, rival), *value, _points(view.difference(lead, rival, hits)))
+    return [hit, _ordered(view), *(_beside(view, other) for other in view.learned if other != lead)]
 
 
-def _points(difference: Interval | None) -> str:
+def _points(difference: Interval) -> str:
     """A difference of shares, and whether it is significant."""
-    if difference is None:
-        return ""
     points = number_of(100 * difference["mean"], 1)
     return f"The difference is {points} points {between(difference, 100, 1)}, {_worth(difference)}."
 
@@ -95,9 +88,9 @@ def _ordered(view: View) -> str:
     mine, metric = view.policies[view.lead][view.main], _upper(view.main)
     sentence = f"By {metric}, which counts the place too, it reaches {told(mine)}"
     if view.rival:
+        difference = view.difference(view.lead, view.rival, view.main)
         sentence += f" against {number(view.policies[view.rival][view.main]['mean'])}"
-        if difference := view.difference(view.lead, view.rival, view.main):
-            sentence += f": a difference of {told(difference)}, {_worth(difference)}"
+        sentence += f": a difference of {told(difference)}, {_worth(difference)}"
     if UNTRAINED in view.policies:
         sentence += f". Before it was trained it reached {number(view.policies[UNTRAINED][view.main]['mean'])}"
     return f"{sentence}."
@@ -106,8 +99,6 @@ def _ordered(view: View) -> str:
 def _beside(view: View, other: str) -> Markup:
     """Another learned policy compared with the best one."""
     difference = view.difference(other, view.lead, view.main)
-    if difference is None:
-        return Markup()
     both = name(view, other), name(view, view.lead)
     return Markup("{} differs from {} by {} in {}, {}.").format(
         *both, told(difference), _upper(view.main), _worth(difference)
@@ -136,10 +127,9 @@ def facts(view: View) -> list[tuple[str, str]]:
     known = f"with {counted(attributes, 'attribute')}" if attributes else "without attributes"
     sentences = [
         ("Data", f"{result['data']}: {size} {known}"),
-        ("Split", f"{split['kind']} ({KINDS.get(split['kind'], 'made elsewhere')}), hash {split['hash']}"
-                  + (REFIT if split.get("refit") else "")),
-        ("Judged on", f"the {split['part']} part: {counted(targets.get('rows', targets['users']), 'target')} of "
-                      f"{counted(targets['users'], 'user')}, {TARGETS.get(targets.get('kind', ''), 'what came next')}"),
+        ("Split", f"{split['kind']} ({KINDS[split['kind']]}), hash {split['hash']}{REFIT if split['refit'] else ''}"),
+        ("Judged on", f"the {split['part']} part: {counted(targets['rows'], 'target')} of "
+                      f"{counted(targets['users'], 'user')}, {TARGETS[targets['kind']]}"),
         ("Counted apart", _apart(view)),
         ("Ranked", _ranked(view)),
         ("Trained", "; ".join(_trained(view, one) for one in view.learned)),
@@ -166,16 +156,16 @@ def _apart(view: View) -> str:
         ("without_history", "user without an event before the target, not judged",
          "users without an event before the target, not judged"),
     )  # fmt: skip
-    sentences = [counted(targets[key], one, many) for key, one, many in kinds if targets.get(key)]
+    sentences = [counted(targets[key], one, many) for key, one, many in kinds if targets[key]]
     sentences += [alone] if (alone := only_training(view.result["split"])) else []
     return "; ".join(sentences) or "nobody: every target can be reached, and training knows all users and items"
 
 
 def _ranked(view: View) -> str:
     """Which items may be recommended, and the cutoffs of the lists."""
-    items, allowed = len(view.counts), view.result.get("allowed") or len(view.counts)
+    items, allowed = len(view.counts), view.result["allowed"]
     what = "the whole catalogue" if allowed == items else f"the {allowed:,} items that may be recommended"
-    again = "may" if view.result.get("seen") else "may not"
+    again = "may" if view.result["seen"] else "may not"
     cutoffs = listed(view.comparison.evaluator.ks)
     return f"{what}, lists cut at {cutoffs}; items of the history {again} be recommended again"
 
