@@ -108,6 +108,18 @@ def test_an_item_that_comes_while_a_second_version_is_put_beside_is_known_to_it(
         assert "new" in kept.live.candidate.served.places  # type: ignore[union-attr]
 
 
+def test_a_second_version_that_is_withdrawn_while_it_is_loaded_is_forgotten(tmp_path: Path, hangs: set[str]) -> None:
+    """Named again, it would be judged by the time since it was named first, and refused at once."""
+    with running(served(tmp_path, loading=60)) as service:
+        kept, second = service.engine.models, second_of(service.setup, tmp_path)
+        hangs.add(second)
+        service.store.put_second(Second(second, share=0.5))
+        in_time(lambda: kept._second)
+        service.store.put_second(None)
+        in_time(lambda: kept._second is None)
+        assert kept.live.second is None
+
+
 def test_a_version_that_takes_too_long_is_refused_told_and_counted(
     tmp_path: Path, hangs: set[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -207,7 +207,9 @@ class Models:
             self._seen = deployments[-1].number
         if self.setup.server.candidate is not None or self.setup.server.tried is not None:
             return
-        if (wanted := self.store.second()) != self._beside and self._put_beside(wanted):
+        if (wanted := self.store.second()) == self._beside:
+            self._second = None  # what was being loaded is no longer wanted
+        elif self._put_beside(wanted):
             self._beside = wanted
 
     def _deploy(self, newest: Deployment) -> bool:
@@ -243,7 +245,7 @@ class Models:
             self._second = loading = self._begun(wanted.version, self._second)
             if not loading.over(SLICE):
                 return False
-            self._second = None
+        self._second = None
         with self._changing:
             candidate, unfit = None if wanted is None else self.live.candidate, None
             if loading is not None:
