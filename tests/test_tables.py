@@ -51,7 +51,7 @@ def wanted(tables: Any, **changes: Any) -> Namespace:
 
 def test_every_algorithm_is_due_on_three_sets_and_two_alone_on_the_others_at_first(tables: Any) -> None:
     due = list(tables.plan({}, wanted(tables)))
-    assert len(due) == 3 * (6 + 6) + 3 * (2 + 6) + 1
+    assert len(due) == 3 * (6 + 7) + 3 * (2 + 7) + 1
     assert [name for name, row in due if row == "content"] == ["spotify-playlists"]  # whose items have tags
     assert ("ml-1m-part", "good") not in due
 
