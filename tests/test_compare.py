@@ -156,7 +156,9 @@ def test_a_model_of_the_users_own_is_used_and_not_overwritten(made, trainings) -
     compare({"a": setup, "b": made("b")})
     assert trainings == [("a", 0), ("b", 0)]
     for changes in ({"dim": 8}, {"passes": 2}):
-        with pytest.raises(ModelError, match="was made by other settings than its setup has now"):
+        (name,) = changes
+        told = rf"was made by other settings than its setup has now \({name}={getattr(setup, name)}\)"
+        with pytest.raises(ModelError, match=told):
             compare({"a": setup.model_copy(update=changes), "b": made("b")})
     assert trainings == [("a", 0), ("b", 0)]
 

@@ -38,6 +38,10 @@ class TestRewardRange:
         assert found["settings"]["reward_range"] == [0, 1]
         assert found["estimates"]["ips"]["bernstein_low"] is not None
         assert any("all rewards are 0 or 1, and Bernstein" in note for note in found["notes"])
+        users = np.random.default_rng(2).integers(300, size=2000)  # units of unequal size have no such bounds
+        found = told(uniform_log(tmp_path / "log.csv", user_id=users), "uniform")
+        assert found["estimates"]["ips"]["bernstein_low"] is None
+        assert not any("Bernstein" in note for note in found["notes"])
 
     def test_a_log_of_zeros_is_not_sure_of_0(self, tmp_path: Path, told) -> None:
         one = told(uniform_log(tmp_path / "log.csv", reward=np.zeros(2000)), "uniform", "--force")["estimates"]["ips"]

@@ -439,6 +439,7 @@ class TestSlates:
         ran = gate("a", "b", log=log)
         assert (ran.code, ran.out) == (2, "")
         assert f"bare.csv: {told}, and nothing tells which of them were shown as one slate; name the column" in ran.err
+        assert ("copies of others in all columns" in ran.err) == (len(rows) > 12_000)
         assert gate("a", "b", "--marginal", log=log).json["estimator"] == "snips"
         named = write(
             tmp_path / "named.csv", rows.with_columns(request_id=pl.int_range(pl.len())).drop("slate").to_dict()

@@ -256,6 +256,11 @@ class TestRefusals:
                 {"user_id": None, "slate_id": [7, 8, 7, 8], "position": [1, 1, 2, 1]},
                 r"lines 3 and 5 stand at the same position of the same slate \(columns 'position' and 'slate_id'\)",
             ),
+            (
+                {name: [values[0]] * 2 + values[2:] for name, values in LOG.items()}
+                | {"user_id": ["b"] * 4, "position": [1, 1, 2, 3], "slate_id": [7, 7, 7, 7]},
+                r"with --position and --slate\. 1 row is a copy of another in all columns: first leave copies out",
+            ),
             ({"propensity": None}, r"no column for the propensity, .*; found 'user_id', .*--behaviour estimated"),
             ({"reward": None}, r"no column for the reward; found .*--reward"),
             ({"item_id": None}, r"no column for the item; found .*--item"),

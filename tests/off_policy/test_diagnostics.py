@@ -18,7 +18,7 @@ from what_next.off_policy.diagnostics import (
     efficiency_of_steps,
     unlike_claimed,
 )
-from what_next.off_policy.estimate import refusal
+from what_next.off_policy.estimate import estimate, refusal
 from what_next.off_policy.weighting import mean_of
 
 THRESHOLDS = Thresholds()
@@ -181,7 +181,18 @@ def test_a_mean_weight_above_1_beyond_chance_is_refused(mean, error, units, told
 @pytest.mark.parametrize("draw", [lambda rng: rng.lognormal(-0.5, 1, 400), lambda rng: (rng.random(400) > 0.05) / 0.95])
 def test_sound_weights_are_never_too_large(draw):
     rng = np.random.default_rng(0)
-    assert not any(Overlap.of(draw(rng), np.arange(400)).excessive(400, THRESHOLDS) for _ in range(2000))
+    assert not any(Overlap.of(draw(rng), np.arange(400)).excessive(400, THRESHOLDS.excess) for _ in range(2000))
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1.0, False), (1.12, True)])
+def test_a_mean_weight_above_1_that_is_not_refused_yet_is_told(scale, told):
+    rng = np.random.default_rng(0)
+    behaviour, target = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
+    actions, units = rng.choice(3, 1500, p=behaviour), np.repeat(np.arange(300), 5)
+    decisions = Decisions(units, actions, (rng.random(1500) < 0.4) * 1.0, behaviour[actions] / scale, np.eye(3))
+    found = estimate(decisions, Target(target[actions]), Options(only="ips", resamples=10))
+    assert found["estimates"]["ips"]["refused"] is None
+    assert any("where 1 is the most" in note for note in found["notes"]) == told
 
 
 def test_items_that_are_shown_unlike_their_propensities_are_told():

@@ -25,6 +25,7 @@ from what_next.settings import Setup, listed
 from what_next.sources import LogSource
 from what_next.state import State
 from what_next.training.artefacts import read_manifest
+from what_next.training.checkpoint import made_with
 from what_next.training.refit import refit_on
 from what_next.types import History
 
@@ -89,9 +90,11 @@ class Entrant:
         if is_trained(setup, self.state):
             return setup
         if seed is None and not self.ablated and setup.model_agent_path.exists():
+            then = made_with(setup)
+            other = f"was made by other settings than its setup has now ({then})"
             raise ModelError(
-                f"{setup.model_agent_path}: was made by other settings than its setup has now, or not trained to its "
-                "end; train it first (`what-next train SETUP`), or compare with --seeds, which trains beside it"
+                f"{setup.model_agent_path}: {other if then else 'was not trained to its end'}; train it first "
+                "(`what-next train SETUP`), or compare with --seeds, which trains beside it"
             )
         return trained(setup, self.state, ShuffledSource if self.shuffled else None)
 

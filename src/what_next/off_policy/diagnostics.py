@@ -94,14 +94,13 @@ class Overlap:
             carriers=effective_size(np.square(sums)),
         )
 
-    def excessive(self, units: int, thresholds: Thresholds) -> bool:
-        """Whether the mean weight over `units` units is above 1 by more than chance and more than `LITTLE`.
+    def excessive(self, units: int, errors: float) -> bool:
+        """Whether the mean weight over `units` units is above 1 by more than `errors` standard errors and `LITTLE`.
 
-        If weights are rarely 0, a short log may hold equal weights only, with a standard error of 0. So up to excess^2
+        If weights are rarely 0, a short log may hold equal weights only, with a standard error of 0. So up to errors^2
         units of weight 0 are assumed to be missing by chance.
         """
-        lacking = thresholds.excess**2 / units
-        return self.mean_weight * (1 - lacking) - thresholds.excess * self.error > 1 + LITTLE
+        return self.mean_weight * (1 - errors**2 / units) - errors * self.error > 1 + LITTLE
 
 
 @dataclass(frozen=True, eq=False)

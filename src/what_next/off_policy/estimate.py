@@ -19,6 +19,11 @@ from what_next.off_policy.weighting import Terms, mean_of
 PLAIN = Options()
 
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
+WRONG = (
+    "the log's propensities are not those that it was written with, or the policy's chances of all items sum to more "
+    "than 1, or the policy was made from this very log"
+)
+"""What a mean weight above 1 tells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +87,7 @@ def estimates_of(judged: Judged, stages: Stages = SILENT) -> dict[str, Any]:
         "estimates": estimates,
         "left_out": {name: one for name, one in judged.found.items() if isinstance(one, str)},
         "diagnostics": _diagnostics(log),
-        "notes": [*_lacking(log), *_narrow(made, estimates, log.options.thresholds)],
+        "notes": [*_off(log), *_narrow(made, estimates, log.options.thresholds)],
         "thresholds": asdict(options.thresholds) | {"clip": log.clip, "switch": log.switch},
     }
     return {name: _finite(one) for name, one in result.items()}
@@ -190,15 +195,23 @@ def _uncovered(one: Candidate, log: Evidence) -> Iterator[str]:
         yield f"{log.missing:.0%} of the policy's choices are items that the log never shows: it says nothing of them"
 
 
-def _lacking(log: Evidence) -> Iterator[str]:
-    """A note if the mean weight is below 1 by more than chance: the intervals do not cover unsupported choices."""
+def _off(log: Evidence) -> Iterator[str]:
+    """A note if the mean weight is off 1 by more than chance, and not so far above it that all is refused."""
     overlap, thresholds = log.overlap, log.options.thresholds
+    above, refused = (overlap.excessive(log.units, errors) for errors in (thresholds.errors, thresholds.excess))
     if overlap.mean_weight + thresholds.errors * overlap.error < 1 - LITTLE:
         yield (
-            f"the mean weight is {overlap.mean_weight:.3f} (standard error {overlap.error:.3f}), where 1 is expected: "
-            "part of what the policy would do is hardly in the log, and no interval here covers what that part earns; "
-            "or the propensities are not those that the log was written with"
+            f"{_mean_weight(overlap)}, where 1 is expected: part of what the policy would do is hardly in the log, and "
+            "no interval here covers what that part earns; or the propensities are not those that the log was written "
+            "with"
         )
+    elif above and not refused and not log.options.estimated:
+        yield f"{_mean_weight(overlap)}, where 1 is the most: probably {WRONG}; estimates by weights are then wrong"
+
+
+def _mean_weight(overlap: Overlap) -> str:
+    """The mean weight in words."""
+    return f"the mean weight is {overlap.mean_weight:.3f} (standard error {overlap.error:.3f})"
 
 
 def _narrow(made: dict[str, Candidate], told: dict[str, Any], thresholds: Thresholds) -> Iterator[str]:
@@ -243,12 +256,8 @@ def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
             "explore more: a service by server.temperature), or its propensities are not those that it was written "
             "with, or the policy's chances of all items sum to another number than 1"
         )
-    elif not log.options.estimated and overlap.excessive(log.units, thresholds):
-        yield (
-            f"the mean weight is {overlap.mean_weight:.3f} (standard error {overlap.error:.3f}), above 1, the "
-            "most that it can be, by more than chance: the log's propensities are not those that it was written with, "
-            "or the policy's chances of all items sum to more than 1, or the policy was made from this very log"
-        )
+    elif not log.options.estimated and overlap.excessive(log.units, thresholds.excess):
+        yield (f"{_mean_weight(overlap)}, above 1, the most that it can be, by more than chance: {WRONG}")
     if log.unlike is not None:
         yield log.unlike
 

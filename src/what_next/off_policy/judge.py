@@ -82,11 +82,11 @@ class _Case:
             return None
         return f"{other:,} of {len(self.log):,} rows have a reward other than {values[counts.argmax()]:g}"
 
-    def notes(self) -> list[str]:
-        """Notes for the user about the log and the policies."""
-        return list(dict.fromkeys([*(note for one in self.on_log for note in one.notes), *self._of_log()]))
+    def notes(self, *, ranged: bool) -> list[str]:
+        """Notes for the user about the log and the policies; `ranged`: an interval rests on the range of rewards."""
+        return list(dict.fromkeys([*(note for one in self.on_log for note in one.notes), *self._of_log(ranged=ranged)]))
 
-    def _of_log(self) -> Iterator[str]:
+    def _of_log(self, *, ranged: bool) -> Iterator[str]:
         log, thin = self.log, self.thin()
         yield from log.notes
         if thin is not None:
@@ -113,8 +113,8 @@ class _Case:
             yield "Open Bandit files have no users: rows count as independent decisions, and the position as context"
         if any(one.about["kind"] == "uniform" for one in self.on_log) and "uniform" in log.source.names:
             yield "uniform means that each item has the same chance; it is not the log's column of that name"
-        if binary(log) and not self.options.estimated and self.options.reward_range == (0.0, 1.0):
-            yield "all rewards are 0 or 1, and Bernstein intervals assume that no others are possible"
+        if ranged and binary(log) and self.options.reward_range == (0.0, 1.0):
+            yield "all rewards are 0 or 1, and Bernstein intervals and betting assume that no others are possible"
         if log.items.vectors is None:
             yield "items have no attributes: reward models know them by their ids, and clusters are single items"
 
@@ -136,6 +136,7 @@ def estimate_policy(
     """
     case = _Case(settings, [policy], stages)
     found = estimate(case.decisions, case.targets[0], replace(case.options, force=force), stages)
+    ranged = any(one["bernstein_low"] is not None for one in found["estimates"].values())
     return {
         "log": case.about(),
         "policy": {"name": policy, **case.on_log[0].about},
@@ -144,7 +145,7 @@ def estimate_policy(
         "left_out": found["left_out"],
         "diagnostics": found["diagnostics"],
         "settings": {name: found[name] for name in SETTINGS} | {"reward_range": case.options.reward_range},
-        "notes": [*case.notes(), *found["notes"]],
+        "notes": [*case.notes(ranged=ranged), *found["notes"]],
     }
 
 
@@ -203,7 +204,7 @@ def gate(
         "log": case.about(),
         "settings": {name: each[0][name] for name in SETTINGS},
         "notes": [
-            *case.notes(),
+            *case.notes(ranged=apart["interval"] == "betting"),
             *(f"{name}: {note}" for name, found in zip(case.names, each, strict=True) for note in found["notes"]),
             *_of_looks(apart, looks, margin, case),
         ],

@@ -121,10 +121,11 @@ def _refuse_loose(log: DecisionLog) -> None:
         found = f"a {log.unit} has several rows at one time (column {log.columns['time']!r})"
     else:
         return
+    copies = "" if log.times is None else log.source.advice_on_copies  # without times, decisions may look alike
     raise DataError(
         f"{log.source.path}: {found}, and nothing tells which of them were shown as one slate; name the column with "
         "the slate by --slate (a number for each row, where each was decided alone), or say --marginal, if each chance "
-        "is of an item whatever else was shown"
+        f"is of an item whatever else was shown{copies}"
     )
 
 

@@ -39,6 +39,8 @@ FREE = {
     "log", "track", "device", "evaluation", "server", "model_agent_path", "model_critic_path", "data",
 }  # fmt: skip
 """Settings that a resumed run may change. The learning rate's decay follows the new `epochs`."""
+LENGTHS = ("epochs", "passes", "patience")
+"""Settings of how long a run is, beside `seconds`."""
 
 
 ELSEWHERE = (
@@ -266,10 +268,23 @@ def progress(setup: Setup) -> Progress | None:
         return None
     if _changed(manifest, setup) or manifest.setup.get("seconds") != setup.seconds:
         return None
-    same = all(manifest.setup.get(name) == getattr(setup, name) for name in ("epochs", "passes", "patience"))
+    same = all(manifest.setup.get(name) == getattr(setup, name) for name in LENGTHS)
     ended, over = (same and position.get(name, False) for name in ("ended", "over"))
     spent = position.get("spent", 0.0)
     return Progress(manifest.histories, position["steps"], spent, ended, over and not ended, same)
+
+
+def made_with(setup: Setup) -> str:
+    """The settings of a saved run that differ from the setup's, as arguments of a command; empty if none does."""
+    try:
+        manifest = read_manifest(setup.model_agent_path)
+    except ModelError:
+        return ""
+    then = {key: before for key, (before, _) in _changed(manifest, setup).items() if before is not ...}
+    for name in ("seconds", *LENGTHS):
+        if manifest.setup.get(name) != getattr(setup, name):
+            then[name] = manifest.setup.get(name)
+    return " ".join(_given(key, value) for key, value in then.items())
 
 
 def _changed(manifest: Manifest, setup: Setup) -> dict[str, tuple[object, object]]:

@@ -126,8 +126,7 @@ class DecisionLog:
     @property
     def copies(self) -> int:
         """The number of rows of the file that equal an earlier one in every column."""
-        rows = self.source.frame.select(pl.struct(pl.all()).hash()).collect().to_series()
-        return len(rows) - rows.n_unique()
+        return self.source.copies
 
     @cached_property
     def hash(self) -> str:

@@ -181,7 +181,7 @@ def _slates(
             raise DataError(
                 f"{source.path}: lines {first} and {second} stand at the same position of the same slate (columns "
                 f"{columns['position']!r} and {columns['slate']!r}); give each row of a slate its own, or name other "
-                "columns with --position and --slate"
+                f"columns with --position and --slate{source.advice_on_copies}"
             )
         return given
     if users is None or times is None:

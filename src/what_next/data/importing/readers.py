@@ -82,6 +82,20 @@ class Source:
         return [name for name in self.frame.collect_schema().names() if name not in MISFITS]
 
     @property
+    def copies(self) -> int:
+        """The number of rows that equal an earlier one in every column."""
+        rows = self.frame.select(pl.struct(pl.all()).hash()).collect().to_series()
+        return len(rows) - rows.n_unique()
+
+    @property
+    def advice_on_copies(self) -> str:
+        """Advice that ends a message about rows that are too many; empty if no row is a copy."""
+        if not (copies := self.copies):
+            return ""
+        told = "1 row is a copy of another" if copies == 1 else f"{copies:,} rows are copies of others"
+        return f". {told} in all columns: first leave copies out"
+
+    @property
     def misfits(self) -> dict[str, str]:
         """The columns that mark malformed rows, with the reason."""
         names = self.frame.collect_schema().names()
