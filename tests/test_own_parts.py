@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from what_next import Agent, Dataset, Environment
+from what_next import Agent, Dataset, Environment, play
 from what_next import State as Data
 from what_next.algorithms import Sqn
 from what_next.errors import DataError, SetupError, TrainingError
@@ -29,6 +29,7 @@ from what_next.worlds.base import Reference, integers
 
 from .conftest import SetupOf
 from .forked import Forked
+from .shapes import unchecked
 
 
 class LastTwo(Encoder):
@@ -273,6 +274,28 @@ class Trio(Parity):
         return *super().step(state, slates, rng), {}
 
 
+class Flat(Parity):
+    """Whose reward is one number for all users."""
+
+    def step(self, state, slates, rng):  # type: ignore[no-untyped-def, override]
+        after, feedback = super().step(state, slates, rng)
+        return after, Feedback(feedback.clicks, 1.0, feedback.terminated)  # type: ignore[arg-type]
+
+
+class Endless(Parity):
+    """Whose numbers have no bounds."""
+
+    def bounds(self, ideal: bool = False):  # type: ignore[no-untyped-def]
+        return np.full(int(ideal), -np.inf, np.float32), np.full(int(ideal), np.inf, np.float32)
+
+
+class Pointless(Parity):
+    """Whose bounds are two numbers."""
+
+    def bounds(self, ideal: bool = False):  # type: ignore[no-untyped-def]
+        return 0, 1
+
+
 def test_a_world_that_keeps_its_promises_passes() -> None:
     check_world(Parity())
 
@@ -289,6 +312,8 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
         (Nowhere(), "item_vectors has what is no finite number"),
         (Worthless(), "a reward is not a number"),
         (Bare(), "a step gives a State, and Feedback with clicks of the shape of the slates"),
+        (Endless(), r"bounds of \[-inf\] and \[inf\], with ideal=True; expected two arrays of finite numbers"),
+        (Pointless(), "bounds of 0 and 1, with ideal=False; expected two arrays"),
         (Trio(), "a step gives a pair, the next State and Feedback; found something else"),
         (Foreign(), r"shows int64 of shape \(5, 2\), 10 of which are no items of the catalogue \[777 777 777\]"),
         (Single(), "a reference gives 1 slates for 5 users"),
@@ -298,6 +323,12 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
 def test_a_world_that_breaks_one_is_told_which(world: World, told: str) -> None:
     with pytest.raises(SetupError, match=f"world parity: .*{told}"):
         check_world(world)
+
+
+@pytest.mark.parametrize("use", [check_world, lambda world: play(world.references()["random"], world, episodes=5)])
+def test_a_world_that_breaks_one_is_not_played(use: Callable[[World], Any]) -> None:
+    with unchecked(), pytest.raises(SetupError, match="world parity: a step gives a State, and Feedback with clicks"):
+        use(Flat())
 
 
 CALLS = """

@@ -85,6 +85,37 @@ def test_names_of_policies_and_worlds_are_neither_markup_nor_emoji_codes(capsys:
         assert part in told
 
 
+@pytest.mark.parametrize(
+    ("returns", "told"),
+    [([0.003, 0.005], "0.0040"), ([1600.0, 1700.0], "1650.0"), ([2.0, 2.0], "2.0"), ([0.0, 1e-9], "0.000000")],
+)
+def test_small_returns_have_digits(returns: list[float], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    earned = Episodes(np.array(returns), np.ones(2, np.int64))
+    world = preset("boredom:SlateRerank-Bored-v0")
+    found = Simulation("shop", {"ppo": earned}, "ppo", ideal=False, report=None, seconds=0.0, played=world)
+    rich.print(found)
+    assert f" {told} " in capsys.readouterr().out
+    assert found.as_json()["policies"]["ppo"]["return"] == pytest.approx(earned.mean, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["inputs.items=attributes"], "and inputs.items is attributes; set it to learned"),
+        (
+            ["inputs.items=learned", "algorithm=whatnext", "model=lstm"],
+            "and whatnext proposes points among them; set algorithm",
+        ),
+    ],
+)
+def test_an_agent_that_needs_item_vectors_says_so_of_the_world(tmp_path: Path, words: list[str], told: str) -> None:
+    setup = wn.Setup.from_text(SETUP.replace("algorithm.over, points\n", ""), tmp_path, ["data=-", *words])
+    with pytest.raises(
+        SetupError, match=f"world gym:CartPole-v1: its items have no vectors that tell them apart, {told}"
+    ):
+        wn.simulate(setup, "gym:CartPole-v1")
+
+
 def test_training_goes_on_with_new_users(
     setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,7 +105,7 @@ class LearnedPolicy:
         if setup.acts and (setup.inputs.context or setup.algorithm.source == "world"):
             raise ModelError(
                 f"{setup.model_agent_path}: {setup.algorithm.name} learned by acting in {setup.world.name}, and reads "
-                "the slates that are shown there, no history of items; `what-next simulate` plays it"
+                "the slates that are shown there, no history of items; `what-next simulate` or wn.play plays it"
             )
         return self
 

@@ -779,3 +779,10 @@ def test_no_events_with_times_get_no_recommendations(model: wn.Model) -> None:
     assert isinstance(found, pl.DataFrame)
     assert found.columns == ["user_id", "rank", "item_id", "title"]
     assert not len(found)
+
+
+@pytest.mark.parametrize("settings", [{"algorithm": "ppo"}, {"algorithm": "dqn", "world": "choice"}])
+def test_an_algorithm_that_acts_is_not_fitted_to_data(settings: dict[str, Any]) -> None:
+    events = pl.DataFrame({"user": ["a", "a", "b", "b"], "item": ["x", "y", "x", "z"]})
+    with pytest.raises(SetupError, match=r"learns by acting in a world here.*train it by wn.simulate\(setup, world\)"):
+        wn.fit(events, settings.pop("algorithm"), verbose=False, **settings)

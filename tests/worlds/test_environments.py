@@ -71,6 +71,13 @@ class TestAnEnvironment:
         assert begun.age.tolist() == [1, 0, 1, 0, 1]
         assert begun.shown[:, 0].tolist()[1::2] == [-1, -1]
 
+    @pytest.mark.parametrize("steps", [7, LONG + 500])
+    def test_a_time_limit_around_it_is_the_worlds(self, steps: int) -> None:
+        limited = gymnasium.wrappers.TimeLimit(gymnasium.wrappers.OrderEnforcing(Ring()), steps)
+        assert EnvironmentWorld.of(limited).steps == steps
+        assert EnvironmentWorld.of(gymnasium.wrappers.OrderEnforcing(limited)).steps == steps
+        assert EnvironmentWorld.of(gymnasium.wrappers.TimeLimit(limited, 2 * steps)).steps == steps
+
     def test_whose_action_is_a_point_is_given_points_that_fill_the_box(self) -> None:
         world = EnvironmentWorld.of(Target())
         low, high = world.item_vectors.min(0), world.item_vectors.max(0)

@@ -278,10 +278,11 @@ def _calibration_table(told: dict[str, Any]) -> Table:
 
 def _fit_sentence(told: dict[str, Any]) -> str:
     what = "log loss" if told["kind"] == "clicks" else "squared error"
-    better = "better than" if told["loss"] < told["loss_of_the_mean"] else "no better than"
+    loss, mean = (f"{told[name]:.4g}" for name in ("loss", "loss_of_the_mean"))
+    better = "better than" if float(loss) < float(mean) else "no better than"  # as printed
     return (
         f"{counted(told['users'], 'kind')} of users, {counted(told['items'], 'item')}; {what} on held-out rows "
-        f"{told['loss']:.4g}, {better} {told['loss_of_the_mean']:.4g} of the mean alone"
+        f"{loss}, {better} {mean} of the mean alone"
     )
 
 

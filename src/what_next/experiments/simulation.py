@@ -30,6 +30,7 @@ from what_next.types import Greedy
 from what_next.worlds import Episodes, Reference, World, opened
 from what_next.worlds import play as episodes_of
 from what_next.worlds.base import limit_of, played
+from what_next.worlds.promises import check_own
 
 WATCHED = 100
 """Users that are recorded slate by slate, and most slates of each."""
@@ -79,13 +80,19 @@ class Simulation:
         """The number of slates that it learned from, including the random ones before."""
         return 0 if self.report is None else self.report.histories + self.explored
 
+    @property
+    def places(self) -> int:
+        """Decimal places of returns: two digits of the narrowest interval, because clicks of a log may earn little."""
+        margins = [one.margin for one in self.episodes.values() if one.margin > 0]
+        return int(np.clip(1 - np.floor(np.log10(min(margins, default=1.0))), 1, 6))
+
     def as_json(self) -> dict[str, Any]:
         """What `what-next simulate --json` prints."""
         policies = {
             name: {
-                "return": round(one.mean, 3),
-                "low": round(one.mean - one.margin, 3),
-                "high": round(one.mean + one.margin, 3),
+                "return": round(one.mean, 6),
+                "low": round(one.mean - one.margin, 6),
+                "high": round(one.mean + one.margin, 6),
                 "steps": round(float(one.lengths.mean()), 2),
                 "episodes": len(one.returns),
             }
@@ -116,10 +123,11 @@ class Simulation:
         title, lines = f"{self.world}: returns of {count:,} episodes", Table()
         for name in ("policy", "return", "95 % interval", "steps"):
             lines.add_column(name, justify="left" if name == "policy" else "right")
+        places = self.places
         for name, one in sorted(self.episodes.items(), key=lambda pair: -pair[1].mean):
-            interval = f"{one.mean - one.margin:.1f} to {one.mean + one.margin:.1f}"
+            interval = f"{one.mean - one.margin:.{places}f} to {one.mean + one.margin:.{places}f}"
             shown = Text(name, style="bold" if name.startswith(self.agent) else "")
-            lines.add_row(shown, f"{one.mean:.1f}", interval, f"{one.lengths.mean():.1f}")
+            lines.add_row(shown, f"{one.mean:.{places}f}", interval, f"{one.lengths.mean():.1f}")
         return Group(Text(title), lines, Text(told))
 
 
@@ -143,10 +151,12 @@ def play(
 
     Raises:
         SetupError: there is no such world, its episodes have no time limit, `episodes` is below two, `policy` or `seed`
-            is invalid, or no layout describes the environment's observations.
+            is invalid, a custom world breaks the contract of all worlds, or no layout describes the environment's
+            observations.
         ModelError: the model was not made for this world.
     """
     world = opened(env)
+    check_own(world)
     if isinstance(policy, str | Path):
         policy = LearnedPolicy.load(policy)
     if isinstance(policy, Recommender):

@@ -98,6 +98,11 @@ def fit(
     options = Options(**said, fill=fill, keep_duplicates=keep_duplicates, session_gap=gap, time_format=time_format)
     tables, dataset = _opened(data, items, options)
     setup = _setup(algorithm, settings, where)
+    if setup.acts:
+        raise SetupError(
+            f"{setup.algorithm.name} learns by acting in a world here, and not from data; train it by "
+            "wn.simulate(setup, world), or leave world out and name an algorithm that learns from data (next_item)"
+        )
     # Otherwise a notebook shows each line as a block of its own.
     people = Plain(soft_wrap=True, highlight=False, quiet=not verbose, force_jupyter=False)
     if tables is not None:

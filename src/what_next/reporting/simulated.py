@@ -31,10 +31,10 @@ def page(simulation: Simulation) -> str:
     # The template reads these attributes of a `View`; there is no main metric and no rival here.
     view = SimpleNamespace(result={"data": world}, lead=lead, colour=lambda name: colours.get(name, "muted"))
     sections = [_returns(simulation, colours), *_learning(simulation), *_user(simulation), *_otherwise(simulation)]
-    headline = f"{lead} earns {policies[lead].mean:.1f} in {world}"
+    headline = f"{lead} earns {number(policies[lead].mean)} in {world}"
     verdict = []
     if GREED in policies:
-        verdict = [f"Greed, which knows the user and looks one step ahead, earns {policies[GREED].mean:.1f}."]
+        verdict = [f"Greed, which knows the user and looks one step ahead, earns {number(policies[GREED].mean)}."]
     facts = [
         ("World", world),
         ("Episodes", f"{len(policies[lead].returns):,} new users, the same for all policies"),

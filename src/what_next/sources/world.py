@@ -29,7 +29,7 @@ from what_next.state import State
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.types import Batch, Factors, Product, Proposal
 from what_next.worlds import Feedback, World, known_worlds, opened, preset
-from what_next.worlds.promises import check_promises
+from what_next.worlds.promises import check_own
 
 UPDATES = 750
 """Fewest learning steps in a run if the setup does not set the number of users: more users make a run faster, but leave
@@ -94,15 +94,26 @@ def clicks_in(world: World | str, slates: int, rng: np.random.Generator) -> Data
     return Dataset.of_events(pl.Series(users).cast(pl.String), items, catalogue_in(world), world.known_as)
 
 
+def _check_vectors(world: World, catalogue: Catalogue, setup: Setup) -> None:
+    """Raise a `SetupError` if the agent would read item vectors, and all items have the same."""
+    if catalogue.informative:
+        return
+    told = f"world {world.known_as}: its items have no vectors that tell them apart"
+    if setup.algorithm.by_attributes:
+        raise SetupError(f"{told}, and {setup.algorithm.name} proposes points among them; set algorithm to another")
+    if (items := setup.inputs.items) in ("attributes", "both"):
+        raise SetupError(f"{told}, and inputs.items is {items}; set it to learned")
+
+
 def state_in(world: World, setup: Setup) -> State:
     """The state of a world: its items as the catalogue, its observed numbers, and no log.
 
     Raises:
-        SetupError: a custom world breaks the contract of all worlds.
+        SetupError: a custom world breaks the contract of all worlds, or its items have no vectors for this agent.
     """
-    if not type(world).__module__.startswith("what_next."):  # ours are tested, and Gymnasium's are not pure functions
-        check_promises(world)
+    check_own(world)
     catalogue = catalogue_in(world)
+    _check_vectors(world, catalogue, setup)
     everything = np.arange(len(catalogue), dtype=np.int32)
     least, largest = world.bounds(setup.world.ideal)
     scale = np.where(largest > least, largest - least, 1.0)

@@ -80,7 +80,7 @@ class EnvironmentWorld(World):
         with _strange(name, "cannot be made or copied", "give the id by which Gymnasium makes it anew"):
             first = make()
         layout = layout_of(first, name)
-        limit = getattr(getattr(first, "spec", None), "max_episode_steps", None) or layout.steps or LONG
+        limit = _limit(first) or layout.steps or LONG
         found = cls(id=name, slots=layout.slots, items=layout.items, steps=limit)
         assert isinstance(found, EnvironmentWorld)
         found._make, found._layout = make, layout
@@ -184,6 +184,16 @@ def _strange(name: str, what: str, hint: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         raise SetupError(f"environment {name}: {what} ({error!r}){hint and '; '}{hint}") from error
+
+
+def _limit(env: Any) -> int | None:
+    """The lowest time limit of an environment: of its id, or of a `TimeLimit` around it; None if there is none."""
+    limits: list[Any] = []
+    while env is not None:
+        own = getattr(env, "__dict__", {})
+        limits += [own.get("_max_episode_steps"), getattr(getattr(env, "spec", None), "max_episode_steps", None)]
+        env = own.get("env")
+    return min((one for one in limits if isinstance(one, int)), default=None)
 
 
 def layout_of(env: Any, name: str) -> Layout:

@@ -25,6 +25,16 @@ def check_promises(world: World) -> None:
         _within_bounds(world, ideal)
 
 
+def check_own(world: World) -> None:
+    """Check a custom world. Ours are tested, and an environment of Gymnasium is not a pure function.
+
+    Raises:
+        CatalogueError, SetupError: as `check_promises`.
+    """
+    if not type(world).__module__.startswith("what_next."):
+        check_promises(world)
+
+
 def _steps_are_pure(world: World) -> None:
     state = world.reset(USERS, np.random.default_rng(0))
     right = isinstance(state, State) and len(state.age) == USERS
@@ -35,10 +45,8 @@ def _steps_are_pure(world: World) -> None:
     pairs = [found for found in steps if isinstance(found, tuple) and len(found) == 2]
     expect(len(pairs) == 2, world, "a step gives a pair, the next State and Feedback; found something else")
     (one, first), (two, second) = pairs
-    right = isinstance(one, State) and isinstance(first, Feedback)
-    right = right and first.rewards.shape == first.terminated.shape == (USERS,)
     expect(
-        right and first.terminated.dtype == np.bool_ and first.clicks.shape == slates.shape,
+        isinstance(one, State) and isinstance(first, Feedback) and _fits(first, slates),
         world,
         "a step gives a State, and Feedback with clicks of the shape of the slates, a reward and whether the user left "
         "(True or False) for each user; found others",
@@ -56,9 +64,23 @@ def _steps_are_pure(world: World) -> None:
     expect(right, world, "after restart, `age` or `shown` of who begins anew are not as reset makes them")
 
 
+def _fits(feedback: Feedback, slates: np.ndarray) -> bool:
+    """Whether feedback holds arrays, with clicks for these slates and a reward and an end for each user."""
+    clicks, rewards, ends = feedback.clicks, feedback.rewards, feedback.terminated
+    arrays = all(isinstance(one, np.ndarray) for one in (clicks, rewards, ends))
+    shapes = arrays and (clicks.shape, rewards.shape, ends.shape) == (slates.shape, (USERS,), (USERS,))
+    return shapes and ends.dtype == np.bool_
+
+
 def _within_bounds(world: World, ideal: bool) -> None:
     """Check observations, and the references' slates."""
     rng, (low, high) = np.random.default_rng(0), world.bounds(ideal)
+    expect(
+        np.ndim(low) == np.ndim(high) == 1 and bool(np.isfinite(low).all() and np.isfinite(high).all()),
+        world,
+        f"bounds of {low!s:.80} and {high!s:.80}, with ideal={ideal}; expected two arrays of finite numbers, because "
+        "agents read the numbers on this scale: give a range, and let observe clip the numbers to it",
+    )
     for reference in (world.random_slates, *world.references().values()):
         state = world.reset(USERS, rng)
         for _ in range(25):
