@@ -73,6 +73,8 @@ def test_it_trains_and_plays_beside_the_references(
     assert "ppo was there already, and sees the users' hidden state" in told
     with pytest.raises(ModelError, match="ppo learned by acting in boredom:SlateRerank-Bored-v0, and reads the slates"):
         wn.load(setup.with_name("agent.safetensors"))
+    assert run(monkeypatch, "serve", setup) == 2
+    assert "ppo learned by acting in boredom:SlateRerank-Bored-v0" in capsys.readouterr().err
 
 
 def test_names_of_policies_and_worlds_are_neither_markup_nor_emoji_codes(capsys: pytest.CaptureFixture[str]) -> None:

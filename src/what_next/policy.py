@@ -101,12 +101,7 @@ class LearnedPolicy:
         Raises:
             ModelError: it learned by acting, and reads its world's slates.
         """
-        setup = self.agent.setup
-        if setup.acts and (setup.inputs.context or setup.algorithm.source == "world"):
-            raise ModelError(
-                f"{setup.model_agent_path}: {setup.algorithm.name} learned by acting in {setup.world.name}, and reads "
-                "the slates that are shown there, no history of items; `what-next simulate` or wn.play plays it"
-            )
+        refuse_acting(self.agent.setup)
         return self
 
     def indexed(self, candidates: int) -> "LearnedPolicy":
@@ -208,3 +203,12 @@ class LearnedPolicy:
 def nobody(catalogue: Catalogue, name: str = "no log") -> Dataset:
     """A data set without users; histories are then given by item ids."""
     return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, name)
+
+
+def refuse_acting(setup: Setup) -> None:
+    """Raise a `ModelError` if the setup's agent learned by acting, and reads its world's slates, not histories."""
+    if setup.acts and (setup.inputs.context or setup.algorithm.source == "world"):
+        raise ModelError(
+            f"{setup.model_agent_path}: {setup.algorithm.name} learned by acting in {setup.world.name}, and reads the "
+            "slates that are shown there, no history of items; `what-next simulate` or wn.play plays it"
+        )

@@ -14,6 +14,7 @@ from jaxtyping import Int32
 from what_next.baselines.rules import Popular, RandomItem
 from what_next.data.decisions.rule import Rule
 from what_next.errors import ModelError, some
+from what_next.policy import refuse_acting
 from what_next.serving.bodies import Question
 from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.served import Served
@@ -236,6 +237,7 @@ def check_models(setup: Setup, store: Store | None) -> None:
     """
     if store is None or not store.deployments():
         check(setup.model_agent_path)
+        refuse_acting(setup)
     check_second(setup)
 
 
