@@ -137,7 +137,7 @@ IN_PYTHON = {
     r" \(is a comma missing after '[^']*'\?\)": "",
     r"import the data with --attributes or an item table": "give the log's own (--attributes) or a frame of items",
     r"import (it|the data) with --": "name the column with --",
-    r"give this one a model_agent_path .*--force`": "give another folder, or overwrite=True",
+    r"give this one a model_agent_path .*wn\.simulate\)": "give another folder, or overwrite=True",
     r"of a package that is not installed\?": (
         "of a package that is not installed, or of a class without what_next.register?"
     ),

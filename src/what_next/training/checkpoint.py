@@ -44,8 +44,8 @@ LENGTHS = ("epochs", "passes", "patience")
 
 
 ELSEWHERE = (
-    "give this one a model_agent_path and a model_critic_path of its own, or write over what is there with `what-next "
-    "train SETUP --force`"
+    "give this one a model_agent_path and a model_critic_path of its own, or write over what is there with --force "
+    "(force=True of wn.simulate)"
 )
 
 TARGET = "slow"
