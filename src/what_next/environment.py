@@ -608,6 +608,7 @@ class Environment:
                 transitions,
                 repeats=seen,
                 quiet=self.quiet,
+                agreed=self.ranks.first,
             )
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:

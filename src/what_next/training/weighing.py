@@ -79,6 +79,7 @@ def weigh(
     *,
     repeats: bool = False,
     quiet: bool = False,
+    agreed: Callable[[float], float] = float,
 ) -> "Weighed | None":
     """Set the numbers of the linear term one after the other, each to the value that is best for the validation users.
 
@@ -97,6 +98,7 @@ def weigh(
             has one. The first table stays unless another is better.
         repeats: whether an item of the history may be recommended again.
         quiet: print nothing.
+        agreed: a number of all processes that weigh together, from this one's: their clocks differ.
 
     Returns:
         What was chosen; None if the linear term adds nothing to the scores.
@@ -105,10 +107,11 @@ def weigh(
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
     passes = MANY + MORE * max(0, sum(not _refines(name) for name in transitions or ()) - 1)
-    if passes * (monotonic() - start) > LONG:
+    if (seconds := agreed(passes * (monotonic() - start))) > LONG:
         start = monotonic()  # only the first pass encoded the histories
         trial.measured(weight=WEIGHTS[0])
-    if (seconds := passes * (monotonic() - start)) > LONG:
+        seconds = agreed(passes * (monotonic() - start))
+    if seconds > LONG:
         console.print(
             f"weighing counts of the log beside the network: some {passes} passes over the validation users, about "
             f"{f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}",
