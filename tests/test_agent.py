@@ -334,11 +334,12 @@ class TestLearning:
 
 class TestBuilding:
     def test_the_same_seed_wakes_the_same_agent(self, trained: Trained) -> None:
-        def weights(seed: int) -> list[Tensor]:
-            woken = Agent(trained.setup.model_copy(update={"seed": seed}), trained.state.space).wake_agent()
-            return [one for net in woken.nets.values() for one in net.state_dict().values()]
+        def weights(seed: int, begin: Callable[[Agent], Agent] = Agent.wake_agent) -> list[Tensor]:
+            begun = begin(Agent(trained.setup.model_copy(update={"seed": seed}), trained.state.space))
+            return [one for net in begun.nets.values() for one in net.state_dict().values()]
 
         assert all(map(torch.equal, weights(5), weights(5)))
+        assert all(map(torch.equal, weights(5), weights(5, Agent.build)))
         assert not all(map(torch.equal, weights(5), weights(6)))
 
     def test_a_ready_agent_is_the_one_that_was_trained(self, trained: Trained, history: History) -> None:

@@ -88,10 +88,15 @@ class Agent:
             self.learner.shard(self.ranks)
         self._fits()
         self.learns = True
+        self.build()
+        self.copy_targets()
+        return self
+
+    def build(self) -> "Agent":
+        """Build the networks from the setup's seed, as they are before the first step; returns itself."""
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
         self.learner.check(self.nets)
-        self.copy_targets()
         return self
 
     def copy_targets(self) -> None:

@@ -128,4 +128,4 @@ def policy(setup: Setup, state: State) -> LearnedPolicy:
 
 def untrained(setup: Setup, state: State) -> LearnedPolicy:
     """The agent before its first step."""
-    return LearnedPolicy(Agent(setup, state.space).wake_agent().eval(), state)
+    return LearnedPolicy(Agent(setup, state.space).build().eval(), state)
