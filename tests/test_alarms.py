@@ -99,9 +99,9 @@ class TestAlarms:
         assert raised(done=0.1, value=15.1, explained=-3.0, top_share=0.9) == set()
 
     def test_what_a_critic_was_at_first_raises_none_later(self) -> None:
-        alarms, odd = Alarms(discount=0.5), {"value": 15.1, "metrics": WELL | {"explained": -3.0, "top_share": 0.9}}
+        alarms, odd = Alarms(discount=0.5), WELL | {"explained": -3.0, "top_share": 0.9}
         for _ in range(MEMORY - 1):
-            alarms.look(replace(QUIET, **odd), 0.1, 500)
+            alarms.look(replace(QUIET, value=15.1, metrics=odd), 0.1, 500)
         for _ in range(MEMORY):
             alarms.look(replace(QUIET, metrics=WELL), 0.3, 500)
         assert not alarms.raised

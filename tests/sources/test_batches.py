@@ -160,7 +160,8 @@ class TestMixture:
         setup = log_setup(setup_of, tmp_path, algorithm="iql", passes=4)
         state = State(dataset, setup)
         small = LogSource(State(dataset, setup.model_copy(update={"batch_size": 1})))
-        for sources in ({small: 1.0, LogSource(state): 1.0}, {LogSource(state): 1.0, small: 1.0}):
+        orders: list[dict[Source, float]] = [{small: 1.0, LogSource(state): 1.0}, {LogSource(state): 1.0, small: 1.0}]
+        for sources in orders:
             agent = Agent(setup, state.space)
             Environment(agent, state, setup, source=Mixture(sources), force=True).run_sim()
             last = max(len(state.train_users), setup.batch_size or 0)
