@@ -98,6 +98,14 @@ class TestAlarms:
     def test_a_critic_has_time_to_learn_and_an_actor_to_learn_more_than_popularity(self) -> None:
         assert raised(done=0.1, value=15.1, explained=-3.0, top_share=0.9) == set()
 
+    def test_what_a_critic_was_at_first_raises_none_later(self) -> None:
+        alarms, odd = Alarms(discount=0.5), WELL | {"explained": -3.0, "top_share": 0.9}
+        for _ in range(MEMORY - 1):
+            alarms.look(replace(QUIET, value=15.1, metrics=odd), 0.1, 500)
+        for _ in range(MEMORY):
+            alarms.look(replace(QUIET, metrics=WELL), 0.3, 500)
+        assert not alarms.raised
+
     def test_an_alarm_is_told_once_and_says_what_it_saw(self) -> None:
         alarms = Alarms(discount=0.5)
         told = [

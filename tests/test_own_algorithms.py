@@ -95,6 +95,35 @@ def test_what_is_no_loss_is_told(saved: tuple[Path, wn.Environment], losses: obj
         wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
 
 
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        (lambda loss: loss, None),
+        (lambda loss: np.float32(2), None),
+        (lambda loss: loss.expand(3), r"the metric 'mine' of 'liked' is of shape \(3,\); expected a number"),
+        (lambda loss: "high", "the metric 'mine' of 'liked' is str; expected a number"),
+    ],
+)
+def test_a_metric_is_a_number_or_a_tensor_of_one(
+    saved: tuple[Path, wn.Environment], metric: Callable[[Tensor], object], told: str | None
+) -> None:
+    class Measured(Liked):
+        def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+            losses = super().losses(context)
+            context.metrics["mine"] = metric(losses["actor"])  # type: ignore[assignment]
+            return losses
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Measured()})
+    environment = wn.Environment(wn.Agent(setup, state.space), state, setup, force=True)
+    if told is None:
+        environment.run_sim()
+        assert '"note_mine": ' in setup.log_path.read_text()
+    else:
+        with pytest.raises(TrainingError, match=told):
+            environment.run_sim()
+
+
 @pytest.mark.parametrize("idle", ["encoder", "actor"])
 def test_a_network_that_its_loss_never_reaches_is_told(saved: tuple[Path, wn.Environment], idle: str) -> None:
     class Wrong(Liked):

@@ -154,6 +154,19 @@ class TestMixture:
         mine = weights(resumed.agent)
         assert all(torch.equal(mine[name], value) for name, value in weights(whole.agent).items())
 
+    def test_a_run_ends_with_its_histories_whatever_the_batches_hold(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        setup = log_setup(setup_of, tmp_path, algorithm="iql", passes=4)
+        state = State(dataset, setup)
+        small = LogSource(State(dataset, setup.model_copy(update={"batch_size": 1})))
+        orders: list[dict[Source, float]] = [{small: 1.0, LogSource(state): 1.0}, {LogSource(state): 1.0, small: 1.0}]
+        for sources in orders:
+            agent = Agent(setup, state.space)
+            Environment(agent, state, setup, source=Mixture(sources), force=True).run_sim()
+            last = max(len(state.train_users), setup.batch_size or 0)
+            assert agent.horizon <= agent.histories <= agent.horizon + last
+
     def test_shares_are_above_zero(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         state = State(dataset, log_setup(setup_of, tmp_path, algorithm="iql"))
         with pytest.raises(ValueError, match="give numbers above 0"):

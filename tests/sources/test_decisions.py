@@ -103,6 +103,22 @@ class TestABatch:
         assert shown.propensities.tolist() == [0.5, 0.25, 0.1, 0.4, 0.2]
         assert batch.mask.sum(1).tolist() == [2, 1]
 
+    def test_that_ends_between_two_answers_to_a_user_holds_the_state_of_the_second(
+        self, shop: Path, tmp_path: Path
+    ) -> None:
+        state = state_of(shop, by_hand(tmp_path, shop), *ALONE, "discount=0.5")
+        source, policy = DecisionSource(state), policy_of(state)
+        batch = source.batch(policy, [np.array([0])])
+        shown = batch.impressions
+        assert shown is not None
+        names = state.space.catalogue.ids
+        assert [names[int(one)] for one in shown.actions] == ["e0", "o1"]
+        assert [names[int(one)] for one in batch.items.flat[shown.following]] == ["p1", "p1"]
+        assert shown.places.tolist() == [1, 1]
+        assert shown.following.tolist() == [2, 2]
+        assert batch.mask.sum() == 1
+        assert batch.histories == 1
+
     def test_with_n_step_2_sums_up_two_answers(self, shop: Path, tmp_path: Path) -> None:
         state = state_of(shop, by_hand(tmp_path, shop), *ALONE, "discount=0.5", "n_step=2")
         shown = batch_of(DecisionSource(state)).impressions

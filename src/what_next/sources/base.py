@@ -65,7 +65,8 @@ class Source(ABC):
 
 
 class Mixture(Source):
-    """Several sources, each of which gives a share of the batches; the first one sets the length of a run."""
+    """Several sources, each of which gives a share of the batches; the first one sets the length of a run, in histories
+    of all of them."""
 
     def __init__(self, sources: Mapping[Source, float]) -> None:
         """`sources`: shares by source, normalised to a sum of 1."""
@@ -101,10 +102,6 @@ class Mixture(Source):
     def save_every(self) -> int:
         """The first source's."""
         return self.sources[0].save_every
-
-    def done(self, histories: int, steps: int) -> bool:
-        """See `Source.done`."""
-        return self.sources[0].done(histories, steps)
 
     def resume(self, histories: int, steps: int) -> None:
         """Each source continues after its share of the steps."""

@@ -224,12 +224,12 @@ class DecisionSource(Source):
         self._batches = islice(chain.from_iterable(passes), steps, None)
 
     def batch(self, policy: LearnedPolicy, groups: Sequence[Int64[np.ndarray, "..."]]) -> Batch:
-        """The batch of some groups of decisions."""
-        some = np.concatenate(groups)
-        states, history = self._states(groups)
-        place = np.full(len(self.decisions), -1)
-        place[some] = states
-        shown = np.flatnonzero(place[self.owner] >= 0)
+        """The batch of some groups of decisions; its events reach to the states that these lead to."""
+        seen = [np.union1d(one, (after := self.follows[one])[after >= 0]) for one in groups]
+        states, history = self._states(seen)
+        place, own = np.full(len(self.decisions), -1), np.zeros(len(self.decisions), np.bool_)
+        place[np.concatenate(seen)], own[np.concatenate(groups)] = states, True
+        shown = np.flatnonzero(own[self.owner])
         owner = self.owner[shown]
         rows, ahead = self.rows[shown], self.follows[owner]
         actions, discount = self.answers.actions.astype(np.int32), self.setup.discount
@@ -238,8 +238,7 @@ class DecisionSource(Source):
         inverse = inverse_chances(propensities, self.setup.decisions.weight_cap)
         impressions = Impressions(
             places=place[owner],
-            # The state after a decision is unknown if it is in another batch; the state before it stands in.
-            following=np.where((ahead >= 0) & (place[ahead] >= 0), place[ahead], place[owner]),
+            following=np.where(ahead >= 0, place[ahead], place[owner]),
             actions=actions[rows],
             rewards=self.rewards[shown],
             discounts=np.where(ahead >= 0, discount**self.setup.n_step, 0).astype(np.float32),
@@ -282,7 +281,7 @@ class DecisionSource(Source):
             rewards=np.bincount(shown.places, gains, items.size).reshape(items.shape).astype(np.float32),
             mask=actions >= 0,
             discounts=np.zeros(items.shape, np.float32),
-            histories=len(items),
+            histories=len(np.unique(shown.places // items.shape[1])),
             impressions=shown,
         )
 

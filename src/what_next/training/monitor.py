@@ -25,8 +25,10 @@ SHARES, FEWEST = frozenset({"top_item", "top_share", "explained"}), 32
 are averaged: the top item of a single state has 100 %, and a critic that explains a tenth of normal returns often has a
 negative share on two targets, and sometimes on 16."""
 WARM_UP = 0.2
-"""No alarms about the critic or about a leading item in this first share of a run: a critic may start anywhere, and a
-policy learns popularity first."""
+"""No alarms about the critic or about a leading item in this first share of a run, nor from its steps: a critic may
+start anywhere, and a policy learns popularity first."""
+LATER = SHARES | {"value"}
+"""What counts only after the warm-up."""
 SLACK = 1.5
 """Factor by which a value estimate may exceed the largest possible return, because it is an estimate."""
 TOP_SHARE = 0.5
@@ -68,24 +70,25 @@ class Alarms:
     def look(self, step: Step, done: float, histories: int) -> list[str]:
         """The alarms that this step raises for the first time, after `histories`; `done`: share of the run."""
         for name, value in {**step.metrics, "value": abs(step.value)}.items():
-            if name not in SHARES or step.targets >= FEWEST * self.ranks:  # each process diagnoses only its own part
+            enough = step.targets >= FEWEST * self.ranks  # each process diagnoses only its own part
+            if (name not in SHARES or enough) and (name not in LATER or done > WARM_UP):
                 self._metrics.setdefault(name, deque(maxlen=MEMORY)).append(value)
         self._largest = max(self._largest, step.metrics.get("largest_reward", 0.0))
-        found = self._found(done).items()
+        found = self._found().items()
         new = {name: f"after {histories:,} {self.unit}: {text}" for name, text in found if name not in self.raised}
         self.raised |= new
         return list(new.values())
 
-    def _found(self, done: float) -> Mapping[str, str]:
+    def _found(self) -> Mapping[str, str]:
         found = {}
         bound = self._largest / (1 - self.discount)
         mean = {name: float(np.mean(values)) for name, values in self._metrics.items() if len(values) == MEMORY}
-        if done > WARM_UP and self._largest and mean.get("value", 0.0) > SLACK * bound:
+        if self._largest and mean.get("value", 0.0) > SLACK * bound:
             found["diverging"] = (
                 f"the critic expects {mean['value']:.3g} on average, and no return can exceed {bound:.3g} (largest "
                 f"reward {self._largest:.3g}, discount {self.discount:g}): it diverges; lower learning_rate or tau"
             )
-        share, logged = self._leader() if done > WARM_UP and "top_share" in mean else (0.0, 0.0)
+        share, logged = self._leader() if "top_share" in mean else (0.0, 0.0)
         if share > logged + TOP_SHARE * (1 - logged):
             beside = f" and has {logged:.0%} of the log's events" if logged else ""
             found["one item"] = (
@@ -101,7 +104,7 @@ class Alarms:
                 f"the largest importance weight of a batch is {mean['largest_weight']:.3g} on average: a few steps "
                 "decide what is learnt; lower the cap of the weights"
             )
-        if done > WARM_UP and mean.get("explained", 1.0) < EXPLAINED:
+        if mean.get("explained", 1.0) < EXPLAINED:
             found["critic"] = (
                 f"the critic explains {max(0.0, mean['explained']):.2%} of the variance of the returns: its advice "
                 "is noise; compare with `next_item`, or in a world with its references"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -90,7 +91,7 @@ def descend(
 
 
 def losses_of(algorithm: Algorithm, context: LossContext[Any], nets: Networks) -> dict[str, Tensor]:
-    """The losses of a step, `checked`.
+    """The losses of a step, `checked`; metrics that are tensors of one number become that number.
 
     Raises:
         SetupError: a custom algorithm fails.
@@ -104,7 +105,20 @@ def losses_of(algorithm: Algorithm, context: LossContext[Any], nets: Networks) -
                 copies = f"target copies of {', '.join(context.targets)}" if context.targets else "no target copies"
                 error.args = (f"{name}; there are the networks {', '.join(context.nets)}, and {copies}",)
             raise
+    context.metrics.update({name: _number(name, value, algorithm) for name, value in context.metrics.items()})
     return checked(losses, algorithm, nets)
+
+
+def _number(name: str, value: object, algorithm: Algorithm) -> float:
+    """A metric of an algorithm as a number; a `TrainingError` if it is none."""
+    one = value.detach() if isinstance(value, Tensor) else value
+    if isinstance(one, (Tensor, np.ndarray)) and one.shape:
+        found = f"of shape {tuple(one.shape)}"
+    elif isinstance(one, (int, float, Tensor, np.ndarray, np.generic)):
+        return float(one)
+    else:
+        found = type(one).__name__
+    raise TrainingError(f"the metric {name!r} of {algorithm.name!r} is {found}; expected a number, such as a mean")
 
 
 def checked(losses: object, algorithm: Algorithm, nets: Networks) -> dict[str, Tensor]:
