@@ -214,13 +214,16 @@ class TestAblations:
 
     def test_there_are_none_where_nothing_is_earned_from_the_log(self, made) -> None:
         setups = {"a": made("a"), "b": made("b", "whatnext", epochs=32, passes=None)}
-        assert list(compare(setups, ablations=True).result["training"]) == ["a", "b"]
+        found = compare(setups, ablations=True)
+        assert list(found.result["training"]) == ["a", "b"]
+        assert any(note.startswith("without ablations: a and b, where no critic") for note in found.notes)
 
     def test_equal_rewards_are_not_shuffled(self, made, dataset: Dataset, monkeypatch) -> None:
         equal = replace(dataset, rewards=np.ones(dataset.events, np.float32))
         monkeypatch.setattr(Dataset, "read", lambda path: equal)
-        result = compare({"a": made("a", "iql")}, ablations=True).result
-        assert list(result["training"]) == ["a", "a, critic off"]
+        found = compare({"a": made("a", "iql")}, ablations=True)
+        assert list(found.result["training"]) == ["a", "a, critic off"]
+        assert not any("without ablations" in note for note in found.notes)
 
 
 class TestShuffledRewards:

@@ -149,6 +149,11 @@ def compare(
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = result_of(scores, evaluator, about, pairs) | {"training": training}
     notes += [*few_hits(scores, evaluator), *_longer(setups), *_more(learned)]
+    whole = [name for name in setups if not any(one.ablated and one.beside == name for one in entrants.values())]
+    if ablations and whole:
+        notes.append(
+            f"without ablations: {listed(whole)}, where no critic and no differing rewards of a log can be left out"
+        )
     if len(learned) > 1 and all(len(one) == 1 for one in learned.values()):
         notes.append(ONE_SEED)
     return Comparison(result, state, evaluator, scores, learned, notes)
