@@ -50,6 +50,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]
     return found
 
 
+@pytest.mark.medium
 def test_each_training_says_whose_it_is(made, capsys: pytest.CaptureFixture[str]) -> None:
     setups = {"a": made("a"), "b": made("b")}
     compare(setups, seeds=[3, 4], baselines=())
@@ -94,6 +95,7 @@ class TestInterrupted:
 
         return count
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         ("source", "ensemble", "stop"), [(None, 1, 3), (ShuffledSource, 1, 3), (None, 2, 3), (None, 2, 11)]
     )
@@ -106,6 +108,7 @@ class TestInterrupted:
         ours, theirs = (read_models(*one.model_paths).tensors for one in (parts, whole))
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
+    @pytest.mark.medium
     def test_begins_anew_where_settings_or_data_have_changed(self, made, counted, dataset: Dataset) -> None:
         setup = made("a", algorithm="sqn", passes=4)
         state = State.from_setup(setup)
@@ -118,6 +121,7 @@ class TestInterrupted:
             remove_models(setup)
 
 
+@pytest.mark.medium
 def test_a_difference_is_that_of_the_means_over_the_same_users(made) -> None:
     result = compare({"a": made("a"), "b": made("b", "whatnext", epochs=64, passes=None)}, "validation").result
     for metric, found in result["differences"]["b - a"].items():
@@ -127,6 +131,7 @@ def test_a_difference_is_that_of_the_means_over_the_same_users(made) -> None:
     assert result["split"]["part"] == "validation"
 
 
+@pytest.mark.medium
 def test_of_one_training_each_nothing_is_known_of_other_seeds(made) -> None:
     setups = {"a": made("a"), "b": made("b")}
     assert [ONE_SEED in compare(setups, seeds=seeds, baselines=()).notes for seeds in ([3], [3, 4])] == [True, False]
@@ -142,6 +147,7 @@ def test_what_is_missing_is_trained_once_and_its_seconds_are_told(made, training
     assert all(0 < seconds < 60 for seconds in results[0]["training"]["a"]["seconds"])
 
 
+@pytest.mark.medium
 def test_a_model_of_a_seed_is_the_one_that_training_with_that_seed_gives(made) -> None:
     setup = made("a")
     beside = compare({"a": setup, "b": made("b")}, seeds=[5]).result["policies"]["a"]
@@ -295,6 +301,7 @@ class TestCommand:
         for shown in ("another \N{MINUS SIGN} one", "training", "popular", "next items of 60 users", "reward@1"):
             assert shown in text
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("command", ["compare", "evaluate"])
     def test_the_result_is_shown_though_the_page_cannot_be_written(
         self, files, command: str, monkeypatch, tmp_path, capsys

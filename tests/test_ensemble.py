@@ -169,6 +169,7 @@ def test_interrupted_in_the_second_it_goes_on(setup_of: SetupOf, dataset: Datase
         environment(setup.model_copy(update={"passes": 3}), dataset, resume=True).run_sim()
 
 
+@pytest.mark.medium
 def test_what_another_run_left_of_single_networks_is_no_part_of_this_one(
     setup_of: SetupOf, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -200,6 +201,7 @@ def test_interrupted_in_the_last_save_of_the_first_it_goes_on(
     assert not environment(setup, dataset, resume=True).run_sim().stopped
 
 
+@pytest.mark.medium
 def test_interrupted_in_its_last_save_a_training_is_whole_and_no_other_follows(
     setup_of: SetupOf, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +216,7 @@ def test_interrupted_in_its_last_save_a_training_is_whole_and_no_other_follows(
     assert tune(setup, 2, seconds=60.0).stopped
 
 
+@pytest.mark.medium
 def test_each_learns_from_a_source_of_the_kind_that_is_given(
     setup_of: SetupOf, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -273,6 +276,7 @@ def test_it_starts_from_nothing(joined: Setup, dataset: Dataset) -> None:
         environment(joined, dataset, origin=joined.model_agent_path).run_sim()
 
 
+@pytest.mark.medium
 def test_interrupted_while_all_are_weighed_it_goes_on(
     setup_of: SetupOf, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -428,6 +428,7 @@ class TestResume:
         with pytest.raises(ModelError, match=r"with batch_size=32 .* has batch_size=16 learning_rate=0\.1 "):
             environment_of(dataset, setup_of(tmp_path, batch_size=16, learning_rate=0.1), resume=True).run_sim()
 
+    @pytest.mark.medium
     def test_all_that_differs_is_told_as_a_command_takes_it_and_a_world_that_is_not_there_is_none(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
     ) -> None:

@@ -194,6 +194,7 @@ class TestAnswers:
         for lengths in (LENGTHS, (40,), (1,), (3, 3, 3)):
             alike(made, histories(made, lengths))
 
+    @pytest.mark.medium
     def test_single_steps_with_the_carried_state_give_what_the_whole_history_gives(
         self, make: Make, model: str, changes: dict[str, Any]
     ) -> None:
@@ -212,6 +213,7 @@ class TestFiles:
             assert (about["algorithm"], about["encoder"], about["graph"]) == ("next_item", "lstm", graph)
             assert about["version"]
 
+    @pytest.mark.medium
     def test_item_vectors_are_a_table_of_the_graph(self, make: Make) -> None:
         made = make("lstm")
         tables = {one.name: tuple(one.dims) for one in onnx.load(made.files["history"]).graph.initializer}

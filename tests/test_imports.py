@@ -43,6 +43,7 @@ for module in pkgutil.walk_packages(what_next.__path__, "what_next."):
 """
 
 
+@pytest.mark.medium
 def test_the_base_install_is_enough_for_all_but_the_service() -> None:
     """Every module outside `serving` and Gymnasium's side of `worlds` can be imported without the extras."""
     service = "cachetools,orjson,prometheus_client,psycopg,sqlalchemy,starlette,uvicorn"

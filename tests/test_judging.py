@@ -91,6 +91,7 @@ def test_the_models_of_other_seeds_are_trained_once_and_again_after_a_change(
 
 
 class TestNextItems:
+    @pytest.mark.medium
     def test_an_algorithm_that_learns_from_the_log_is_judged_on_next_items_beside_its_rivals(
         self, setup_of: SetupOf, tmp_path
     ) -> None:
@@ -218,6 +219,7 @@ class TestNextItems:
         reward = (abs(without - sigma) - abs(grown - sigma)) / sigma
         assert judged.values["spread@20"][user] == pytest.approx(reward, abs=1e-5)
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(("split", "by"), [("leave_last_out", "targets"), ("users", "windows")])
     def test_the_founding_algorithm_is_judged_by_windows_of_users_set_aside(
         self, setup_of: SetupOf, tmp_path, split: str, by: str
@@ -233,6 +235,7 @@ class TestNextItems:
         assert not {"reward@1", "spread@20", "diversity@10"} & set(result["policies"]["agent"])
         assert {"hr@10", "ndcg@10", "coverage@10"} <= set(result["policies"]["agent"])
 
+    @pytest.mark.medium
     def test_only_permitted_items_are_recommended_and_the_result_says_so(
         self, setup_of: SetupOf, tmp_path, dataset
     ) -> None:
@@ -244,6 +247,7 @@ class TestNextItems:
         assert verdict.result["targets"]["not_allowed"] == (verdict.evaluator.targets.items >= 5).sum()
         assert verdict.result["policies"]["random"]["coverage@10"]["mean"] == 1  # of what may be recommended
 
+    @pytest.mark.medium
     def test_the_settings_of_evaluation_are_those_that_are_judged_by_and_train_nothing_anew(
         self, setup_of: SetupOf, tmp_path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

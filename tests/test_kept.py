@@ -173,6 +173,7 @@ def test_where_nothing_can_be_written_all_is_judged_and_it_is_said(setup: Setup)
     assert all("is not kept" in note for note in notes)
 
 
+@pytest.mark.medium
 def test_the_command_says_what_it_took_and_judges_the_same(
     setup: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -375,6 +375,7 @@ def test_a_softmax_of_the_scores_is_calibrated(trained: Setup) -> None:
     assert surprise(1e-5) > 100, "scores that are far too sure are the worst, though some chances are 0 then"
 
 
+@pytest.mark.medium
 def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup, tmp_path: Path) -> None:
     made, read = setup(tmp_path), list[int]()
     environment = Environment.from_setup(made)
@@ -854,6 +855,7 @@ def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -
         np.testing.assert_allclose(found[row], wanted[0], atol=1e-6)
 
 
+@pytest.mark.medium
 def test_items_that_come_later_have_no_part_in_it(trained: Setup, tmp_path: Path) -> None:
     items = pl.DataFrame({"item_id": range(GROUPS * EACH), "size": np.linspace(0, 1, GROUPS * EACH)})
     made = setup(tmp_path)

@@ -86,6 +86,7 @@ class TestEdges:
         environment, _ = run(dataset, setup)
         assert Agent(setup, environment.state.space).ready_agent().setup.algorithm.name == "mine"
 
+    @pytest.mark.medium
     def test_rows_that_are_moved_alone_resume_bit_for_bit(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -108,6 +108,7 @@ class TestBatches:
 
 
 class TestTraining:
+    @pytest.mark.medium
     def test_it_learns_what_follows(self, setup_of: SetupOf, tmp_path: Path) -> None:
         cycle = np.tile(np.arange(12), 4)
         log = pl.DataFrame(
@@ -131,6 +132,7 @@ class TestTraining:
         assert report.histories == 2 * 60
         assert report.targets == 2 * 60 * (38 - 1)
 
+    @pytest.mark.medium
     def test_the_same_seed_gives_the_same_weights(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         one, other, third = (
             weights(run(dataset, log_setup(setup_of, tmp_path / str(place), seed=seed, dropout=0.2))[0].agent)
@@ -139,6 +141,7 @@ class TestTraining:
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert not all(torch.equal(one[name], third[name]) for name in one)
 
+    @pytest.mark.medium
     def test_a_resumed_run_is_the_same_bit_for_bit(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", algorithm="sqn", dropout=0.2, patience=None))
         setup = log_setup(setup_of, tmp_path / "parts", algorithm="sqn", dropout=0.2, patience=None)
@@ -168,6 +171,7 @@ class TestTraining:
         assert f"{told} the best on the validation users, and is kept" in capsys.readouterr().err
         assert Environment(ready, environment.state, setup).validate() == pytest.approx(report.valid)
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("stop", [2, 13, 21])
     def test_an_interrupted_search_for_the_best_comes_to_the_same_end(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, stop: int
@@ -214,6 +218,7 @@ class TestTraining:
         mine = wn.Recommender(wn.LearnedPolicy(environment.agent.eval(), environment.state)).recommend_users(users)
         assert [one.items for one in loaded.recommend_users(users)] == [one.items for one in mine]
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_every_loss_goes_down(
@@ -291,6 +296,7 @@ class TestFitted:
             assert max(widths) <= most
             assert (max(widths) == items) == (items == 9_000)
 
+    @pytest.mark.medium
     def test_it_is_told_with_its_reason(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -303,6 +309,7 @@ class TestFitted:
         told = capsys.readouterr().err
         assert "sets another" not in told  # nothing was left open
 
+    @pytest.mark.medium
     def test_the_models_file_keeps_it(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         from what_next.training.artefacts import read_manifest
 
@@ -312,6 +319,7 @@ class TestFitted:
         assert manifest.metrics["fitted"] == {"loss": "softmax", "batch_size": 2}  # 120 windows, 64 in a pass
         assert manifest.made_by() == setup
 
+    @pytest.mark.medium
     def test_a_resumed_run_has_the_same_batches(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

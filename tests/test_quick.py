@@ -91,6 +91,7 @@ def test_a_ready_agent_has_no_optimisers(setup_of: SetupOf, trained: Trained) ->
     assert set(agent.wake_agent().optimisers) == {"actor", "critic"}
 
 
+@pytest.mark.medium
 def test_nothing_is_imported_that_a_recommendation_does_not_use(files: dict[str, Path]) -> None:
     program = (
         "import gc, sys; from what_next.cli.app import main; assert gc.isenabled();"

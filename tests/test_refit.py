@@ -105,6 +105,7 @@ def test_what_training_may_know_besides(setup_of: SetupOf, tmp_path: Path, log: 
     assert not len(every.validation) + len(every.test)
 
 
+@pytest.mark.medium
 def test_it_learns_what_only_validation_and_the_test_hold(setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:
     """`v` stands in validation events alone, `w` in those of the test."""
     found: dict[str, Setup] = {}
@@ -166,6 +167,7 @@ def test_counts_weigh_as_validation_chose_and_are_made_anew(setup_of: SetupOf, t
     assert weights["encoder.ridge.directions"][v].abs().max() > 0, "validation events alone hold it"
 
 
+@pytest.mark.medium
 def test_a_run_that_is_interrupted_comes_to_the_same_end(setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:
     whole, apart = (a_setup(setup_of, tmp_path / name) for name in ("whole", "apart"))
     environment(whole, log).train_agent()
@@ -231,6 +233,7 @@ def test_what_an_earlier_version_trained_says_no_learning_rates(
     assert due(setup.model_copy(update={"refit": "auto"}), State(log, setup).split) is None
 
 
+@pytest.mark.medium
 def test_networks_of_an_ensemble_each_follow_their_own(setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:
     setup = a_setup(setup_of, tmp_path, ensemble=2, refit="all", passes=12)
     report = environment(setup, log).train_agent()

@@ -174,6 +174,7 @@ def test_what_comes_next_names_the_setup_and_what_was_set_beside_it(
     assert "no world is named; set `world, " in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_the_result_is_shown_though_the_page_cannot_be_written(
     setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

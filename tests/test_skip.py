@@ -129,6 +129,7 @@ def songs(events: int) -> wn.Dataset:
     return wn.Dataset.from_frame(log, items, name="songs")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("events", "both"), [(5, True), (6, False)])
 def test_attributes_are_read_where_items_are_rare(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], events: int, both: bool
@@ -173,6 +174,7 @@ def test_who_comes_with_a_single_event_does_not_make_what_is_judged_new(tmp_path
     assert wn.State(wn.Dataset.from_frame(log, items, name="newcomers"), made).space.cold == 0
 
 
+@pytest.mark.medium
 def test_weights_made_of_attributes_are_trained_on_where_nothing_is_new_any_more(tmp_path: Path) -> None:
     """The model stays what it was built as, whatever the log would decide now."""
     items = pl.DataFrame({"item_id": range(40), "tempo": np.random.default_rng(0).normal(size=40)})

@@ -43,6 +43,7 @@ class Told(Stages):
 
 
 class TestEveryStage:
+    @pytest.mark.medium
     def test_of_next_items(self, setup_of: SetupOf, tmp_path: Path) -> None:
         told = Told()
         setup = setup_of(tmp_path, algorithm="next_item", passes=1, evaluation={"seen": True})
@@ -60,6 +61,7 @@ class TestEveryStage:
         assert told.came_to_their_ends()
         assert {"judging agent by windows", "judging oracle by windows", "intervals"} < set(told.names)
 
+    @pytest.mark.medium
     def test_of_a_comparison(self, setup_of: SetupOf, tmp_path: Path) -> None:
         told = Told()
         setups = {name: setup_of(tmp_path / name, algorithm="next_item", passes=1) for name in ("one", "two")}

@@ -308,6 +308,7 @@ def test_a_catalogue_keeps_tags_and_they_count_in_its_hash() -> None:
     assert Catalogue.from_table(longer.to_table()).hash() == longer.hash()
 
 
+@pytest.mark.medium
 def test_songs_of_the_same_artist_are_found_that_nobody_had_before(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows, items = [], {}

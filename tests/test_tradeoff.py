@@ -26,6 +26,7 @@ def weights_of(setup: Setup) -> dict[str, float | None]:
     return {type(term).__name__: term.weight for term in setup.reward.terms}
 
 
+@pytest.mark.medium
 def test_each_weight_is_trained_once_beside_the_setup_and_judged_on_the_same_targets(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

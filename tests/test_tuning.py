@@ -279,6 +279,7 @@ class TestSearch:
 
 
 class TestTraining:
+    @pytest.mark.medium
     def test_only_validation_targets_are_looked_at(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
         parts: list[str] = []
         of = Targets.of

@@ -139,6 +139,7 @@ def take(url: str, folder: Path) -> None:
         (folder / f"{os.getpid()}-{shared.ask().number}").touch()
 
 
+@pytest.mark.medium
 def test_a_waiting_trial_of_sqlite_is_given_to_one_process(tmp_path: Path) -> None:
     folder, url = tmp_path / "taken", f"sqlite:///{tmp_path / 'study.db'}"
     folder.mkdir()

@@ -88,6 +88,7 @@ def test_it_finds_the_best_policy_in_what_was_tried() -> None:
     assert learn(Bcq(tau=0.1, threshold=0.1), narrow(), steps=200).play() == narrow().best
 
 
+@pytest.mark.medium
 def test_what_is_rarer_than_the_threshold_is_never_found() -> None:
     found = learn(Bcq(tau=0.1, threshold=0.6), narrow(), steps=200)
     assert (found.choose(["start"]), found.choose(["start", "patient 0"])) == ("greedy", "dust")

@@ -69,6 +69,7 @@ def test_no_gradient_of_a_loss_reaches_the_others_head() -> None:
     assert torch.autograd.grad(found["critic"], others, allow_unused=True) == (None, None, None)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("world", "algorithm"),
     [(detour(), Crr(tau=0.1, beta=0.3)), (detour(), Crr(tau=0.1, form="binary")), (narrow(), Crr(tau=0.1, beta=0.3))],

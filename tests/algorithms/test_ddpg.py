@@ -96,10 +96,12 @@ class TestRetrieval:
 
 
 class TestWorlds:
+    @pytest.mark.medium
     def test_where_all_was_tried_it_finds_the_best_policy(self) -> None:
         world = detour()
         assert learn(Ddpg(candidates=5, tau=0.05), world, steps=200).play() == world.best
 
+    @pytest.mark.medium
     def test_where_little_was_tried_it_takes_what_the_critic_makes_up(self) -> None:
         world = narrow()
         learned = learn(Ddpg(candidates=10, tau=0.05), world, steps=200)

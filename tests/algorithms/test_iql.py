@@ -86,6 +86,7 @@ def value_of(found: Learned, *names: str) -> float:
     return value
 
 
+@pytest.mark.medium
 def test_with_the_mean_it_learns_the_value_of_going_on_as_the_log_did_and_chooses_by_that() -> None:
     """SARSA: `patient` is worth 0.9 * 0.15 * 5 there, less than what `greedy` pays at once."""
     found = learn(Iql(tau=0.1, expectile=0.5), detour(), steps=200)
@@ -94,6 +95,7 @@ def test_with_the_mean_it_learns_the_value_of_going_on_as_the_log_did_and_choose
     assert found.choose(["start"]) == "greedy"
 
 
+@pytest.mark.medium
 def test_with_a_high_expectile_it_finds_the_best_policy() -> None:
     """The expectile at 0.9 after `patient` is where 0.9 * 0.15 (5 - v) = 0.1 * 0.85 v."""
     found = learn(Iql(tau=0.1, expectile=0.9, beta=1.0), detour(), steps=200)

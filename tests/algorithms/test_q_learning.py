@@ -205,11 +205,13 @@ class TestChains:
     def test_with_a_small_discount_the_greedy_choice_is_the_best(self) -> None:
         assert learn(Dqn(tau=0.1), detour(), discount=0.1).play() == detour().greedy
 
+    @pytest.mark.medium
     def test_where_little_was_tried_dqn_follows_estimates_that_nothing_corrected(self) -> None:
         world = narrow()
         earned = [learn(Dqn(tau=0.1), world, seed=seed).play() for seed in range(2)]
         assert min(earned) < world.best
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("algorithm", [Sqn(tau=0.1), Snqn(tau=0.1, negatives=1)], ids=lambda one: one.name)
     def test_a_regulariser_does_not_keep_the_supervised_head_from_imitating(self, algorithm: Algorithm) -> None:
         found = learn(algorithm, detour())
@@ -220,6 +222,7 @@ class TestChains:
     def test_imitation_of_what_the_critic_values_finds_the_best_policy(self) -> None:
         assert learn(SacRec(tau=0.1, warm_up=50), detour()).play() == detour().best
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("world", [detour(), narrow()], ids=["detour", "narrow"])
     def test_imitation_of_what_was_better_than_others_finds_the_best_policy(self, world: World) -> None:
         assert learn(Sa2c(tau=0.1, warm_up=50, negatives=1), world).play() == world.best

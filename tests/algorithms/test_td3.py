@@ -113,6 +113,7 @@ class TestSmoothing:
 
 
 class TestWorlds:
+    @pytest.mark.medium
     def test_where_all_was_tried_it_finds_the_best_policy(self) -> None:
         world = detour()
         assert learn(Td3(candidates=5, tau=0.05), world, steps=200).play() == world.best

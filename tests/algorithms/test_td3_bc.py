@@ -101,6 +101,7 @@ class TestWorlds:
         world = narrow()
         assert learn(Td3Bc(candidates=2, tau=0.05), world, steps=200).play() == world.best
 
+    @pytest.mark.medium
     def test_without_the_critic_it_does_what_the_log_does(self) -> None:
         learned = learn(Td3Bc(alpha=0, tau=0.05), narrow(), steps=200)
         assert learned.choose(["start"]) == "greedy"

@@ -142,6 +142,7 @@ def test_what_is_held_back_moves_nothing(tmp_path: Path, setup_of: SetupOf) -> N
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.medium
 def test_a_run_that_goes_on_is_not_started_anew(tmp_path: Path, setup_of: SetupOf) -> None:
     dataset = log(tmp_path)
     state = State(dataset, log_setup(setup_of, tmp_path, algorithm="next_item", passes=2))

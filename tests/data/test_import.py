@@ -300,6 +300,7 @@ def test_a_column_of_few_words_that_may_be_the_kinds_of_events_is_named(file) ->
         assert not any("--event" in note for note in import_files([log], options=Options(event=said)).notes)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("text", "message"),
     [

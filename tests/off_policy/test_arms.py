@@ -85,6 +85,7 @@ class TestLooks:
         rows = range(160, 8001, 160)
         return {contrast(who[:row], ours[who[:row]], rewards[:row]).verdict() for row in rows}
 
+    @pytest.mark.medium
     def test_equal_arms_are_hardly_ever_told_apart(self) -> None:
         rng = np.random.default_rng(0)
         wrong = sum(len(self.verdicts(rng, 0.0, share)) > 1 for share in (0.1, 0.5) for _ in range(50))

@@ -129,6 +129,7 @@ class TestFrames:
         assert found.catalogue.hash() == model.catalogue.hash()
 
 
+@pytest.mark.medium
 def test_an_attribute_that_tells_nothing_of_what_was_bought_bars_nothing_but_its_rewards() -> None:
     """Only what nobody bought is not sold here."""
     bought = shopping()["Product"].unique()
@@ -148,6 +149,7 @@ class TestRecommend:
     def test_a_user_is_an_id_and_the_same_as_by_name(self, model: wn.Model) -> None:
         assert model.recommend(1003, k=4) == model.recommend(user="1003", k=4)
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         ("reads", "lacking", "called"),
         [
@@ -471,6 +473,7 @@ class Liked(Algorithm):
         return {"actor": context.cross_entropy((context.batch.rewards / self.temperature).exp().clamp(max=20.0))}
 
 
+@pytest.mark.medium
 def test_an_algorithm_of_ones_own_is_trained_judged_saved_and_loaded(tmp_path: Path) -> None:
     model = wn.fit(shopping(), Liked(temperature=2.0), **SMALL)
     assert "agent" in model.evaluate(baselines=(), verbose=False)
@@ -496,6 +499,7 @@ def test_a_network_that_no_loss_updates_is_saved_too(tmp_path: Path) -> None:
 
 
 class TestWhileItTrains:
+    @pytest.mark.medium
     def test_each_step_and_save_is_told(self) -> None:
         steps, saves = [], []
         found = wn.fit(shopping(), on_step=steps.append, on_save=saves.append, **SMALL)

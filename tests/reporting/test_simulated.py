@@ -59,6 +59,7 @@ def test_every_part_is_there_and_the_same_run_gives_the_same_page(simulation: Si
     assert text == page(simulation)
 
 
+@pytest.mark.medium
 def test_it_tells_returns_and_what_differs(simulation: Simulation) -> None:
     text = page(simulation)
     assert f"ppo earns {simulation.episodes['ppo'].mean:.1f} in choice" in text

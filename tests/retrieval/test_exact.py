@@ -151,6 +151,7 @@ def test_slates_are_drawn_as_often_as_their_propensities_say() -> None:
     check(scores, [0, 1, 3, 4], Wanted(2, permitted=permitted, seen=np.array([5]), temperature=0.7))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("spare", [0, 6])
 def test_so_are_slates_of_peaked_scores(spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One item has most of the mass: what completes a slate must not favour one slate over another."""

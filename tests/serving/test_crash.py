@@ -178,6 +178,7 @@ def held(ledger: Ledger, kills: int) -> None:
     assert ledger.broken() == []
 
 
+@pytest.mark.medium
 def test_three_kills_lose_nothing_that_was_acknowledged_and_double_nothing(services: Forks, tmp_path: Path) -> None:
     held(rounds(services, tmp_path, f"sqlite:///{tmp_path / 'store.sqlite'}", 3, seed=0), 3)
 

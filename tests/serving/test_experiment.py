@@ -38,6 +38,7 @@ def answered(service: Service, reward: dict[str, float], users: list[str] = PEOP
 
 
 class TestArms:
+    @pytest.mark.medium
     def test_users_are_shared_by_a_hash_and_stay_whose_they_are(self, tmp_path: Path) -> None:
         setup = served(tmp_path, experiment="trained:popular", deadline=5000)
         with running(setup) as service:

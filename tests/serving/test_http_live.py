@@ -191,6 +191,7 @@ def test_two_processes_on_one_store_answer_by_each_others_events(tmp_path: Path)
         assert second.recommend(user_id="u5")["fallback"] == "unknown_user"
 
 
+@pytest.mark.medium
 def test_without_the_services_libraries_one_message_names_them_and_other_commands_run(tmp_path: Path) -> None:
     served(tmp_path)
     code = """

@@ -268,6 +268,7 @@ def test_an_alarm_without_river_is_refused_at_once(shop: Shop, path: Path, monke
         Loop(Setup.read(path, ["train=no", "loop.drift=0.002"]), shop.service.store, shop.journal)
 
 
+@pytest.mark.medium
 def test_a_full_disk_is_told_and_the_service_answers_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.walk(2)
     shop.loop.run()
@@ -897,6 +898,7 @@ def test_whoever_is_killed_at_any_step_goes_on(shop: Shop, path: Path) -> None:
 # What is told
 
 
+@pytest.mark.medium
 def test_the_time_line_is_told_by_the_command_the_service_and_its_metrics(
     shop: Shop, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -939,6 +941,7 @@ def test_a_damaged_journal_is_told_to_be_moved_aside(path: Path) -> None:
         status_of(setup)
 
 
+@pytest.mark.medium
 def test_once_does_what_can_be_done_and_says_so(
     shop: Shop, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

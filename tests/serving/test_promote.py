@@ -170,6 +170,7 @@ def test_promote_says_what_the_gate_says_of_the_exported_log(models: Path, run: 
     assert (code, f"{agent}: is a model's file; name its setup" in told["error"]) == (2, True)
 
 
+@pytest.mark.medium
 def test_a_model_is_not_judged_by_what_it_was_trained_on(models: Path, run: Run, tmp_path: Path) -> None:
     first, new = models / "first" / "setup.txt", models / "new" / "setup.txt"
     with running(Setup.read(first, ["train=no"])) as service:

@@ -98,6 +98,7 @@ save_file(rig.source.next_batch(rig.policy, rig.rng).arrays(), sys.argv[2])
 """
 
 
+@pytest.mark.medium
 @ALGORITHMS
 def test_a_batch_of_another_process_teaches_the_same(algorithm: Any, forked: Forked, tmp_path: Path) -> None:
     path = tmp_path / "batch.safetensors"
@@ -143,6 +144,7 @@ class TestMixture:
         rewards = [float(mixed.next_batch(policy, rng).rewards.max()) for _ in range(16)]
         assert (rewards.count(1.0), rewards.count(2.0)) == (12, 4)
 
+    @pytest.mark.medium
     def test_a_run_that_learns_from_both_resumes_bit_for_bit(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
     ) -> None:

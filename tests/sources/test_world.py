@@ -271,6 +271,7 @@ class TestLearning:
         found = effects.argmax(1).detach().numpy()
         assert (found == world.item_topics).mean() > 0.9
 
+    @pytest.mark.medium
     def test_it_foretells_clicks(self) -> None:
         """In a world without boredom, by what a user clicked before: better than the share of clicks alone."""
         world = Boredom(topics=6, items=60, slots=4, slope=20.0, offset=0.5, threshold=100, steps=8)

@@ -140,6 +140,7 @@ class TestByHand:
 
 
 class TestLookingOneStepAhead:
+    @pytest.mark.medium
     @pytest.mark.parametrize("name", ["choice", "choice:worn", EVOLUTION])
     def test_loses(self, name: str) -> None:
         world = preset(name)

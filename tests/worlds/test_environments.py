@@ -146,6 +146,7 @@ class TestAnEnvironment:
 
 
 class TestSardine:
+    @pytest.mark.medium
     def test_is_read_as_our_own_world_of_the_same_law(self) -> None:
         pytest.importorskip("sardine", reason="sardine-rec is not installed: pip install 'what-next-rl[dev]'")
         theirs, ours = preset("gym:sardine/SlateTopK-Bored-v0"), preset("boredom:sardine/SlateTopK-Bored-v0")

@@ -101,6 +101,7 @@ def test_of_single_items_the_rewards_are_enough_and_of_slates_they_are_refused()
         log_of(recorded("choice", ideal=True))
 
 
+@pytest.mark.medium
 def test_a_log_of_play_is_trained_on(tmp_path: Path, setup_of: SetupOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clicks as events: imported, and learned from."""
     log_of(recorded("boredom", steps=20)).filter(pl.col("reward") > 0).write_csv(tmp_path / "played.csv")
