@@ -38,7 +38,7 @@ from what_next.training.distributed import Ranks
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.interrupts import Interrupts
 from what_next.training.monitor import Monitor
-from what_next.training.refit import Recipe, due, recipes_in, refit_on
+from what_next.training.refit import Recipe, due, lacking, recipes_in, refit_on
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker
@@ -227,6 +227,8 @@ class Environment:
             return report
         more = due(self.setup, self.state.chosen_by)
         if more is None:
+            if told := lacking(self.setup, self.state.chosen_by):
+                line_console(quiet=self.quiet).print(told, highlight=False)
             before = refit_on(read_manifest(self.setup.model_agent_path)) if self.resume else None
             return replace(report, refit=before)
         second = self._second(more)
