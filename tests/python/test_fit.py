@@ -785,6 +785,19 @@ def test_what_is_to_be_known_of_results_stands_below_them_in_pythons_words() -> 
     assert vain in results._repr_html_()
 
 
+@pytest.mark.parametrize(("given", "seen"), [({}, True), ({"evaluation_seen": False}, False)])
+def test_where_most_events_are_repeats_known_items_are_recommended(
+    given: dict[str, Any], seen: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `what-next init` has it."""
+    events = [(f"u{user}", f"i{user % 3 + step % 2}") for user in range(12) for step in range(8)]
+    frame = pl.DataFrame(events, ["user", "item"], orient="row")
+    model = wn.fit(frame, **SMALL | {"passes": 1, "verbose": True} | given, time="")
+    assert model.setup.evaluation.seen == seen
+    assert ("evaluation_seen True: 75% of the events" in capsys.readouterr().out) == seen
+    assert len(model.recommend(["i0", "i1"], k=4).items) == (4 if seen else 2)
+
+
 def test_no_events_with_times_get_no_recommendations(model: wn.Model) -> None:
     found = model.recommend(LIBRARIES["polars"](shopping()).head(0))
     assert isinstance(found, pl.DataFrame)
