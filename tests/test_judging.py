@@ -1,6 +1,7 @@
 """The agent beside rules and chance: what may be judged, and what comes out."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -199,6 +200,10 @@ class TestNextItems:
         scores = {f"of {hits}": Scores(slates, {"hr@10": np.where(rows < hits, 1.0, 0.0)}) for hits in (0, 9, 10)}
         (told,) = few_hits(scores, evaluator)
         assert told.startswith("users with a hit (hr@10): of 0 0, of 9 9; with fewer than 10, ")
+        assert told.endswith("; judge on more users")
+        unknown = replace(evaluator.statistics, counts=np.zeros_like(evaluator.statistics.counts))
+        (told,) = few_hits(scores, replace(evaluator, statistics=unknown))
+        assert "60 of 60 targets have no training event: learn from later events" in told, "more users would not help"
         assert not list(few_hits({"random": Scores(slates, {"hr@10": np.full(len(rows), 0.01)})}, evaluator))
 
     def test_the_spread_of_the_top_item_is_the_founding_reward_of_the_last_twenty_events(

@@ -372,6 +372,8 @@ def test_a_softmax_of_the_scores_is_calibrated(trained: Setup) -> None:
     at = surprise(1.0)
     assert at < np.log(GROUPS * EACH) - 0.5
     assert all(surprise(factor) > at - 0.05 for factor in (0.5, 0.8, 1.25, 2.0))
+    some = {"seed": 0, "seen": False, "known": np.zeros(len(state.dataset.catalogue), np.bool_)}
+    assert validation.surprise(policy, state.dataset, state.split, state.histories, **some) == np.inf, "nothing is left"
     assert surprise(1e-5) > 100, "scores that are far too sure are the worst, though some chances are 0 then"
 
 

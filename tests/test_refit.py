@@ -22,7 +22,7 @@ from what_next.experiments.models import is_trained
 from what_next.experiments.tuning import tune
 from what_next.sources import LogSource, Mixture
 from what_next.training.artefacts import read_manifest, read_models
-from what_next.training.refit import Recipe, due, recipes_in, refit_on
+from what_next.training.refit import Recipe, due, lacking, recipes_in, refit_on
 from what_next.training.step import SLOWEST, Step
 
 ITEMS = 12
@@ -273,11 +273,22 @@ class TestByDefault:
     def test_not_where_too_little_time_is_left(self, ended: Setup, log: Dataset) -> None:
         split = State(log, ended).split
         assert due(ended.model_copy(update={"seconds": 1e6}), split) == "validation"
-        assert due(ended.model_copy(update={"seconds": 1e-3}), split) is None
+        short = ended.model_copy(update={"seconds": 1e-3})
+        assert due(short, split) is None
+        assert "too little of seconds 0.001 is left; so the model knows nothing of the 60" in lacking(short, split)
+        assert not lacking(ended.model_copy(update={"refit": "no"}), split)
+        assert not lacking(ended, split), "it is due"
+        assert not lacking(short, replace(split, kind="users")), "it would not be due in any case"
 
-    def test_not_where_a_limit_ended_it(self, setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:
+    def test_not_where_a_limit_ended_it(
+        self, setup_of: SetupOf, tmp_path: Path, log: Dataset, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         setup = a_setup(setup_of, tmp_path, refit="auto", passes=1)
-        assert environment(setup, log).train_agent().refit is None
+        state = State(log, setup)
+        assert Environment(Agent(setup, state.space), state, setup).train_agent().refit is None
+        told = " ".join(capsys.readouterr().err.split())
+        assert "no second training, since the first one ended by passes or seconds, not by validation" in told
+        assert "`refit, validation` trains a second time" in told
 
     def test_it_happens(self, setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:
         setup = a_setup(setup_of, tmp_path, refit="auto", passes=40)

@@ -152,10 +152,18 @@ IN_PYTHON = {
 
 
 def in_python(text: str) -> str:
-    """A message with Python's arguments in place of the command line's options."""
+    """A message with Python's arguments in place of the command line's options and the lines of a setup."""
     for found, instead in IN_PYTHON.items():
         text = re.sub(found, instead, text)
+    text = re.sub(r"`([a-z_]+(?:\.[a-z_]+)*), ([\w.-]+)`", _argument, text)
     return re.sub(r"[a-z-]+(?==)", lambda name: name[0].replace("-", "_"), text)
+
+
+def _argument(line: re.Match[str]) -> str:
+    """A line of a setup, such as `evaluation.seen, yes`, as an argument: `evaluation_seen=True`."""
+    name, value = line[1].replace(".", "_"), line[2]
+    plain = {"yes": "True", "no": "False"}.get(value, value)
+    return f"`{name}={plain if plain != value or value[0].isdigit() else repr(value)}`"
 
 
 @contextmanager

@@ -159,6 +159,12 @@ class TestRoles:
         assert "no column holds times, so the order of the rows is taken as the order of events" in said(log)
         assert "warning: " not in said(log, "--time", "")
 
+    def test_times_that_are_all_the_same_order_nothing(self, file) -> None:
+        log = file("log.csv", "user,item,time\n" + rows("{user},{item},1700000000"))
+        assert "all events have the same time, so the order of the rows is taken as the order of events" in said(log)
+        differ = file("log.csv", "user,item,time\n" + rows("{user},{item},{time}"))
+        assert "all events have the same time" not in said(differ)
+
     def test_a_file_that_is_read_without_an_import_warns_too(self, file, caplog) -> None:
         with caplog.at_level(logging.WARNING):
             Dataset.read(file("log.csv", "user,item\n,a\n" + rows("{user},{item}")))

@@ -778,6 +778,30 @@ def test_what_is_warned_of_in_a_frame_is_told_in_pythons_words(capsys: pytest.Ca
     assert "data import" not in told
 
 
+def test_what_is_to_be_known_of_results_stands_below_them_in_pythons_words() -> None:
+    """Everybody ends with what they began with, which is not recommended again."""
+    events = [(f"u{user}", f"i{item}") for user in range(8) for item in (user, 9, 8, user)]
+    frame = pl.DataFrame(events, ["user", "item"], orient="row")
+    results = wn.fit(frame, **SMALL | {"passes": 1}, time="").evaluate(baselines=(), verbose=False)
+    (vain,) = (one for one in results.notes if "compares nothing" in one)
+    assert vain.endswith("; take `evaluation_seen=True`")
+    assert f"\nnote: {vain}" in repr(results)
+    assert vain in results._repr_html_()
+
+
+@pytest.mark.parametrize(("given", "seen"), [({}, True), ({"evaluation_seen": False}, False)])
+def test_where_most_events_are_repeats_known_items_are_recommended(
+    given: dict[str, Any], seen: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `what-next init` has it."""
+    events = [(f"u{user}", f"i{user % 3 + step % 2}") for user in range(12) for step in range(8)]
+    frame = pl.DataFrame(events, ["user", "item"], orient="row")
+    model = wn.fit(frame, **SMALL | {"passes": 1, "verbose": True} | given, time="")
+    assert model.setup.evaluation.seen == seen
+    assert ("evaluation_seen True: 75% of the events" in capsys.readouterr().out) == seen
+    assert len(model.recommend(["i0", "i1"], k=4).items) == (4 if seen else 2)
+
+
 def test_no_events_with_times_get_no_recommendations(model: wn.Model) -> None:
     found = model.recommend(LIBRARIES["polars"](shopping()).head(0))
     assert isinstance(found, pl.DataFrame)

@@ -93,9 +93,6 @@ for commands in (data, demo, model, judge, estimate, service, promote, loop, pla
 FEW, FEW_EPOCHS = 100, 20_000
 """With at most `FEW` users `init` has whatnext train on `FEW_EPOCHS` histories: with 80 users of ml-100k, spread@5 is
 .161 [.128, .196] after 20,000, .154 [.116, .195] after 40,000, and .075 after 3,360, which are 60 passes."""
-REPEATED = 0.5
-"""Where more than this share of events are repeats, `init` lets next_item recommend seen items: otherwise it would miss
-most next items."""
 Kind = Literal["algorithms", "encoders", "rewards", "sources", "worlds", "data", "metrics"]
 
 
@@ -145,7 +142,7 @@ def _setup_of(dataset: "Dataset", relative: str, algorithm: str, models: str) ->
         told = "algorithm whatnext, which learns how widely items spread, not what comes next"
         epochs = FEW_EPOCHS if dataset.users <= FEW else 40_000
         return template(relative, why=why, epochs=epochs, models=models), told
-    share, seen = f"{dataset.repeats:.0%} of the events are", dataset.repeats > REPEATED
+    share, seen = f"{dataset.repeats:.0%} of the events are", dataset.repetitive
     why = {"evaluation.seen": f"{share} of an item that the user had before"} if seen else {}
     told = f"algorithm {algorithm}" + (f"; evaluation.seen yes, as {share} repeats" if seen else "")
     return template(relative, algorithm, why, seen=seen, models=models), told

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MANY = 2**22
 """Most events checked for repeats where the answer must be quick."""
+REPEATED = 0.5
+"""Where more than this share of events are repeats, `init` and `fit` let a model recommend seen items: otherwise it
+would miss most next items."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +280,11 @@ class Dataset:
         """The share of events with an item that the user had before; in a large log, of its first users."""
         users = max(1, int(np.searchsorted(self.offsets, MANY, "right")) - 1)
         return 1 - self._pairs(users) / max(1, int(self.offsets[users]))
+
+    @property
+    def repetitive(self) -> bool:
+        """Whether so many events are repeats that a model had better recommend items of the history, too."""
+        return self.repeats > REPEATED
 
     def _pairs(self, users: int) -> int:
         """The number of distinct user-item pairs of the first `users` users."""

@@ -108,6 +108,12 @@ def fit(
     if tables is not None:
         lines = (*tables.told(dataset), *(f"warning: {one}" for one in tables.warnings))
         people.print("\n".join(map(in_python, lines)))
+    if dataset.repetitive and "seen" not in setup.evaluation.model_fields_set and setup.algorithm.name != "whatnext":
+        setup = setup.model_copy(update={"evaluation": setup.evaluation.model_copy(update={"seen": True})})
+        people.print(
+            f"evaluation_seen True: {dataset.repeats:.0%} of the events are of an item that the user had before; "
+            "evaluation_seen=False recommends and judges new items alone"
+        )
     state = State(dataset, setup)
     agent = Agent(setup, state.space)
     environment = Environment(agent, state, setup, force=overwrite, on_step=on_step, on_save=on_save, quiet=not verbose)

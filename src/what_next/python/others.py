@@ -11,8 +11,9 @@ from what_next.errors import CatalogueError
 from what_next.python.fitting import fit
 from what_next.python.model import Model
 
-EVERYTHING: Mapping[str, Any] = {"split": "users", "split_test": 0.0, "verbose": False}
-"""RecTools holds out the test users itself; we hold out validation users only, for early stopping."""
+EVERYTHING: Mapping[str, Any] = {"split": "users", "split_test": 0.0, "evaluation_seen": False, "verbose": False}
+"""RecTools holds out the test users itself, and says whether known items count; we hold out validation users only, for
+early stopping."""
 COLUMNS: Mapping[str, Any] = {"user": "user_id", "item": "item_id", "time": "datetime", "reward": "weight"}
 """RecTools' column names (`rectools.Columns`)."""
 

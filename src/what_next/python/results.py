@@ -11,6 +11,7 @@ import polars as pl
 from rich.console import RenderableType
 
 from what_next.data import html
+from what_next.errors import in_python
 from what_next.experiments.next_items import Comparison
 from what_next.metrics.bootstrap import Interval
 from what_next.reporting.terminal import cell, measured_on, metrics_of, table
@@ -51,6 +52,11 @@ class Results(Mapping[str, Mapping[str, Interval]]):
         """Plain values, as `what-next evaluate --json` prints them."""
         return self.comparison.result | ({} if self.windows is None else {"by_windows": self.windows})
 
+    @property
+    def notes(self) -> list[str]:
+        """What to know before the numbers are believed, such as that too few users were judged."""
+        return [in_python(one) for one in self.comparison.notes]
+
     def frame(self) -> pl.DataFrame:
         """A row for each policy and metric: `policy, metric, mean, low, high, n`."""
         rows = [
@@ -67,7 +73,8 @@ class Results(Mapping[str, Mapping[str, Interval]]):
     def __repr__(self) -> str:
         leading = self._leading[0]
         rows = [f"  {name:<16} {cell(found[leading])}" for name, found in self.items() if leading in found]
-        return "\n".join([f"{leading} of {measured_on(self.values_)}; mean [95 % interval over users]", *rows])
+        head = f"{leading} of {measured_on(self.values_)}; mean [95 % interval over users]"
+        return "\n".join([head, *rows, *(f"note: {one}" for one in self.notes)])
 
     @property
     def _leading(self) -> list[str]:
@@ -81,7 +88,7 @@ class Results(Mapping[str, Mapping[str, Interval]]):
             [name, *(html.Markup(_drawn(found.get(one), most[one], name == "agent")) for one in metrics)]
             for name, found in sorted(self.items(), key=lambda pair: -pair[1].get(metrics[0], {"mean": 0.0})["mean"])
         ]
-        note = f"{measured_on(self.values_)}; mean, and 95 % interval over users"
+        note = ". ".join([f"{measured_on(self.values_)}; mean, and 95 % interval over users", *self.notes])
         return html.table("Judged on what training never saw", ("policy", *metrics), rows, note)
 
 

@@ -88,8 +88,7 @@ def due(setup: Setup, split: Split) -> More | None:
     """
     if setup.acts or setup.refit == "no":
         return None
-    held = int((split.until - split.known)[split.validation].sum())
-    if setup.refit == "auto" and (split.kind == "users" or held < HELD * split.known.sum()):
+    if setup.refit == "auto" and not _worthwhile(split):
         return None
     manifest = read_manifest(setup.model_agent_path)
     recipes, on = recipes_in(manifest), refit_on(manifest)
@@ -104,6 +103,39 @@ def due(setup: Setup, split: Split) -> More | None:
         return setup.refit
     converged = bool(recipes) and all(one.converged for one in recipes)
     return "validation" if on is None and converged and _in_time(setup, manifest) else None
+
+
+def lacking(setup: Setup, split: Split) -> str:
+    """What to say if by default there is no second training, but for the length of the first one there would be."""
+    if setup.acts or setup.refit != "auto" or not _worthwhile(split):
+        return ""
+    manifest = read_manifest(setup.model_agent_path)
+    recipes, seconds = recipes_in(manifest), manifest.metrics.get("seconds", 0.0)
+    if refit_on(manifest) is not None or not recipes:
+        return ""
+    if not all(one.converged for one in recipes):
+        why = "the first one ended by passes or seconds, not by validation"
+    elif not _in_time(setup, manifest):
+        why = f"too little of seconds {setup.seconds:g} is left"
+    else:
+        return ""
+    held = _held(split)
+    newest = ", the newest ones" if split.kind == "time" else ""
+    return (
+        f"refit auto: no second training, since {why}; so the model knows nothing of the {held:,} events of validation"
+        f"{newest}, beside {split.known.sum():,} that it learned from. `refit, validation` trains a second time, some "
+        f"{seconds:.0f} s; `refit, no` leaves this out"
+    )
+
+
+def _held(split: Split) -> int:
+    """How many events validation holds back from training."""
+    return int((split.until - split.known)[split.validation].sum())
+
+
+def _worthwhile(split: Split) -> bool:
+    """Whether validation holds later events, and enough of them for a second training by default."""
+    return split.kind != "users" and bool(_held(split) >= HELD * split.known.sum())
 
 
 def _in_time(setup: Setup, manifest: Manifest) -> bool:

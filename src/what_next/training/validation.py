@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int, Int32
+from jaxtyping import Bool, Float32, Float64, Int, Int32
 from torch import Tensor
 
 from what_next.data import Dataset, Split
@@ -183,12 +183,21 @@ def repeated(dataset: Dataset, split: Split, histories: Histories, *, seed: int)
 
 
 def surprise(
-    policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool, ranks: Ranks = ALONE
+    policy: Policy,
+    dataset: Dataset,
+    split: Split,
+    histories: Histories,
+    *,
+    seed: int,
+    seen: bool,
+    known: Bool[np.ndarray, "items"] | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:
     """The mean negative log-likelihood of the item that came next, under a softmax of the scores.
 
-    Targets that may not be recommended, because the history holds them, are left out; infinite if all are. A
-    probability that underflows counts as the smallest positive number, which penalises overconfident scores.
+    Targets that may not be recommended, because the history holds them, are left out, and those of items that are not
+    `known` (None: all are): no score tells how likely these are. Infinite if all are left out. A probability that
+    underflows counts as the smallest positive number, which penalises overconfident scores.
     """
     most = min(FEW, max(FEWEST, SCORES // len(dataset.catalogue)))
     targets, found = some_targets(dataset, split, seed, most), list[np.ndarray]()
@@ -196,8 +205,9 @@ def surprise(
     for some, history in _parts(targets, rows, histories):
         request = Request(1, Softmax(), Permitted.of(without=None if seen else history.items))
         chances = policy.propensities(policy.states(history), request, some.items[:, None])[:, 0]
-        heard = (history.items == some.items[:, None]).any(1)
-        found.append(np.where(heard & (not seen), 0.0, chances.clip(np.finfo(np.float64).tiny)))
+        out = (history.items == some.items[:, None]).any(1) & (not seen)
+        out |= False if known is None else ~known[some.items]
+        found.append(np.where(out, 0.0, chances.clip(np.finfo(np.float64).tiny)))
     (chances,) = ranks.by_row(rows, np.concatenate([*found, np.zeros(0)]), count=len(targets))
     return float(-np.log(chances[chances > 0]).mean()) if (chances > 0).any() else np.inf
 

@@ -177,7 +177,7 @@ class Checked:
         notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected), *_equal_rows(self)]
         if log.options.session_gap is not None:
             notes.append(f"each session is a user, such as {least[0]!r}")
-        warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, most[-1])]
+        warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, least[-1], most[-1])]
         warnings += _of_future(self, bad, most[-1]) if self.times else ()
         alike = (told_alike(users, "user"), told_alike(table["item_id"], "item"))
         warnings += [f"{log.where}: {told}" for told in alike if told]
@@ -386,8 +386,8 @@ def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
     return bad
 
 
-def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]:
-    """Warnings about the order of events; `last`: the last time, if there are times."""
+def _of_order(checked: Checked, clean: pl.LazyFrame, first: Any, last: Any) -> Iterator[str]:
+    """Warnings about the order of events; `first`, `last`: the first time and the last one, if there are times."""
     times, where = checked.times, checked.log.where
     if times and times.guessed and last.timestamp() < EARLIEST:
         yield (
@@ -406,6 +406,11 @@ def _of_order(checked: Checked, clean: pl.LazyFrame, last: Any) -> Iterator[str]
         yield (
             f"{where}: no column holds times, so the order of the rows is taken as the order of events; name one that "
             "holds them, or numbers them, with --time of what-next data import, or say --time '' if there is none"
+        )
+    elif times and first == last:
+        yield (
+            f"{where}: all events have the same time, so the order of the rows is taken as the order of events; name a "
+            "column whose times differ, or say --time '' if there is none"
         )
     elif times and BASKETS <= tied < 1:  # 1: each order is a user already
         yield (
