@@ -30,7 +30,7 @@ PENALTIES = (0.1, 0.3, 3.0)
 REPEATS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Candidate weights of `repeat` (items that the history holds) and of `replay` (items that came next in the history
 after earlier occurrences of its last item)."""
-REPEAT_DECAYS = (1.0, 0.5)
+REPEAT_DECAYS = (0.9, 1.0, 0.5)
 """Candidate decays per following event, for the items that a history holds."""
 LARGER = 0.995
 """`repeat` takes its largest candidate weight that reaches this share of the best measure: the network has memorised
@@ -321,13 +321,19 @@ def _decayed(first: Trial) -> Trial:
 
 
 def _repeat(trial: Trial) -> None:
-    """Choose the weights of `replay` and `repeat`, and the decay of `repeat`."""
+    """Choose the weights of `replay` and `repeat`, and the decay of `repeat`. Each decay is tried with all weights:
+    where goods are bought again after a period, what was bought of late is the least likely, and no weight is good with
+    a decay that favours it."""
     trial.improve("replay", REPEATS)
-    without = trial.best
-    trial.improve("repeat", REPEATS)
+    first = trial.copy()
+    for decay in REPEAT_DECAYS:
+        one = first.copy()
+        one.numbers["repeat_decay"] = decay
+        one.improve("repeat", REPEATS)
+        if one.best > trial.best:
+            trial.take(one)
     if "repeat" in trial.numbers:
-        trial.improve("repeat_decay", REPEAT_DECAYS)
-        trial.enlarge("repeat", REPEATS, max(without, _times(LARGER, trial.best)))
+        trial.enlarge("repeat", REPEATS, max(first.best, _times(LARGER, trial.best)))
 
 
 def _calibrate(trial: Trial, surprise: Measure) -> None:
