@@ -122,7 +122,7 @@ class TestEdges:
     def test_inputs_that_the_log_lacks_are_refused(self, setup_of: SetupOf, tmp_path: Path) -> None:
         log, _ = listening()
         bare = Dataset.from_frame(log.select("user_id", "item_id"), name="bare")
-        for name, told in (("rewards", "no reward column"), ("gaps", "no times")):
+        for name, told in (("rewards", "no reward column.*kinds of events are no input"), ("gaps", "no times")):
             with pytest.raises(SetupError, match=told):
                 State(bare, log_setup(setup_of, tmp_path, inputs={name: True}))
 

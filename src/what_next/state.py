@@ -77,7 +77,8 @@ class State:
         if not algorithm.by_attributes and dataset.users:
             if inputs.rewards and dataset.rewards is None:
                 raise SetupError(
-                    f"inputs.rewards is yes, and {dataset.name} has no reward column; import it with --reward"
+                    f"inputs.rewards is yes, and {dataset.name} has no reward column (numbers of kinds of events are "
+                    "no input); import it with --reward"
                 )
             if inputs.gaps and dataset.timestamps is None:
                 raise SetupError(f"inputs.gaps is yes, and {dataset.name} has no times; import it with --time")

@@ -90,9 +90,10 @@ class LinearTerm(nn.Module):
     the popularity of each item, times `bias`, because a network reproduces popularity less exactly than a count.
 
     The more an item can predict itself, the less the ridge regression lets other items predict it, and an item that the
-    history lacks has only the others. With `zero_diagonal` no item predicts itself, as in EASE (Steck 2019,
-    arXiv:1905.03375, equation 8: the score of each item `j` divided by `P_jj`, of the inverse `P` of
-    `X'X + PENALTY I`): row `j` of `V` is divided by `PENALTY P_jj = 1 - V_j diag(gains) V_j'`.
+    history lacks has only the others. With `zero_diagonal` it scores as in EASE, where no item predicts itself (Steck
+    2019, arXiv:1905.03375, equation 8: the score of each item `j` divided by `P_jj`, of the inverse `P` of
+    `X'X + PENALTY I`): row `j` of `V` is divided by `PENALTY P_jj = 1 - V_j diag(gains) V_j'`. An item of the history
+    still predicts itself, and more strongly so.
 
     An inner product of affordable size cannot separate tens of thousands of items. So `boosts` adds to the scores of a
     few items per history:

@@ -157,6 +157,7 @@ class Matching:
 
     `Softmax` draws each item uniformly, or takes the best by `score` of several draws. `Greedy` takes the items in the
     box nearest first (not relaxed), then the others nearest first; ties go to the lower item; the propensity is 1.
+    `EpsilonGreedy` explores from that slate: the best item left is the first of it that is not above.
 
     Attributes:
         box: the items; `tolerance`: half the side of the box.
@@ -211,15 +212,19 @@ class Matching:
         """
         self.box.check(points, self.tolerance, self.relax)
         drawn = request.drawn(np.arange(len(points)))
+        rows, others = np.flatnonzero(drawn), np.flatnonzero(~drawn)
+        whole = Request(slates.shape[1], permitted=request.permitted.rows(others), propensities=False)
+        order = self._of(others).act(points[others], whole, None).items if len(others) else slates[others]
+        samplers = [request.sampler_of(row) for row in others.tolist()]
         for slot in range(slates.shape[1]):
-            left, found = request.but(slates[:, :slot]), np.zeros((len(points), len(self.box)))
-            if len(rows := np.flatnonzero(drawn)):
-                found[rows] = self._of(rows)._distribution(points[rows], left.permitted.rows(rows))
-            if len(rows := np.flatnonzero(~drawn)):
-                permitted = left.permitted.rows(rows)
-                best = self._of(rows).act(points[rows], Request(permitted=permitted), None).items[:, 0]
-                samplers = [request.sampler_of(row) for row in rows.tolist()]
-                found[rows] = mixed(permitted.mask(len(rows), len(self.box)), best, samplers)
+            above = slates[:, :slot]
+            left, found = request.but(above).permitted, np.zeros((len(points), len(self.box)))
+            if len(rows):
+                found[rows] = self._of(rows)._distribution(points[rows], left.rows(rows))
+            if len(others):  # as in `explore`: the first of the greedy slate that is left
+                taken = (order[:, :, None] == above[others, None]).any(2)
+                best = order[np.arange(len(others)), taken.argmin(1)]
+                found[others] = mixed(left.rows(others).mask(len(others), len(self.box)), best, samplers)
             yield found
 
     @property
