@@ -612,6 +612,13 @@ def test_a_larger_weight_of_what_a_history_holds_is_never_worse_than_none() -> N
     assert linear.repeat == 1
 
 
+def test_each_decay_of_what_a_history_holds_is_tried_with_all_weights() -> None:
+    """Goods that are bought again after a period: of late is the least likely, and only equal shares are of use."""
+    linear = term()
+    weigh(linear, "ndcg@10", lambda: 1 + float(linear.repeat * (linear.repeat_decay - 0.95)), lambda: 0.0, repeats=True)
+    assert (float(linear.repeat), float(linear.repeat_decay)) == (1024, 1)
+
+
 def test_which_items_came_next_counts_at_its_own_decay() -> None:
     """None is better at the weight, or the decay, that is tried first."""
     linear = term()
