@@ -174,6 +174,10 @@ def test_a_log_says_why_a_column_of_words_is_left_out(tmp_path: Path) -> None:
     )
     notes = import_files([tmp_path / "log.csv"]).notes
     assert any("too few items have events of several users" in one and one.endswith("do: visit") for one in notes)
+    jobs = {"user": [1, 1, 2, 2, 3], "item": [0, 1, 2, 3, 2], "field": ["care", "care", "law", "law", "law"]}
+    pl.DataFrame(jobs).write_csv(tmp_path / "log.csv")
+    notes = import_files([tmp_path / "log.csv"]).notes
+    assert any("the same in all events of a user, too" in one and one.endswith("the item: field") for one in notes)
 
 
 def test_the_items_that_several_users_had_tell_what_describes_the_item(tmp_path: Path) -> None:

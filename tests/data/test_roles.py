@@ -218,7 +218,7 @@ class TestOrder:
             items = [item for item in range(11) if item != user]
             for place in range(swapped):
                 items[2 * place : 2 * place + 2] = items[2 * place : 2 * place + 2][::-1]
-            lines += [f"u{user},{item}" + (",1700000000" if times else "") for item in items]
+            lines += [f"u{user},{item}" + (f",{1700000000 + user}" if times else "") for item in items]
         return file("log.csv", "user,item" + (",time" if times else "") + "\n" + "\n".join(lines) + "\n")
 
     @pytest.mark.parametrize("times", [False, True])

@@ -169,7 +169,8 @@ class RawLog:
         moving = varying(log, list(plain), list(text))
         self._refuse(moving, named, words)
         # A column that is constant for all events of a user describes the user instead of the item.
-        still = _moving(log, [name for name in free if name not in moving], ["user_id"])
+        fixed = [name for name in free if name not in moving]
+        still = _moving(log, fixed, ["user_id"])
         words += describing(log, still) if still else []
         plain = {n: number for n, number in plain.items() if n not in (*self.times, *self.ids)}
         attributes = named
@@ -181,7 +182,7 @@ class RawLog:
         context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
         used = (*attributes, *words, *context, *self.times, *self.ids, *written)
         left = [name for name in others if name not in used]
-        notes += told_unread(written) + _left_out(left, still) + self._like_events(kept, left)
+        notes += told_unread(written) + _left_out(left, still, fixed) + self._like_events(kept, left)
         return attributes, words, context, notes
 
     def taken_back(self, kept: pl.LazyFrame) -> list[str]:
@@ -260,13 +261,15 @@ def _hashed(name: str, kind: Any) -> pl.Expr:
     return pl.when(text.is_not_null()).then(text.hash())
 
 
-def _left_out(columns: Sequence[str], still: Collection[str]) -> list[str]:
-    """Notes on unused columns; those that are constant for each item (`still`) can be named as tags."""
-    doubtful = [name for name in columns if name in still]
+def _left_out(columns: Sequence[str], still: Collection[str], fixed: Collection[str]) -> list[str]:
+    """Notes on unused columns; those that are constant for each item (`fixed`) can be named as tags; `still`: those of
+    them that vary within a user."""
     found = {
-        "log columns left out": [name for name in columns if name not in still],
+        "log columns left out": [name for name in columns if name not in fixed],
         "log columns left out, since too few items have events of several users to tell that they describe the item, "
-        "not who had it; --tags names such that do": doubtful,
+        "not who had it; --tags names such that do": [name for name in columns if name in still],
+        "log columns left out, since they are the same in all events of a user, too, and may describe the user; --tags "
+        "names such that describe the item": [name for name in columns if name in fixed and name not in still],
     }
     return [f"{what}: {some(names)}" for what, names in found.items() if names]
 
