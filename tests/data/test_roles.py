@@ -359,3 +359,12 @@ class TestOddTypes:
         named = {role: ["odd"] if role == "attributes" else "odd"}
         with pytest.raises(DataError, match=message):
             import_files([odd(values * 8)], options=Options(**named))
+
+
+@pytest.mark.parametrize(("clicked", "told"), [(1, True), (3, False)])
+def test_a_log_of_all_that_was_shown_is_told(file, clicked: int, told: bool) -> None:
+    lines = "".join(f"u{n % 2},i{n % 5},{n},{int(n < clicked)}\n" for n in range(10))
+    warnings = import_files(
+        [file("log.csv", "user,item,time,click\n" + lines)], options=Options(reward="click")
+    ).warnings
+    assert any("90% of the rewards in 'click' are 0, and none is below" in one for one in warnings) == told

@@ -39,6 +39,8 @@ LARGEST = 1e30
 """Largest reward, so that sums over batches do not overflow 32 bits."""
 BASKETS = 0.75
 """From this share of a user's rows with the time of the row before, the import warns that order hardly counts."""
+SHOWN = 0.8
+"""From this share of rewards of 0, none below, the import warns that rows may have been shown and not chosen."""
 BY_CHANCE = 20
 """With fewer pairs of neighbouring events than this, they may be in the order of their items by chance."""
 FEW = 10
@@ -179,6 +181,7 @@ class Checked:
             notes.append(f"each session is a user, such as {least[0]!r}")
         warnings = [*self.warnings, *_lost_files(log, rejected), *_of_order(self, clean, least[-1], most[-1])]
         warnings += _of_future(self, bad, most[-1]) if self.times else ()
+        warnings += _only_shown(log, clean)
         alike = (told_alike(users, "user"), told_alike(table["item_id"], "item"))
         warnings += [f"{log.where}: {told}" for told in alike if told]
         found = Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
@@ -471,6 +474,21 @@ def _equal_rows(checked: Checked) -> Iterator[str]:
         among = f" of the first {MANY:,}" if log.rows > MANY else ""
         rows = f"{counted(count, 'row')}{among}"
         yield f"{rows} equal to an earlier one in every column: kept, since the log has no times"
+
+
+def _only_shown(log: RawLog, clean: pl.LazyFrame) -> Iterator[str]:
+    """A warning if rewards look like clicks in a log of all that was shown."""
+    if "reward" not in log.columns or "event" in log.columns:
+        return
+    reward, name = pl.col("reward"), log.columns["reward"]
+    facts = clean.select(zeros=(reward == 0).mean(), least=reward.min()).collect(engine="streaming")
+    zeros, least = facts.row(0)
+    if zeros >= SHOWN and least >= 0:
+        yield (
+            f"{log.where}: {zeros:.0%} of the rewards in {name!r} are 0, and none is below: if those rows were shown "
+            "and not chosen, leave them out, since training would learn what was shown; what-next estimate judges "
+            "policies by all rows"
+        )
 
 
 def _lost_files(log: RawLog, rejected: pl.DataFrame) -> Iterator[str]:
