@@ -140,7 +140,7 @@ def test_an_alarm_after_the_model_that_is_kept_says_so(
     environment = Told(Agent(setup, state.space), state, setup)
     environment.measure = "ndcg@10"
     (alarm,) = environment.run_sim().alarms
-    assert alarm.startswith("after 75 histories: one item")
+    assert alarm.startswith("after 90 histories: one item")
     assert alarm.endswith("; the model that is kept is from before, after 60 histories")
 
 
