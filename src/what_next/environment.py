@@ -5,19 +5,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from what_next.agent import Agent
 from what_next.algorithms.base import Networks
 from what_next.baselines.counts import Known
-from what_next.data import Catalogue
 from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
 from what_next.data.splits import ON, More
@@ -27,7 +24,7 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
 from what_next.models.ensemble import join, joinable
-from what_next.models.linear import LinearTerm, ranks_of
+from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import LogSource, Mixture, Source, source_in, source_of, state_in, world_of
@@ -601,13 +598,20 @@ class Environment:
         seed, seen, most = self.setup.split.seed, self.setup.evaluation.seen, validation.affordable(events.catalogue)
         users = len(validation.some_targets(state.dataset, state.split, seed, most))
         assert isinstance(agent.learner, EncoderLearner)
-        heeded, told = self.interrupts.heeded, partial(_known, events, state.space.catalogue, linear)
+        heeded = self.interrupts.heeded
+        described = self.setup.item_inputs(state.space) != "learned"
+
+        def surprise() -> float:
+            # No score tells how likely an item without events is, unless attributes or tags describe it.
+            known = None if described or linear.transition * linear.tag_steps else events.counts > 0
+            return validation.surprise(*judged, seed=seed, seen=seen, known=known, ranks=self.ranks)
+
         with agent.learner.remembering():
             return weigh(
                 linear,
                 f"{state.monitored} of {counted(users, 'validation user')}",
                 heeded(lambda: self.ranks.first(self._validated(most, policy)).get(state.monitored, 0.0)),
-                heeded(lambda: validation.surprise(*judged, seed=seed, seen=seen, known=told(), ranks=self.ranks)),
+                heeded(surprise),
                 recent,
                 heeded(learn),
                 transitions,
@@ -651,12 +655,6 @@ class Environment:
         rng = self.rng if agent.setup.algorithm.by_attributes else None
         found = recommender.recommend_users(users, self.setup.slots, rng=rng)
         return Report(agent.histories, recommendations=tuple(found))
-
-
-def _known(events: Known, catalogue: Catalogue, linear: LinearTerm) -> Bool[np.ndarray, "items"] | None:
-    """The items that scores can tell something of: those with an event; None, all, if attributes or tags tell more."""
-    described = catalogue.informative or bool(linear.transition * linear.tag_steps)
-    return None if described else events.counts > 0
 
 
 def _together(several: Sequence[Sequence[Report]]) -> Report:

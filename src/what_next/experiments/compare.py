@@ -149,11 +149,7 @@ def compare(
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = result_of(scores, evaluator, about, pairs) | {"training": training}
     notes += [*few_hits(scores, evaluator), *_longer(setups), *_more(learned)]
-    whole = [name for name in setups if not any(one.ablated and one.beside == name for one in entrants.values())]
-    if ablations and whole:
-        notes.append(
-            f"without ablations: {listed(whole)}, where no critic and no differing rewards of a log can be left out"
-        )
+    notes += _unablated(setups, entrants) if ablations else ()
     if len(learned) > 1 and all(len(one) == 1 for one in learned.values()):
         notes.append(ONE_SEED)
     return Comparison(result, state, evaluator, scores, learned, notes)
@@ -177,6 +173,13 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
             plain = beside(setup, "rewards-shuffled").model_copy(update=changes)
             shuffled = State(state.dataset, plain, state.space)
             yield f"{name}, {SHUFFLED}", Entrant(shuffled, name, shuffled=True, ablated=True)
+
+
+def _unablated(setups: Collection[str], entrants: Mapping[str, Entrant]) -> Iterator[str]:
+    """A note on setups that have no ablation."""
+    whole = [name for name in setups if not any(one.ablated and one.beside == name for one in entrants.values())]
+    if whole:
+        yield f"without ablations: {listed(whole)}, where no critic and no differing rewards of a log can be left out"
 
 
 def _longer(setups: Mapping[str, Setup]) -> Iterator[str]:

@@ -152,6 +152,8 @@ def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> Iterator[str
     metric = f"hr@{evaluator.ks[0]}"
     hits = {name: len(np.unique(evaluator.owners[one.values[metric] > 0])) for name, one in scores.items()}
     few = ", ".join(f"{name} {count}" for name, count in hits.items() if count < HITS)
+    if not few:
+        return
     wanted = evaluator.targets.sets[evaluator.targets.sets >= 0]
     cold = int((evaluator.statistics.counts[wanted] == 0).sum())
     advice = "judge on more users"
@@ -160,11 +162,10 @@ def few_hits(scores: Mapping[str, Scores], evaluator: Evaluator) -> Iterator[str
             f"{cold:,} of {counted(len(wanted), 'target')} have no training event: learn from later events "
             "(`refit, validation`), and judge what comes soon after"
         )
-    if few:
-        yield (
-            f"users with a hit ({metric}): {few}; with fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] "
-            f"without any), and so may be those of differences from such a policy; {advice}"
-        )
+    yield (
+        f"users with a hit ({metric}): {few}; with fewer than {HITS}, intervals of accuracy are too narrow ([0, 0] "
+        f"without any), and so may be those of differences from such a policy; {advice}"
+    )
 
 
 def _in_vain(evaluator: Evaluator, state: State) -> Iterator[str]:

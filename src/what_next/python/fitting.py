@@ -108,12 +108,7 @@ def fit(
     if tables is not None:
         lines = (*tables.told(dataset), *(f"warning: {one}" for one in tables.warnings))
         people.print("\n".join(map(in_python, lines)))
-    if dataset.repetitive and "seen" not in setup.evaluation.model_fields_set and setup.algorithm.name != "whatnext":
-        setup = setup.model_copy(update={"evaluation": setup.evaluation.model_copy(update={"seen": True})})
-        people.print(
-            f"evaluation_seen True: {dataset.repeats:.0%} of the events are of an item that the user had before; "
-            "evaluation_seen=False recommends and judges new items alone"
-        )
+    setup = _recommending_again(setup, dataset, people)
     state = State(dataset, setup)
     agent = Agent(setup, state.space)
     environment = Environment(agent, state, setup, force=overwrite, on_step=on_step, on_save=on_save, quiet=not verbose)
@@ -199,6 +194,18 @@ def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dat
         table = None if items is None else Source(to_polars(items).lazy(), Path("the frame of items"))
         tables = clean([log], table, options)
     return tables, Dataset.from_tables(tables, Path(DATA).stem)
+
+
+def _recommending_again(setup: Setup, dataset: Dataset, people: Plain) -> Setup:
+    """The setup, in which items of the history are recommended, too, if most events are repeats and nothing else was
+    said; told to `people`."""
+    if not dataset.repetitive or "seen" in setup.evaluation.model_fields_set or setup.algorithm.by_attributes:
+        return setup
+    people.print(
+        f"evaluation_seen True: {dataset.repeats:.0%} of the events are of an item that the user had before; "
+        "evaluation_seen=False recommends and judges new items alone"
+    )
+    return setup.model_copy(update={"evaluation": setup.evaluation.model_copy(update={"seen": True})})
 
 
 def _setup(algorithm: str | Algorithm | type[Algorithm], settings: Settings, folder: Path) -> Setup:

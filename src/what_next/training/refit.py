@@ -88,43 +88,30 @@ def due(setup: Setup, split: Split) -> More | None:
     """
     if setup.acts or setup.refit == "no":
         return None
-    if setup.refit == "auto" and not _worthwhile(split):
-        return None
+    if setup.refit == "auto":
+        return "validation" if _worthwhile(setup, split) and not _prevented(setup) else None
     manifest = read_manifest(setup.model_agent_path)
-    recipes, on = recipes_in(manifest), refit_on(manifest)
-    if setup.refit != "auto":
-        if setup.refit == on:
-            return None
-        if not recipes:
-            raise ModelError(
-                f"{setup.model_agent_path}: was trained by an earlier version, which did not keep its learning rates; "
-                "leave --resume out to train anew"
-            )
-        return setup.refit
-    converged = bool(recipes) and all(one.converged for one in recipes)
-    return "validation" if on is None and converged and _in_time(setup, manifest) else None
+    if setup.refit == refit_on(manifest):
+        return None
+    if not recipes_in(manifest):
+        raise ModelError(
+            f"{setup.model_agent_path}: was trained by an earlier version, which did not keep its learning rates; "
+            "leave --resume out to train anew"
+        )
+    return setup.refit
 
 
 def lacking(setup: Setup, split: Split) -> str:
     """What to say if by default there is no second training, but for the length of the first one there would be."""
-    if setup.acts or setup.refit != "auto" or not _worthwhile(split):
+    why = _prevented(setup) if setup.refit == "auto" and _worthwhile(setup, split) else ""
+    if not why:
         return ""
-    manifest = read_manifest(setup.model_agent_path)
-    recipes, seconds = recipes_in(manifest), manifest.metrics.get("seconds", 0.0)
-    if refit_on(manifest) is not None or not recipes:
-        return ""
-    if not all(one.converged for one in recipes):
-        why = "the first one ended by passes or seconds, not by validation"
-    elif not _in_time(setup, manifest):
-        why = f"too little of seconds {setup.seconds:g} is left"
-    else:
-        return ""
-    held = _held(split)
     newest = ", the newest ones" if split.kind == "time" else ""
     return (
-        f"refit auto: no second training, since {why}; so the model knows nothing of the {held:,} events of validation"
-        f"{newest}, beside {split.known.sum():,} that it learned from. `refit, validation` trains a second time, some "
-        f"{seconds:.0f} s; `refit, no` leaves this out"
+        f"refit auto: no second training, since {why}; so the model knows nothing of the {_held(split):,} events of "
+        f"validation{newest}, beside {split.known.sum():,} that it learned from. `refit, validation` trains a second "
+        f"time, some {read_manifest(setup.model_agent_path).metrics.get('seconds', 0.0):.0f} s; `refit, no` leaves "
+        "this out"
     )
 
 
@@ -133,9 +120,20 @@ def _held(split: Split) -> int:
     return int((split.until - split.known)[split.validation].sum())
 
 
-def _worthwhile(split: Split) -> bool:
-    """Whether validation holds later events, and enough of them for a second training by default."""
-    return split.kind != "users" and bool(_held(split) >= HELD * split.known.sum())
+def _worthwhile(setup: Setup, split: Split) -> bool:
+    """Whether validation holds enough later events for a second training by default, and the model had none yet."""
+    if setup.acts or split.kind == "users" or _held(split) < HELD * split.known.sum():
+        return False
+    manifest = read_manifest(setup.model_agent_path)
+    return refit_on(manifest) is None and bool(recipes_in(manifest))
+
+
+def _prevented(setup: Setup) -> str:
+    """Why the length of the first training leaves no second one by default; empty if nothing does."""
+    manifest = read_manifest(setup.model_agent_path)
+    if not all(one.converged for one in recipes_in(manifest)):
+        return "the first one ended by passes or seconds, not by validation"
+    return "" if _in_time(setup, manifest) else f"too little of seconds {setup.seconds:g} is left"
 
 
 def _in_time(setup: Setup, manifest: Manifest) -> bool:

@@ -206,7 +206,8 @@ def surprise(
         request = Request(1, Softmax(), Permitted.of(without=None if seen else history.items))
         chances = policy.propensities(policy.states(history), request, some.items[:, None])[:, 0]
         out = (history.items == some.items[:, None]).any(1) & (not seen)
-        out |= False if known is None else ~known[some.items]
+        if known is not None:
+            out |= ~known[some.items]
         found.append(np.where(out, 0.0, chances.clip(np.finfo(np.float64).tiny)))
     (chances,) = ranks.by_row(rows, np.concatenate([*found, np.zeros(0)]), count=len(targets))
     return float(-np.log(chances[chances > 0]).mean()) if (chances > 0).any() else np.inf
