@@ -377,6 +377,20 @@ def test_a_softmax_of_the_scores_is_calibrated(trained: Setup) -> None:
     assert surprise(1e-5) > 100, "scores that are far too sure are the worst, though some chances are 0 then"
 
 
+def test_items_that_training_does_not_know_do_not_flatten_the_scores(tmp_path: Path) -> None:
+    """After three steps of a ring of 30, seven of eight users take what nobody had, whose price no network reads."""
+    rows = [(user, (user + step) % 30, step) for user in range(240) for step in range(5)]
+    rows = [(user, 100 + user if user % 8 and step > 2 else item, step) for user, item, step in rows]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = log.select(pl.col("item_id").unique().sort()).with_columns(price=pl.int_range(pl.len()) % 7)
+    made = setup(tmp_path, "inputs.items=learned")
+    state = State(wn.Dataset.from_frame(log, items, name="ring"), made)
+    assert state.space.catalogue.informative
+    Environment(wn.Agent(made, state.space), state, made).run_sim()
+    temperature = read_models(made.model_agent_path).tensors["encoder.ridge.temperature"]
+    assert temperature <= 1, "the steps that are known follow the ring, so the scores may be sure"
+
+
 @pytest.mark.medium
 def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup, tmp_path: Path) -> None:
     made, read = setup(tmp_path), list[int]()
