@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 install_checks()
 
 CI = os.environ.get("CI") == "true"
+OTHER_PROGRAMS = {"browser", "postgres_server"}
+"""Fixtures that start one; the tests that ask for them are `medium`, whatever they take."""
 
 hypothesis.settings.register_profile("house", deadline=None, derandomize=CI, max_examples=50)
 hypothesis.settings.register_profile("thorough", deadline=None, derandomize=CI, max_examples=200)  # make test-all
@@ -164,9 +166,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
+    """`make test` needs neither a browser nor a database server; without a graphics card its tests are skipped."""
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if not OTHER_PROGRAMS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.medium)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="there is no NVIDIA graphics card here"))

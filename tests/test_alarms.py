@@ -124,6 +124,7 @@ class TestAlarms:
 
 
 class TestInARun:
+    @pytest.mark.medium
     def test_they_stand_in_the_report_and_can_stop_it(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -180,6 +180,7 @@ def test_on_real_data_each_baseline_is_far_from_chance_and_the_order_of_events_t
     assert reached["ease"] > 1.4 * reached["popular"]
 
 
+@pytest.mark.medium
 def test_untuned_each_is_far_from_chance_already(films: State) -> None:
     targets = Targets.of(films.dataset, films.split, "test")
     chance = rank(RandomItem(len(films.dataset.catalogue)), targets, films.histories).ndcg.mean()

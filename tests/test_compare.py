@@ -156,6 +156,7 @@ def test_a_model_of_a_seed_is_the_one_that_training_with_that_seed_gives(made) -
     assert evaluate_next(alone).result["policies"]["agent"] == beside
 
 
+@pytest.mark.medium
 def test_a_model_of_the_users_own_is_used_and_not_overwritten(made, trainings) -> None:
     setup = made("a")
     Environment.from_setup(setup).run_sim()
@@ -224,6 +225,7 @@ class TestAblations:
         assert list(found.result["training"]) == ["a", "b"]
         assert any(note.startswith("without ablations: a and b, where no critic") for note in found.notes)
 
+    @pytest.mark.medium
     def test_equal_rewards_are_not_shuffled(self, made, dataset: Dataset, monkeypatch) -> None:
         equal = replace(dataset, rewards=np.ones(dataset.events, np.float32))
         monkeypatch.setattr(Dataset, "read", lambda path: equal)
@@ -286,6 +288,7 @@ class TestCommand:
         monkeypatch.setattr("sys.argv", ["what-next", *words])
         return main()
 
+    @pytest.mark.medium
     def test_it_prints_json_under_the_names_of_the_files(self, files, monkeypatch, capsys) -> None:
         assert self.run(monkeypatch, "compare", *files, "dim=4", "--seeds", "1", "--json") == 0
         result = json.loads(capsys.readouterr().out)

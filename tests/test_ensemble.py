@@ -115,6 +115,7 @@ def pressed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Monitor, "finish", pressed)
 
 
+@pytest.mark.medium
 def test_a_run_trains_each_by_its_own_seed_and_leaves_one_model(
     joined: Setup, setup_of: SetupOf, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -333,6 +333,7 @@ class TestTraining:
         report = environment_of(small, setup_of(tmp_path, epochs=32)).run_sim()
         json.dumps(report.as_json(), allow_nan=False)
 
+    @pytest.mark.medium
     def test_rewards_that_are_all_alike_are_left_out_of_its_report(self, setup_of: SetupOf, tmp_path: Path) -> None:
         log, items = listening()
         bare = Dataset.from_frame(log.select("user_id", "item_id"), items)
@@ -357,6 +358,7 @@ def interrupt_after(histories: int) -> Callable[..., Any]:
 
 
 class TestResume:
+    @pytest.mark.medium
     @pytest.mark.parametrize("changes", [{}, {"dropout": 0.3, "layers": 2}], ids=["plain", "dropout"])
     def test_an_interrupted_run_goes_on_bit_for_bit(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, changes: dict[str, Any]

@@ -219,6 +219,7 @@ class TestFiles:
         tables = {one.name: tuple(one.dims) for one in onnx.load(made.files["history"]).graph.initializer}
         assert tables["item_vectors"] == (len(made.state.space.catalogue), made.agent.setup.dim)
 
+    @pytest.mark.medium
     def test_the_files_hold_nothing_of_where_they_were_made(self, make: Make) -> None:
         made = make("lstm")
         for path in (made.files["history"], made.files["step"]):

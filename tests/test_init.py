@@ -30,6 +30,7 @@ def plain(tmp_path: Path) -> Path:
     return log
 
 
+@pytest.mark.medium
 def test_it_writes_what_learns_what_comes_next(plain: Path, tmp_path: Path) -> None:
     setup = tmp_path / "setup.txt"
     assert "setup.txt written; algorithm next_item; evaluation.seen yes" in " ".join(

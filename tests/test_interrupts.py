@@ -39,6 +39,7 @@ run[0](run[1], run_name="__main__")
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("program", "module"),
     [
@@ -54,6 +55,7 @@ def test_while_a_library_is_imported(program: str, module: str) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.medium
 def test_sigterm_while_pytorch_is_imported_ends_it_as_sigterm() -> None:
     script = INTERRUPTED.format(module="torch.optim", argv=["what-next", "list", "algorithms"])
     script = script.replace("os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGTERM)")
@@ -141,6 +143,7 @@ run()
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("usual", ["signal.default_int_handler", "signal.SIG_IGN"])  # ignored in a script's background
 def test_a_training_that_a_scheduler_ends_is_saved(usual: str, forked: Forked, tmp_path: Path) -> None:
     done = forked.run(code=a_training("SIGTERM", usual, tmp_path), folder=tmp_path)

@@ -48,6 +48,7 @@ def test_a_model_of_another_split_is_not_judged(trained: Trained, log_file) -> N
         evaluate(setup)
 
 
+@pytest.mark.medium
 def test_the_seed_is_that_of_the_model(trained: Trained, log_file) -> None:
     assert evaluate(judged_setup(trained, log_file).model_copy(update={"seed": 3}))["seeds"] == [0]
 
@@ -299,6 +300,7 @@ class TestNextItems:
         assert "no such item" in shown.err
         assert "39 items" in (tmp_path / "page.html").read_text()
 
+    @pytest.mark.medium
     def test_the_command_prints_a_table(
         self, log_file, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -766,6 +766,7 @@ def test_a_step_that_was_seen_once_is_known(tmp_path: Path, monkeypatch: pytest.
     assert validation.next_items(policy, state.dataset, state.split, state.histories, seed=0)["ndcg@10"] > 0.6
 
 
+@pytest.mark.medium
 def test_one_successor_of_each_of_many_items_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Walks of four steps on a permutation of 1,500 items, of which training shows most: columns mix them up."""
     monkeypatch.setattr("what_next.models.linear.RANKS", (8, 8, 8))
@@ -799,6 +800,7 @@ def test_small_sets_in_no_order_are_known(tmp_path: Path, monkeypatch: pytest.Mo
     assert validation.next_items(policy, state.dataset, state.split, state.histories, seed=0)["ndcg@10"] > 0.65
 
 
+@pytest.mark.medium
 def test_who_plays_a_list_again_is_told_what_comes_next(tmp_path: Path) -> None:
     """Each of 150 users has a list of four items of his own, and plays it in its order, from some place on."""
     rng, rows = np.random.default_rng(0), list[tuple[int, int, int]]()
@@ -817,6 +819,7 @@ def test_who_plays_a_list_again_is_told_what_comes_next(tmp_path: Path) -> None:
     assert found["no"] < 0.5
 
 
+@pytest.mark.medium
 def test_who_repeats_what_nobody_else_had_is_told_so(tmp_path: Path) -> None:
     """Each of 200 users has two items of his own, and has them in no order."""
     rng = np.random.default_rng(0)
@@ -893,6 +896,7 @@ def test_items_that_come_later_have_no_part_in_it(trained: Setup, tmp_path: Path
     assert len(after.ranked.vectors) == GROUPS * EACH + 1
 
 
+@pytest.mark.medium
 def test_an_ended_run_stays_what_it_is_and_another_starts_from_it(trained: Setup, tmp_path: Path) -> None:
     before = read_models(trained.model_agent_path).tensors
     Environment.from_setup(trained, resume=True).run_sim()

@@ -158,6 +158,7 @@ class TestTraining:
                 for before, after in zip(one[name].parameters(), other[name].parameters(), strict=True):
                     assert torch.equal(before, after)
 
+    @pytest.mark.medium
     def test_patience_stops_and_keeps_the_best(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -200,12 +201,14 @@ class TestTraining:
         mine = weights(resumed.agent)
         assert all(torch.equal(value, mine[name]) for name, value in weights(whole.agent).items())
 
+    @pytest.mark.medium
     def test_seconds_end_a_run(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         # The first step of a process may take half a second on a busy machine, and is given up where its time is over.
         _, report = run(dataset, log_setup(setup_of, tmp_path, passes=100_000, seconds=1.5))
         assert 0 < report.histories < 100_000 * 60
         assert report.seconds < 10
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("changes", [{"inputs": {"rewards": True, "gaps": True}}, {"inputs": {"items": "both"}}])
     @pytest.mark.parametrize("model", ["lstm", "gru", "transformer", "mean"])
     def test_every_encoder_reads_every_input(
@@ -360,6 +363,7 @@ class TestNewItems:
         found = wn.load(setup.model_agent_path).recommend(history=["i1", "new"], k=5, allowed=["new", "i2"], seen=True)
         assert {item.item_id for item in found.items} == {"new", "i2"}
 
+    @pytest.mark.medium
     def test_training_goes_on_with_the_vectors_of_known_items(self, setup_of: SetupOf, tmp_path: Path) -> None:
         log, items = listening()
         small = Dataset.from_frame(log, items, name="small")

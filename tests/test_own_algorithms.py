@@ -310,6 +310,7 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("first", ["mine", "what_next"])
 def test_its_entry_point_is_found_whichever_is_imported_first(forked: Forked, package: Path, first: str) -> None:
     found = forked.run(code=SCRIPT.format(first=first), path=[package], folder=package, strict=True)

@@ -91,6 +91,7 @@ def test_a_random_item_outside_the_box_is_a_fallback(dataset: Dataset, setup_of:
     np.testing.assert_array_equal(slate.fallback, apart > 0.5)
 
 
+@pytest.mark.medium
 def test_one_live_session_is_chosen_for_as_ten_thousand_states_are(policy: LearnedPolicy) -> None:
     """Each row by its own generator: whoever else is in the batch."""
     rows, asked = 10_000, ["i3", "i9", "i27", "i3"]

@@ -157,6 +157,7 @@ class TestChance:
     def test_without_a_generator_it_is_always_the_same(self, alone: Recommender) -> None:
         assert alone.recommend(history=["i1", "i2"]) == alone.recommend(history=["i1", "i2"])
 
+    @pytest.mark.medium
     def test_draws_vary_and_tell_their_propensity(self, trained: Trained, dataset: Dataset) -> None:
         setup = trained.setup.model_copy(update={"train": False, "relax": 5.0})
         agent = wn.Agent(setup, trained.state.space).ready_agent()

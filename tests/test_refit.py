@@ -206,6 +206,7 @@ def test_a_new_run_takes_nothing_of_an_interrupted_one(
     assert not any(path.exists() for path in left)
 
 
+@pytest.mark.medium
 def test_a_finished_run_is_trained_a_second_time_alone(setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:
     setup = a_setup(setup_of, tmp_path, refit="no")
     first = environment(setup, log).train_agent()
@@ -290,6 +291,7 @@ class TestByDefault:
         assert "no second training, since the first one ended by passes or seconds, not by validation" in told
         assert "`refit, validation` trains a second time" in told
 
+    @pytest.mark.medium
     def test_it_happens(self, setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:
         setup = a_setup(setup_of, tmp_path, refit="auto", passes=40)
         assert environment(setup, log).train_agent().refit == "validation"
@@ -343,6 +345,7 @@ class TestJudging:
         assert found.result["split"]["refit"] == "validation"
 
 
+@pytest.mark.medium
 def test_from_python(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         [(f"u{user}", f"i{(user + step) % ITEMS}", step) for user in range(40) for step in range(6)],

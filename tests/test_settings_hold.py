@@ -56,6 +56,7 @@ def copied(trained: Trained, tmp_path: Path) -> Path:
 
 
 class TestThreads:
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         "command",
         [
@@ -104,6 +105,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestSeconds:
+    @pytest.mark.medium
     def test_they_bound_training_on_complete_histories(self, long: Path, setup_of: SetupOf, tmp_path: Path) -> None:
         setup = setup_of(tmp_path, data=long, window=None, batch_size=64, epochs=40_000, seconds=1.0)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
@@ -157,6 +159,7 @@ class TestSeconds:
         assert taken == [0, 32, 64]
         assert (report.histories, len(report.steps), report.stopped) == (64, 2, False)
 
+    @pytest.mark.medium
     def test_resuming_a_run_that_used_them_up_says_so(self, copied: Path, say) -> None:
         text = copied.read_text()
         copied.write_text(text + "seconds, 0.5\n")
@@ -222,6 +225,7 @@ class TestOverwriting:
         assert "agent.safetensors" in told
         assert self.files(copied.parent / "models") == before
 
+    @pytest.mark.medium
     def test_recommend_and_evaluate_take_the_algorithm_of_the_model(self, copied: Path, say) -> None:
         assert say("train", copied, "algorithm=sqn", "passes=1", "--force")[0] == 0
         assert "What next for user u1" in say("recommend", copied, "--user", "u1")[1]

@@ -52,6 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return main()
 
 
+@pytest.mark.medium
 def test_it_trains_and_plays_beside_the_references(
     setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +119,7 @@ def test_an_agent_that_needs_item_vectors_says_so_of_the_world(tmp_path: Path, w
         wn.simulate(setup, "gym:CartPole-v1")
 
 
+@pytest.mark.medium
 def test_training_goes_on_with_new_users(
     setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,6 +304,7 @@ def test_a_model_of_a_log_knows_the_worlds_items_in_their_order(
         wn.play(policy, world, 2)
 
 
+@pytest.mark.medium
 def test_the_founding_algorithm_acts_in_a_world_of_single_items(tmp_path: Path) -> None:
     changed = {
         "ppo": "whatnext",
@@ -320,6 +323,7 @@ def test_the_founding_algorithm_acts_in_a_world_of_single_items(tmp_path: Path) 
         assert np.array_equal(found.episodes[name].returns, again.episodes[name].returns)
 
 
+@pytest.mark.medium
 def test_a_policy_that_remembers_users_is_told_who_is_gone(tmp_path: Path) -> None:
     setup = wn.Setup.from_text(SETUP, tmp_path, ["world=choice", "model=gru", "world.ideal=no", "data=-"])
     found = wn.simulate(setup)
@@ -335,6 +339,7 @@ def test_a_policy_whose_slates_are_none_is_told(users: int, item: float, told: s
         wn.play(lambda state, rng: np.full((users, 10), item), "boredom", 3)
 
 
+@pytest.mark.medium
 def test_an_agent_learns_in_other_peoples_environment_and_a_replay_too(
     setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ def two_pass(vectors: Tensor, pairs: Pairs = "all") -> float:
 
 
 class TestTwoPasses:
+    @pytest.mark.medium
     @pytest.mark.parametrize("pairs", ["all", "consecutive"])
     @pytest.mark.parametrize("length", [5, 200, 2000])
     def test_the_spread_and_the_grown_spread_are_those_of_two_passes(self, length: int, pairs: Pairs) -> None:

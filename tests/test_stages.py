@@ -55,6 +55,7 @@ class TestEveryStage:
         assert {name: total for name, total, _ in told.stages}["judging agent"] == 2 * 60  # two seeds
         assert "intervals" in told.names
 
+    @pytest.mark.medium
     def test_of_windows(self, setup_of: SetupOf, tmp_path: Path) -> None:
         told = Told()
         evaluate_windows(setup_of(tmp_path, epochs=32), seeds=[0], stages=told)
@@ -69,6 +70,7 @@ class TestEveryStage:
         assert told.came_to_their_ends()
         assert {"judging one", "judging two", "judging popular", "intervals"} <= set(told.names)
 
+    @pytest.mark.medium
     def test_of_an_estimate(self, setup_of: SetupOf, tmp_path: Path) -> None:
         from what_next import Environment
 
@@ -194,6 +196,7 @@ class TestLittleWork:
             alone = means(values, resamples=300)
             assert all(found[name][metric] == pytest.approx(alone[metric]) for metric in ("hr", "ndcg"))
 
+    @pytest.mark.medium
     def test_the_judge_draws_once_for_policies_and_differences_and_once_for_each_group(
         self, setup_of: SetupOf, tmp_path: Path
     ) -> None:

@@ -51,6 +51,7 @@ def test_each_weight_is_trained_once_beside_the_setup_and_judged_on_the_same_tar
     assert not np.array_equal(without.scores["agent"].slates, much.scores["agent"].slates)
 
 
+@pytest.mark.medium
 def test_a_weight_is_judged_as_its_setup_is(setup: Setup) -> None:
     stages = Told()
     ((_, found),) = tradeoff(setup, [0.5], "validation", stages=stages)

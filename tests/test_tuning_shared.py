@@ -74,6 +74,7 @@ def begun(folder: Path) -> list[float]:
     return [float(json.loads(one.read_text())) for one in sorted(folder.glob("*.json")) if one.stat().st_size]
 
 
+@pytest.mark.medium
 def test_a_lost_trial_keeps_its_place_until_it_is_put_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Optuna fails it and puts it up in two steps; whoever looks in between would begin another one."""
     kept = study.open_study(f"sqlite:///{tmp_path / 'study.db'}", {})

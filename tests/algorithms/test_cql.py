@@ -69,10 +69,12 @@ def test_the_penalty_lowers_what_did_not_come_next_and_raises_what_did() -> None
     torch.testing.assert_close(of_weights[0] - of_weights[1], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.medium
 def test_it_finds_the_best_policy_where_the_greedy_choice_is_wrong() -> None:
     assert learn(Cql(tau=0.1, alpha=0.3), detour(), steps=200).play() == detour().best
 
 
+@pytest.mark.medium
 def test_with_a_large_penalty_it_imitates() -> None:
     found = learn(Cql(tau=0.1, alpha=100), detour(), steps=200)
     assert (found.choose(["start"]), found.choose(["start", "patient"])) == ("greedy", "dust")

@@ -173,6 +173,7 @@ class TestRewardsThatKnowTheFuture:
         assert "Traceback" not in told.err + told.out
 
 
+@pytest.mark.medium
 def test_a_run_saved_without_a_target_encoder_resumes_from_the_encoder(setup_of: SetupOf, tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file

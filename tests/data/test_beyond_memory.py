@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path / "listening.parquet"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("algorithm", "split"), [("whatnext", "users"), ("next_item", "time")])
 def test_a_run_from_the_disk_is_that_from_memory(
     folder: Path, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, algorithm: str, split: str

@@ -130,6 +130,7 @@ events = st.lists(
 )
 
 
+@pytest.mark.medium
 @given(events)
 def test_sorting_and_duplicates_agree_with_the_obvious_loop(rows: list[tuple[int, str, int, int]]) -> None:
     # Two users and two items that no drawn row can hide, so that the log is always usable; and a majority kept.

@@ -55,6 +55,7 @@ def test_ml_100k_is_what_its_readme_says(shared_data: Path) -> None:
     assert dataset.catalogue.attributes[:, :-1].sum(axis=0)[0] == 251
 
 
+@pytest.mark.medium
 def test_ml_100k_is_the_same_from_the_archive_and_from_the_package(shared_data: Path, tmp_path: Path) -> None:
     package = imported(ml_100k(shared_data / "ml-100k"))
     archive = imported(ml_100k(official_ml_100k(shared_data / "ml-100k", tmp_path)))
@@ -64,6 +65,7 @@ def test_ml_100k_is_the_same_from_the_archive_and_from_the_package(shared_data: 
     assert archive.rewards.tolist() == package.rewards.tolist()
 
 
+@pytest.mark.medium
 def test_ml_1m_has_genres_and_years(shared_data: Path, tmp_path: Path) -> None:
     from gzip import decompress
 

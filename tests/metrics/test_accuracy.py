@@ -200,6 +200,7 @@ def test_a_rows_value_does_not_depend_on_other_rows(metric):
         assert metric(alone, k)[0] == pytest.approx(together[row], abs=1e-15)
 
 
+@pytest.mark.medium
 def test_values_equal_those_of_ranx_on_random_rankings(monkeypatch):
     monkeypatch.setattr(numba.config, "DISABLE_JIT", True)  # to compile them takes longer than all other tests here
     import ranx

@@ -93,6 +93,7 @@ def test_equal_scores_go_to_the_lower_item_and_an_item_is_chosen_once(world):
     assert Popular(np.array([1, 2, 2, 0])).act(history, request).items.tolist() == [[1, 2, 0, -1]]
 
 
+@pytest.mark.medium
 def test_random_is_uniform_over_what_is_permitted_and_says_so(world):
     known = world([[0], [1], [2], [3], [4]], [0, 1])
     history = known.history_of(np.zeros(30000, np.int32), np.zeros(30000, np.int64), np.ones(30000, np.int64))

@@ -98,6 +98,7 @@ class TestBetting:
     def test_of_nothing_all_is_possible(self) -> None:
         assert betting(np.zeros(0), (-1.0, 2.0)) == (-1.0, 2.0)
 
+    @pytest.mark.medium
     def test_it_is_right_at_all_looks(self) -> None:
         rng, wrong = np.random.default_rng(3), 0
         for _ in range(100):

@@ -41,6 +41,7 @@ def test_weights_are_below_ten():
         assert abs(world.value - (world.behaviour * world.rewards).sum(axis=1).mean()) > 0.04
 
 
+@pytest.mark.medium
 def test_intervals_hold_the_value():
     held, bounded = covered(100, 200)
     assert set(held) == {"ips", "clipped_ips", "snips", "dm", "dr", "switch_dr", "mips"}

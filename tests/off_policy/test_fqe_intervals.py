@@ -38,6 +38,7 @@ def test_intervals_from_first_states_hold_the_value_where_these_decide():
     assert coverage(first_states_decide(), "initial", 40, 500) >= 0.88
 
 
+@pytest.mark.medium
 def test_intervals_from_influences_hold_the_value_where_rewards_are_noisy_and_those_from_first_states_do_not():
     assert coverage(sessions(), "influence", 40, 500) >= 0.88
     assert coverage(sessions(), "initial", 40, 500) < 0.88

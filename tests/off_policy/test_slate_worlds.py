@@ -125,6 +125,7 @@ CASES = [
 ]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("world", "names", "marginal"), CASES)
 def test_intervals_hold_the_value(world: SlateWorld, names: set[str], marginal: bool):
     held = covered(world, names, 60, 200, marginal=marginal)

@@ -64,6 +64,7 @@ def ids(found: wn.Recommendation) -> list[str]:
 
 
 class TestFrames:
+    @pytest.mark.medium
     @pytest.mark.parametrize("library", LIBRARIES)
     def test_of_any_library_are_read_with_odd_names_and_answered_in_that_library(
         self, library: str, model: wn.Model, capsys: pytest.CaptureFixture[str]
@@ -80,12 +81,14 @@ class TestFrames:
         assert len(polars) == 3 * 60
         assert found.state.dataset.events == model.state.dataset.events
 
+    @pytest.mark.medium
     def test_without_times_the_order_of_the_rows_is_that_of_the_events(self) -> None:
         frame = shopping().sort("Customer", "When").drop("When", "Stars")
         found = wn.fit(frame, **SMALL)
         assert found.state.dataset.timestamps is None
         assert ids(found.recommend([3, 4, 5], k=1)) == ["6"]
 
+    @pytest.mark.medium
     def test_ids_of_texts_and_columns_that_are_named(self) -> None:
         frame = shopping().select(
             pl.format("kunde {}", "Customer").alias("Kunde"),
@@ -103,6 +106,7 @@ class TestFrames:
         users = [wn.fit(frame, session_gap=gap, **SMALL).state.dataset.users for gap in ("5m", timedelta(minutes=5))]
         assert users[0] == users[1] > 60
 
+    @pytest.mark.medium
     def test_items_bring_titles_and_attributes(self) -> None:
         items = pl.DataFrame(
             {
@@ -115,6 +119,7 @@ class TestFrames:
         assert found.catalogue.names == ("price",)
         assert found.recommend([3, 4, 5], k=1).items[0].title == "Thing 6"
 
+    @pytest.mark.medium
     def test_a_data_set_that_was_made_before(self) -> None:
         dataset = wn.Dataset.from_frame(shopping())
         found = wn.fit(dataset, **SMALL)
@@ -123,6 +128,7 @@ class TestFrames:
             if isinstance(mine, np.ndarray):
                 np.testing.assert_array_equal(mine, getattr(dataset, name))
 
+    @pytest.mark.medium
     def test_a_file(self, tmp_path: Path, model: wn.Model) -> None:
         shopping().write_csv(tmp_path / "plays.csv")
         found = wn.fit(tmp_path / "plays.csv", **SMALL)
@@ -331,6 +337,7 @@ def test_whatever_pytorch_is_set_to_all_is_the_same_then_and_later(mode: str, mo
     assert kinds[0] == kinds[1]
 
 
+@pytest.mark.medium
 def test_the_numbers_that_others_draw_go_on_as_if_nothing_was_trained(model: wn.Model, tmp_path: Path) -> None:
     saved = model.save(tmp_path)
     acts: list[Callable[[], object]] = [
@@ -436,6 +443,7 @@ class TestKeeping:
         assert (tmp_path / "setup.txt").read_text() == "# my own\n"
         assert wn.load(tmp_path).recommend([3, 4]) == model.recommend([3, 4])
 
+    @pytest.mark.medium
     def test_a_tilde_is_the_home(self, model: wn.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
         assert model.save("~/saved") == tmp_path / "saved"
@@ -450,6 +458,7 @@ class TestKeeping:
         with pytest.raises(ModelError, match="saved without its data"):
             alone.evaluate()
 
+    @pytest.mark.medium
     @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
     def test_a_temporary_folder_goes_with_its_model(self, recwarn: pytest.WarningsRecorder) -> None:
         found = [wn.fit(shopping(), **(SMALL | {"passes": 1}))]
@@ -532,6 +541,7 @@ class TestWhileItTrains:
         assert len(seen) == 70
         assert len(found.recommend([3, 4], k=5).items) == 5
 
+    @pytest.mark.medium
     def test_nothing_is_printed_where_nobody_wants_it(self, capfd: pytest.CaptureFixture[str]) -> None:
         wn.fit(shopping(), **(SMALL | {"passes": 1}))
         printed = capfd.readouterr()
@@ -563,6 +573,7 @@ def test_a_result_is_read_by_policy_and_metric(model: wn.Model) -> None:
     assert "popular" not in none
 
 
+@pytest.mark.medium
 def test_the_report_is_a_page_that_a_notebook_shows(model: wn.Model, tmp_path: Path) -> None:
     page = model.report(tmp_path / "page.html", verbose=False)
     assert "<!doctype html>" in page.path.read_text()
@@ -750,6 +761,7 @@ def test_columns_that_cannot_be_told_apart_are_refused(columns: list[str], told:
         wn.fit(pd.DataFrame([list(range(len(columns)))], columns=columns))
 
 
+@pytest.mark.medium
 def test_the_page_judges_recommendations_of_another_program_on_the_same_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -771,6 +783,7 @@ def test_the_page_judges_recommendations_of_another_program_on_the_same_targets(
     assert names["differences"]["mine - What Next?"]["ndcg@10"]["high"] == 0
 
 
+@pytest.mark.medium
 def test_what_is_warned_of_in_a_frame_is_told_in_pythons_words(capsys: pytest.CaptureFixture[str]) -> None:
     wn.fit(shopping().drop("When"), **SMALL | {"verbose": True, "passes": 1})
     told = capsys.readouterr().out

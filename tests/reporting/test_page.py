@@ -98,6 +98,7 @@ def test_every_section_is_there_and_in_the_contents(text: str) -> None:
     assert read.tags["table"] == read.tags["caption"] > 0
 
 
+@pytest.mark.medium
 def test_the_same_comparison_is_written_as_the_same_bytes_whatever_matplotlib_is_set_to(
     made: Comparison, text: str, tmp_path: Path
 ) -> None:

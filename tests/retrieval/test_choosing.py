@@ -175,6 +175,7 @@ def test_temperatures_that_are_none_are_refused(temperature: float) -> None:
         Softmax(temperature)
 
 
+@pytest.mark.medium
 @settings(max_examples=50)
 @given(
     scores=hnp.arrays(np.float32, st.integers(0, 400), elements=st.integers(-4, 4).map(float) | st.just(-np.inf)),

@@ -65,7 +65,7 @@ def limited(postgres_server: Postgres, postgres_url: str) -> Iterator[tuple[str,
     postgres_server.sql(f"DROP ROLE {role}")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.medium)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a new store may be, in each of the two databases."""
     if request.param == "sqlite":

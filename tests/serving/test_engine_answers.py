@@ -29,6 +29,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield found
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("algorithm", ["next_item", "whatnext", "dqn", "bcq", "ddpg", "hac", "sa2c"])
 def test_an_answer_is_what_the_library_recommends(tmp_path: Path, algorithm: str) -> None:
     with running(served(tmp_path, algorithm)) as service:

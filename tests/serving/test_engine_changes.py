@@ -126,6 +126,7 @@ def test_a_new_version_takes_over_and_drops_no_question(service: Service, tmp_pa
     assert service.engine.model()["deployed"]["kind"] == "promoted"
 
 
+@pytest.mark.medium
 def test_a_version_that_cannot_be_loaded_is_refused_and_told_once(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,6 +262,7 @@ def test_the_store_names_a_second_version_while_the_service_runs(tmp_path: Path)
         assert service.ask(user=min(canary), history=HISTORY).role == "current"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("others", [72, 73])
 def test_a_version_of_another_catalogue_answers_nobody_beside_the_current_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, others: int
@@ -294,6 +296,7 @@ def test_a_version_of_another_catalogue_answers_nobody_beside_the_current_one(
         assert len(told) == (others == 73)
 
 
+@pytest.mark.medium
 def test_a_second_version_that_cannot_be_loaded_answers_nobody(tmp_path: Path) -> None:
     with running(served(tmp_path)) as service:
         models = service.engine.models

@@ -56,6 +56,7 @@ def lines(metrics: Metrics, name: str) -> dict[str, float]:
     return {label: float(value) for label, _, value in found}
 
 
+@pytest.mark.medium
 def test_a_version_that_hangs_while_it_is_loaded_can_be_rolled_back(tmp_path: Path, hangs: set[str]) -> None:
     """The one before answers all the while, and new items are taken up."""
     with running(served(tmp_path, loading=60)) as service:
@@ -108,6 +109,7 @@ def test_an_item_that_comes_while_a_second_version_is_put_beside_is_known_to_it(
         assert "new" in kept.live.candidate.served.places  # type: ignore[union-attr]
 
 
+@pytest.mark.medium
 def test_a_second_version_that_is_withdrawn_while_it_is_loaded_is_forgotten(tmp_path: Path, hangs: set[str]) -> None:
     """Named again, it would be judged by the time since it was named first, and refused at once."""
     with running(served(tmp_path, loading=60)) as service:
@@ -120,6 +122,7 @@ def test_a_second_version_that_is_withdrawn_while_it_is_loaded_is_forgotten(tmp_
         assert kept.live.second is None
 
 
+@pytest.mark.medium
 def test_a_version_that_takes_too_long_is_refused_told_and_counted(
     tmp_path: Path, hangs: set[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_batch_is_no_larger_than_what_takes_a_part_of_the_deadline(loop: async
 # When a question is late
 
 
+@pytest.mark.medium
 def test_the_deadline_counts_from_when_the_model_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pass takes six tenths of the deadline: the second question waits for the first, and is answered too."""
     with running(served(tmp_path, deadline=1000, batch=1)) as service:

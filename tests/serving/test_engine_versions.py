@@ -114,6 +114,7 @@ def run(setup: Setup, capsys: pytest.CaptureFixture[str]) -> Run:
     return command
 
 
+@pytest.mark.medium
 def test_a_model_takes_over_by_force_and_goes_by_a_rollback(setup: Setup, second: Path, run: Run) -> None:
     with running(setup) as service:
         first = service.ask(history=HISTORY).version

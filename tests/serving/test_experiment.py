@@ -112,6 +112,7 @@ def test_an_experiment_that_ends_while_it_is_read_breaks_nothing() -> None:
 
 
 class TestEarned:
+    @pytest.mark.medium
     def test_by_hand(self, tmp_path: Path) -> None:
         with running(served(tmp_path, experiment="trained:popular", deadline=5000)) as service:
             assert service.engine.experiment.look()["difference"] == {"mean": None, "low": None, "high": None}
@@ -149,6 +150,7 @@ class TestEarned:
                 assert sum(arm["answers"] for arm in told["arms"]) == len(people)
                 assert told["since"] <= told["time"]
 
+    @pytest.mark.medium
     def test_a_canary_is_an_experiment_of_two_versions(self, tmp_path: Path) -> None:
         second = another(tmp_path / "second")
         folder = tmp_path / "first"

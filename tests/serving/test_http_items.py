@@ -113,6 +113,7 @@ class TestWithdrawing:
         with process(one.setup) as later:
             assert len(shown(later, user_id="u1")) == 60
 
+    @pytest.mark.medium
     def test_no_answer_that_comes_after_it_holds_the_item_whoever_gives_it(self, one: Service) -> None:
         """Two processes answer all the time, popular items as well, while items go."""
         gone: set[str] = set()

@@ -54,6 +54,7 @@ def test_a_batch_of_more_than_a_second_is_paid_off_afterwards() -> None:
     assert (rate(0, now).take("a"), rate(0, now).take("a", 1000, 1)) == (0, 0)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("path", "body"),
     [

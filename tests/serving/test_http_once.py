@@ -141,6 +141,7 @@ def slow(one: Service, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.3) ->
     monkeypatch.setattr(one.store, "commit", late)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("path", [PATH, PATH + "/batch"])
 def test_what_a_client_that_hung_up_never_saw_is_not_shown(
     one: Service, monkeypatch: pytest.MonkeyPatch, path: str

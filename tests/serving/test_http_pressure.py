@@ -114,6 +114,7 @@ def test_a_model_that_waits_for_the_store_is_not_missing(one: Service, monkeypat
     assert one.ask("GET", "/ready").json()["error"]["message"].endswith("missing: store")
 
 
+@pytest.mark.medium
 def test_a_service_that_may_not_keep_its_answers_is_not_ready_until_it_may(
     tmp_path: Path,
     limited: tuple[str, Callable[[str], object]],

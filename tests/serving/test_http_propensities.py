@@ -84,6 +84,7 @@ def test_a_logged_propensity_is_the_judged_one(served: tuple[Service, LearnedPol
         )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("how", [{"temperature": 0.5}, {"epsilon": 0.3}], ids=str)
 @pytest.mark.parametrize(
     "backend", ["exact", "approximate", "repeats, approximate", "values of candidates", "box", "context"]

@@ -197,6 +197,7 @@ def test_a_catalogue_without_tags_takes_none(tmp_path: Path) -> None:
         assert one.get("/v1/model")["left_out"] == 0
 
 
+@pytest.mark.medium
 def test_the_log_brings_them_to_the_next_training(one: Service, tmp_path: Path) -> None:
     one.post("/v1/items", NEW)
     one.post("/v1/items", {"item_id": "3-1", "title": "An old one"})

@@ -65,6 +65,7 @@ def test_what_was_shown_teaches_what_events_cannot(
     assert both > events + 0.2 * (best - events)
 
 
+@pytest.mark.medium
 def test_an_export_that_went_on_judges_by_what_came_after_training(tmp_path: Path) -> None:
     log, _ = logged(tmp_path, temperature=1.0)
     words = [f"data={log}", "algorithm=reinforce", "epochs=200", "passes=none"]

@@ -89,6 +89,7 @@ def same(log: DecisionLog, found: PolicyOnLog, least: int = 150) -> None:
     assert found.target.full[found.covered].sum(1) == pytest.approx(np.ones(len(weights)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("algorithm", ["next_item", "whatnext", "dqn"])
 @pytest.mark.parametrize("how", [{"temperature": 0.5}, {"epsilon": 0.3}], ids=str)
 def test_the_model_that_wrote_the_log_has_weights_of_1(tmp_path: Path, algorithm: str, how: dict[str, Any]) -> None:
@@ -127,6 +128,7 @@ def test_a_model_without_the_attribute_of_a_range_is_not_judged_by_it(tmp_path: 
             rule.mask(catalogue)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("algorithm", "reads", "context"),
     [("next_item", "inputs.rewards, yes, inputs.gaps, yes\n", ()), ("whatnext", "", CONTEXT)],

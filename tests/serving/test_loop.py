@@ -298,6 +298,7 @@ def test_a_full_disk_is_told_and_the_service_answers_on(shop: Shop, monkeypatch:
         candidate.check_room(shop.loop.folder, versions_folder(shop.setup) / shop.versions[0])
 
 
+@pytest.mark.medium
 def test_a_clock_that_goes_back_makes_waits_begin_anew(shop: Shop) -> None:
     shop.walk(2)
     shop.clock.pass_by(0.5)
@@ -313,6 +314,7 @@ def test_a_clock_that_goes_back_makes_waits_begin_anew(shop: Shop) -> None:
     assert len(shop.journal.rounds(9)) == 1  # not after ten days more
 
 
+@pytest.mark.medium
 def test_a_candidate_of_another_catalogue_is_refused(
     shop: Shop, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -784,6 +786,7 @@ def test_dear_sales_are_no_drift() -> None:
         assert evidence.change(sales.tolist(), 0.002) is None
 
 
+@pytest.mark.medium
 def test_an_alarm_begins_a_round_before_its_time(path: Path) -> None:
     with running(Setup.read(path, ["train=no"])) as service:
         shop = Shop(path, service, "loop.drift=0.002", "loop.fresh=0")

@@ -160,7 +160,6 @@ def test_the_spread_stays_in_sight_of_whoever_plays_on_a_phone_and_hides_no_focu
         seen.page.keyboard.press("Shift+Tab")
 
 
-@pytest.mark.medium
 def test_text_can_be_read_in_both_themes_which_differ(opens: Opens) -> None:
     grounds = set()
     for scheme in ("light", "dark"):
@@ -319,7 +318,6 @@ def test_what_goes_on_is_told_in_words_too(opens: Opens) -> None:
     assert seen.page.locator(".dots i.on").count() == 5
 
 
-@pytest.mark.medium
 def test_what_others_do_is_looked_at_again_and_again(opens: Opens) -> None:
     """Without anybody's doing: what was earned is another number after a while."""
     seen = everything(opens)

@@ -117,6 +117,7 @@ def test_what_the_models_earn_is_known():
     assert value("peaked") / value("first") == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.medium
 def test_the_worse_is_not_promoted_and_the_better_is(models: Path, run: Run):  # noqa: F811
     assert promoted(models, run, seed=0) == (False, True)
 

@@ -165,6 +165,7 @@ def empty_version(folder: Path, size: int) -> str:
     return name
 
 
+@pytest.mark.medium
 def test_models_that_are_mostly_zeros_are_restored(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     for folder in (source, target):
@@ -628,6 +629,7 @@ class TestPostgreSQL:
             backed_up(tmp_path)
         assert postgres_server.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", name).split() == ["2"]
 
+    @pytest.mark.medium
     def test_what_is_no_store_is_neither_backed_up_nor_restored(
         self, postgres_server: Postgres, database: Callable[[], str], tmp_path: Path
     ) -> None:
@@ -657,6 +659,7 @@ class TestPostgreSQL:
             restore(read(tmp_path), odd, replace=True)
         assert held(url) == ["there"]
 
+    @pytest.mark.medium
     def test_an_older_back_up_leaves_nothing_of_what_later_versions_keep(
         self, postgres_server: Postgres, database: Callable[[], str], tmp_path: Path
     ) -> None:

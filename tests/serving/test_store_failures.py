@@ -181,6 +181,7 @@ def test_what_a_role_may_no_longer_do_is_told_until_it_may(
     store.close()
 
 
+@pytest.mark.medium
 def test_a_server_that_was_started_anew_between_two_calls_is_not_noticed(
     postgres_server: Postgres, postgres_url: str
 ) -> None:
@@ -275,6 +276,7 @@ def test_a_store_of_a_newer_version_is_refused(place: str) -> None:
         Store.open(place)
 
 
+@pytest.mark.medium
 def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(
     place: str, caplog: pytest.LogCaptureFixture
 ) -> None:

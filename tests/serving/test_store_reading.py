@@ -33,6 +33,7 @@ def test_events_of_many_users_are_those_of_each(store: "Store") -> None:
     assert store.events_after({}) == {}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("place", ["postgresql"], indirect=True)
 def test_one_of_many_long_histories_is_read_by_its_index(store: "Store") -> None:
     with store.backend.engine.begin() as connection:

@@ -156,6 +156,7 @@ class TestMixture:
         mine = weights(resumed.agent)
         assert all(torch.equal(mine[name], value) for name, value in weights(whole.agent).items())
 
+    @pytest.mark.medium
     def test_a_run_ends_with_its_histories_whatever_the_batches_hold(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
     ) -> None:

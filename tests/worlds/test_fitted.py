@@ -134,6 +134,7 @@ class TestFit:
         plain, _ = fit(read_log(tmp_path / "log.parquet", propensities=False))
         assert (plain["users"] @ plain["items"].T).mean() == pytest.approx(4.6, abs=0.05)
 
+    @pytest.mark.medium
     def test_users_leave_as_the_pauses_tell(self, tmp_path: Path) -> None:
         """Every user comes three times: four rows within minutes, then a pause of a day."""
         rows = np.arange(2_400)
