@@ -19,7 +19,7 @@ from what_next.data.cooccurrence import directions
 from what_next.data.files import alone, check_paths
 from what_next.data.splits import ON, More
 from what_next.data.stages import draws
-from what_next.errors import DataError, Plain, SaveError, SetupError, counted, line_console
+from what_next.errors import DataError, Lines, Plain, SaveError, SetupError, counted
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
@@ -228,7 +228,7 @@ class Environment:
         more = due(self.setup, self.state.chosen_by)
         if more is None:
             if told := lacking(self.setup, self.state.chosen_by):
-                line_console(quiet=self.quiet).print(told, highlight=False)
+                Lines(quiet=self.quiet).print(told, highlight=False)
             before = refit_on(read_manifest(self.setup.model_agent_path)) if self.resume else None
             return replace(report, refit=before)
         second = self._second(more)
@@ -262,7 +262,7 @@ class Environment:
         environment.recipes, environment.explained, environment.launch = recipes, True, self.launch
         environment.weighed = Weighed(**weighed) if weighed else None
         added = state.split.known.sum() - self.state.split.known.sum()
-        line_console(quiet=self.quiet).print(
+        Lines(quiet=self.quiet).print(
             f"refit: a second training, on {ON[more]} ({added:,} more), for {recipes[0].passes:.1f} passes; "
             "`refit, no` leaves it out",
             highlight=False,

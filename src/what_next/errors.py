@@ -20,6 +20,7 @@ import errno
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import date, time
 from difflib import get_close_matches
 from traceback import walk_tb
@@ -47,9 +48,17 @@ class Plain(Console):
         self.quiet = True
 
 
-def line_console(*, quiet: bool = False) -> Plain:
-    """A console for whole lines on the standard error; in a notebook, too, where Rich would make a block of each."""
-    return Plain(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
+class Lines(Plain):
+    """A console for whole lines on the standard error, in Python's words within `told_in_python`."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        # Otherwise a notebook shows each line as a block of its own.
+        super().__init__(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
+
+    def print(self, *lines: Any, **how: Any) -> None:
+        """Print lines, see `in_python`."""
+        translate = TO_PYTHON.get()
+        super().print(*(in_python(one) if translate and isinstance(one, str) else one for one in lines), **how)
 
 
 def some(names: Iterable[object], of: int | None = None) -> str:
@@ -166,14 +175,20 @@ def _argument(line: re.Match[str]) -> str:
     return f"`{name}={plain if plain != value or value[0].isdigit() else repr(value)}`"
 
 
+TO_PYTHON = ContextVar("TO_PYTHON", default=False)
+
+
 @contextmanager
 def told_in_python() -> Iterator[None]:
-    """A context, or a decorator of public functions, in which error messages name Python's arguments."""
+    """A context, or a decorator of public functions, in which messages name Python's arguments."""
+    before = TO_PYTHON.set(True)
     try:
         yield
     except WhatNextError as error:
         error.in_python = True
         raise
+    finally:
+        TO_PYTHON.reset(before)
 
 
 class WhatNextError(Exception):

@@ -24,7 +24,7 @@ import what_next as wn
 from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext
 from what_next.data.dataset import to_polars
-from what_next.errors import CatalogueError, DataError, ModelError, SetupError, WhatNextError
+from what_next.errors import CatalogueError, DataError, Lines, ModelError, SetupError, WhatNextError
 from what_next.training import checkpoint
 from what_next.types import Transitions
 
@@ -789,6 +789,14 @@ def test_what_is_warned_of_in_a_frame_is_told_in_pythons_words(capsys: pytest.Ca
     told = capsys.readouterr().out
     assert "numbers them, with time=..., or say time='' if there is none" in told
     assert "data import" not in told
+
+
+def test_what_is_told_while_it_trains_is_in_pythons_words_too(capsys: pytest.CaptureFixture[str]) -> None:
+    told = "`linear, no` leaves it out"
+    wn.fit(shopping(), **SMALL | {"passes": 1}, on_step=lambda step: Lines().print(told))
+    assert "`linear=False` leaves it out" in capsys.readouterr().err
+    Lines().print(told)
+    assert capsys.readouterr().err == f"{told}\n"
 
 
 def test_what_is_to_be_known_of_results_stands_below_them_in_pythons_words() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from what_next.agent import Agent
 from what_next.data.splits import ON, Part
 from what_next.environment import Environment
-from what_next.errors import ModelError, line_console
+from what_next.errors import Lines, ModelError
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import Source
@@ -51,7 +51,7 @@ def trained(setup: Setup, state: State, source: type[Source] | None = None) -> S
     """
     if not is_trained(setup, state):
         begun = _begun(setup)
-        line_console().print(f"training {setup.model_agent_path} (seed {setup.seed})", highlight=False)
+        Lines().print(f"training {setup.model_agent_path} (seed {setup.seed})", highlight=False)
         try:
             interrupted = _train(setup, state, source, resume=begun)
         except ModelError:  # the data has changed

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from what_next.errors import MissingExtraError, SetupError, line_console, without_secrets
+from what_next.errors import Lines, MissingExtraError, SetupError, without_secrets
 from what_next.settings import Setup
 from what_next.settings.reference import flat
 from what_next.training.artefacts import read_manifest
@@ -140,7 +140,7 @@ class Board:
         except Exception as error:  # a run of hours is worth more than its curves
             self.shown = None
             told = f"warning: track, {self.name}: {_first(error)}; from here on the run is not shown there"
-            line_console().print(told, highlight=False)
+            Lines().print(told, highlight=False)
 
 
 def _first(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from what_next.errors import ModelError, TrainingError, line_console
+from what_next.errors import Lines, ModelError, TrainingError
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
 from what_next.training.interrupts import Interrupted
@@ -175,7 +175,7 @@ class Monitor:
 
     def __post_init__(self) -> None:
         self.setup, self.saved = self.agent.setup, self.agent.histories
-        self.console = line_console(quiet=self.quiet)
+        self.console = Lines(quiet=self.quiet)
         self.alarms = Alarms(
             0.0 if self.setup.algorithm.one_step else self.setup.discount,
             self.setup.unit,

@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from what_next.data.stages import draws
-from what_next.errors import Plain, SaveError, line_console
+from what_next.errors import Lines, Plain, SaveError
 from what_next.training.boards import Board
 from what_next.training.step import Step
 
@@ -33,7 +33,7 @@ class Tracker:
         """
         self.users = users
         self.console = Plain(stderr=True, quiet=quiet)
-        self.lines = line_console(quiet=quiet)
+        self.lines = Lines(quiet=quiet)
         self.done, self.total = done, total
         self.log, self.file = log, _opened(log, done)
         self.board = board

@@ -14,7 +14,7 @@ from what_next.baselines.slim import regression
 from what_next.baselines.tags import EVENTS, Tagged
 from what_next.data import Catalogue
 from what_next.data.space import DAY
-from what_next.errors import line_console
+from what_next.errors import Lines
 from what_next.models.linear import RANKS, LinearTerm, ranks_of, successors_of
 
 Measure = Callable[[], float]
@@ -103,7 +103,7 @@ def weigh(
     Returns:
         What was chosen; None if the linear term adds nothing to the scores.
     """
-    console = line_console(quiet=quiet)
+    console = Lines(quiet=quiet)
     trial, start = Trial(linear, score), monotonic()
     alone = trial.best = trial.measured()
     passes = MANY + MORE * max(0, sum(not _refines(name) for name in transitions or ()) - 1)
