@@ -164,7 +164,8 @@ def ids_of(path: Path | None, catalogue: "Catalogue") -> list[str] | None:
     try:
         ids = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise WhatNextError(f"{path}: cannot be read as a list of ids ({error}); write one id on each line") from None
+        why = getattr(error, "strerror", None) or error
+        raise WhatNextError(f"{path}: cannot be read as a list of ids ({why}); write one id on each line") from None
     unknown = [one for one, item in zip(ids, catalogue.index(ids), strict=True) if item < 0]
     if unknown:
         note(f"{path}: not in the catalogue, left out: {some(map(repr, unknown))}")
