@@ -22,7 +22,7 @@ from what_next.experiments.models import is_trained
 from what_next.experiments.tuning import tune
 from what_next.sources import LogSource, Mixture
 from what_next.training.artefacts import read_manifest, read_models
-from what_next.training.refit import Recipe, due, lacking, recipes_in, refit_on
+from what_next.training.refit import Recipe, due, first_share, lacking, recipes_in, refit_on
 from what_next.training.step import SLOWEST, Step
 
 ITEMS = 12
@@ -237,8 +237,11 @@ def test_what_an_earlier_version_trained_says_no_learning_rates(
 @pytest.mark.medium
 def test_networks_of_an_ensemble_each_follow_their_own(setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:
     setup = a_setup(setup_of, tmp_path, ensemble=2, refit="all", passes=12)
-    report = environment(setup, log).train_agent()
+    made = list[str]()
+    on_save = lambda _: made.extend(one.name for one in tmp_path.glob("*refitting*.safetensors"))  # noqa: E731
+    report = environment(setup, log, on_save=on_save).train_agent()
     assert report.refit == "all"
+    assert not made, "a network that had a second training of its own has seen what validation judges by"
     manifest = read_manifest(setup.model_agent_path)
     assert len(recipes_in(manifest)) == 2
     assert manifest.metrics["refit"]["events"] == log.events
@@ -271,15 +274,10 @@ class TestByDefault:
         assert due(ended, replace(split, known=split.known * 20, until=split.known * 20 + 1)) is None
         assert due(ended, replace(split, known=split.known * 3, until=split.known * 3 + 1)) == "validation"
 
-    def test_not_where_too_little_time_is_left(self, ended: Setup, log: Dataset) -> None:
+    def test_it_says_nothing_where_it_is_due_or_not_wanted(self, ended: Setup, log: Dataset) -> None:
         split = State(log, ended).split
-        assert due(ended.model_copy(update={"seconds": 1e6}), split) == "validation"
-        short = ended.model_copy(update={"seconds": 1e-3})
-        assert due(short, split) is None
-        assert "too little of seconds 0.001 is left; so the model knows nothing of the 60" in lacking(short, split)
+        assert not lacking(ended, split)
         assert not lacking(ended.model_copy(update={"refit": "no"}), split)
-        assert not lacking(ended, split), "it is due"
-        assert not lacking(short, replace(split, kind="users")), "it would not be due in any case"
 
     def test_not_where_a_limit_ended_it(
         self, setup_of: SetupOf, tmp_path: Path, log: Dataset, capsys: pytest.CaptureFixture[str]
@@ -288,8 +286,23 @@ class TestByDefault:
         state = State(log, setup)
         assert Environment(Agent(setup, state.space), state, setup).train_agent().refit is None
         told = " ".join(capsys.readouterr().err.split())
-        assert "no second training, since the first one ended by passes or seconds, not by validation" in told
+        assert "no second training, since the first one ended by passes, not by validation" in told
+        assert "so the model knows nothing of the 60 events of validation, beside 300 that" in told
         assert "`refit, validation` trains a second time" in told
+
+    def test_the_first_share_of_the_time_by_hand(self, log: Dataset, ended: Setup) -> None:
+        """Of seven events, training knows five; a second training has six, so that both have eleven."""
+        assert first_share(State(log, ended).split) == pytest.approx(5 / 11)
+
+    @pytest.mark.medium
+    @pytest.mark.parametrize("ensemble", [1, 2])
+    def test_time_is_left_for_it(self, setup_of: SetupOf, tmp_path: Path, log: Dataset, ensemble: int) -> None:
+        setup = a_setup(setup_of, tmp_path, passes=10_000, patience=None, seconds=4.0, ensemble=ensemble, refit="auto")
+        report = environment(setup, log).train_agent()
+        recipes = recipes_in(read_manifest(setup.model_agent_path))
+        assert report.refit == "validation"
+        assert not any(one.converged for one in recipes)
+        assert report.seconds < 7.0, "without a share for it, each takes four"
 
     @pytest.mark.medium
     def test_it_happens(self, setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:

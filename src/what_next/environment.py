@@ -38,7 +38,7 @@ from what_next.training.distributed import Ranks
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.interrupts import Interrupts
 from what_next.training.monitor import Monitor
-from what_next.training.refit import Recipe, due, lacking, recipes_in, refit_on
+from what_next.training.refit import Recipe, due, first_share, lacking, planned, recipes_in, refit_on
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker
@@ -222,8 +222,7 @@ class Environment:
 
     def _refit(self, report: Report) -> Report:
         """Train a second time if that is due; returns the report of both trainings."""
-        ours = self.given is None or isinstance(self.given, LogSource)
-        if report.interrupted or self.origin or not ours or self.setup.refit == "no":
+        if report.interrupted or not self._twice:
             return report
         more = due(self.setup, self.state.chosen_by)
         if more is None:
@@ -243,6 +242,20 @@ class Environment:
         )  # fmt: skip
         self.agent.eval()
         return replace(report, seconds=report.seconds + done.seconds, refit=more, idle=False)
+
+    @property
+    def _twice(self) -> bool:
+        """Whether a second training may follow: on the log alone, and not where another model was trained further."""
+        ours = self.given is None or isinstance(self.given, LogSource)
+        return ours and not self.origin and self.setup.refit != "no"
+
+    @property
+    def _limit(self) -> float | None:
+        """The seconds of this training; less than `seconds` where a second one is to follow."""
+        seconds, split = self.setup.seconds, self.state.chosen_by
+        if not seconds or not self._twice or not planned(self.setup, split):
+            return seconds
+        return seconds * first_share(split)
 
     def _second(self, more: More) -> "Environment":
         """The environment of the second training: the first one's schedule and data-driven settings, more events."""
@@ -278,10 +291,10 @@ class Environment:
 
     def _train(self) -> Report:
         """Train one network, or one network of an ensemble."""
-        agent, setup = self.agent, self.setup
+        agent, setup, limit = self.agent, self.setup, self._limit
         monitor = self._begin()
         start = time.perf_counter()
-        before = agent.spent * (setup.seconds or 0.0)  # seconds spent by the run that is resumed
+        before = agent.spent * (limit or 0.0)  # seconds spent by the run that is resumed
         stopped = False
         shown = nullcontext() if self.ranks.rank else self._tracker(monitor.run)
         with shown as tracker, self.interrupts.noted():
@@ -296,9 +309,9 @@ class Environment:
                 monitor.record(step)
                 if self.on_step is not None and self.on_step(step) is True:
                     self.interrupts.signals.append(0)
-                if setup.seconds:
-                    agent.spent = (before + time.perf_counter() - start) / setup.seconds
-                    agent.deadline = math.inf if self.ranks.joined else start + setup.seconds - before
+                if limit:
+                    agent.spent = (before + time.perf_counter() - start) / limit
+                    agent.deadline = math.inf if self.ranks.joined else start + limit - before
                 stopped = self.ranks.follow(agent, bool(self.interrupts.signals))
             seconds = time.perf_counter() - start
             monitor.finish(ended=self.done() or monitor.over)
@@ -373,10 +386,10 @@ class Environment:
 
     def _member(self, place: int, *, resume: bool) -> "Environment":
         """The environment that trains one network of an ensemble."""
-        one, state = self.setup.members[place], self.state
-        if self._apart:  # each process divides the time among its own networks only
-            rounds = math.ceil(self.setup.ensemble / self.ranks.count)
-            one = one.model_copy(update={"seconds": self.setup.seconds and self.setup.seconds / rounds})
+        one, state, limit = self.setup.members[place], self.state, self._limit
+        if limit:  # each process divides the time among its own networks only
+            rounds = math.ceil(self.setup.ensemble / self.ranks.count) if self._apart else self.setup.ensemble
+            one = one.model_copy(update={"seconds": limit / rounds})
         if self.recipes:
             one = one.model_copy(update={"epochs": self.recipes[place].histories(len(state.train_users))})
         learned = State(state.dataset, one, state.space, state.more)

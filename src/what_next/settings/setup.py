@@ -189,7 +189,8 @@ class Setup(Group):
     """whatnext trains on random windows of this many events; none: on complete histories, and on random windows of
     max_length events of longer ones"""
     seconds: float | None = Field(default=None, gt=0)
-    """training ends after this many seconds, or earlier by epochs or passes; none: no limit"""
+    """training ends after this many seconds (with a second one, see refit, the first has a part of them), or earlier by
+    epochs or passes; none: no limit"""
     batch_size: int | None = Field(default=64, gt=0)
     """number of histories in a batch (whatnext takes fewer where they are long, so that a step reads at most 4096
     events); none, for algorithms that learn from the log: as many as hold batch_targets"""
@@ -266,8 +267,8 @@ class Setup(Group):
     refit: Literal["auto", "no", "validation", "all"] = "auto"
     """a second training from scratch, with the passes, learning rates and counts of the log that validation chose in
     the first one. validation: on the validation events, too; all: on every event of the log, for a model that will be
-    served, as nothing is left to judge it on; auto: validation, if validation ended the first training, its events are
-    later ones (split leave_last_out or time), and they are at least a twentieth of the training events; no: never"""
+    served, as nothing is left to judge it on; auto: validation, if its events are later ones (split leave_last_out or
+    time) and at least a twentieth of the training events, and passes or epochs did not end the first one; no: never"""
     stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
     save_every: int | None = Field(default=None, gt=0)
     """histories between two saves of the models; none: one pass over the training users, or 5000 for whatnext"""
@@ -368,10 +369,13 @@ class Setup(Group):
 
     @property
     def members(self) -> tuple["Setup", ...]:
-        """The setups of an ensemble's networks, each with its own seed, files and share of the time."""
+        """The setups of an ensemble's networks, each with its own seed, files and share of the time.
+
+        None has a second training (`refit`) of its own: what validation holds back judges them together.
+        """
         share = self.seconds and self.seconds / self.ensemble
         return tuple(
-            self._apart(f"member{place}", ensemble=1, seconds=share, seed=self.seed * self.ensemble + place)
+            self._apart(f"member{place}", ensemble=1, refit="no", seconds=share, seed=self.seed * self.ensemble + place)
             for place in range(self.ensemble)
         )
 

@@ -179,7 +179,7 @@ def conclude(agent: Training, metrics: Mapping[str, Any], *, weighed: bool = Tru
         if not agent.ranks.rank:
             manifest, tensors, position = read_rest(agent.setup.model_agent_path)
             manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, **metrics}})
-            position |= {"ended": weighed, "over": True, "spent_in_all": agent.spent}
+            position |= {"ended": weighed, "over": True}
             write_models(agent.setup, manifest, agent.space, agent.nets, (tensors, position))
     agent.ranks.wait()
 

@@ -14,7 +14,7 @@ from what_next.data import Split
 from what_next.data.splits import More
 from what_next.errors import ModelError
 from what_next.settings import Setup
-from what_next.training.artefacts import Manifest, read_manifest, read_rest
+from what_next.training.artefacts import Manifest, read_manifest
 
 HELD = 0.05
 """Fewest validation events, as a share of the training events, for a second training by default. With the last event of
@@ -77,6 +77,19 @@ def refit_on(manifest: Manifest) -> More | None:
     return found.get("on")
 
 
+def planned(setup: Setup, split: Split) -> bool:
+    """Whether a second training is to follow the first one, by the setup and the setup's split of its data."""
+    if setup.acts or setup.refit == "no":
+        return False
+    return setup.refit != "auto" or (split.kind != "users" and _held(split) >= HELD * int(split.known.sum()))
+
+
+def first_share(split: Split) -> float:
+    """The first training's share of `seconds` where a second one is to follow: this has as many passes, over more."""
+    known = int(split.known.sum())
+    return known / max(1, 2 * known + _held(split))
+
+
 def due(setup: Setup, split: Split) -> More | None:
     """The events to add in a second training of a setup's model, after the first one; None: there is no second one.
 
@@ -86,11 +99,11 @@ def due(setup: Setup, split: Split) -> More | None:
     Raises:
         ModelError: the setup asks for a second training, and an earlier version trained the model.
     """
-    if setup.acts or setup.refit == "no":
+    if not planned(setup, split):
         return None
-    if setup.refit == "auto":
-        return "validation" if _worthwhile(setup, split) and not _prevented(setup) else None
     manifest = read_manifest(setup.model_agent_path)
+    if setup.refit == "auto":
+        return "validation" if _first(manifest) and _ended_itself(setup, manifest) else None
     if setup.refit == refit_on(manifest):
         return None
     if not recipes_in(manifest):
@@ -103,15 +116,17 @@ def due(setup: Setup, split: Split) -> More | None:
 
 def lacking(setup: Setup, split: Split) -> str:
     """What to say if by default there is no second training, but for the length of the first one there would be."""
-    why = _prevented(setup) if setup.refit == "auto" and _worthwhile(setup, split) else ""
-    if not why:
+    if setup.refit != "auto" or not planned(setup, split):
+        return ""
+    manifest = read_manifest(setup.model_agent_path)
+    if not _first(manifest) or _ended_itself(setup, manifest):
         return ""
     newest = ", the newest ones" if split.kind == "time" else ""
     return (
-        f"refit auto: no second training, since {why}; so the model knows nothing of the {_held(split):,} events of "
-        f"validation{newest}, beside {split.known.sum():,} that it learned from. `refit, validation` trains a second "
-        f"time, some {read_manifest(setup.model_agent_path).metrics.get('seconds', 0.0):.0f} s; `refit, no` leaves "
-        "this out"
+        "refit auto: no second training, since the first one ended by passes, not by validation; so the model knows "
+        f"nothing of the {_held(split):,} events of validation{newest}, beside {split.known.sum():,} that it learned "
+        f"from. `refit, validation` trains a second time, some {manifest.metrics.get('seconds', 0.0):.0f} s; "
+        "`refit, no` leaves this out"
     )
 
 
@@ -120,25 +135,11 @@ def _held(split: Split) -> int:
     return int((split.until - split.known)[split.validation].sum())
 
 
-def _worthwhile(setup: Setup, split: Split) -> bool:
-    """Whether validation holds enough later events for a second training by default, and the model had none yet."""
-    if setup.acts or split.kind == "users" or _held(split) < HELD * split.known.sum():
-        return False
-    manifest = read_manifest(setup.model_agent_path)
+def _first(manifest: Manifest) -> bool:
+    """Whether a model comes from a first training, whose schedule is known."""
     return refit_on(manifest) is None and bool(recipes_in(manifest))
 
 
-def _prevented(setup: Setup) -> str:
-    """Why the length of the first training leaves no second one by default; empty if nothing does."""
-    manifest = read_manifest(setup.model_agent_path)
-    if not all(one.converged for one in recipes_in(manifest)):
-        return "the first one ended by passes or seconds, not by validation"
-    return "" if _in_time(setup, manifest) else f"too little of seconds {setup.seconds:g} is left"
-
-
-def _in_time(setup: Setup, manifest: Manifest) -> bool:
-    """Whether enough of `seconds` is left: a second training takes about as long as the first one up to its best."""
-    if not setup.seconds:
-        return True
-    spent = read_rest(setup.model_agent_path)[2].get("spent_in_all", 1.0)
-    return bool(manifest.metrics["seconds"] <= (1 - spent) * setup.seconds)
+def _ended_itself(setup: Setup, manifest: Manifest) -> bool:
+    """Whether validation ended the first training, or the time that was left for a second one; not passes."""
+    return bool(setup.seconds) or all(one.converged for one in recipes_in(manifest))
