@@ -235,6 +235,20 @@ def unlike_claimed(actions: Ids, units: Ids, claimed: Float64[np.ndarray, "items
     )
 
 
+def drawn_in_this_order(actions: Ids, claimed: Float64[np.ndarray, "items"]) -> bool:
+    """Whether neighbouring rows show the same item as often as independent draws do, up to `CHANCE` standard errors.
+
+    Not so in a file that is sorted by its items.
+
+    Args:
+        actions: the shown items; `claimed`: the chance of each item in every row.
+    """
+    pairs, same, triple = len(actions) - 1, (claimed**2).sum(), (claimed**3).sum()
+    variance = pairs * (same * (1 - same) + 2 * (triple - same**2))
+    excess = (actions[1:] == actions[:-1]).sum() - pairs * same
+    return bool(abs(excess) <= CHANCE * np.sqrt(variance))
+
+
 def without_failures(rewards: Rows, slates: Ids | None) -> str | None:
     """A message if decisions that earned nothing seem to have been left out of the log, else None.
 
