@@ -163,6 +163,24 @@ class TestLooks:
         assert 0 < ran.json["difference"]["low"] < 0.12 < ran.json["difference"]["high"]
         assert ran.code == 0
 
+    @pytest.mark.parametrize("timed", [True, False])
+    def test_a_file_sorted_by_items_is_not_bet_on_in_its_own_order(self, gate, tmp_path: Path, timed: bool) -> None:
+        # Two equal policies: with the items that only one of them likes in front, the other always seemed better.
+        rng, worth = np.random.default_rng(0), np.array([0.5, 0.5, 0.3, 0.3])
+        items = rng.integers(4, size=2000)
+        columns = {
+            "item_id": items, "propensity": np.full(2000, 0.25), "reward": (rng.random(2000) < worth[items]) * 1.0,
+            "new": np.array([0.7, 0.1, 0.1, 0.1])[items], "current": np.array([0.1, 0.7, 0.1, 0.1])[items],
+        }  # fmt: skip
+        columns |= {"timestamp": np.arange(2000)} if timed else {}
+        order = np.argsort(items, kind="stable")
+        log = write(tmp_path / "sorted.csv", {name: one[order] for name, one in columns.items()})
+        ran = gate("new", "current", "--looks", "any", "--estimator", "ips", log=log)
+        apart = ran.json["difference"]
+        assert ran.code == 3
+        assert apart["low"] < apart["mean"] < apart["high"]
+        assert apart["interval"] == ("betting" if timed else "asymptotic")
+
     def test_trajectories_have_a_sequence_too(self, gate, tmp_path: Path) -> None:
         log = write(tmp_path / "users.csv", decided(users=400))
         words = ("--discount", "0.5", "--estimator", "weighted_per_decision_is")

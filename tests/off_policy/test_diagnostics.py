@@ -17,6 +17,7 @@ from what_next.off_policy.diagnostics import (
     effective_size_over_steps,
     efficiency_of_steps,
     unlike_claimed,
+    without_failures,
 )
 from what_next.off_policy.estimate import estimate, refusal
 from what_next.off_policy.weighting import mean_of
@@ -211,3 +212,28 @@ def test_items_that_are_shown_unlike_their_propensities_are_told():
 def test_all_reasons_are_told():
     reasons = refused(own=replace(SOUND, ess=1.0, largest_share=0.9), support=0.1, units=3, seen=1.0, clipped=0.5)
     assert reasons.count(";") >= 5
+
+
+def test_a_log_of_clicked_slates_only_is_told():
+    rng = np.random.default_rng(0)
+    rewards, slates = (rng.random((500, 3)) < 0.2).astype(np.float64), np.repeat(np.arange(500), 3)
+    assert without_failures(rewards.ravel(), slates) is None
+    clicked = rewards[rewards.any(axis=1)]
+    assert len(clicked) < 300
+    number = len(clicked)
+    assert f"each of the {number} slates has an item with a reward" in str(
+        without_failures(clicked.ravel(), slates[: 3 * number])
+    )
+
+
+def test_slates_that_hardly_ever_earn_nothing_are_no_sign_of_missing_ones():
+    rewards = (np.random.default_rng(0).random((500, 8)) < 0.7).astype(np.float64)
+    assert (rewards.sum(axis=1) > 0).all()
+    assert without_failures(rewards.ravel(), np.repeat(np.arange(500), 8)) is None
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"), [([1, 1, 1], True), ([0, 0, 0], False), ([1, 0, 1], False), ([3, 5], False)]
+)
+def test_single_decisions_that_all_earned_the_same_are_told(rewards: list[float], told: bool):
+    assert (without_failures(np.array(rewards, np.float64), None) is not None) == told

@@ -126,12 +126,23 @@ def test_estimated_propensities_bound_nothing():
     assert all(one["bernstein_low"] is None for one in told(options=options)["estimates"].values())
 
 
+def test_bernstein_bounds_stay_where_a_value_can_be():
+    log = replace(LOG, rewards=np.ones(400), propensities=LOG.propensities / 2)  # wrong chances: all weights doubled
+    options = Options(behaviour=BEHAVIOUR / 2, reward_range=(0.0, 1.0), force=True)
+    one = told(log, options=options)["estimates"]["ips"]
+    low, _ = empirical_bernstein(2 * WEIGHTS, (0.0, 2 * LARGEST), 60.0)
+    assert low > 1
+    found = told(log, options=replace(options, level=60.0))["estimates"]["ips"]
+    assert (found["bernstein_low"], found["bernstein_high"]) == (1.0, 1.0)
+    assert one["bernstein_low"] <= one["bernstein_high"] == 1.0
+
+
 @pytest.mark.parametrize(("low", "high", "span"), [(0.4, 0.6, (0.0, 0.6)), (-0.6, -0.4, (-0.6, 0.0))])
 def test_nothing_is_within_the_range_of_weighted_rewards(low, high, span):
     log = replace(LOG, rewards=low + (high - low) * LOG.rewards)
     one = told(log, options=Options(behaviour=BEHAVIOUR, reward_range=(low, high)))["estimates"]["ips"]
     bounds = empirical_bernstein(WEIGHTS * log.rewards, (LARGEST * span[0], LARGEST * span[1]), 95.0)
-    assert (one["bernstein_low"], one["bernstein_high"]) == pytest.approx(bounds)
+    assert (one["bernstein_low"], one["bernstein_high"]) == pytest.approx(tuple(np.clip(bounds, *span)))
 
 
 def test_what_cannot_be_made_is_left_out_with_the_reason():
@@ -178,7 +189,8 @@ def test_bernstein_bounds_are_of_units_with_as_many_rows_each():
     options = Options(behaviour=BEHAVIOUR)
     even = told(replace(LOG, units=np.repeat(np.arange(100), 4)), options=options)["estimates"]["ips"]
     means_ = (WEIGHTS * LOG.rewards).reshape(100, 4).mean(axis=1)
-    assert (even["bernstein_low"], even["bernstein_high"]) == empirical_bernstein(means_, (0.0, LARGEST), 95.0)
+    assert (even["bernstein_low"], even["bernstein_high"]) == (0.0, 1.0)
+    assert empirical_bernstein(means_, (0.0, LARGEST), 95.0)[1] > 1  # a mean of clicks cannot be there
     uneven = told(replace(LOG, units=np.append(0, np.arange(399))), options=options)["estimates"]["ips"]
     assert uneven["bernstein_low"] is None
     assert uneven["low"] < uneven["mean"]

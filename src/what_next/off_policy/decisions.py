@@ -40,6 +40,7 @@ class Decisions:
         marginal: only matters for slates. True: propensities and the target's chances are those of an item at its
             position, whatever is above it. False: they are conditional on the items above, as in drawing slot by slot.
         contexts: the features of each row that reward models read.
+        times: of each row; None if unknown: then rows of single-row units are taken to be in time order.
     """
 
     units: Ids
@@ -51,6 +52,7 @@ class Decisions:
     slates: Ids | None = None
     contexts: Float64[np.ndarray, "rows dim"] | None = None
     marginal: bool = False
+    times: Ids | None = None
 
     @property
     def items(self) -> int:

@@ -14,6 +14,8 @@ CHANCE = 5.0
 """Standard errors up to which a chi-square counts as chance: of 100,000 logs of 80 rows and 80 items, one had more."""
 OFTEN = 30
 """If the target would show an item this often in the log's rows, its absence from the log is not chance."""
+EMPTY = 10
+"""If so many slates without any reward are expected, their absence is not chance: without dependence e^-10."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,46 @@ def unlike_claimed(actions: Ids, units: Ids, claimed: Float64[np.ndarray, "items
         f"where {expected[most] / rows:.1%} is claimed (chi-square {statistic:,.0f} of {free:,}, beyond chance): the "
         "log was not written with these propensities; name those that it was written with, or have them estimated "
         "(--behaviour estimated)"
+    )
+
+
+def drawn_in_this_order(actions: Ids, claimed: Float64[np.ndarray, "items"]) -> bool:
+    """Whether neighbouring rows show the same item as often as independent draws do, up to `CHANCE` standard errors.
+
+    Not so in a file that is sorted by its items.
+
+    Args:
+        actions: the shown items; `claimed`: the chance of each item in every row.
+    """
+    pairs, same, triple = len(actions) - 1, (claimed**2).sum(), (claimed**3).sum()
+    variance = pairs * (same * (1 - same) + 2 * (triple - same**2))
+    excess = (actions[1:] == actions[:-1]).sum() - pairs * same
+    return bool(abs(excess) <= CHANCE * np.sqrt(variance))
+
+
+def without_failures(rewards: Rows, slates: Ids | None) -> str | None:
+    """A message if decisions that earned nothing seem to have been left out of the log, else None.
+
+    Of single decisions, if all rewards are the same and not 0. Of slates, if each has a reward although, by the share
+    of rows without one at each place, at least `EMPTY` slates without any are expected.
+    """
+    earned = rewards != 0
+    if slates is None:
+        if not earned.all() or np.ptp(rewards) > 0:
+            return None
+        found, missing = f"all rewards are {rewards[0]:g}", "decisions"
+    else:
+        firsts = np.flatnonzero(np.diff(slates, prepend=-1))
+        place = np.arange(len(slates)) - firsts[np.cumsum(np.diff(slates, prepend=-1) != 0) - 1]
+        nothing = 1 - np.bincount(place, earned) / np.bincount(place)
+        expected = float(np.multiply.reduceat(nothing[place], firsts).sum())
+        if expected < EMPTY or not np.logical_or.reduceat(earned, firsts).all():
+            return None
+        found, missing = f"each of the {len(firsts):,} slates has an item with a reward", "slates"
+    return (
+        f"{found}: if {missing} without any reward were left out of the log, no estimate here tells what a policy "
+        f"would earn, because the log was chosen by its rewards; give a log of all {missing} that were shown, with a "
+        "reward of 0 where nothing happened"
     )
 
 

@@ -12,9 +12,9 @@ from what_next.metrics.bootstrap import Bounds, empirical_bernstein, percentiles
 from what_next.off_policy.candidates import Candidate, Found, candidates_of
 from what_next.off_policy.confidence_sequences import asymptotic, betting, effect_of
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
-from what_next.off_policy.diagnostics import LITTLE, Overlap, Thresholds, few_units
+from what_next.off_policy.diagnostics import LITTLE, Overlap, Thresholds, drawn_in_this_order, few_units
 from what_next.off_policy.slates import slate_ips
-from what_next.off_policy.weighting import Terms, mean_of
+from what_next.off_policy.weighting import Ids, Terms, mean_of
 
 PLAIN = Options()
 
@@ -128,18 +128,30 @@ def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tu
     """The kind of confidence sequence for a difference, and its bounds; None if it has no bounds.
 
     Betting needs one row per unit, because a user's rows are not independent, and terms whose values and range do not
-    change as the log grows. Clipped IPS is excluded, because its threshold grows with the log.
+    change as the log grows. Clipped IPS is excluded, because its threshold grows with the log. Bets are made in the
+    order of time, and in no other: in a file that is sorted by items, the first rows would foretell the later ones.
     """
     (one, other), options, decisions = pair, log.options, log.decisions
     ours, theirs = one.estimate, other.estimate
     fixed, behaviour = one.span and other.span and name != "clipped_ips", options.behaviour
-    if fixed and behaviour is not None and log.units == len(decisions.units):
+    order = np.arange(len(decisions.units)) if decisions.times is None else np.argsort(decisions.times, kind="stable")
+    if fixed and behaviour is not None and log.units == len(decisions.units) and _drawn_so(log, order):
         span = log.span(float(1 / behaviour[behaviour > 0].min()))  # for the largest weight of any policy
         assert span is not None, "estimates with a range have one"
-        width = span[1] - span[0]
-        return "betting", betting(ours.tops - theirs.tops, (-width, width), options.level)
+        assert log.rewards is not None, "a range is that of the rewards, weighted"
+        width, most = span[1] - span[0], log.rewards[1] - log.rewards[0]
+        bounds = betting((ours.tops - theirs.tops)[order], (-width, width), options.level)
+        return "betting", _within(bounds, -most, most)
     number = len(decisions.units) if one.per == "decision" else ours.bottoms.sum()
     return "asymptotic", asymptotic(ours, theirs, effect_of(decisions.rewards, float(number)), options.level)
+
+
+def _drawn_so(log: Evidence, order: Ids) -> bool:
+    """Whether the rows, one per unit, may have been drawn in this order; only known of a single distribution."""
+    behaviour = log.options.behaviour
+    if behaviour is None or len(behaviour) > 1:
+        return True
+    return drawn_in_this_order(log.decisions.actions[order], behaviour[0])
 
 
 def _logged(decisions: Decisions) -> tuple[Terms, str]:
@@ -288,11 +300,25 @@ def _summary(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evid
     """An estimate as plain values."""
     bounds, estimate, level = None, one.estimate, log.options.level
     if one.span is not None and (estimate.bottoms == estimate.bottoms[0]).all():
-        bounds = empirical_bernstein(estimate.tops / estimate.bottoms[0], one.span, level)
+        bounds = _possible(empirical_bernstein(estimate.tops / estimate.bottoms[0], one.span, level), one, log)
     low, high = bounds or (None, None)
     trust = {"ess": None if one.own is None else one.own.ess, "support": _support(log), "per": one.per}
     interval = _interval(estimate.value, percentiles(sample, level))
     return interval | {"bernstein_low": low, "bernstein_high": high} | trust
+
+
+def _possible(bounds: Bounds | None, one: Candidate, log: Evidence) -> Bounds | None:
+    """The part of the bounds that a value can have: weights of right chances have a mean of at most 1, so a value lies
+    in the range of a decision's reward, or of a slate's summed rewards. Bounds beyond it are at its end."""
+    if bounds is None or log.rewards is None:
+        return bounds
+    longest = 1 if one.per == "decision" else int(log.decisions.above.max()) + 1
+    return _within(bounds, longest * log.rewards[0], longest * log.rewards[1])
+
+
+def _within(bounds: Bounds, least: float, most: float) -> Bounds:
+    """The bounds, each moved into a range if it is outside."""
+    return max(least, min(most, bounds[0])), max(least, min(most, bounds[1]))
 
 
 def _interval(mean: float, bounds: Bounds | None) -> dict[str, Any]:

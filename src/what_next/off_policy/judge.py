@@ -9,6 +9,7 @@ import numpy as np
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Decisions, Looks, Target
+from what_next.off_policy.diagnostics import without_failures
 from what_next.off_policy.estimate import Judged, difference, estimate, estimates_of
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.reading import LogSettings, binary, options_of, policy_of, read
@@ -32,6 +33,7 @@ class _Case:
         decisions, options: the same rows as the estimators read them.
         on_log: each policy over all rows of the file; `targets`: over the rows of `log`.
         behaviour: where the propensities come from, as plain values.
+        chosen: a message if the file seems to hold only decisions that earned something; else None.
         top: only the first `top` positions of each slate are used; None: all.
     """
 
@@ -62,6 +64,7 @@ class _Case:
         self.decisions = decisions_of(self.log, vectors, marginal=marginal)
         self.options = options_of(self.log, settings)
         self.left = len(whole) - len(self.log)
+        self.chosen = without_failures(whole.rewards, whole.slates if everything.slated else None)
 
     def about(self) -> dict[str, Any]:
         """The log, as plain values."""
@@ -91,6 +94,8 @@ class _Case:
         yield from log.notes
         if thin is not None:
             yield f"{thin}: so few decide nothing"
+        if self.chosen is not None:
+            yield self.chosen
         if self.behaviour["kind"] == "estimated":
             yield (
                 f"propensities are estimated from the log's own frequencies given {self.behaviour['given']} (on "

@@ -162,6 +162,7 @@ def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], 
         slates=log.slates,
         contexts=log.contexts,
         marginal=marginal,
+        times=log.times,
     )
 
 
