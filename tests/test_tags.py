@@ -1,13 +1,16 @@
 """Words that items share: from the files to what they foretell."""
 
+import copy
 import json
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
 from what_next.baselines.counts import Rows
@@ -106,9 +109,44 @@ def test_new_items_come_next_after_others_as_often_as_their_neighbours_do_on_ave
     for new, (start, stop) in enumerate(pairwise(offsets.tolist())):
         for neighbour, weight in zip(near[start:stop], weights[start:stop], strict=True):
             wanted[new] += (shares * (after == neighbour)).sum(1) * weight / weights[start:stop].sum()
-    found = np.concatenate(list(linear._averages(after, shares, offsets, near, weights)))
-    assert found.dtype == np.float32
-    assert found == pytest.approx(wanted)
+    for chosen in ([0, 1, 2], [2, 0]):
+        found = np.concatenate(list(linear._averages(after, shares, chosen, offsets, near, weights)))
+        assert found.dtype == np.float32
+        assert found == pytest.approx(wanted[chosen])
+
+
+def test_new_items_with_the_same_neighbours_are_computed_together_and_end_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thousands of new items may share one popular tag; each of them used to read a row for every item."""
+    rng, count, kept, more = np.random.default_rng(0), 30, 4, 8
+    asked, averages = list[int](), linear._averages
+
+    def counted(*given: Any) -> Any:
+        for some in averages(*given):
+            asked.append(len(some))
+            yield some
+
+    monkeypatch.setattr(linear, "_averages", counted)
+    term = linear.LinearTerm(count)
+    term.next_items = torch.from_numpy(rng.integers(0, count, (count, kept)).astype(np.int32))
+    term.next_shares = torch.from_numpy(rng.random((count, kept)).astype(np.float32) / 4)
+    term.next_totals, term.tag_steps = torch.ones(count, 1), torch.tensor(5.0)
+    near, chances = np.array([1, 2, 3, 5, 6], np.int32), np.array([0.5, 0.3, 0.1, 0.4, 0.4], np.float32)
+    first, second = slice(0, 3), slice(3, 5)
+    groups = [first] * (more // 2) + [second] * (more // 2)
+    new, sizes = np.arange(count, count + more), [one.stop - one.start for one in groups]
+    term.grow(count + more)
+    single = copy.deepcopy(term)
+    columns, values = (np.concatenate([one[group] for group in groups]) for one in (near, chances))
+    term.place(new, np.append(0, np.cumsum(sizes)), columns, values)
+    assert sum(asked) == 2
+    monkeypatch.setattr(linear, "_alike", lambda offsets, *_: [[one] for one in range(len(offsets) - 1)])
+    single.place(new, np.append(0, np.cumsum(sizes)), columns, values)
+    assert sum(asked) == 2 + more
+    assert torch.isin(term.next_items[:count], torch.from_numpy(new)).any()
+    assert torch.equal(term.next_items, single.next_items)
+    assert torch.equal(term.next_shares, single.next_shares)
 
 
 LOG = "user,item,artist,album,country,mood,label_id,maker_id\n"

@@ -93,6 +93,16 @@ def test_the_exported_log_is_read_by_the_other_commands_as_it_is(run: Run, setup
     assert Dataset.read(to).events == 600
 
 
+def test_answers_without_a_user_are_no_users_of_the_summary(run: Run, setup_file: Path, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "models" / "agent.store.sqlite")
+    store.commit([AddImpression(f"n{one}", None, one, "v1", "trained", ("i1",), (1 / 80,)) for one in range(3)])
+    store.close()
+    out = run("log", "export", setup_file, "--to", tmp_path / "log.parquet").out
+    assert "60 users, 80 items, 600 events, 603 decisions; 3 answers named no user" in out
+    told = json.loads(run("log", "export", setup_file, "--to", tmp_path / "log.parquet", "--json").out)
+    assert (told["users"], told["anonymous"]) == (60, 3)
+
+
 def test_a_store_that_is_not_there_is_no_store(
     run: Run, setup_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

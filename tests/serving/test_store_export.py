@@ -216,12 +216,15 @@ def test_who_gave_no_name_is_a_user_of_their_own(served: Store) -> None:
     served.commit([shown("r8", None, ("i1",), 40), shown("r9", None, ("i1",), 41)])
     users = decided(served)["user_id"].unique(maintain_order=True).to_list()
     assert users == ["anna", "anonymous:r8", "anonymous:r9", "bert"]
+    found = exported(served, catalogue())
+    assert (found.anonymous, len(found.users)) == (2, 4)
 
 
 def test_ids_that_are_whole_numbers_are_numbers_as_an_import_has_them(store: Store) -> None:
     store.commit([shown(f"r{user}", user, ("2", "10"), 10) for user in ("9", "10")])
     tables = exported(store, catalogue(ids=[2, 10]))
     assert tables.rows.collect().select("user_id", "item_id").rows() == [(9, 2), (9, 10), (10, 2), (10, 10)]
+    assert tables.anonymous == 0
     assert tables.items["item_id"].to_list() == [2, 10]
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of
 from what_next.cli.output import answer, emit, moment, note
-from what_next.errors import DataError, Plain, SetupError
+from what_next.errors import DataError, Plain, SetupError, counted
 
 if TYPE_CHECKING:
     from what_next.data import Catalogue
@@ -181,16 +181,20 @@ def export(
         else:
             found = exported(store, catalogue, progress=progress)
         written = found.write(to)
+    nameless = found.anonymous
     counts = {
-        "users": len(found.users),
+        "users": len(found.users) - nameless,
         "items": len(found.items),
         "events": found.events,
         "decisions": found.decisions,
     }
     files = [str(path) for path in written]
     facts = {"data": str(to), "files": files, **counts, "columns": list(COLUMNS), "notes": found.notes}
+    facts |= {"anonymous": nameless}
     lines = [f"  {line}" for line in [*found.notes, *(f"{path} written" for path in files)]]
-    answer(facts, as_json, *lines, ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    told = f"; {counted(nameless, 'answer')} named no user: each has one of its own in the log" if nameless else ""
+    answer(facts, as_json, *lines, sizes + told)
 
 
 @app.command()

@@ -5,6 +5,7 @@ last item occurred before.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+
+from what_next.data.batches import ranges
 
 RANKS = (64, 512, 1024)
 """Numbers of directions of the linear model: the fewest, then those that validation may choose instead."""
@@ -298,19 +301,22 @@ class LinearTerm(nn.Module):
         """Put new items into the successors of other items, in place of the least frequent ones; `steps`: how many
         transitions of the log the probability of each neighbour counts as."""
         items, shares = table
-        totals, start = self.next_totals[:, 0].cpu().numpy(), 0
+        totals = self.next_totals[:, 0].cpu().numpy()
         least = shares.argmin(1)  # the column of each row that is replaced next
         lowest = shares[np.arange(len(shares)), least]
-        for some in _averages(items, shares, offsets, neighbours, steps):
-            for place, average in zip(new[start : start + len(some)].tolist(), some, strict=True):
-                own, weights = (one[offsets[start] : offsets[start + 1]] for one in (neighbours, steps))
-                start += 1
+        alike = _alike(offsets, neighbours, steps)
+        each = iter(alike)
+        for some in _averages(items, shares, [one[0] for one in alike], offsets, neighbours, steps):
+            for average, same in zip(some, each, strict=False):  # `each` goes on in the next chunk
+                own, weights = (one[offsets[same[0]] : offsets[same[0] + 1]] for one in (neighbours, steps))
                 average[own] = np.maximum(average[own], weights / (np.maximum(totals[own], weights) + 1))
-                average[place] = 0
-                rows = np.flatnonzero(average > lowest)
-                items[rows, least[rows]], shares[rows, least[rows]] = place, average[rows]
-                least[rows] = shares[rows].argmin(1)
-                lowest[rows] = shares[rows, least[rows]]
+                open_rows = np.flatnonzero(average > lowest)
+                for place in new[same].tolist():  # `lowest` only rises, so fewer rows remain open after each
+                    rows = open_rows[open_rows != place]
+                    items[rows, least[rows]], shares[rows, least[rows]] = place, average[rows]
+                    least[rows] = shares[rows].argmin(1)
+                    lowest[rows] = shares[rows, least[rows]]
+                    open_rows = open_rows[average[open_rows] > lowest[open_rows]]
 
     def extended(
         self, points: Float[Tensor, "batch columns"], foretold: Float[Tensor, "batch rank"]
@@ -430,15 +436,32 @@ def mean_of(
     return found
 
 
+def _alike(
+    offsets: Int64[np.ndarray, "new_plus_1"],
+    neighbours: Int32[np.ndarray, "pairs"],
+    weights: Float32[np.ndarray, "pairs"],
+) -> list[list[int]]:
+    """The new items in groups that have the same neighbours with the same weights, because thousands may share one
+    popular tag."""
+    found: dict[bytes, list[int]] = {}
+    for one, (start, stop) in enumerate(pairwise(offsets.tolist())):
+        found.setdefault(neighbours[start:stop].tobytes() + weights[start:stop].tobytes(), []).append(one)
+    return list(found.values())
+
+
 def _averages(
     items: Int32[np.ndarray, "items kept"],
     shares: Float32[np.ndarray, "items kept"],
+    chosen: list[int],
     offsets: Int64[np.ndarray, "new_plus_1"],
     neighbours: Int32[np.ndarray, "pairs"],
     weights: Float32[np.ndarray, "pairs"],
 ) -> Iterator[Float32[np.ndarray, "some items"]]:
-    """How often the neighbours of each new item come next after every item: their weighted mean, for a chunk of new
-    items at a time."""
+    """How often the neighbours of each chosen new item come next after every item: their weighted mean, for a chunk of
+    new items at a time."""
+    sizes = np.diff(offsets)[chosen]
+    pairs = ranges(offsets[chosen], sizes)
+    offsets, neighbours, weights = np.append(0, sizes.cumsum()), neighbours[pairs], weights[pairs]
     known, columns = np.unique(neighbours, return_inverse=True)
     at = np.full(len(items) + 1, -1)  # the last entry is for -1, which is no item
     at[known] = np.arange(len(known))

@@ -68,7 +68,7 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
         part.write(folder / name)
         what = name.removesuffix(".parquet")
         counts |= {f"{what}_events": part.events, f"{what}_decisions": part.decisions}
-        counts[f"{what}_users"] = len(theirs)
+        counts[f"{what}_users"] = len(theirs) - part.anonymous
     return counts
 
 

@@ -134,8 +134,13 @@ class Exported:
 
     @property
     def users(self) -> pl.Series:
-        """The distinct users of the log."""
+        """The distinct user ids of the log; an answer without a user has one of its own."""
         return pl.concat([self.happened["user_id"], self.decided["user_id"]]).unique()
+
+    @property
+    def anonymous(self) -> int:
+        """The number of answers without a user."""
+        return len(self.decided.with_columns(pl.col("user_id").cast(pl.String)).filter(NOBODY))
 
     @property
     def events(self) -> int:
