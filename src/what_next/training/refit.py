@@ -77,11 +77,14 @@ def refit_on(manifest: Manifest) -> More | None:
     return found.get("on")
 
 
-def planned(setup: Setup, split: Split) -> bool:
-    """Whether a second training is to follow the first one, by the setup and the setup's split of its data."""
+def planned(setup: Setup, split: Split) -> More | None:
+    """The events that a second training is to add, by the setup and its split; None if none is to follow the first."""
     if setup.acts or setup.refit == "no":
-        return False
-    return setup.refit != "auto" or (split.kind != "users" and _held(split) >= HELD * int(split.known.sum()))
+        return None
+    if setup.refit != "auto":
+        return setup.refit
+    worthwhile = split.kind != "users" and _held(split) >= HELD * split.known.sum()
+    return "validation" if worthwhile else None
 
 
 def first_share(split: Split) -> float:
@@ -99,19 +102,20 @@ def due(setup: Setup, split: Split) -> More | None:
     Raises:
         ModelError: the setup asks for a second training, and an earlier version trained the model.
     """
-    if not planned(setup, split):
+    more = planned(setup, split)
+    if more is None:
         return None
     manifest = read_manifest(setup.model_agent_path)
     if setup.refit == "auto":
-        return "validation" if _first(manifest) and _ended_itself(setup, manifest) else None
-    if setup.refit == refit_on(manifest):
+        return more if _first(manifest) and _ended_itself(setup, manifest) else None
+    if more == refit_on(manifest):
         return None
     if not recipes_in(manifest):
         raise ModelError(
             f"{setup.model_agent_path}: was trained by an earlier version, which did not keep its learning rates; "
             "leave --resume out to train anew"
         )
-    return setup.refit
+    return more
 
 
 def lacking(setup: Setup, split: Split) -> str:
