@@ -140,6 +140,19 @@ class TestKnownWorld:
         assert any("taken as marginal" in note for note in marginal["notes"])
         assert (found["log"]["unit"], found["log"]["slates"]) == ("slate", 1000)
 
+    def test_a_slate_with_an_item_twice_is_told(self, tmp_path: Path, told) -> None:
+        slates, places = np.arange(600) // 2, np.arange(600) % 2
+        columns = {"slate_id": slates, "position": places, "item_id": (slates + places) % 4, "reward": slates % 3 == 0}
+        columns |= {"propensity": 1 / (4 - places)}
+        sound = told(write(tmp_path / "log.csv", columns), "uniform")
+        assert sound["diagnostics"]["mean_weight"] == pytest.approx(1)
+        assert not any("twice" in note for note in sound["notes"])
+        columns["item_id"][41] = columns["item_id"][40]
+        path = write(tmp_path / "log.csv", columns)
+        note = f"1 of 300 slates hold an item twice (the first in line 43 of {path})"
+        assert any(note in one for one in told(path, "uniform")["notes"])
+        assert not any("twice" in one for one in told(path, "uniform", "--marginal")["notes"])
+
     def test_the_first_row_below_a_gap_in_its_slate_is_named(self, tmp_path: Path, told) -> None:
         more = {"slate_id": np.arange(2000) // 2, "position": np.arange(2000) % 2 + 2 * (np.arange(2000) == 41)}
         path = write(tmp_path / "log.csv", decided(**more))

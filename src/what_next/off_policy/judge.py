@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from what_next.data.decisions.log import DecisionLog
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Decisions, Looks, Target
@@ -20,6 +21,8 @@ ROUNDING = 1e-9
 """A difference must exceed this share of the estimate, so that rounding alone never separates equal policies."""
 SETTINGS = ("level", "resamples", "seed", "discount", "thresholds")
 """Options that are reported with the estimates."""
+DRAWN = ("uniform", "frequencies")
+"""Kinds of policies that draw without the items above only if no slate of the log holds an item twice."""
 FEW = 100
 """Fewest rows whose reward differs from the commonest one: with fewer, the gate refuses whatever the interval says."""
 
@@ -33,6 +36,7 @@ class _Case:
         decisions, options: the same rows as the estimators read them.
         on_log: each policy over all rows of the file; `targets`: over the rows of `log`.
         behaviour: where the propensities come from, as plain values.
+        repeats: a message if a slate's repeated item changes how a policy is taken to draw; else None.
         chosen: a message if the file seems to hold only decisions that earned something; else None.
         top: only the first `top` positions of each slate are used; None: all.
     """
@@ -64,6 +68,7 @@ class _Case:
         self.decisions = decisions_of(self.log, vectors, marginal=marginal)
         self.options = options_of(self.log, settings)
         self.left = len(whole) - len(self.log)
+        self.repeats = _repeats(everything, whole) if any(one.about["kind"] in DRAWN for one in self.on_log) else None
         self.chosen = without_failures(whole.rewards, whole.slates if everything.slated else None)
 
     def about(self) -> dict[str, Any]:
@@ -106,6 +111,8 @@ class _Case:
             yield f"judged by the first {self.top} positions of each slate, and by nothing below"
         if self.decisions.slated:
             yield _of_slates(self.decisions, log.places is not None)
+        if self.repeats is not None:
+            yield self.repeats
         if log.slates is not None and log.places is not None and (gaps := log.places != places(log.slates)).any():
             line = int(log.order[gaps].min()) + log.source.first_line
             yield f"the first row of a slate that lacks a position above it is line {line} of {log.source.path}"
@@ -226,6 +233,22 @@ def _of_slates(decisions: Decisions, placed: bool) -> str:
     return (
         "chances on slates are taken as those of an item given the items above it (else say --marginal); cascade "
         f"estimates assume that an item's reward does not depend on the items below it{order}"
+    )
+
+
+def _repeats(decisions: Decisions, log: DecisionLog) -> str | None:
+    """A note if slates hold an item twice, so that policies without a model are taken to draw with replacement."""
+    if decisions.marginal or not decisions.slated or log.slates is None:
+        return None
+    kept = np.unique(log.slates * len(log.items) + log.actions, return_index=True)[1]
+    twice = np.setdiff1d(np.arange(len(log)), kept)
+    if not twice.size:
+        return None
+    slates, line = len(np.unique(log.slates[twice])), int(log.order[twice].min()) + log.source.first_line
+    return (
+        f"{slates:,} of {int(log.slates[-1]) + 1:,} slates hold an item twice (the first in line {line} of "
+        f"{log.source.path}), so uniform, and the frequencies of a log, are taken to draw with replacement; if the log "
+        "was drawn without, correct these slates or leave them out"
     )
 
 
