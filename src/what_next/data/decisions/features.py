@@ -41,10 +41,11 @@ def column_of(source: Source, value: pl.Expr, column: str, role: str, wanted: st
         return values
     row, count = int(missing.arg_true()[0]), int(missing.sum())
     found = source.frame.select(column).slice(row, 1).collect().item()
+    nothing = "Write 0 where nothing was earned, correct" if role == "reward" and found is None else "Correct"
     raise DataError(
         f"{source.path}: the {role} in line {row + source.first_line} (column {column!r}) is {as_found(found)}, not "
         f"{KINDS.get(role, 'a number')}{wanted and ' ' + wanted} ({count:,} of {len(values):,} rows). "
-        f"Correct the log, or name another column with --{role}"
+        f"{nothing} the log, or name another column with --{role}"
     )
 
 
