@@ -244,7 +244,7 @@ class TestRefusals:
             ({"propensity": [0.5, 0.5, float("nan"), 0.1]}, r"propensity in line 4 \(column 'propensity'\) is 'NaN'"),
             ({"propensity": ["high", "0.5", "0.5", "0.1"]}, r"propensity in line 2 .*is 'high', not a number"),
             ({"reward": ["1", "2", "good", "1"]}, r"the reward in line 4 .*is 'good', not a number that is finite"),
-            ({"reward": [1.0, None, 3.0, 1.0]}, r"reward in line 3 .*is empty.*\. Write 0 where nothing was earned, correct"),
+            ({"reward": [1.0, None, 3.0, 1.0]}, r"reward in line 3 .*is empty.*\. Write 0 where nothing was earned"),
             ({"reward": [1.0, float("inf"), 3.0, 1.0]}, r"the reward in line 3 .*'inf'"),
             ({"item_id": [1, None, 3, 4]}, r"the item in line 3 .*is empty, not an item id"),
             ({"user_id": ["a", "b", None, "b"]}, r"the user in line 4 .*is empty, not a user id"),
