@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from what_next.data.decisions.rule import Rule
 from what_next.errors import StoreUnavailable
 from what_next.serving.store import (
     AddEvents,
@@ -24,6 +26,7 @@ from what_next.serving.store import (
     Writer,
     backend,
     scrubbing,
+    tables,
 )
 
 from .waiting import rows, until
@@ -72,6 +75,18 @@ def test_after_an_erasure_the_id_is_in_no_file_of_the_store(folder: Path, lite: 
     assert found(folder) == []
     assert marks(lite) == []
     assert lite.scrubber.scrub()
+
+
+def test_lists_that_only_erased_answers_permitted_are_erased_with_them(folder: Path, lite: Store) -> None:
+    rules = [Rule((name,), (), {}) for name in (f"{PERSON}-own", "shared", "of-others")]
+    for number, (user, rule) in enumerate(
+        [(PERSON, rules[0]), (PERSON, rules[1]), ("other", rules[1]), ("other", rules[2])]
+    ):
+        lite.commit([AddImpression(f"r{number}", user, 5, "v1", "trained", ("i1",), (1.0,), rule=rule)])
+    lite.commit([EraseUser(PERSON)])
+    assert lite.scrubber.scrub()
+    assert {text for (text,) in lite.fetch(select(tables.rules.c.text))} == {rule.text for rule in rules[1:]}
+    assert found(folder) == []
 
 
 def test_an_erasure_that_was_not_ended_is_ended_by_the_next_process(folder: Path, lite: Store) -> None:

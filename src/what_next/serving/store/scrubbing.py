@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, select
 
 from what_next.errors import StoreError, StoreUnavailable
 from what_next.serving import logger
@@ -25,6 +25,11 @@ LOOK = 1.0
 AGAIN = 60.0
 """Seconds until a retry after a failure, doubled after each further failure up to `EVERY`, because each attempt may
 write as much as the store holds."""
+UNNAMED = delete(tables.rules).where(
+    tables.rules.c.hash.not_in(select(tables.impressions.c.rule).where(tables.impressions.c.rule.is_not(None)))
+)
+"""Deletes the lists of permitted items that no answer names any more. An answer and its list are written in one
+transaction, and SQLite writes one at a time, so none is lost."""
 READERS = 500
 """Milliseconds that emptying the write-ahead log waits for readers."""
 
@@ -84,6 +89,7 @@ class Scrubber:
         if marked != self._built:
             self._find_room(connection)
             connection.exec_driver_sql("PRAGMA temp_store = FILE")  # it needs as much space as the store
+            connection.execute(UNNAMED)
             connection.exec_driver_sql("VACUUM")
             self._built = marked
             put_note(connection, SCRUBBED, str(self.clock()))
