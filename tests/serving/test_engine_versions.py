@@ -160,6 +160,15 @@ def test_what_is_missing_is_told_apart_from_what_is_damaged(tmp_path: Path) -> N
         intact(tmp_path / "a-1-12345678", "a-1-12345678")
 
 
+def test_a_setups_model_that_was_deployed_before_is_not_called_new(setup: Setup, second: Path, run: Run) -> None:
+    """As after each promotion by the loop: deploying the older model again is no advice."""
+    with running(setup) as service:
+        first = service.ask(history=HISTORY).version
+        other = run("promote", "--model", second, "--force")[1]["version"]
+    with running(setup) as service:
+        assert service.engine.undeployed() == f"{other} answers; the setup's model {first} was deployed before it"
+
+
 def test_what_works_is_told_where_a_deployed_version_is_missing(setup: Setup, second: Path, run: Run) -> None:
     folder = versions_folder(setup)
     with running(setup) as service:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -297,7 +298,11 @@ class Engine:
         """A message if the setup's model is not the deployed one; None if it is."""
         live = self.models.live
         answers = live.current.served.version
-        return undeployed(self.setup.model_agent_path, live.refused[0] if live.refused else answers, answers)
+        deployed = live.refused[0] if live.refused else answers
+        deployments = list[records.Deployment]()
+        with suppress(StoreError):  # the message matters less than the start
+            deployments = self.models.store.deployments()
+        return undeployed(self.setup.model_agent_path, deployed, answers, deployments)
 
     def unfit(self) -> str | None:
         """A message if the second model cannot be used; None if it can, or there is none."""

@@ -49,7 +49,7 @@ def check(agent: Path) -> dict[str, Path]:
     return files
 
 
-def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
+def undeployed(agent: Path, deployed: str, answers: str, deployments: Sequence[Deployment]) -> str | None:
     """A message if the setup's model is not the deployed version; None if it is."""
     try:
         version = version_of(agent)
@@ -62,6 +62,8 @@ def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
             f"the deployed version {deployed} cannot be used, so the setup's model {version} answers; restore the "
             "first from a back-up, or deploy the second: what-next promote SETUP --force"
         )
+    if any(one.version == version for one in deployments):
+        return f"{answers} answers; the setup's model {version} was deployed before it"
     return f"the setup's model {version} is not deployed ({answers} answers); deploy it with: what-next promote SETUP"
 
 
