@@ -105,16 +105,21 @@ def fit(
         means[~inside] = np.average(data.rewards[inside], weights=data.weights[inside])
         for place, theta in enumerate(data.fitted(inside)):
             held_out[~inside, place] = data.psi[~inside] @ theta
-    losses = [data.loss(scores) for scores in held_out.T]
-    chosen = int(np.argmin(losses))
+    errors = np.column_stack([data.errors(scores) for scores in held_out.T])
+    chosen = int(np.argmin(data.mean(errors)))
+    # What is told of a fold uses the penalty that is best on the other folds, or the best of many would look too good.
+    others = np.array([np.argmin(data.mean(errors, folds != fold)) for fold in range(FOLDS)])[folds]
+    each = np.arange(len(folds))
+    loss = float(data.mean(errors[each, others]))
     arrays = data.arrays(data.fitted(np.ones(len(folds), np.bool_), chosen)[chosen])
     chances = means.clip(1e-9, 1 - 1e-9)
+    alone = data.errors(means if data.kind == "ratings" else np.log(chances / (1 - chances)))
     tried = {
         "penalty": PENALTIES[chosen],
-        "loss": losses[chosen],
-        "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(chances / (1 - chances))),
-        "noise": losses[chosen] ** 0.5 if data.kind == "ratings" else 0.0,  # standard deviation of the residuals
-        "calibration": data.calibration(held_out[:, chosen]),
+        "loss": loss,
+        "loss_of_the_mean": float(data.mean(alone)),
+        "noise": loss**0.5 if data.kind == "ratings" else 0.0,  # standard deviation of the residuals
+        "calibration": data.calibration(held_out[each, others]),
     }
     return arrays, _told(log, data, arrays) | tried
 
@@ -187,12 +192,15 @@ class _Data:
     def _ridge(self, penalty: float) -> Float64[np.ndarray, "features features"]:
         return np.diag(np.append(1e-9, np.full(self.psi.shape[1] - 1, penalty)))
 
-    def loss(self, scores: Rows) -> float:
-        """The weighted mean of the log loss of clicks, or of the squared error of ratings."""
+    def errors(self, scores: Rows) -> Rows:
+        """The log loss of each click, or the squared error of each rating."""
         if self.kind == "ratings":
-            return float(np.average(np.square(self.rewards - scores), weights=self.weights))
-        losses = np.logaddexp(0, np.where(self.rewards > 0, -scores, scores))
-        return float(np.average(losses, weights=self.weights))
+            return np.asarray(np.square(self.rewards - scores))
+        return np.asarray(np.logaddexp(0, np.where(self.rewards > 0, -scores, scores)))
+
+    def mean(self, errors: Float64[np.ndarray, "rows *some"], inside: np.ndarray | slice = slice(None)) -> Any:
+        """The weighted mean over the rows `inside`."""
+        return np.average(errors[inside], axis=0, weights=self.weights[inside])
 
     def calibration(self, scores: Rows) -> list[dict[str, Any]]:
         """Predicted and observed means in tenths of the held-out predictions, weighted."""
