@@ -14,6 +14,7 @@ from what_next.losses.rl import gae
 from what_next.models.encoders import Encoder
 from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy
+from what_next.settings.plugins import GIVEN
 from what_next.sources import Player, ReplaySource, WorldSource, source_in, state_in, world_of
 from what_next.sources.exploring import explored
 from what_next.types import Batch
@@ -375,11 +376,18 @@ class TestAMistake:
         with pytest.raises(SetupError, match="world 'nowhere' is not known; there are boredom"):
             world_of(setup_for(Ppo(), world={"name": "nowhere"}))
 
-    def test_an_algorithm_that_learns_from_a_log(self) -> None:
+    def test_an_algorithm_that_learns_from_a_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
         state = state_in(Detour(), setup_for(NextItem()))
         with pytest.raises(SetupError, match=r"from a log; in a world learn whatnext, dqn, reinforce, .*ppo"):
             source_in(Detour(), state)
         with pytest.raises(SetupError, match="next_item learns from a log; in a world"):
+            WorldSource(state, Detour())
+
+        class Mine(Ppo):
+            name: Literal["mine"] = "mine"  # type: ignore[assignment]
+
+        monkeypatch.setitem(GIVEN, "what_next.algorithms", {"mine": Mine})  # of another package
+        with pytest.raises(SetupError, match=r"in a world learn whatnext, .*ppo.*, mine"):
             WorldSource(state, Detour())
 
         class Streamed(NextItem):

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from what_next.agent import Agent
-from what_next.algorithms import KNOWN, Algorithm
+from what_next.algorithms import Algorithm
 from what_next.algorithms.on_policy import OnPolicy
 from what_next.data import Catalogue, Dataset
 from what_next.data.cooccurrence import placed
@@ -21,7 +21,7 @@ from what_next.losses.rl import gae
 from what_next.models.slates import Pricer
 from what_next.policy import EVERYONE, LearnedPolicy, nobody
 from what_next.settings import Setup
-from what_next.settings.setup import NO_WORLD
+from what_next.settings.setup import NO_WORLD, known_algorithms
 from what_next.sources.base import Source
 from what_next.sources.exploring import believe, explored
 from what_next.sources.players import Player
@@ -178,7 +178,7 @@ class WorldSource(Source):
         """Raise a `SetupError` if the algorithm does not learn from its own choices."""
         algorithm = self.setup.algorithm
         if not isinstance(algorithm, OnPolicy):
-            able = [one.model_fields["name"].default for one in KNOWN if one.replays or issubclass(one, OnPolicy)]
+            able = [name for name, one in known_algorithms().items() if one.replays or issubclass(one, OnPolicy)]
             source = "a log" if algorithm.source == "log" else f"the source {algorithm.source!r}"
             raise SetupError(f"the algorithm {algorithm.name} learns from {source}; in a world learn {', '.join(able)}")
         if algorithm.episodes and self.world.steps is None:
