@@ -369,6 +369,8 @@ class TestCommand:
             ("dropout=0.1,7", "dropout is '7'; allowed: a number of at least 0 and below 1"),
             ("dim", "--search dim: needs values, such as dim=LOW,HIGH; without values: learning_rate, dropout"),
             ("split.test=0.1,0.2", "--search split.test: is not searched"),
+            ("reward.logged.weight=1,2", "such as learning_rate, dropout"),
+            ("reward.logged.weight=1,2", "compare setups that differ in it (what-next compare)"),
             ("window=3,9", "--search window: is none in the setup"),
         ],
     )

@@ -236,7 +236,10 @@ def _sought(
         key = "".join(key.split()).lower()
         texts = [value for value in values.split(",") if value.strip()]
         if key in FREE or "." in key.removeprefix(OWN):
-            raise SetupError(f"--search {key}: is not searched; search a setting of one word, or algorithm.SETTING")
+            able = f"is not searched; search a setting of one word, or algorithm.SETTING, such as {some(known)}"
+            weighed = key.startswith("reward.")
+            instead = "; compare setups that differ in it (what-next compare)" if weighed else ""
+            raise SetupError(f"--search {key}: {able}{instead}")
         if not texts and key not in known:
             raise SetupError(f"--search {key}: needs values, such as {key}=LOW,HIGH; without values: {some(known)}")
         read = [own_values(setup_of(file, [*(overrides or []), f"{key}={text}"]), [key])[key] for text in texts]
