@@ -97,6 +97,33 @@ def test_a_step_leads_to_the_state_that_followed() -> None:
     assert np.allclose(steps.rewards.numpy(), batch.rewards[batch.mask] * (1 - policy.agent.setup.discount))
 
 
+class Parting(Clicked):
+    """A click on the prize is the last one: the user leaves."""
+
+    def step(self, state: Any, slates: np.ndarray, rng: Any) -> tuple[Any, Feedback]:
+        after, found = super().step(state, slates, rng)
+        return after, replace(found, terminated=slates[:, 0] == PRIZE)
+
+
+def test_slateq_learns_from_the_slate_after_which_a_user_left() -> None:
+    """The next event is another user's, and tells nothing of the clicks on that slate."""
+    source, policy = source_of(Slateq(), Parting(steps=3), world={"epsilon": 1.0})
+    batch = source.next_batch(policy, np.random.default_rng(0))
+    steps = policy.agent.add_prediction(batch).batch
+    last = (steps.discounts == 0).numpy()
+    assert last.any()
+    assert not steps.answered.numpy()[last].any()
+    assert steps.heard.all()
+    assert np.array_equal(steps.clicks[:, 0].numpy(), (steps.slates[:, 0] != DUST).numpy())
+    critic, rng = policy.agent.nets["critic"], np.random.default_rng(0)
+    parting = replace(batch, mask=batch.mask & (batch.discounts == 0))
+    for _ in range(200):
+        policy.agent.propagate(parting, rng)
+    context = policy.agent.add_prediction(parting)
+    found = context.items.values(critic(context.batch.states), context.batch.actions)
+    assert found.detach().numpy() == pytest.approx(context.batch.rewards.numpy(), abs=0.1)
+
+
 def test_as_many_slates_are_played_as_are_learned_from() -> None:
     source, policy = source_of(Dqn(), Single(), world={"reuse": 3.0, "steps": 2048, "batch": 100})
     rng, learned = np.random.default_rng(0), 0
