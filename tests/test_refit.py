@@ -302,7 +302,8 @@ class TestByDefault:
         recipes = recipes_in(read_manifest(setup.model_agent_path))
         assert report.refit == "validation"
         assert not any(one.converged for one in recipes)
-        assert report.seconds < 7.0, "without a share for it, each takes four"
+        first = read_manifest(setup.model_agent_path).metrics["seconds"]
+        assert first < 3.0, "4 * 5 / 11 and the last validation; without a share for the second, 4"
 
     @pytest.mark.medium
     def test_it_happens(self, setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:

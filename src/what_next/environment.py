@@ -168,6 +168,7 @@ class Environment:
         self.ranks = agent.ranks = ranks or Ranks()
         self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.board: Board | None = None
+        self.share: float | None = None  # of `seconds`, for a network of an ensemble
         self.explained = False  # whether the reasons for the settings that the data decided were printed
         self.member: int | None = None  # position of the network that it trains in an ensemble
         self.recipes: Sequence[Recipe] = ()  # for a second training: how each network was trained the first time
@@ -250,12 +251,12 @@ class Environment:
         return ours and not self.origin and self.setup.refit != "no"
 
     @property
-    def _limit(self) -> float | None:
-        """The seconds of this training; less than `seconds` where a second one is to follow."""
-        seconds, split = self.setup.seconds, self.state.chosen_by
-        if not seconds or not self._twice or not planned(self.setup, split):
-            return seconds
-        return seconds * first_share(split)
+    def _share(self) -> float:
+        """The share of `seconds` for this training; less than 1 where a second one is to follow."""
+        split = self.state.chosen_by
+        if self.share is not None or not self._twice or not planned(self.setup, split):
+            return self.share or 1.0
+        return first_share(split)
 
     def _second(self, more: More) -> "Environment":
         """The environment of the second training: the first one's schedule and data-driven settings, more events."""
@@ -291,7 +292,8 @@ class Environment:
 
     def _train(self) -> Report:
         """Train one network, or one network of an ensemble."""
-        agent, setup, limit = self.agent, self.setup, self._limit
+        agent, setup = self.agent, self.setup
+        limit = setup.seconds and setup.seconds * self._share
         monitor = self._begin()
         start = time.perf_counter()
         before = agent.spent * (limit or 0.0)  # seconds spent by the run that is resumed
@@ -386,10 +388,7 @@ class Environment:
 
     def _member(self, place: int, *, resume: bool) -> "Environment":
         """The environment that trains one network of an ensemble."""
-        one, state, limit = self.setup.members[place], self.state, self._limit
-        if limit:  # each process divides the time among its own networks only
-            rounds = math.ceil(self.setup.ensemble / self.ranks.count) if self._apart else self.setup.ensemble
-            one = one.model_copy(update={"seconds": limit / rounds})
+        one, state = self.setup.members[place], self.state
         if self.recipes:
             one = one.model_copy(update={"epochs": self.recipes[place].histories(len(state.train_users))})
         learned = State(state.dataset, one, state.space, state.more)
@@ -399,6 +398,9 @@ class Environment:
             on_step=self.on_step, on_save=self.on_save, quiet=self.quiet or self.ranks.rank > 0,
         )  # fmt: skip
         environment.member, environment.explained, environment.launch = place, place > 0, self.launch
+        # Each process divides the time among its own networks only.
+        rounds = math.ceil(self.setup.ensemble / self.ranks.count) if self._apart else self.setup.ensemble
+        environment.share = self._share * self.setup.ensemble / rounds
         environment.recipes = self.recipes[place : place + 1]
         return environment
 

@@ -44,7 +44,7 @@ def context_of(actions: Sequence[int], chances: Sequence[float], returns: Sequen
         numbers=torch.zeros(count, 0),
         next_numbers=torch.zeros(count, 0),
         clicks=torch.zeros(count, 1),
-        heard=torch.zeros(count, dtype=torch.bool),
+        clicks_known=torch.zeros(count, dtype=torch.bool),
         answered=torch.zeros(count, dtype=torch.bool),
     )
     actor = Proposer(2, 2, 0)

@@ -233,6 +233,6 @@ def choices(
         numbers=torch.zeros(count, 0),
         next_numbers=torch.zeros(count, 0),
         clicks=torch.tensor(clicks),
-        heard=torch.ones(count, dtype=torch.bool) if answered is None else torch.tensor(answered),
+        clicks_known=torch.ones(count, dtype=torch.bool) if answered is None else torch.tensor(answered),
         answered=torch.ones(count, dtype=torch.bool) if answered is None else torch.tensor(answered),
     )

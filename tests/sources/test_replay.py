@@ -113,7 +113,7 @@ def test_slateq_learns_from_the_slate_after_which_a_user_left() -> None:
     last = (steps.discounts == 0).numpy()
     assert last.any()
     assert not steps.answered.numpy()[last].any()
-    assert steps.heard.all()
+    assert steps.clicks_known.all()
     assert np.array_equal(steps.clicks[:, 0].numpy(), (steps.slates[:, 0] != DUST).numpy())
     critic, rng = policy.agent.nets["critic"], np.random.default_rng(0)
     parting = replace(batch, mask=batch.mask & (batch.discounts == 0))

@@ -70,7 +70,7 @@ class Slateq(Algorithm):
     def losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:  # type: ignore[override]
         """Squared error of the chosen items' values, towards the best next slate; the cross entropy of the choices."""
         batch, nets, items = context.batch, context.nets, context.items
-        clicks, heard = batch.clicks, batch.heard.float()
+        clicks, clicks_known = batch.clicks, batch.clicks_known.float()
         target = td_target(batch.rewards, batch.discounts, self.best_value(context))
         critic = nets["critic"]
         assert isinstance(critic, Values)
@@ -82,7 +82,7 @@ class Slateq(Algorithm):
         logits = pad(items.values(nets["choice"](batch.states), batch.slates), (0, 1)).log_softmax(1)
         chosen = torch.cat([clicks, (clicked == 0).float()[:, None]], 1)
         entropy = -(chosen * logits).sum(1) / chosen.sum(1)
-        return {"critic": mean(errors, heard), "choice": mean(entropy, heard)}
+        return {"critic": mean(errors, clicks_known), "choice": mean(entropy, clicks_known)}
 
     @torch.no_grad()
     def best_value(self, context: LossContext[Choices]) -> Steps:

@@ -274,7 +274,7 @@ class WorldSource(Source):
             "shown": np.zeros((*grid, slots), np.int32),
             "clicks": np.zeros((*grid, slots), np.bool_),
             "slates": np.zeros((*grid, slots), np.int32),
-            "answers": np.zeros((*grid, slots), np.bool_),
+            "slate_clicks": np.zeros((*grid, slots), np.bool_),
             "numbers": np.zeros((*grid, len(policy.agent.space.event_names)), np.float32),
             "begins": np.zeros(grid, np.bool_),
             "rewards": np.zeros(grid, np.float32),
@@ -326,7 +326,7 @@ class WorldSource(Source):
             raise TrainingError(f"world {world.known_as}: a reward is not a number")
         truncated = world.truncated(self.users_state) & ~feedback.terminated
         self.begun = feedback.terminated | truncated
-        into["rewards"][time], into["answers"][time] = feedback.rewards, feedback.clicks
+        into["rewards"][time], into["slate_clicks"][time] = feedback.rewards, feedback.clicks
         into["discounts"][time] = np.where(feedback.terminated, 0, self.setup.discount)
         self._ended(player, feedback, time)
         ended = np.flatnonzero(self.begun)
@@ -401,7 +401,7 @@ class WorldSource(Source):
             shown=users["shown"],
             clicks=users["clicks"],
             slates=users["slates"],
-            answers=users["answers"],
+            slate_clicks=users["slate_clicks"],
             points=users.get("points"),
             begins=users["begins"],
             carried=carried,

@@ -105,9 +105,9 @@ class PlayLearner(EncoderLearner):
         if batch.clicks is not None and batch.begins is not None:
             answered = (following > columns) & ~batch.begins[rows, following]
             clicks = np.where(answered[:, None], batch.clicks[rows, following], False).astype(np.float32)
-        heard = answered
-        if batch.answers is not None:  # also of slates after which the user left
-            heard, clicks = np.ones(count, np.bool_), batch.answers[rows, columns].astype(np.float32)
+        clicks_known = answered
+        if batch.slate_clicks is not None:  # also of slates after which the user left
+            clicks_known, clicks = np.ones(count, np.bool_), batch.slate_clicks[rows, columns].astype(np.float32)
         nothing = np.zeros((count, 0), np.float32)
         chances = np.ones(count) if batch.propensities is None else counted(batch.propensities, batch.mask)
         expected = np.zeros(count, np.float32) if batch.values is None else counted(batch.values, batch.mask)
@@ -121,7 +121,7 @@ class PlayLearner(EncoderLearner):
             numbers=self.tensor(counted(numbers, batch.mask)),
             next_numbers=self.tensor(numbers[rows, following]),
             clicks=self.tensor(clicks),
-            heard=self.tensor(heard),
+            clicks_known=self.tensor(clicks_known),
             answered=self.tensor(answered),
         )
 

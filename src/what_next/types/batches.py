@@ -70,7 +70,7 @@ class Batch:
         matches, fallback: of the selected items, as in `Product`.
         shown, clicks: in a world, the slate of each event, and which of its items were clicked.
         slates: in a world, the slate chosen after each event; `actions` are its first slots.
-        answers: which of the items of `slates` were clicked; None: those that `clicks` tells of later.
+        slate_clicks: which of the items of `slates` were clicked; None: those that `clicks` tells of later.
         points: the points from which the slates were chosen, for a policy that draws points.
         begins: in a world, the events with which another user takes over the row, without any known past.
         carried: the encoder's carried state before the first event of each row, flattened.
@@ -95,7 +95,7 @@ class Batch:
     shown: Int32[np.ndarray, "batch time slots"] | None = None
     clicks: Bool[np.ndarray, "batch time slots"] | None = None
     slates: Int32[np.ndarray, "batch time slots"] | None = None
-    answers: Bool[np.ndarray, "batch time slots"] | None = None
+    slate_clicks: Bool[np.ndarray, "batch time slots"] | None = None
     points: Float32[np.ndarray, "batch time dim"] | None = None
     begins: Bool[np.ndarray, "batch time"] | None = None
     carried: Float32[np.ndarray, "batch carried"] | None = None
@@ -251,8 +251,8 @@ class Choices(Transitions):
         expected: the acting policy's value of the state. `returns` are the estimated targets for it.
         points: the points from which the slates were chosen, for a policy that draws points.
         numbers, next_numbers: the user's observed numbers before and after the slate.
-        clicks: which of the slate's items were clicked; `heard`: whether that is known.
-        answered: whether `next_numbers` and `clicks` are known and of the same user; not of a user who left.
+        clicks: which of the slate's items were clicked; `clicks_known`: whether that is known.
+        answered: whether `next_numbers` is known and of the same user; not of a user who left.
     """
 
     slates: Int64[Tensor, "steps slots"]
@@ -262,7 +262,7 @@ class Choices(Transitions):
     numbers: Float[Tensor, "steps numbers"]
     next_numbers: Float[Tensor, "steps numbers"]
     clicks: Float[Tensor, "steps slots"]
-    heard: Bool[Tensor, "steps"]
+    clicks_known: Bool[Tensor, "steps"]
     answered: Bool[Tensor, "steps"]
 
 
