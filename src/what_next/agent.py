@@ -42,6 +42,7 @@ class Agent:
         nets: the networks by name; `targets`: the target networks, by the same names.
         histories: number of user histories it was trained on; `steps`: number of training steps.
         horizon: histories of the whole run, over which the learning rate falls; `spent`: share of the time limit used.
+        polyak: how far target networks follow their networks after a step.
         halved: how often validation has halved the learning rate.
         recipe: for a second training (`refit`), the learning rates of the first one, which it follows.
         deadline: in `time.perf_counter` seconds; no step begins or ends after it.
@@ -58,6 +59,7 @@ class Agent:
         self.optimisers: dict[str, Optimizer] = {}
         self.histories = self.steps = self.halved = 0
         self.horizon, self.spent, self.deadline = setup.epochs, 0.0, math.inf
+        self.polyak = setup.algorithm.polyak
         self.learns = False
         self.recipe: Recipe | None = None
         self.held: Mapping[str, Tensor] = {}
@@ -265,7 +267,7 @@ class Agent:
         if part is not None:
             losses = {name: part.weight * loss for name, loss in losses.items()}
         updated = self._descend(losses, context.roots, total)
-        polyak_update(self.nets, self.targets, updated, algorithm.polyak)
+        polyak_update(self.nets, self.targets, updated, self.polyak)
         self.histories += batch.histories
         self.steps += 1
         # If freed now, a step's memory would return to the system, which costs the next step a tenth of its time.

@@ -448,7 +448,7 @@ class Environment:
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
-        agent.horizon = source.horizon
+        agent.horizon, agent.polyak = source.horizon, source.polyak
         agent.recipe = self.recipes[0] if self.recipes else None
         source.resume(agent.histories, agent.steps)
         if self.ranks.joined and not source.shared:

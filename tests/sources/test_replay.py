@@ -1,18 +1,19 @@
 """What was played is kept and learned from again: which steps, what follows them, and what is learned by it."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from what_next import Agent, LearnedPolicy
+from what_next import Agent, Environment, LearnedPolicy
 from what_next.algorithms import Ddpg, Dqn, Hac, Sac, Slateq, Td3, WhatNext
 from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError
 from what_next.experiments.simulation import player_of
-from what_next.sources import FoundingPlayer, FoundingSource, Player, Replay, ReplaySource, source_in, state_in
+from what_next.sources import FoundingPlayer, FoundingSource, Mixture, Player, Replay, ReplaySource, source_in, state_in
 from what_next.types import Batch, Factors
 from what_next.worlds import Feedback, World, play, preset
 
@@ -35,6 +36,24 @@ class Clicked(Single):
         after, found = super().step(state, slates, rng)
         clicks = slates != DUST
         return replace(after, clicks=clicks), replace(found, clicks=clicks)
+
+
+class Chain(Single):
+    """`patient` leads a step on, and from the third place on pays 4; all else leads back, and `greedy` pays 1."""
+
+    def step(self, state: Any, slates: np.ndarray, rng: Any) -> tuple[Any, Feedback]:
+        first, place = slates[:, 0], state.waiting.astype(np.int64)
+        rewards = np.where(first == GREEDY, 1, np.where((place == 2) & (first == PATIENT), 4, 0)).astype(np.float32)
+        clicks, after = rewards[:, None] > 0, np.where(first == PATIENT, np.minimum(place + 1, 2), 0)
+        found = Feedback(clicks, rewards, np.zeros(len(first), np.bool_))
+        return replace(state, age=state.age + 1, shown=slates, clicks=clicks, waiting=after), found
+
+    def observe(self, state: Any, ideal: bool = False) -> Any:
+        place = np.eye(3, dtype=np.float32)[state.waiting.astype(np.int64)]
+        return replace(super().observe(state, ideal), numbers=place if ideal else place[:, :0])
+
+    def bounds(self, ideal: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(3 * ideal, np.float32), np.ones(3 * ideal, np.float32)
 
 
 def source_of(algorithm: Algorithm, inside: World, **settings: Any) -> tuple[ReplaySource, LearnedPolicy]:
@@ -139,6 +158,33 @@ def test_any_item_is_tried_less_and_less_often() -> None:
     for source.taken in (0, 500, 1000, 5000):
         found.append(round(source.epsilon, 3))
     assert found == [1.0, 0.5, 0.1, 0.1]
+
+
+def test_target_networks_follow_faster_in_a_short_run_unless_tau_is_set() -> None:
+    """20 experiences of 512 slates, each learned from 4 times in batches of 128."""
+    world = {"users": 64, "window": 8, "steps": 20 * 512, "batch": 128, "reuse": 4.0}
+    short, _ = source_of(Dqn(), Single(), world=world)
+    assert short.polyak == pytest.approx(10 / (20 * 512 * 4 / 128))
+    assert short.chosen[1][-1] == "algorithm.tau 0.031: the run is short; `algorithm.tau` sets another"
+    set_by_hand, _ = source_of(Dqn(tau=0.005), Single(), world=world)
+    long, _ = source_of(Dqn(), Single(), world=world | {"steps": 10**6})
+    for source in (set_by_hand, long):
+        assert source.polyak == 0.005
+        assert not any("tau" in reason for reason in source.chosen[1])
+    assert source_of(Dqn(), Single(), world=world | {"steps": 600, "batch": 512})[0].polyak == 1
+    assert Mixture({long: 1.0, short: 1.0}).polyak == short.polyak
+
+
+@pytest.mark.medium
+def test_a_short_run_finds_the_end_of_a_chain_by_default(tmp_path: Path) -> None:
+    """200 steps of 1,000 slates: target networks that moved by .005 in each would still be near where they began."""
+    inside = Chain(steps=40)
+    world = {"name": "detour", "ideal": True, "steps": 50_000, "batch": 1000, "explore": 0}
+    setup = setup_for(Dqn(), tmp_path, model="mlp", dim=64, learning_rate=1e-3, discount=0.9, world=world)
+    environment = Environment.from_setup(setup, world=inside)
+    environment.run_sim()
+    policy = LearnedPolicy(environment.agent.eval(), environment.state)
+    assert play(inside, Player(policy, inside), 50, np.random.default_rng(1)).mean == 4 * 38
 
 
 @pytest.mark.medium

@@ -50,6 +50,11 @@ class Source(ABC):
         """Number of histories between two saves."""
         return self.setup.save_every or SAVED
 
+    @property
+    def polyak(self) -> float:
+        """The step of target networks towards their networks."""
+        return self.setup.algorithm.polyak
+
     def done(self, histories: int, steps: int) -> bool:
         """Whether a run that learned from this many histories, in this many steps, is at its end."""
         return histories >= self.horizon
@@ -102,6 +107,11 @@ class Mixture(Source):
     def save_every(self) -> int:
         """The first source's."""
         return self.sources[0].save_every
+
+    @property
+    def polyak(self) -> float:
+        """The largest of all sources'."""
+        return max(source.polyak for source in self.sources)
 
     def resume(self, histories: int, steps: int) -> None:
         """Each source continues after its share of the steps."""

@@ -1,5 +1,7 @@
 """Replay: play of an agent's policies is kept, and random samples of it are learned from several times."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from jaxtyping import Float32
 
@@ -16,6 +18,9 @@ EXPLORING = 0.1
 """Share of a run's slates during which epsilon falls from 1 to its setting."""
 EXPERIENCES = 50.0
 """Fewest experiences in a run, if the setup does not set the number of users."""
+FOLLOWED = 10.0
+"""By default, the least sum of a target network's steps (`tau`) over a run; a small one keeps late rewards from
+reaching early states."""
 
 
 class Replay:
@@ -86,15 +91,39 @@ class ReplaySource(WorldSource):
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """A sample of the kept stretches; new ones are played first whenever they are due."""
-        rows = max(1, self.setup.world.batch // self.window)
         if not self.due:
             self.replay.add(self._experience(policy, rng))
             slates = self.users * self.window
-            batches = max(1, round(self.setup.world.reuse * self.users / rows))
-            ends = np.arange(batches + 1) * slates // batches
+            ends = np.arange(self.batches + 1) * slates // self.batches
             self.due = np.diff(ends).tolist()
             self.taken += slates
-        return self.replay.sample(rows, rng, self.due.pop())
+        return self.replay.sample(self.rows, rng, self.due.pop())
+
+    @property
+    def rows(self) -> int:
+        """Stretches in a batch."""
+        return max(1, self.setup.world.batch // self.window)
+
+    @property
+    def batches(self) -> int:
+        """Batches from each experience."""
+        return max(1, round(self.setup.world.reuse * self.users / self.rows))
+
+    @property
+    def polyak(self) -> float:
+        """See `Source.polyak`: at least `FOLLOWED` over the steps of the run, unless the setup sets `tau`."""
+        algorithm, steps = self.setup.algorithm, self.horizon / (self.users * self.window) * self.batches
+        if "tau" in algorithm.model_fields_set:
+            return algorithm.polyak
+        return min(1.0, max(algorithm.polyak, FOLLOWED / steps))
+
+    @property
+    def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
+        """See `WorldSource.chosen`; with the step of the target networks, if the length of the run decided it."""
+        values, reasons = super().chosen
+        if (tau := self.polyak) > self.setup.algorithm.polyak:
+            reasons = [*reasons, f"algorithm.tau {tau:.2g}: the run is short; `algorithm.tau` sets another"]
+        return values, reasons
 
     @property
     def _fewest(self) -> float:
