@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from what_next.data.files import ASIDE, remove_stale, sha256, sync
-from what_next.errors import ModelError, SaveError, WhatNextError
+from what_next.errors import ModelError, SaveError, StoreError, WhatNextError
 from what_next.serving.store import Deployment
-from what_next.serving.store.backend import home_of
+from what_next.serving.store.backend import home_of, store_of
 from what_next.settings import Setup
 from what_next.settings.service import VERSION
 from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside, lacking, read_manifest, read_models
@@ -27,6 +27,20 @@ HASHED = re.compile(r".+-[0-9]+-[0-9a-f]{8}")
 def versions_folder(setup: Setup) -> Path:
     """The folder of deployed models: as the setup says, else beside an SQLite store, else beside the agent's file."""
     return setup.server.versions or home_of(setup) / "versions"
+
+
+def check_emptied(setup: Setup) -> None:
+    """Raise a `StoreError` if the file of the store is empty though models were deployed: it was damaged, and is not
+    new. To be called before the file is opened, because SQLite then deletes its write-ahead log."""
+    path, folder = Path(str(store_of(setup)).removeprefix("sqlite:///")), versions_folder(setup)
+    if not path.is_file() or path.stat().st_size or not folder.is_dir():
+        return
+    if any(HASHED.fullmatch(one.name) for one in folder.iterdir()):
+        raise StoreError(
+            f"{path}: is empty (0 bytes), and models were deployed beside it ({folder}): it was damaged, as by a full "
+            "disk; nothing was changed; restore a back-up (what-next restore SETUP BACKUP --replace), or, to start "
+            "anew without what was stored, move that folder away"
+        )
 
 
 def version_of(agent: Path) -> str:
