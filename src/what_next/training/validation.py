@@ -213,6 +213,19 @@ def surprise(
     return float(-np.log(chances[chances > 0]).mean()) if (chances > 0).any() else np.inf
 
 
+def drawn(policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool) -> float:
+    """The effective number of items among which a softmax of the scores draws: the exponential of its mean entropy,
+    from one draw for each validation user; 0 without validation users."""
+    found, rng = list[np.ndarray](), np.random.default_rng(seed)
+    targets = some_targets(dataset, split, seed, FEWEST)
+    for _, history in _parts(targets, np.arange(len(targets)), histories):
+        request = Request(1, Softmax(), Permitted.of(without=None if seen else history.items))
+        slates = policy.act(policy.states(history), request, rng)
+        assert slates.propensities is not None
+        found.append(-np.log(slates.propensities[:, 0]))
+    return float(np.exp(np.concatenate(found).mean())) if found else 0.0
+
+
 def spread(
     policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, space: Space, setup: Setup
 ) -> dict[str, float]:

@@ -80,8 +80,8 @@ def undeployed(agent: Path, deployed: str, answers: str, deployments: Sequence[D
         )
     if answers != deployed:
         return (
-            f"the deployed version {deployed} cannot be used, so {answers} answers, which was deployed before it; restore "
-            "the first from a back-up, or stay with the second: what-next rollback SETUP"
+            f"the deployed version {deployed} cannot be used, so {answers} answers, which was deployed before it; "
+            "restore the first from a back-up, or stay with the second: what-next rollback SETUP"
         )
     if any(one.version == version for one in deployments):
         return f"{answers} answers; the setup's model {version} was deployed before it"
