@@ -83,6 +83,12 @@ def test_what_goes_through_many_items_or_events_costs_more(
         assert [limited.ask("GET", path).status_code for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/metrics"])
+def test_what_takes_milliseconds_to_answer_costs_more(tmp_path: Path, path: str) -> None:
+    with service(tmp_path, fill=False, rate=10) as limited:
+        assert [limited.ask("GET", path).status_code for _ in range(2)] == [200, 429]
+
+
 # How much
 
 
