@@ -46,10 +46,6 @@ from what_next.training.weighing import Weighed, recent_of, transitions_of, weig
 from what_next.types import Batch, Policy, Proposal
 from what_next.worlds import World
 
-UNIFORM = 0.5
-"""A softmax that draws among more than this share of the items, by their effective number, is almost uniform: on
-ml-100k it draws among 0.12 of them, on a log of random items among 0.81."""
-
 
 @dataclass(frozen=True)
 class Report:
@@ -638,21 +634,9 @@ class Environment:
                 quiet=self.quiet,
                 agreed=self.ranks.first,
             )
-        self._tell_if_uniform(policy.policy)
+        if told := validation.nearly_uniform(policy.policy, *judged[1:], seed=seed, seen=seen):
+            Lines(quiet=self.quiet).print(told, highlight=False)
         return weighed
-
-    def _tell_if_uniform(self, policy: Policy[Proposal]) -> None:
-        """Say so if a service that draws at temperature 1 would draw almost uniformly."""
-        state, seen, items = self.state, self.setup.evaluation.seen, len(self.state.dataset.catalogue)
-        many = validation.drawn(
-            policy, state.dataset, state.split, state.histories, seed=self.setup.split.seed, seen=seen
-        )
-        if many > UNIFORM * items:
-            Lines(quiet=self.quiet).print(
-                "the log hardly tells which item comes next, so a service with server.temperature 1 would draw almost "
-                f"at random, as if evenly among {many:,.0f} of {items:,} items; a lower one prefers the best items",
-                highlight=False,
-            )
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """The report of a training."""
