@@ -377,6 +377,19 @@ def test_a_softmax_of_the_scores_is_calibrated(trained: Setup) -> None:
     assert surprise(1e-5) > 100, "scores that are far too sure are the worst, though some chances are 0 then"
 
 
+@pytest.mark.parametrize("random", [True, False])
+def test_a_log_that_hardly_tells_what_comes_next_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], random: bool
+) -> None:
+    made = setup(tmp_path)
+    if random:
+        items = np.concatenate([np.random.default_rng(user).permutation(40)[:5] for user in range(240)])
+        hobbies().with_columns(item_id=pl.Series(items)).write_csv(made.data)
+    Environment.from_setup(made).run_sim()
+    told = capsys.readouterr().err
+    assert ("the log hardly tells which item comes next, so a service with server.temperature 1" in told) == random
+
+
 def test_items_that_training_does_not_know_do_not_flatten_the_scores(tmp_path: Path) -> None:
     """After three steps of a ring of 30, seven of eight users take what nobody had, whose price no network reads."""
     rows = [(user, (user + step) % 30, step) for user in range(240) for step in range(5)]

@@ -622,7 +622,7 @@ class Environment:
             return validation.surprise(*judged, seed=seed, seen=seen, known=known, ranks=self.ranks)
 
         with agent.learner.remembering():
-            return weigh(
+            weighed = weigh(
                 linear,
                 f"{state.monitored} of {counted(users, 'validation user')}",
                 heeded(lambda: self.ranks.first(self._validated(most, policy)).get(state.monitored, 0.0)),
@@ -634,6 +634,9 @@ class Environment:
                 quiet=self.quiet,
                 agreed=self.ranks.first,
             )
+        if told := validation.nearly_uniform(policy.policy, *judged[1:], seed=seed, seen=seen):
+            Lines(quiet=self.quiet).print(told, highlight=False)
+        return weighed
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """The report of a training."""

@@ -152,11 +152,11 @@ def test_a_setup_names_its_model_and_mistakes_are_told(setup: Setup, second: Pat
 
 def test_what_is_missing_is_told_apart_from_what_is_damaged(tmp_path: Path) -> None:
     with pytest.raises(
-        ModelError, match=r"a-1-12345678: is missing; restore it from a back-up .* promote SETUP --force"
+        ModelError, match=r"a-1-12345678: is missing; restore it from a back-up .* what-next rollback SETUP"
     ):
         intact(tmp_path / "a-1-12345678", "a-1-12345678")
     (tmp_path / "a-1-12345678").mkdir()
-    with pytest.raises(ModelError, match=r"a-1-12345678: is damaged: .*remove this folder"):
+    with pytest.raises(ModelError, match=r"a-1-12345678: is damaged: .*remove this folder and .* rollback SETUP"):
         intact(tmp_path / "a-1-12345678", "a-1-12345678")
 
 
@@ -190,6 +190,30 @@ def test_what_works_is_told_where_a_deployed_version_is_missing(setup: Setup, se
     shutil.rmtree(folder / first)
     code, refused = run("rollback")
     assert (code, f"{first}: is missing; restore it from a back-up" in refused["error"]) == (2, True)
+
+
+def test_what_helps_is_told_where_a_version_of_the_loop_is_damaged(
+    setup: Setup, second: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The setup's model is not the version before: deploying that would go back further than needed."""
+    with running(setup):
+        before = run("promote", "--model", second, "--force")[1]["version"]
+        (second.parent / "third").mkdir()
+        third = served(second.parent / "third", "sqn").model_agent_path
+        newest = run("promote", "--model", third, "--force")[1]["version"]
+    (versions_folder(setup) / newest / "agent.safetensors").write_bytes(b"nothing")
+    with running(setup) as service:
+        assert service.engine.undeployed() == (
+            f"the deployed version {newest} cannot be used, so {before} answers, which was deployed before it; restore "
+            "the first from a back-up, or stay with the second: what-next rollback SETUP"
+        )
+        assert "what-next rollback SETUP; if the model's own file is still there" in caplog.text
+        assert run("rollback")[1]["version"] == before
+        assert service.ask(history=HISTORY).version == before
+    with running(setup) as service:
+        assert "was deployed before it" in str(service.engine.undeployed())
+        shutil.rmtree(versions_folder(setup) / newest)
+        assert run("promote", "--model", third, "--force")[1]["version"] == newest
 
 
 def test_a_catalogue_that_was_not_copied_with_its_agent_is_told(tmp_path: Path, run: Run, second: Path) -> None:

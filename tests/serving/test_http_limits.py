@@ -83,6 +83,24 @@ def test_what_goes_through_many_items_or_events_costs_more(
         assert [limited.ask("GET", path).status_code for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/metrics"])
+def test_what_takes_milliseconds_to_answer_costs_more(tmp_path: Path, path: str) -> None:
+    with service(tmp_path, fill=False, rate=10) as limited:
+        assert [limited.ask("GET", path).status_code for _ in range(2)] == [200, 429]
+
+
+def test_an_answer_that_the_client_does_not_read_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: Any = None) -> None:
+        await asyncio.Event().wait()
+
+    noted = []
+    with service(tmp_path, fill=False, timeout=0.1) as slow:
+        monkeypatch.setattr(slow.app.parts.log, "request", lambda *line: noted.append(line[:3]))
+        scope = {"type": "http", "method": "GET", "path": "/v1/users", "http_version": "1.1", "query_string": b""}
+        asyncio.run(slow.app({**scope, "headers": [(b"host", b"localhost")]}, never, never))
+    assert noted == [("GET", "/v1/users", 499)]
+
+
 # How much
 
 

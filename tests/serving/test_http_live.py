@@ -287,3 +287,24 @@ def test_a_model_that_is_missing_is_told_before_the_store_is_filled(
     store = Store.open(store_of(setup))
     assert (store.loaded, store.users("", 10)) == (False, [])
     store.close()
+
+
+def test_an_empty_file_beside_deployed_models_is_no_first_start(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    from what_next.serving.engine.versions import keep, versions_folder
+    from what_next.serving.store import store_of
+
+    setup, file = served(tmp_path, import_data=False), tmp_path / "setup.txt"
+    store = Path(store_of(setup))
+    store.touch()
+    assert run("key", "add", file, "--name", "shop", "--role", "read")[0] == 0  # a new store, of which nothing is known
+    store.write_bytes(b"")
+    keep(versions_folder(setup), setup.model_agent_path)
+    for words in (("serve", file, "server.port=0"), ("key", "add", file, "--name", "a", "--role", "read"),
+                  ("promote", file), ("loop", file, "--once")):  # fmt: skip
+        code, _, told = run(*words)
+        assert (code, f"{store}: is empty (0 bytes), and models were deployed beside it" in told) == (2, True)
+        assert "what-next restore SETUP BACKUP --replace" in told
+        assert "move that folder away" in told
+    assert not store.stat().st_size

@@ -392,6 +392,25 @@ def test_the_log_of_those_held_out_judges(path: Path, tmp_path: Path, monkeypatc
     )
 
 
+@pytest.mark.parametrize("users", [39, 51])
+def test_too_few_held_out_users_are_counted_and_the_setting_is_named(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: int
+) -> None:
+    why = "the evidence is refused: new: the effective sample size is 20; too few"
+    found = {"promote": False, "why": why, "difference": {"mean": None, "low": None, "high": None}}
+    monkeypatch.setattr(candidate, "gate", lambda *_, **more: found | {"log": {"units": users}})
+    monkeypatch.setattr(candidate, "served", lambda name, *_: name)
+    monkeypatch.setattr(candidate, "foreseen", lambda *_: {})
+    bare = Bare(path, tmp_path, "judge")
+    bare.loop.look()
+    told = bare.journal.lines(1)[0].told
+    few = (
+        "39 of the held-out users have decisions that can judge, and more than 50 are needed: raise loop.held_out (now "
+        "0.2 of all users), or wait for more users; more:"
+    )
+    assert (few in told) == (users == 39), told
+
+
 def test_an_estimator_that_there_is_not_is_refused_before_anything_is_trained(path: Path, tmp_path: Path) -> None:
     bare = Bare(path, tmp_path, "judge")
     setup = Setup.read(path, ["train=no", "loop.estimator=cascade_snip"])

@@ -32,8 +32,10 @@ LONGEST = 64
 
 def opened(setup: "Setup") -> "closing[Store]":
     """The store of a setup; a `StoreError` where it does not exist or cannot be opened."""
+    from what_next.serving.engine.versions import check_emptied
     from what_next.serving.store import Store, store_of
 
+    check_emptied(setup)
     return closing(Store.open(store_of(setup), make=False))
 
 
@@ -107,6 +109,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
+    from what_next.serving.engine.versions import check_emptied
     from what_next.serving.http.callers import ROLES, digest_of, new_key
     from what_next.serving.store import Store, store_of
 
@@ -115,7 +118,9 @@ def add(
     if not name.isprintable() or not 0 < len(name) <= LONGEST:
         raise SetupError(f"--name {name!r}: expected 1 to {LONGEST} printable characters")
     key = new_key()
-    with closing(Store.open(store_of(setup_of(setup, overrides, "train=no")))) as store:
+    settings = setup_of(setup, overrides, "train=no")
+    check_emptied(settings)
+    with closing(Store.open(store_of(settings))) as store:
         store.add_key(name, role, digest_of(key))
     if as_json:
         emit({"name": name, "role": role, "key": key})

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from what_next.data.files import ASIDE, remove_stale, sha256, sync
-from what_next.errors import ModelError, SaveError, WhatNextError
+from what_next.errors import ModelError, SaveError, StoreError, WhatNextError
 from what_next.serving.store import Deployment
-from what_next.serving.store.backend import home_of
+from what_next.serving.store.backend import home_of, store_of
 from what_next.settings import Setup
 from what_next.settings.service import VERSION
 from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside, lacking, read_manifest, read_models
@@ -20,6 +20,8 @@ from what_next.training.card import card_path
 AGENT = "agent.safetensors"
 CATALOGUE, CARD = catalogue_path(Path(AGENT)).name, card_path(Path(AGENT)).name
 """File names in the folder of a version; the card is for people and not part of the hash."""
+OTHERWISE = "; if the model's own file is still there: what-next promote SETUP --model FILE --force"
+"""Ends messages about a version that cannot be used. SETUP's own model is often an older one."""
 HASHED = re.compile(r".+-[0-9]+-[0-9a-f]{8}")
 """Name of a version that includes the hash of its files."""
 
@@ -27,6 +29,20 @@ HASHED = re.compile(r".+-[0-9]+-[0-9a-f]{8}")
 def versions_folder(setup: Setup) -> Path:
     """The folder of deployed models: as the setup says, else beside an SQLite store, else beside the agent's file."""
     return setup.server.versions or home_of(setup) / "versions"
+
+
+def check_emptied(setup: Setup) -> None:
+    """Raise a `StoreError` if the file of the store is empty though models were deployed: it was damaged, and is not
+    new. To be called before the file is opened, because SQLite then deletes its write-ahead log."""
+    path, folder = Path(str(store_of(setup)).removeprefix("sqlite:///")), versions_folder(setup)
+    if not path.is_file() or path.stat().st_size or not folder.is_dir():
+        return
+    if any(HASHED.fullmatch(one.name) for one in folder.iterdir()):
+        raise StoreError(
+            f"{path}: is empty (0 bytes), and models were deployed beside it ({folder}): it was damaged, as by a full "
+            "disk; nothing was changed; restore a back-up (what-next restore SETUP BACKUP --replace), or, to start "
+            "anew without what was stored, move that folder away"
+        )
 
 
 def version_of(agent: Path) -> str:
@@ -61,6 +77,11 @@ def undeployed(agent: Path, deployed: str, answers: str, deployments: Sequence[D
         return (
             f"the deployed version {deployed} cannot be used, so the setup's model {version} answers; restore the "
             "first from a back-up, or deploy the second: what-next promote SETUP --force"
+        )
+    if answers != deployed:
+        return (
+            f"the deployed version {deployed} cannot be used, so {answers} answers, which was deployed before it; "
+            "restore the first from a back-up, or stay with the second: what-next rollback SETUP"
         )
     if any(one.version == version for one in deployments):
         return f"{answers} answers; the setup's model {version} was deployed before it"
@@ -124,8 +145,8 @@ def intact(place: Path, version: str) -> None:
     checked because its name has no hash."""
     if not place.exists():
         raise ModelError(
-            f"{place}: is missing; restore it from a back-up (what-next restore), or deploy a model that is there: "
-            "what-next promote SETUP --force"
+            f"{place}: is missing; restore it from a back-up (its models.tar.gz), or go back to the version before: "
+            f"what-next rollback SETUP{OTHERWISE}"
         )
     if not HASHED.fullmatch(version):
         raise ModelError(
@@ -135,8 +156,9 @@ def intact(place: Path, version: str) -> None:
     files = {name: place / name for name in (AGENT, CATALOGUE, CRITIC) if (place / name).is_file()}
     if _digest(files)[:8] != version.rpartition("-")[2]:
         raise ModelError(
-            f"{place}: is damaged: its files are not those that were deployed; restore them from a back-up, or remove "
-            "this folder and deploy the model again: what-next promote SETUP --force"
+            f"{place}: is damaged: its files are not those that were deployed; remove this folder and restore "
+            "it from a back-up (its models.tar.gz), or go back to the version before: what-next rollback "
+            f"SETUP{OTHERWISE}"
         )
 
 

@@ -50,6 +50,8 @@ class Application:
             problem = self._problem(error, call)
             if not call.status:
                 await call.answer(send, problem.status, problem.body, problem.headers)
+            elif isinstance(error, TimeoutError):  # the client does not read the answer
+                call.status = 499
         finally:
             self._under_way.add(call.caller, -call.counted)
             parts.bodies.shares.add(call.caller, -call.held)

@@ -297,10 +297,15 @@ async def ready(call: Call) -> dict[str, bool]:
     return {"ready": True}
 
 
+METRICS = 5
+"""Cost of `/metrics` besides that of any request: some milliseconds of the processor."""
+
+
 @operation("GET", "/metrics")
 async def metrics(call: Call) -> Response:
     """Tell all numbers that the service counts, as Prometheus reads them."""
     parts, model = call.parts, None
+    call.pay(METRICS)
     if (engine := parts.engine) is not None:
         model = engine.model()
         with suppress(StoreError):  # the metrics go on without the loop's journal

@@ -21,6 +21,7 @@ from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
 from what_next.serving.bodies import LONGEST_ID, SEEN, STEPS
 from what_next.serving.engine import Engine, check_models
+from what_next.serving.engine.versions import check_emptied
 from what_next.serving.http.app import Application
 from what_next.serving.http.callers import KeyRing
 from what_next.serving.http.parts import Parts
@@ -132,6 +133,7 @@ class Opening:
         parts, setup = self.parts, self.setup
         dataset = None
         if parts.store is None:
+            check_emptied(setup)
             place = store_of(setup)
             if isinstance(place, Path) and not place.exists():  # checks first, so that a refusal leaves no empty store
                 self._check_keys(())

@@ -5,13 +5,14 @@ import re
 from functools import cache
 from typing import Any
 
+import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from what_next import __version__
 from what_next.serving.http.recommendations import HEADER, IDEMPOTENCY_KEY
 from what_next.serving.http.replies import Error
-from what_next.serving.http.routes import ALWAYS, OPERATIONS, Call, Operation, operation
+from what_next.serving.http.routes import ALWAYS, BYTES, OPERATIONS, Call, Operation, operation
 
 ABOUT = """Recommendations from a trained agent, and the log of what was shown and what happened next.
 
@@ -55,9 +56,16 @@ Json = dict[str, Any]
 
 
 @operation("GET", "/openapi.json", in_schema=False)
-async def openapi(call: Call) -> Json:
+async def openapi(call: Call) -> bytes:
     """The schema itself."""
-    return document(call.parts.settings.needs_keys)
+    written = _written(call.parts.settings.needs_keys)
+    call.pay(len(written) / BYTES)
+    return written
+
+
+@cache
+def _written(needs_keys: bool) -> bytes:
+    return orjson.dumps(document(needs_keys))
 
 
 @cache

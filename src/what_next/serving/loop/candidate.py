@@ -13,6 +13,7 @@ from what_next.environment import Environment, Report
 from what_next.errors import CatalogueError, DataError, ModelError, SaveError, some
 from what_next.metrics.next_items import Targets, rank
 from what_next.off_policy import Learned, LogSettings, gate
+from what_next.off_policy.decisions import THRESHOLDS
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.live import point
 from what_next.serving.engine.versions import AGENT, versions_folder
@@ -186,7 +187,18 @@ def judge(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, Any]
         verdict = "no evidence"
     else:
         verdict = "worse" if apart["high"] < 0 else "undecided"
-    return {"verdict": verdict, "why": found["why"].replace(str(log), "the service's own log"), **bounds}
+    why = found["why"].replace(str(log), "the service's own log")
+    if verdict == "no evidence" and (users := found["log"]["units"]) <= THRESHOLDS.ess:
+        why = f"{_few(users, setup.loop.held_out)}; {why}"
+    return {"verdict": verdict, "why": why, **bounds}
+
+
+def _few(users: int, share: float) -> str:
+    """That too few users are held out, and which setting changes it."""
+    return (
+        f"{users:,} of the held-out users have decisions that can judge, and more than {THRESHOLDS.ess:g} are needed: "
+        f"raise loop.held_out (now {share:g} of all users), or wait for more users"
+    )
 
 
 def brief(why: str) -> str:
