@@ -529,3 +529,9 @@ def test_a_batch_that_cannot_be_learned_from_is_told(
     for one in (source, Mixture({source: 1.0})):
         with pytest.raises(DataError, match=told):
             cycle(rig, one)
+
+
+def test_a_mask_of_numbers_is_told(rig: Rig) -> None:
+    """It was an IndexError of NumPy, once the steps were taken."""
+    with unchecked(), pytest.raises(DataError, match="a batch has a mask of float32; expected True or False"):
+        cycle(rig, Sessions(rig.state, mask=lambda mask: mask.astype(np.float32)))
