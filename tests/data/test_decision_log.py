@@ -234,11 +234,19 @@ class TestContext:
             read_log(written(age=[1.0, None, 3.0, 4.0]), Roles(context=("age",)))
 
 
+def test_a_probability_that_rounding_raised_above_1_is_1(written) -> None:
+    """Another program's single precision gave 1.0000001, and the whole log was refused."""
+    log = read_log(written(propensity=[0.5, 1 + 1e-12, 1 + 1e-7, 1.0], new=[1 + 1e-6, 0.0, 0.2, 0.3]))
+    assert sorted(log.propensities.tolist()) == [0.5, 1.0, 1.0, 1.0]
+    assert propensities_in(log, "new").max() == 1
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
             ({"propensity": [0.5, 0.0, 0.0, 0.1]}, r"propensity in line 3 .* '0.0', not a number above 0, at most 1"),
+            ({"propensity": [0.5, 0.5, 1 + 2e-6, 0.1]}, r"propensity in line 4 .*not a number above 0, at most 1"),
             ({"propensity": [0.5, 0.5, 1.5, 0.1]}, r"propensity in line 4 .*1.5.* \(1 of 4 rows\)"),
             ({"propensity": [0.5, -0.5, 0.0, 0.1]}, r"propensity in line 3 .* \(2 of 4 rows\)"),
             ({"propensity": [0.5, 0.5, float("nan"), 0.1]}, r"propensity in line 4 \(column 'propensity'\) is 'NaN'"),

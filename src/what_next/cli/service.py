@@ -52,7 +52,7 @@ def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":
     for path in map(catalogue_path, [*agents, setup.model_agent_path]):
         if path.is_file():
             return Catalogue.from_table(pl.read_parquet(path, glob=False))
-    return Dataset.read(setup.data).catalogue
+    return Dataset.read(setup.data_path).catalogue
 
 
 @app.command()

@@ -138,6 +138,8 @@ else:
 IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
 """Defaults of algorithms that learn by acting: without the regularisation that keeps others from overfitting a log."""
 
+NO_LOG = Path("-")
+"""`data` of a setup that names a world and no log."""
 NO_WORLD = "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"
 
 
@@ -152,7 +154,7 @@ def with_defaults(data: object) -> object:
         raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}{of_package(GROUP)}")
     defaults, world = algorithm.defaults(), data.get("world")
     if isinstance(world, WorldSettings) or (isinstance(world, dict) and world.get("name") is not None):
-        defaults |= {"data": Path("-"), **IN_A_WORLD}  # a world needs no data
+        defaults |= {"data": NO_LOG, **IN_A_WORLD}  # a world needs no data
     elif algorithm.source == "world" and "data" not in data:
         raise SetupError(NO_WORLD)
     if "epochs" in data:
@@ -328,6 +330,20 @@ class Setup(Group):
     def acts(self) -> bool:
         """Whether the agent learns by acting in a world."""
         return self.world.name is not None or self.algorithm.source == "world"
+
+    @property
+    def data_path(self) -> Path:
+        """The path of its log.
+
+        Raises:
+            SetupError: it names a world and no data.
+        """
+        if self.world.name is not None and self.data == NO_LOG:
+            raise SetupError(
+                f"the setup names the world {self.world.name} and no log (`data`), so there are no users to judge on "
+                "or to recommend to; `what-next simulate SETUP`, or wn.play, plays the agent in its world beside others"
+            )
+        return self.data
 
     @property
     def unit(self) -> str:
