@@ -110,7 +110,7 @@ class Checked:
 
     @property
     def told(self) -> list[str]:
-        """The columns that the log's folder names give."""
+        """The columns of the log's files, but for the row numbers that pandas wrote."""
         return [name for name in self.log.names if name not in ROW_LABELS]
 
     def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
