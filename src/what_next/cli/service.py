@@ -145,11 +145,6 @@ def revoke(setup: SetupFile, name: KeyName, overrides: Overrides = None, as_json
     answer({"revoked": name}, as_json, f"{name} is revoked")
 
 
-@log.callback()
-def about_log() -> None:
-    """The log of the service."""
-
-
 @log.command("export")
 def export(
     setup: SetupFile,
