@@ -325,6 +325,14 @@ def test_the_memory_is_a_size(memory: str, message: str) -> None:
         large.memory_of(memory)
 
 
+def test_packed_text_is_known_by_its_content_and_needs_more_memory_than_its_size(tmp_path: Path) -> None:
+    packed, plain = gzip.compress(b"user,item\n" + b"u1,i1\n" * 999), tmp_path / "log.csv"
+    plain.write_bytes(b"x" * len(packed))
+    for name in ("log.csv.gz", "log.csv.GZ", "log"):
+        (tmp_path / name).write_bytes(packed)
+        assert large.needed([tmp_path / name]) == large.PACKING * large.needed([plain])
+
+
 def test_logs_by_url(tmp_path: Path) -> None:
     memory = pytest.importorskip("fsspec").filesystem("memory")
     whole = pl.read_parquet(numbers(tmp_path))
