@@ -296,7 +296,9 @@ class Setup(Group):
         path = Path(path)
         entries, words = parse_file(path), parse_overrides(overrides)
         if algorithm is not None:
-            entries, words = ([one for one in some if not of_algorithm(one.key)] for some in (entries, words))
+            entries, words = (
+                [one for one in some if one.key.partition(".")[0] != "algorithm"] for some in (entries, words)
+            )
             made = [(key, value) for key, value in flatten(algorithm, "algorithm") if value is not None]
             words += [Entry(key, value, "the model's file") for key, value in made]
         return cls._build(entries, path.parent, str(path), words).threaded()
@@ -503,11 +505,6 @@ class Setup(Group):
         except ValidationError as error:
             origin = info.context or {"entries": {}, "source": "Setup"}
             raise explain(error, cls, origin["entries"], origin["source"]) from None
-
-
-def of_algorithm(key: str) -> bool:
-    """Whether a key chooses the algorithm or is one of its own settings."""
-    return key.partition(".")[0] == "algorithm"
 
 
 def complete() -> Mapping[str, type[Algorithm]]:
