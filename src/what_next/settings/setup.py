@@ -389,7 +389,11 @@ class Setup(Group):
     def _apart(self, word: str, **changes: Any) -> "Setup":
         """These settings with changes, and with files of their own, whose names hold a word."""
         paths = {name: getattr(self, name) for name in ("model_agent_path", "model_critic_path")}
-        own = {name: path and path.with_name(f"{path.stem}.{word}{path.suffix}") for name, path in paths.items()}
+        # Without a suffix, a dot would make one of the word, which no model may have.
+        own = {
+            name: path and path.with_name(f"{path.stem}.{word}{path.suffix}" if path.suffix else f"{path.name}-{word}")
+            for name, path in paths.items()
+        }
         return self.model_copy(update={"log": None, **own, **changes})
 
     def dropped(self, space: Space) -> float:
