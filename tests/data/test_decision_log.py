@@ -204,6 +204,16 @@ class TestContext:
         assert log.contexts.std(axis=0) == pytest.approx(np.ones(3))
         assert log.contexts[:, 0] == pytest.approx((np.arange(4) - 1.5) / np.std(np.arange(4)))
 
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [([[1], [2], [1], [2]], "holds List.*, not numbers or words"), ([b"\xff"] * 4, "are no text")],
+    )
+    def test_lists_and_bytes_are_refused_in_words(self, tmp_path: Path, values: list[object], told: str) -> None:
+        path = tmp_path / "log.parquet"
+        pl.DataFrame({"item": ["a", "b"] * 2, "reward": 1.0, "propensity": 0.5, "seen": values}).write_parquet(path)
+        with pytest.raises(DataError, match=f"column 'seen' .*{told}"):
+            read_log(path, Roles(context=("seen",)))
+
     def test_the_users_own_past_is_known_and_nothing_of_the_row_itself(self, written) -> None:
         log = read_log(written(user_id=["u"] * 4, timestamp=[1, 2, 3, 4], reward=[4, 2, 6, 100]))
         assert log.context_names == ("earlier rows", "earlier reward")

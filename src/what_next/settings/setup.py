@@ -298,7 +298,9 @@ class Setup(Group):
         path = Path(path)
         entries, words = parse_file(path), parse_overrides(overrides)
         if algorithm is not None:
-            entries, words = ([one for one in some if not of_algorithm(one.key)] for some in (entries, words))
+            entries, words = (
+                [one for one in some if one.key.partition(".")[0] != "algorithm"] for some in (entries, words)
+            )
             made = [(key, value) for key, value in flatten(algorithm, "algorithm") if value is not None]
             words += [Entry(key, value, "the model's file") for key, value in made]
         return cls._build(entries, path.parent, str(path), words).threaded()
@@ -403,7 +405,11 @@ class Setup(Group):
     def _apart(self, word: str, **changes: Any) -> "Setup":
         """These settings with changes, and with files of their own, whose names hold a word."""
         paths = {name: getattr(self, name) for name in ("model_agent_path", "model_critic_path")}
-        own = {name: path and path.with_name(f"{path.stem}.{word}{path.suffix}") for name, path in paths.items()}
+        # Without a suffix, a dot would make one of the word, which no model may have.
+        own = {
+            name: path and path.with_name(f"{path.stem}.{word}{path.suffix}" if path.suffix else f"{path.name}-{word}")
+            for name, path in paths.items()
+        }
         return self.model_copy(update={"log": None, **own, **changes})
 
     def dropped(self, space: Space) -> float:
@@ -519,11 +525,6 @@ class Setup(Group):
         except ValidationError as error:
             origin = info.context or {"entries": {}, "source": "Setup"}
             raise explain(error, cls, origin["entries"], origin["source"]) from None
-
-
-def of_algorithm(key: str) -> bool:
-    """Whether a key chooses the algorithm or is one of its own settings."""
-    return key.partition(".")[0] == "algorithm"
 
 
 def complete() -> Mapping[str, type[Algorithm]]:
