@@ -78,6 +78,11 @@ def test_an_encoder_that_keeps_its_promises_passes(kind: type[Encoder]) -> None:
             {"advance": lambda self, state, inputs: (LastTwo.advance(self, state, inputs)[0], state)},
             "after 2 events, advance has come to another state than encode",
         ),
+        ({"encode": lambda self, inputs: inputs.mul_(0.5)}, "encode changes the inputs that it is given"),
+        (
+            {"advance": lambda self, state, inputs: (self.encode(inputs[:, None])[:, 0], (state[0].copy_(inputs),))},
+            "advance changes the state or the inputs that it is given",
+        ),
         ({"__init__": lambda self, items: None}, r"cannot be made \(.*its __init__ takes \(items, sizes\)"),
         ({"__init__": lambda self, items, sizes: None}, r"begins with super\(\).__init__\(items, sizes\)"),
         ({"start": Encoder.start, "advance": Encoder.advance}, "defines no start and no advance"),
@@ -115,7 +120,8 @@ def test_a_reward_that_keeps_its_promises_passes(kind: type[Reward]) -> None:
     ("changes", "told"),
     [
         ({"of": lambda self, events: events.real.float()[:, 1:]}, r"gives a tensor of shape \(4, 8\)"),
-        ({"of": lambda self, events: 1.0}, "gives 1.0; expected"),
+        ({"of": lambda self, events: events.real.numpy()}, "gives a ndarray; expected a tensor of shape"),
+        ({"of": lambda self, events: 1.0}, "gives a float; expected a tensor"),
         ({"of": lambda self, events: torch.ones(events.items.shape)}, "padding earns something"),
         ({"of": lambda self, events: events.real / 0}, "no finite number"),
         ({"of": lambda self, events: events.rewards.flip(1) * events.real}, "reads later events"),
@@ -274,6 +280,33 @@ class Trio(Parity):
         return *super().step(state, slates, rng), {}
 
 
+class Later(Parity):
+    """Whose second step is in place; the first would change nothing."""
+
+    def step(self, state: Taste, slates: np.ndarray, rng: Draws) -> tuple[Taste, Feedback]:
+        state.odd[state.age > 0] = 0
+        return super().step(state, slates, rng)
+
+
+class Wilful(Parity):
+    """Whose reference changes the users that it looks at."""
+
+    def references(self) -> dict[str, Reference]:
+        def same(state: Any, rng: np.random.Generator) -> np.ndarray:
+            state.odd[:] = 1 - state.odd
+            return np.ones((len(state.age), 2), np.int64)
+
+        return {"same": same}
+
+
+class Planned(Parity):
+    """Whose reference knows a slate for each step before the time limit, and no more."""
+
+    def references(self) -> dict[str, Reference]:
+        plan = np.ones((self.steps or 0, 2), np.int64)
+        return {"planned": lambda state, rng: plan[state.age]}
+
+
 class Flat(Parity):
     """Whose reward is one number for all users."""
 
@@ -298,6 +331,7 @@ class Pointless(Parity):
 
 def test_a_world_that_keeps_its_promises_passes() -> None:
     check_world(Parity())
+    check_world(Planned())
 
 
 @pytest.mark.parametrize(
@@ -316,6 +350,8 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
         (Pointless(), "bounds of 0 and 1, with ideal=False; expected two arrays"),
         (Trio(), "a step gives a pair, the next State and Feedback; found something else"),
         (Foreign(), r"shows int64 of shape \(5, 2\), 10 of which are no items of the catalogue \[777 777 777\]"),
+        (Later(), "a step changes the state that it was given"),
+        (Wilful(), "a reference changes the state that it was given"),
         (Single(), "a reference gives 1 slates for 5 users"),
         (Drawing(), r"rng.random draws for all users at once; draw by uniform, .* uniform\(rng, users, slots\)"),
     ],
@@ -493,3 +529,9 @@ def test_a_batch_that_cannot_be_learned_from_is_told(
     for one in (source, Mixture({source: 1.0})):
         with pytest.raises(DataError, match=told):
             cycle(rig, one)
+
+
+def test_a_mask_of_numbers_is_told(rig: Rig) -> None:
+    """It was an IndexError of NumPy, once the steps were taken."""
+    with unchecked(), pytest.raises(DataError, match="a batch has a mask of float32; expected True or False"):
+        cycle(rig, Sessions(rig.state, mask=lambda mask: mask.astype(np.float32)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -13,17 +13,19 @@ import torch
 import what_next as wn
 from tests.conftest import SetupOf
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
-from what_next.algorithms import Reinforce
+from what_next.algorithms import NextItem, Reinforce
 from what_next.errors import ModelError, SetupError
 from what_next.experiments import evaluate_next
 from what_next.experiments.baselines import Search
 from what_next.experiments.compare import compare
 from what_next.experiments.models import is_trained
 from what_next.experiments.tuning import tune
-from what_next.sources import LogSource, Mixture
+from what_next.settings.plugins import GIVEN
+from what_next.sources import LogSource, Mixture, Source
 from what_next.training.artefacts import read_manifest, read_models
 from what_next.training.refit import Recipe, due, first_share, lacking, recipes_in, refit_on
 from what_next.training.step import SLOWEST, Step
+from what_next.types import Batch, History
 
 ITEMS = 12
 """Of which each user takes the next one, over and over; one more is what comes at the end alone."""
@@ -384,6 +386,35 @@ def test_tuning_trains_once(setup_of: SetupOf, tmp_path: Path, log: Dataset, mon
         a_setup(setup_of, tmp_path, passes=1), trials=1, seconds=60.0, state=State(log, a_setup(setup_of, tmp_path))
     )
     assert len(tuned.trials) == 1
+
+
+class Rounds(Source):
+    """Everybody goes round the items, whatever the log says."""
+
+    def resume(self, histories: int, steps: int) -> None:
+        pass
+
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        items = (rng.integers(ITEMS, size=(10, 1)) + np.arange(6)) % ITEMS
+        history = History.of(list(items), [np.ones(6)] * 10)
+        return Batch.following(history, policy.agent.factorize(history), history.rewards, 0.5)
+
+
+class Rounding(NextItem):
+    """From a registered source."""
+
+    name: Literal["rounding"] = "rounding"  # type: ignore[assignment]
+    source: ClassVar[str] = "rounds"
+
+
+def test_a_registered_source_that_does_not_read_the_log_trains_once(
+    setup_of: SetupOf, tmp_path: Path, log: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told that it now knew the events of validation, of which it had read none, and so was its card."""
+    monkeypatch.setitem(GIVEN, "what_next.sources", {"rounds": Rounds})
+    report = environment(a_setup(setup_of, tmp_path, algorithm=Rounding()), log).train_agent()
+    assert report.refit is None
+    assert "second time" not in str(report)
 
 
 def test_only_what_learns_from_the_log(setup_of: SetupOf, tmp_path: Path, log: Dataset) -> None:

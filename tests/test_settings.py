@@ -120,6 +120,13 @@ class TestReading:
     def test_the_log_stands_beside_the_agent(self) -> None:
         assert read().log_path == Path("models/agent.jsonl")
 
+    def test_models_without_a_suffix_may_have_a_second_training_and_several_networks(self) -> None:
+        paths = {"model_agent_path": Path("m/agent"), "model_critic_path": Path("m/critic")}
+        setup = Setup(train=True, data=Path("d.csv"), algorithm="next_item", ensemble=2, **paths)
+        for one in (setup.second, *setup.members):
+            assert Setup(**one.as_json()) == one
+            assert not {*one.model_paths} & {*setup.model_paths}
+
     def test_a_setup_is_frozen_and_survives_json(self) -> None:
         setup = read("user, 7, window, 20, algorithm, whatnext")
         assert Setup(**setup.as_json()) == setup

@@ -228,12 +228,27 @@ def test_training_in_another_world_writes_over_no_model(
     assert setup.with_name("agent.safetensors").read_bytes() == model
 
 
+@pytest.mark.medium
+def test_no_service_starts_with_what_learned_by_acting(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`dqn` may learn from a log, too: the service made a store, and deployed what it could not open."""
+    world = ("world=boredom:SingleItem-BoredInf-v0", "algorithm=dqn", "world.epsilon=0.5")
+    setup.write_text(SETUP.replace("algorithm.over, points\n", ""))
+    assert run(monkeypatch, "simulate", setup, *world, "--json") == 0
+    assert run(monkeypatch, "serve", setup, *world, "server.import_data=no") == 2
+    assert "dqn learned by acting in boredom:SingleItem-BoredInf-v0" in capsys.readouterr().err
+    assert not list(setup.parent.glob("*store*"))
+
+
 def test_what_needs_a_log_says_that_a_world_has_none(
     setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "simulate", setup, "--json") == 0
-    assert run(monkeypatch, "evaluate", setup) == 2
-    assert "a setup that names a world has no log unless `data` names one" in capsys.readouterr().err
+    told = "the setup names the world boredom:SlateRerank-Bored-v0 and no log (`data`), so there are no users to judge"
+    for words in (("evaluate",), ("recommend", "--user", "u1"), ("tune",)):
+        assert run(monkeypatch, words[0], setup, *words[1:]) == 2
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.medium

@@ -27,7 +27,7 @@ from what_next.models.ensemble import join, joinable
 from what_next.models.linear import ranks_of
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import LogSource, Mixture, Source, source_in, source_of, state_in, world_of
+from what_next.sources import SOURCES, LogSource, Mixture, Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.artefacts import read_manifest, read_models, remove_models, to_resume
@@ -247,7 +247,8 @@ class Environment:
     @property
     def _twice(self) -> bool:
         """Whether a second training may follow: on the log alone, and not where another model was trained further."""
-        ours = self.given is None or isinstance(self.given, LogSource)
+        own = self.given is not None or self.setup.algorithm.source not in SOURCES
+        ours = not own or isinstance(self.source, LogSource)
         return ours and not self.origin and self.setup.refit != "no"
 
     @property

@@ -140,7 +140,7 @@ class State:
     def from_setup(cls, setup: Setup | str | Path) -> "State":
         """The state of the data file of a setup, or of the path of one."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        return cls(Dataset.read(setup.data), setup)
+        return cls(Dataset.read(setup.data_path), setup)
 
     @classmethod
     def open(cls, setup: Setup, *, resume: bool = False, origin: Path | None = None) -> "State":
@@ -154,7 +154,7 @@ class State:
         """
         if not setup.train:
             space = read_models(setup.model_agent_path).space
-            return cls(Dataset.read(setup.data), setup, space.with_tolerance(setup.tolerance))
+            return cls(Dataset.read(setup.data_path), setup, space.with_tolerance(setup.tolerance))
         state = cls.from_setup(setup)
         if resume:
             begun = setup.members[0].model_agent_path

@@ -95,6 +95,21 @@ class Bare(NextItem):
         return super().losses(context)["actor"]  # type: ignore[return-value]
 
 
+class Halving(Sqn):
+    """Changes the rewards where they stand."""
+
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        context.batch.rewards.mul_(0.5)
+        return super().losses(context)
+
+
+class Sampling(NextItem):
+    """Draws by torch, not from the context."""
+
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        return {"actor": context.cross_entropy(torch.rand(len(context.batch.actions)))}
+
+
 class Idle(NextItem):
     """Its loss does not reach the encoder, which it updates."""
 
@@ -221,6 +236,8 @@ BROKEN = [
     (Unnamed, "names_networks_that_exist", "losses of 'broken' gives ['actor']; expected a loss for each of"),
     (Plain, "names_networks_that_exist", "the loss 'actor' of 'broken' is float; expected a tensor of one number"),
     (Bare, "names_networks_that_exist", "losses of 'broken' gives Tensor; expected a loss for each of ['actor']"),
+    (Halving, "leaves_the_batch_as_it_is", "losses change rewards of the batch; change a copy (`clone`)"),
+    (Sampling, "leaves_the_batch_as_it_is", "another loss the second time; draw by context.draw: 'actor' is"),
     (Idle, "losses_reach_what_they_update", "updates ['encoder'], but has no gradient for it"),
     (Chasing, "losses_reach_what_they_update", "'critic': its target carries a gradient"),
     (Meddling, "updates_what_it_names", "{'behaviour'} changed, and no loss that was due updates it"),

@@ -204,6 +204,16 @@ class TestContext:
         assert log.contexts.std(axis=0) == pytest.approx(np.ones(3))
         assert log.contexts[:, 0] == pytest.approx((np.arange(4) - 1.5) / np.std(np.arange(4)))
 
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [([[1], [2], [1], [2]], "holds List.*, not numbers or words"), ([b"\xff"] * 4, "are no text")],
+    )
+    def test_lists_and_bytes_are_refused_in_words(self, tmp_path: Path, values: list[object], told: str) -> None:
+        path = tmp_path / "log.parquet"
+        pl.DataFrame({"item": ["a", "b"] * 2, "reward": 1.0, "propensity": 0.5, "seen": values}).write_parquet(path)
+        with pytest.raises(DataError, match=f"column 'seen' .*{told}"):
+            read_log(path, Roles(context=("seen",)))
+
     def test_the_users_own_past_is_known_and_nothing_of_the_row_itself(self, written) -> None:
         log = read_log(written(user_id=["u"] * 4, timestamp=[1, 2, 3, 4], reward=[4, 2, 6, 100]))
         assert log.context_names == ("earlier rows", "earlier reward")
@@ -234,11 +244,19 @@ class TestContext:
             read_log(written(age=[1.0, None, 3.0, 4.0]), Roles(context=("age",)))
 
 
+def test_a_probability_that_rounding_raised_above_1_is_1(written) -> None:
+    """Another program's single precision gave 1.0000001, and the whole log was refused."""
+    log = read_log(written(propensity=[0.5, 1 + 1e-12, 1 + 1e-7, 1.0], new=[1 + 1e-6, 0.0, 0.2, 0.3]))
+    assert sorted(log.propensities.tolist()) == [0.5, 1.0, 1.0, 1.0]
+    assert propensities_in(log, "new").max() == 1
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
             ({"propensity": [0.5, 0.0, 0.0, 0.1]}, r"propensity in line 3 .* '0.0', not a number above 0, at most 1"),
+            ({"propensity": [0.5, 0.5, 1 + 2e-6, 0.1]}, r"propensity in line 4 .*not a number above 0, at most 1"),
             ({"propensity": [0.5, 0.5, 1.5, 0.1]}, r"propensity in line 4 .*1.5.* \(1 of 4 rows\)"),
             ({"propensity": [0.5, -0.5, 0.0, 0.1]}, r"propensity in line 3 .* \(2 of 4 rows\)"),
             ({"propensity": [0.5, 0.5, float("nan"), 0.1]}, r"propensity in line 4 \(column 'propensity'\) is 'NaN'"),

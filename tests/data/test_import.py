@@ -536,6 +536,12 @@ def test_words_in_the_place_of_rewards_may_be_the_kinds_of_events(file) -> None:
         import_files([file("coins.csv", coins)], options=Options(reward="result"))
 
 
+def test_lists_in_the_place_of_rewards_are_refused_in_words(file) -> None:
+    lists = "".join(f'{{"user": "u{n % 4}", "item": "i{n % 5}", "rating": [{n}]}}\n' for n in range(20))
+    with pytest.raises(DataError, match=r"write rewards as plain numbers, such as 12\.5$"):
+        import_files([file("log.jsonl", lists)])
+
+
 def test_the_columns_of_a_school_are_recognised(file) -> None:
     text = "pupil,exercise,time,grade\n" + "".join(f"{n % 4},{n % 5},{10**9 + n},.{n % 9}\n" for n in range(20))
     tables = import_files([file("log.csv", text)])

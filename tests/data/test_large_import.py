@@ -22,7 +22,7 @@ from what_next.cli.data import app
 from what_next.data import Dataset, Options, Tables, import_files, mapped, save
 from what_next.data.importing import large, remote
 from what_next.data.importing.large import import_large
-from what_next.data.importing.readers import NOT_UTF_8
+from what_next.data.importing.readers import NOT_UTF_8, open_source
 from what_next.errors import DataError, SaveError, without_secrets
 
 ENDINGS = ("events", "items.parquet", "parquet", "rejected.parquet")
@@ -323,6 +323,22 @@ def test_the_command_sorts_on_the_disk_what_needs_more_memory(tmp_path: Path, mo
 def test_the_memory_is_a_size(memory: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         large.memory_of(memory)
+
+
+def test_packed_text_is_known_by_its_content_and_needs_more_memory_than_its_size(tmp_path: Path) -> None:
+    packed, plain = gzip.compress(b"user,item\n" + b"u1,i1\n" * 999), tmp_path / "log.csv"
+    plain.write_bytes(b"x" * len(packed))
+    for name in ("log.csv.gz", "log.csv.GZ", "log"):
+        (tmp_path / name).write_bytes(packed)
+        assert large.needed([tmp_path / name]) == large.PACKING * large.needed([plain])
+
+
+def test_json_lines_that_an_earlier_run_spilled_are_not_unpacked_again(tmp_path: Path) -> None:
+    log, spill = tmp_path / "log.jsonl.gz", tmp_path / "raw.parquet"
+    log.write_bytes(gzip.compress(b'{"user": "u1", "item": "i1"}\n' * 99))
+    for _ in range(2):
+        assert len(open_source(log, spill=spill).frame.collect()) == 99
+        assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl.gz", "raw.parquet"}
 
 
 def test_logs_by_url(tmp_path: Path) -> None:

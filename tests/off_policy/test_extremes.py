@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from what_next.errors import DataError
+from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Options
 from what_next.off_policy.diagnostics import Overlap, effective_size, efficiency_of_steps
 
@@ -60,6 +60,12 @@ def test_a_mean_beyond_a_float_is_refused_and_has_no_interval():
     one = told(log, options=Options(behaviour=BEHAVIOUR), force=True)["estimates"]["ips"]
     assert one["mean"] is one["low"] is one["high"] is None
     assert "not a finite number" in one["refused"]
+
+
+@pytest.mark.parametrize("level", [0.0, 100.0, -5.0, float("nan")])
+def test_a_level_that_is_no_percentage_between_0_and_100_is_refused(level):
+    with pytest.raises(SetupError, match=r"level of the intervals is .*; expected a percentage above 0 and below 100"):
+        Options(level=level)
 
 
 @pytest.mark.parametrize("wrong", [(0.0, float("inf")), (float("nan"), 1.0), (1.0, 0.0)])

@@ -347,16 +347,13 @@ def test_a_candidate_of_another_catalogue_is_refused(
     assert shop.service.ask(user="p1").fallback is None
 
 
-def test_those_who_are_held_out_are_the_same_people_and_no_model_learns_of_them(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_those_who_are_held_out_are_the_same_people_and_no_model_learns_of_them(path: Path, tmp_path: Path) -> None:
     setup, store = Setup.read(path, ["train=no", "loop.held_out=0.3"]), Store.open(tmp_path / "store.sqlite")
-    monkeypatch.setattr(candidate, "agent_of", lambda *_: path.with_name("agent.safetensors"))
     before, names = set[str](), ("learned", "judging")
     for people in (range(100), range(100, 150)):  # the log grows
         rows = [EventRow(f"e{one}-{item}", f"p{one}", str(item)) for one in people for item in range(3)]
         store.commit([AddEvents(tuple(rows))])
-        counts = candidate.export(setup, store, "now", tmp_path / "loop" / "1")
+        counts = candidate.export(setup, store, path.with_name("agent.safetensors"), tmp_path / "loop" / "1")
         parts = [pl.read_parquet(tmp_path / "loop" / "1" / f"{name}.parquet")["user_id"].unique() for name in names]
         learned, judging = (set(part.cast(pl.String)) for part in parts)
         assert not learned & judging

@@ -68,6 +68,14 @@ def source_of(algorithm: Algorithm, inside: World, **settings: Any) -> tuple[Rep
     return source, LearnedPolicy(agent, state)
 
 
+@pytest.mark.parametrize("algorithm", [Dqn(), Slateq(), WhatNext()], ids=lambda one: one.name)
+def test_episodes_that_the_time_limit_ends_after_one_slate_are_told(algorithm: Algorithm) -> None:
+    """All steps were masked, and after 32 batches the message spoke of histories and of `mask`."""
+    source, policy = source_of(algorithm, Single(steps=1))
+    with pytest.raises(SetupError, match=r"world detour: its time limit ends every episode after one slate, and .*ppo"):
+        source.next_batch(policy, np.random.default_rng(0))
+
+
 def stretch(number: int, rows: int) -> Batch:
     mask = np.ones((rows, 2), np.bool_)
     numbers = np.full((rows, 2, 1), number, np.float32)

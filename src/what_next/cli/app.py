@@ -154,11 +154,11 @@ def list_known(
     as_json: Json = False,
 ) -> None:
     """List algorithms, encoders, rewards, sources, worlds, data sets or metrics."""
-    known = _known(kind)
+    known, own = _known(kind), _settings() if kind == "algorithms" else {}
     if as_json:
-        emit({kind: list(known), "about": known} | ({"settings": _settings()} if kind == "algorithms" else {}))
+        emit({kind: list(known), "about": known} | ({"settings": own} if own else {}))
         return
-    width, own = max(map(len, known)), _settings() if kind == "algorithms" else {}
+    width = max(map(len, known))
     for name, about in known.items():
         print(f"{name:<{width}}  {about}")
         for key, default in own.get(name, {}).items():

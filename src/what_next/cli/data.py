@@ -173,7 +173,7 @@ def _lines(tables: "Tables", written: list[Path], dataset: "Dataset") -> Iterato
     yield f"{counted(tables.rows, 'row')} read; {_sentence(dataset)}"
 
 
-@app.command("describe")
+@app.command()
 def describe(
     data: Annotated[Path, typer.Argument(help="An imported data set, or any file that can be imported.")],
     as_json: Json = False,

@@ -100,7 +100,7 @@ def estimate(
         Path | None, typer.Option(help="With --behaviour estimated: the plot of its calibration to write, an .svg.")
     ] = None,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
     from what_next.data.files import check_paths
     from what_next.off_policy import estimate_policy
@@ -116,7 +116,6 @@ def estimate(
     if calibration is not None:
         plot_calibration(result["log"]["behaviour"], calibration)
     answer(result, as_json, estimates_table(result))
-    return 0
 
 
 @app.command()

@@ -60,7 +60,7 @@ class JudgeOptions:
             return None
         from what_next.data import Dataset
 
-        catalogue = Dataset.read(setup.data).catalogue
+        catalogue = Dataset.read(setup.data_path).catalogue
         return catalogue.mask(ids_of(self.allowed, catalogue), ids_of(self.blocked, catalogue) or [])
 
 

@@ -177,7 +177,7 @@ def recommend(
     if items == []:
         raise SetupError(f'--history {history!r}: names no item; give item ids, oldest first, as "A,B,C"')
     settings = trained_setup(setup, overrides, "train=no")
-    recommender = Recommender(LearnedPolicy.load(settings, Dataset.read(settings.data)))
+    recommender = Recommender(LearnedPolicy.load(settings, Dataset.read(settings.data_path)))
     how: dict[str, Any] = {
         "allowed": ids_of(allowed, recommender.catalogue),
         "blocked": ids_of(blocked, recommender.catalogue) or [],

@@ -26,7 +26,6 @@ Log = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")]
 
-OWN_LOG = "the service's own log"
 FIRST = "nothing was deployed before, so there is nothing to compare with"
 FORCED = "deployed by --force, without the gate"
 
@@ -109,7 +108,7 @@ def _judged(
     """The gate's verdict on the new model against the deployed one, both as the service would use them."""
     from what_next.data.files import scratch
     from what_next.off_policy import LogSettings, gate
-    from what_next.serving.loop.candidate import served
+    from what_next.serving.loop.candidate import OWN_LOG, served
     from what_next.serving.store.export import exported
 
     policies = [served(name, file, settings) for name, file in files.items()]

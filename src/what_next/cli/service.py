@@ -1,7 +1,6 @@
 """`what-next serve`, and commands for a service's keys, log and back-ups."""
 
 import json
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,7 +51,7 @@ def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":
     for path in map(catalogue_path, [*agents, setup.model_agent_path]):
         if path.is_file():
             return Catalogue.from_table(pl.read_parquet(path, glob=False))
-    return Dataset.read(setup.data).catalogue
+    return Dataset.read(setup.data_path).catalogue
 
 
 @app.command()
@@ -79,8 +78,7 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     def ready(facts: dict[str, Any]) -> None:
         people.print(_address(facts), highlight=False)
         if as_json:
-            sys.stdout.write(json.dumps(facts) + "\n")
-            sys.stdout.flush()
+            print(json.dumps(facts), flush=True)
 
     try:
         run(settings, ready, filling, lambda message: people.print(message, highlight=False))
@@ -97,7 +95,7 @@ def _address(facts: dict[str, Any]) -> str:
     )
 
 
-@keys.command("add")
+@keys.command()
 def add(
     setup: SetupFile,
     name: KeyName,
@@ -142,7 +140,7 @@ def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fal
     answer({"keys": [dict(zip(names, row, strict=True)) for row in rows]}, as_json, table)
 
 
-@keys.command("revoke")
+@keys.command()
 def revoke(setup: SetupFile, name: KeyName, overrides: Overrides = None, as_json: Json = False) -> None:
     """Revoke a key: within five seconds, no service on this store accepts it any more."""
     with opened(setup_of(setup, overrides, "train=no")) as store:
@@ -150,12 +148,7 @@ def revoke(setup: SetupFile, name: KeyName, overrides: Overrides = None, as_json
     answer({"revoked": name}, as_json, f"{name} is revoked")
 
 
-@log.callback()
-def about_log() -> None:
-    """The log of the service."""
-
-
-@log.command("export")
+@log.command()
 def export(
     setup: SetupFile,
     overrides: Overrides = None,

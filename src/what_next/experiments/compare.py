@@ -160,7 +160,7 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
     read: dict[Path, Dataset] = {}
     for name, setup in setups.items():
         if setup.data not in read:
-            read[setup.data] = Dataset.read(setup.data)
+            read[setup.data] = Dataset.read(setup.data_path)
         state = State(read[setup.data], setup)
         yield name, Entrant(state, next(iter(setups)))
         if not ablations or setup.algorithm.source != "log" or isinstance(setup.algorithm, NextItem):
@@ -262,7 +262,7 @@ def tradeoff(
         SetupError: the algorithm reads no reward, or the items have no attributes.
     """
     check_weights(setup, weights)
-    dataset = Dataset.read(setup.data)
+    dataset = Dataset.read(setup.data_path)
     Spread(weight=1.0).check(dataset)
     first = State(dataset, setup)
     evaluator = evaluator_of(first, part, allowed)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.errors import DataError
+from what_next.errors import DataError, SetupError
 from what_next.metrics.bootstrap import LEVEL, RESAMPLES, Bounds
 from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown, unlike_claimed
 from what_next.off_policy.slates import places
@@ -100,6 +100,8 @@ def importance_weights(decisions: Decisions, target: Target) -> Rows:
 class Options:
     """What is known about a log beyond its rows, and how its estimates are made.
 
+    A level that is no percentage between 0 and 100 raises a `SetupError`.
+
     Attributes:
         behaviour: the behaviour policy's whole distribution in each row, or one row for all. Without it the largest
             possible weight is unknown, so only clipped IPS has empirical Bernstein bounds.
@@ -131,6 +133,12 @@ class Options:
     resamples: int = RESAMPLES
     seed: int = 0
     looks: Looks = "one"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 100:
+            raise SetupError(
+                f"the level of the intervals is {self.level:g}; expected a percentage above 0 and below 100"
+            )
 
 
 @dataclass(frozen=True, eq=False)

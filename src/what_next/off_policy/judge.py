@@ -116,7 +116,7 @@ class _Case:
         if log.slates is not None and log.places is not None and (gaps := log.places != places(log.slates)).any():
             line = int(log.order[gaps].min()) + log.source.first_line
             yield f"the first row of a slate that lacks a position above it is line {line} of {log.source.path}"
-        if log.unit == "row" and log.times is not None and (copies := log.copies):
+        if log.unit == "row" and log.times is not None and (copies := log.source.copies):
             yield (
                 f"{copies:,} rows are copies of others in all columns: if they are the same decisions once more, the "
                 "intervals are too narrow; leave them out"

@@ -66,9 +66,7 @@ def scatter(view: View, across: str) -> Chart:
             _cross(axes, x, y, view.colour(name))
         _plane(axes, across, view.main)
         colours = [view.colour(name) if name in view.shown else "soft" for name in names]
-        points = [(x["mean"], y["mean"]) for x, y in pairs.values()]
-        lines = [line for x, y in pairs.values() for line in _lines(x, y)]
-        label(axes, points, [shortened(one) for one in names], colours, lines)
+        _name(axes, list(pairs.values()), [shortened(one) for one in names], colours)
 
     words = "; ".join(f"{name} at {number(x['mean'])}, {number(y['mean'])}" for name, (x, y) in pairs.items())
     svg = drawn(draw, "scatter", f"{view.main} against {across}: {words}", height=3.4, margins=(0.58, 0.2, 0.5, 0.15))
@@ -83,20 +81,18 @@ def over_weights(view: View, weighted: Sequence[tuple[float, View]], across: str
         if across in one.policies[one.lead]
     ]
     others = [name for name in view.ranked if name not in view.learned and across in view.policies[name]]
+    beside = [(view.policies[name][across], view.policies[name][view.main]) for name in others]
 
     def draw(axes: Axes) -> None:
-        for name in others:
-            _cross(axes, view.policies[name][across], view.policies[name][view.main], view.colour(name), faint=True)
-        means = [(x["mean"], y["mean"]) for _, x, y in points]
-        axes.plot(*zip(*means, strict=True), color=HEX["one"], lw=2)
+        for name, (x, y) in zip(others, beside, strict=True):
+            _cross(axes, x, y, view.colour(name), faint=True)
+        axes.plot([x["mean"] for _, x, _ in points], [y["mean"] for _, _, y in points], color=HEX["one"], lw=2)
         for _, x, y in points:
             _cross(axes, x, y, "one", faint=True)
         _plane(axes, across, view.main)
-        beside = [(view.policies[name][across], view.policies[name][view.main]) for name in others]
         texts = [f"weight {weight:g}" for weight, _, _ in points] + [shortened(name) for name in others]
-        colours = ["one"] * len(means) + ["soft"] * len(others)
-        lines = [line for x, y in (*((x, y) for _, x, y in points), *beside) for line in _lines(x, y)]
-        label(axes, means + [(x["mean"], y["mean"]) for x, y in beside], texts, colours, lines)
+        colours = ["one"] * len(points) + ["soft"] * len(others)
+        _name(axes, [*((x, y) for _, x, y in points), *beside], texts, colours)
 
     words = "; ".join(f"weight {weight:g} at {number(x['mean'])}, {number(y['mean'])}" for weight, x, y in points)
     svg = drawn(draw, "weights", f"{view.main} against {across}: {words}", height=3.4, margins=(0.58, 0.2, 0.5, 0.15))
@@ -214,9 +210,14 @@ def _cross(axes: Axes, x: Interval, y: Interval, colour: str, *, faint: bool = F
     axes.plot(x["mean"], y["mean"], "o", color=HEX[colour], ms=6.5, mec=HEX["paper"], mew=0.8)
 
 
-def _lines(x: Interval, y: Interval) -> tuple[Box, Box]:
-    """The two lines of a cross."""
-    return (x["low"], y["mean"], x["high"], y["mean"]), (x["mean"], y["low"], x["mean"], y["high"])
+def _name(
+    axes: Axes, crosses: Sequence[tuple[Interval, Interval]], texts: Sequence[str], colours: Sequence[str]
+) -> None:
+    """Write a text beside each cross."""
+    lines: list[Box] = []
+    for x, y in crosses:
+        lines += (x["low"], y["mean"], x["high"], y["mean"]), (x["mean"], y["low"], x["mean"], y["high"])
+    label(axes, [(x["mean"], y["mean"]) for x, y in crosses], texts, colours, lines)
 
 
 def rows_of(axes: Axes, names: Sequence[tuple[str, str]], strong: str | None = None) -> None:

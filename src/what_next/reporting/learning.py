@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -67,24 +68,19 @@ def curves(view: View) -> list[Chart]:
 
 def _chart(view: View, kind: str, found: dict[str, list[Curve]]) -> Chart:
     """The curves of one number."""
+    lines = [(name, x, raw, smoothed(raw)) for name, some in found.items() for x, raw in starmap(binned, some)]
 
     def draw(axes: Axes) -> None:
-        for name, some in found.items():
-            for passes, values in some:
-                x, raw = binned(passes, values)
-                axes.plot(x, raw, color=HEX[view.colour(name)], lw=0.8, alpha=0.3)
-                axes.plot(x, smoothed(raw), color=HEX[view.colour(name)], lw=1.8)
+        for name, x, raw, mean in lines:
+            axes.plot(x, raw, color=HEX[view.colour(name)], lw=0.8, alpha=0.3)
+            axes.plot(x, mean, color=HEX[view.colour(name)], lw=1.8)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.grid(True)
         axes.margins(x=0.01)
         axes.set_xlabel("passes over the training users")
 
-    ends = "; ".join(
-        f"{name} from {number(smoothed(binned(*one)[1])[0])} to {number(smoothed(binned(*one)[1])[-1])}"
-        for name, some in found.items()
-        for one in some
-    )
+    ends = "; ".join(f"{name} from {number(mean[0])} to {number(mean[-1])}" for name, _, _, mean in lines)
     svg = drawn(draw, f"curve-{kind.replace('@', '-')}", f"{_title(kind)} over training: {ends}", height=2.1)
     legend = tuple(Key(view.colour(name), "line", name) for name in found)
     return Chart(svg, _title(kind), "", legend if len(found) > 1 else ())

@@ -129,7 +129,7 @@ def _tiles(view: View) -> list[Tile]:
         share = metric.partition("@")[0] in SHARES
         shown = percent if share else number
         theirs = view.policies[view.rival].get(metric) if view.rival else None
-        interval = f"{between(mine, 100, 1)}" if share else between(mine)
+        interval = between(mine, 100, 1) if share else between(mine)
         beside = f"{view.rival} {shown(theirs['mean'])}" if theirs else ""
         tiles.append(Tile(metric, shown(mine["mean"]), interval, beside, figures.described(metric)))
     return tiles

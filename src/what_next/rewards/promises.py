@@ -110,6 +110,6 @@ def earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
     with told_of(reward, what, SetupError):
         found = reward.of(events)
     if not isinstance(found, Tensor) or found.shape != events.items.shape:
-        given = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
-        raise SetupError(f"{reward.key}: gives {given}; expected one of shape {shape}")
+        given = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise SetupError(f"{reward.key}: gives {given}; expected a tensor of shape {shape}")
     return found.float()

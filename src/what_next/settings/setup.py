@@ -138,6 +138,8 @@ else:
 IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
 """Defaults of algorithms that learn by acting: without the regularisation that keeps others from overfitting a log."""
 
+NO_LOG = Path("-")
+"""`data` of a setup that names a world and no log."""
 NO_WORLD = "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"
 
 
@@ -152,7 +154,7 @@ def with_defaults(data: object) -> object:
         raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}{of_package(GROUP)}")
     defaults, world = algorithm.defaults(), data.get("world")
     if isinstance(world, WorldSettings) or (isinstance(world, dict) and world.get("name") is not None):
-        defaults |= {"data": Path("-"), **IN_A_WORLD}  # a world needs no data
+        defaults |= {"data": NO_LOG, **IN_A_WORLD}  # a world needs no data
     elif algorithm.source == "world" and "data" not in data:
         raise SetupError(NO_WORLD)
     if "epochs" in data:
@@ -296,7 +298,9 @@ class Setup(Group):
         path = Path(path)
         entries, words = parse_file(path), parse_overrides(overrides)
         if algorithm is not None:
-            entries, words = ([one for one in some if not of_algorithm(one.key)] for some in (entries, words))
+            entries, words = (
+                [one for one in some if one.key.partition(".")[0] != "algorithm"] for some in (entries, words)
+            )
             made = [(key, value) for key, value in flatten(algorithm, "algorithm") if value is not None]
             words += [Entry(key, value, "the model's file") for key, value in made]
         return cls._build(entries, path.parent, str(path), words).threaded()
@@ -328,6 +332,20 @@ class Setup(Group):
     def acts(self) -> bool:
         """Whether the agent learns by acting in a world."""
         return self.world.name is not None or self.algorithm.source == "world"
+
+    @property
+    def data_path(self) -> Path:
+        """The path of its log.
+
+        Raises:
+            SetupError: it names a world and no data.
+        """
+        if self.world.name is not None and self.data == NO_LOG:
+            raise SetupError(
+                f"the setup names the world {self.world.name} and no log (`data`), so there are no users to judge on "
+                "or to recommend to; `what-next simulate SETUP`, or wn.play, plays the agent in its world beside others"
+            )
+        return self.data
 
     @property
     def unit(self) -> str:
@@ -387,7 +405,11 @@ class Setup(Group):
     def _apart(self, word: str, **changes: Any) -> "Setup":
         """These settings with changes, and with files of their own, whose names hold a word."""
         paths = {name: getattr(self, name) for name in ("model_agent_path", "model_critic_path")}
-        own = {name: path and path.with_name(f"{path.stem}.{word}{path.suffix}") for name, path in paths.items()}
+        # Without a suffix, a dot would make one of the word, which no model may have.
+        own = {
+            name: path and path.with_name(f"{path.stem}.{word}{path.suffix}" if path.suffix else f"{path.name}-{word}")
+            for name, path in paths.items()
+        }
         return self.model_copy(update={"log": None, **own, **changes})
 
     def dropped(self, space: Space) -> float:
@@ -503,11 +525,6 @@ class Setup(Group):
         except ValidationError as error:
             origin = info.context or {"entries": {}, "source": "Setup"}
             raise explain(error, cls, origin["entries"], origin["source"]) from None
-
-
-def of_algorithm(key: str) -> bool:
-    """Whether a key chooses the algorithm or is one of its own settings."""
-    return key.partition(".")[0] == "algorithm"
 
 
 def complete() -> Mapping[str, type[Algorithm]]:

@@ -151,7 +151,14 @@ class ReplaySource(WorldSource):
     def _experience(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         player = self.player or self._begin(policy, rng)
         player.request = Request(self.world.slots, self._sampler(player), propensities=False)
-        return super()._experience(policy, rng)
+        batch = super()._experience(policy, rng)
+        if self.cut.all():
+            raise SetupError(
+                f"world {self.world.known_as}: its time limit ends every episode after one slate, and "
+                f"{self.algorithm.name} learns only from slates that another slate follows, or after which the user "
+                "left; let the step say that the episode has ended (`terminated`), or take ppo or a2c"
+            )
+        return batch
 
     def _sampler(self, player: Player) -> Sampler:
         """How slates are chosen in training."""

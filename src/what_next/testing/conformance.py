@@ -21,7 +21,7 @@ from torch import Tensor
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext
-from what_next.errors import TrainingError
+from what_next.errors import TrainingError, some
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.testing.parts import given
@@ -68,6 +68,19 @@ def names_networks_that_exist(algorithm: Algorithm) -> None:
     _expect(bool(found), algorithm, "no loss is due at the first step")
     for loss, value in found.items():
         _expect(bool(value.isfinite()), algorithm, f"the loss {loss!r} is {value}; expected a finite number")
+
+
+def leaves_the_batch_as_it_is(algorithm: Algorithm) -> None:
+    """Losses change nothing of a batch, and a second call gives the same: all random numbers come from the context."""
+    rig = Rig(algorithm)
+    history = rig.history()
+    context = rig.context(rig.batch(history))
+    read = {name: value.clone() for name, value in vars(context.batch).items() if isinstance(value, Tensor)}
+    first = algorithm.losses(context)
+    changed = [name for name, value in read.items() if not torch.equal(getattr(context.batch, name), value)]
+    _expect(not changed, algorithm, f"losses change {some(changed)} of the batch; change a copy (`clone`)")
+    second = rig.losses(rig.batch(history))
+    _same(first, second, algorithm, "the same batch has another loss the second time; draw by context.draw")
 
 
 def losses_reach_what_they_update(algorithm: Algorithm) -> None:
@@ -266,9 +279,9 @@ def streams(algorithm: Algorithm) -> None:
 
 
 _ALL = (
-    describes_its_settings, names_networks_that_exist, losses_reach_what_they_update, updates_what_it_names,
-    learns_from_what_was_shown, target_networks_follow, targets_stand_still, ends_are_ends, padding_is_nothing,
-    sees_no_future, repeats_itself, recommends, survives_saving, streams,
+    describes_its_settings, names_networks_that_exist, leaves_the_batch_as_it_is, losses_reach_what_they_update,
+    updates_what_it_names, learns_from_what_was_shown, target_networks_follow, targets_stand_still, ends_are_ends,
+    padding_is_nothing, sees_no_future, repeats_itself, recommends, survives_saving, streams,
 )  # fmt: skip
 CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType({check.__name__: check for check in _ALL})
 """Every check, by its name."""

@@ -89,7 +89,8 @@ def _users_are_apart(world: World) -> None:
         slates = policies[step % len(policies)](together, chooser)
         together, feedback = world.step(together, slates, rng)
         finite(feedback, world)
-        ended = feedback.terminated | (together.age >= 11 + np.arange(USERS))
+        early = together.age >= 11 + np.arange(USERS)  # else users who never leave would all begin anew together
+        ended = feedback.terminated | world.truncated(together) | early
         for row, single in enumerate(singles):
             alone[row], one = world.step(alone[row], slates[row : row + 1], single)
             alike = one.rewards[0] == feedback.rewards[row] and one.terminated[0] == feedback.terminated[row]

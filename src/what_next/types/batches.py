@@ -114,6 +114,8 @@ class Batch:
         for name in ("actions", "rewards", "mask", "discounts"):
             if (found := getattr(self, name)).shape != shape:
                 raise DataError(f"a batch has items of shape {shape}, and {name} of {found.shape}")
+        if self.mask.dtype != np.bool_:
+            raise DataError(f"a batch has a mask of {self.mask.dtype}; expected True or False for each step")
         there, chosen = self.items >= 0, self.actions[self.mask]
         wrong = {
             "items has a number that is no place in the catalogue": bool((self.items >= items).any()),

@@ -56,7 +56,7 @@ class Vectors:
             raise DataError(
                 f"{log.source.path}: has no users, so the model has no histories; name their column (--user)"
             )
-        dataset = Dataset.read(setup.data)
+        dataset = Dataset.read(setup.data_path)
         policy = LearnedPolicy.load(setup, dataset)
         places = policy.state.space.catalogue.index(log.items.ids.to_list()).astype(np.int64)
         users = dataset.user_index(log.user_ids.to_list()).astype(np.int64)

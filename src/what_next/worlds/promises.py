@@ -92,10 +92,14 @@ def _within_bounds(world: World, ideal: bool) -> None:
             expect(right, world, f"{shape}, and bounds of {len(low)} and {len(high)}, with ideal={ideal}")
             inside = (low <= numbers) & (numbers <= high)
             expect(bool(inside.all()), world, f"numbers {numbers[~inside][:3]} are out of bounds, with ideal={ideal}")
+            before = state.rows(np.arange(USERS))
             slates = world.check(reference(state, rng))
             expect(len(slates) == USERS, world, f"a reference gives {len(slates)} slates for {USERS} users")
-            state, feedback = world.step(state, slates, rng)
+            expect(same(state, before), world, "a reference changes the state that it was given")
+            after, feedback = world.step(state, slates, rng)
+            expect(same(state, before), world, "a step changes the state that it was given")
             finite(feedback, world)
+            state = after
             state = world.restart(state, np.flatnonzero(feedback.terminated | world.truncated(state)), rng)
 
 

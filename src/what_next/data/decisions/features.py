@@ -11,7 +11,7 @@ from what_next.data.decisions.log import Items
 from what_next.data.files import beside
 from what_next.data.importing.attributes import item_table
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, exact, numeric, recognise
-from what_next.data.importing.ids import as_ids
+from what_next.data.importing.ids import as_ids, check_text
 from what_next.data.importing.readers import Source, open_source
 from what_next.errors import DataError, as_found
 
@@ -137,18 +137,23 @@ def contexts_of(
         where: the file, for messages.
 
     Raises:
-        DataError: a number is missing.
+        DataError: a number is missing, or a column holds neither numbers nor words.
     """
     found: dict[str, np.ndarray] = {}
     for column in columns:
-        numbers = numeric(pl.LazyFrame([column]), [column.name])
-        if column.name not in numbers:
+        frame, name = pl.LazyFrame([column]), column.name
+        numbers = numeric(frame, [name])
+        if name not in numbers:
+            if column.dtype.is_nested():
+                kind = column.dtype
+                raise DataError(f"{where}: column {name!r} cannot be context: it holds {kind}, not numbers or words")
+            check_text(frame, name, where)
             found |= _words(column)
             continue
-        values = pl.DataFrame([column]).select(numbers[column.name]).to_series()
+        values = pl.DataFrame([column]).select(numbers[name]).to_series()
         if not values.is_finite().fill_null(False).all():
-            raise DataError(f"{where}: context column {column.name!r} is not a number in every row; correct the log")
-        found[column.name] = values.to_numpy()
+            raise DataError(f"{where}: context column {name!r} is not a number in every row; correct the log")
+        found[name] = values.to_numpy()
     if places is not None:
         found |= _words(pl.Series("slot", places))
     return _standardised(found | past, rows)

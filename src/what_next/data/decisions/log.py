@@ -123,11 +123,6 @@ class DecisionLog:
         users = None if self.user_ids is None else self.user_ids.gather(numbered)
         return replace(self, user_ids=users, units=units, slates=slates, **rows)
 
-    @property
-    def copies(self) -> int:
-        """The number of rows of the file that equal an earlier one in every column."""
-        return self.source.copies
-
     @cached_property
     def hash(self) -> str:
         """Short SHA-256 over the decisions: items, rewards, propensities, units, places and slates."""

@@ -38,6 +38,8 @@ NAMES: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 """Recognised column names, as in `columns.ALIASES`."""
 
+ROUNDING = 1e-6
+"""How far a probability of 1 may be above it: several roundings of single precision."""
 OPEN_BANDIT = {"item_id", "position", "click", "propensity_score"}
 """Columns that identify the Open Bandit files (Saito et al. 2020, arXiv 2008.07146)."""
 
@@ -110,7 +112,7 @@ def propensities_in(log: DecisionLog, column: str) -> Float64[np.ndarray, "rows"
         DataError: the column does not exist, or holds values that are not probabilities.
     """
     name = exact(log.source.names, column, "--policy", str(log.source.path))
-    values = _numbers(log.source, name, "policy", lambda value: value.is_between(0, 1), "from 0 to 1")
+    values = _chances(log.source, name, "policy", lambda value: value >= 0, "from 0 to 1")
     return np.asarray(values[log.order])
 
 
@@ -132,9 +134,8 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
     rewards = _numbers(source, columns["reward"], "reward", lambda value: value.is_finite(), "that is finite")
     propensities = places = times = None
     if "propensity" in columns:
-        propensities = _numbers(
-            source, columns["propensity"], "propensity", lambda value: (value > 0) & (value <= 1), "above 0, at most 1"
-        )
+        wanted = "above 0, at most 1"
+        propensities = _chances(source, columns["propensity"], "propensity", lambda value: value > 0, wanted)
     if "position" in columns:
         wanted = f"that is whole, from 0 to {PLACES:,}"
         numbers = _numbers(
@@ -214,6 +215,14 @@ def _order(units: Rows, slates: Rows | None, times: Rows | None, places: Rows | 
     first = np.full(int(slates.max()) + 1, len(units))
     np.minimum.at(first, slates, rank)
     return np.lexsort((*by_time, *by_place, first[slates], units))
+
+
+def _chances(
+    source: Source, column: str, role: str, least: Callable[[pl.Expr], pl.Expr], wanted: str
+) -> Float64[np.ndarray, "rows"]:
+    """A column of probabilities; one that another program's rounding raised above 1 is 1."""
+    values = _numbers(source, column, role, lambda value: least(value) & (value <= 1 + ROUNDING), wanted)
+    return np.asarray(np.minimum(values, 1))
 
 
 def _numbers(

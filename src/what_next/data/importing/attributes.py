@@ -110,7 +110,8 @@ def tag_columns(raw: pl.DataFrame, columns: Sequence[str], wanted: Sequence[str]
         DataError: a wanted column does not exist, or holds neither words nor integers.
     """
     if wanted is None:
-        free = [name for name in of_words(raw.lazy(), columns) if name not in unread(raw.lazy(), columns)]
+        written = unread(raw.lazy(), columns)
+        free = [name for name in of_words(raw.lazy(), columns) if name not in written]
         return [name for name in free if _shared(_whole_words(raw[name]))]
     return named_tags(raw.lazy(), wanted, where)
 
@@ -257,8 +258,8 @@ def check_describes(name: str, kind: Any, number: bool, where: str) -> None:
 
 def _stripped(words: pl.Series, missing: Sequence[str] = ()) -> pl.Series:
     """Lists of words, stripped of white space, without empty words and words for a missing value."""
-    stripped = words.list.eval(pl.element().str.strip_chars())
-    return stripped.list.eval(pl.element().filter(~pl.element().is_in(["", *missing])))
+    word = pl.element().str.strip_chars()
+    return words.list.eval(word.filter(~word.is_in(["", *missing])))
 
 
 def _mark(text: pl.Series) -> str:

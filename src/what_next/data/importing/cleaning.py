@@ -110,7 +110,7 @@ class Checked:
 
     @property
     def told(self) -> list[str]:
-        """The columns that the log's folder names give."""
+        """The columns of the log's files, but for the row numbers that pandas wrote."""
         return [name for name in self.log.names if name not in ROW_LABELS]
 
     def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
@@ -543,7 +543,7 @@ def _no_numbers(log: RawLog) -> str:
     """What to do where the rewards are no numbers, for the end of a message."""
     column, told = log.columns["reward"], "write rewards as plain numbers, such as 12.5"
     words = log.raw.select(column).head(MANY).collect(engine="streaming")[column].drop_nulls().unique()
-    if len(words) > MOST_NAMES or words.cast(pl.String).str.contains(r"\d").any():
+    if words.dtype.is_nested() or len(words) > MOST_NAMES or words.cast(pl.String).str.contains(r"\d").any():
         return told
     return (
         f"{told}; if these words are the kinds of events, name the column with --event, and reward.logged.WORD in the "

@@ -62,10 +62,7 @@ def data_file(path: Path) -> Path:
         told = without_secrets(f"{url[1]}://{url[2]}")
         raise DataError(f"{told}: is a URL, which what-next data import alone reads; import it, and name what it wrote")
     if str(path) == "-":
-        raise DataError(
-            "-: is no file; a setup that names a world has no log unless `data` names one: play it by what-next "
-            "simulate; and what comes through a pipe is written to a file first"
-        )
+        raise DataError("-: is no file; write what comes through a pipe to a file first, and name that")
     if not path.exists():
         raise DataError(f"{path}: no such file; give the path of a data file")
     if not path.is_file():

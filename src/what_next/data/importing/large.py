@@ -23,10 +23,10 @@ from what_next.data.catalogue import Catalogue
 from what_next.data.files import FORMATS, alone, beside, check_paths
 from what_next.data.importing.cleaning import Checked, opened, with_repeats
 from what_next.data.importing.columns import aliased
-from what_next.data.importing.contents import ARROW, PARQUET, data_file, magic
+from what_next.data.importing.contents import ARROW, PARQUET, STREAMED, ZSTD, data_file, magic
 from what_next.data.importing.events import Events, in_sessions, repeated, sessions
 from what_next.data.importing.raw_log import ROW
-from what_next.data.importing.readers import PACKED, ROW_GROUP, readable
+from what_next.data.importing.readers import ROW_GROUP, readable
 from what_next.data.importing.tables import Options, Tables, save
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SaveError, WhatNextError, disk_full, limited
@@ -79,7 +79,7 @@ def needed(files: Sequence[Path]) -> int:
 def _needed(path: Path) -> int:
     start, size = magic(path), path.stat().st_size
     if not start.startswith((PARQUET, ARROW)):
-        return size * TEXT * (PACKING if path.suffix in PACKED else 1)
+        return size * TEXT * (PACKING if start.startswith((*STREAMED, ZSTD)) else 1)
     try:
         frame = (pl.scan_ipc if start.startswith(ARROW) else pl.scan_parquet)(path, glob=False)
         rows = frame.select(pl.len()).collect(engine="streaming").item()

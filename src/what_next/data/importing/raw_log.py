@@ -161,8 +161,8 @@ class RawLog:
         if ids := {"user_id", "item_id"}.intersection((*named, *words)):
             raise DataError(f"{where}: column {min(ids)!r} is called like ids, so it cannot describe items; rename it")
         written = unread(kept, [n for n in others if n not in (*numbers, *self.times, *self.ids, *named, *words)])
-        free = [] if has_table or self.options.tags is not None else self._words(kept, others, numbers)
-        free = [n for n in free if n not in written]
+        wordy = [n for n in others if n not in written and (n in self.ids or n not in (*numbers, *self.times))]
+        free = [] if has_table or self.options.tags is not None else of_words(kept, wordy)
         text = {n: _hashed(n, schema[n]) for n in (*words, *free, *(n for n in named if n not in numbers))}
         plain = {n: number for n, number in numbers.items() if n not in text}
         log = kept.select(*aliased({"user_id": pl.col(self.columns["user"]), "item_id": item_id, **plain, **text}))
@@ -217,10 +217,6 @@ class RawLog:
             "--event, and reward.logged.WORD in the setup says what each is worth"
             for name in _moving(kept, few, (self.columns["user"], self.columns["item"]))
         ]
-
-    def _words(self, kept: pl.LazyFrame, others: list[str], numbers: Mapping[str, pl.Expr]) -> list[str]:
-        """The columns that hold words or ids, which items may share."""
-        return of_words(kept, [name for name in others if name in self.ids or name not in (*numbers, *self.times)])
 
     def _refuse(self, moving: Mapping[str, object], attributes: Collection[str], tags: Collection[str]) -> None:
         """Raises a `DataError` for a column that was named for the item, but varies within an item."""
@@ -358,15 +354,15 @@ def free_columns(names: Sequence[str], columns: Mapping[str, str], options: Opti
     return [name for name in names if name not in said]
 
 
-def _moving(raw: pl.LazyFrame, times: Sequence[str], owners: Sequence[str]) -> list[str]:
+def _moving(raw: pl.LazyFrame, names: Sequence[str], owners: Sequence[str]) -> list[str]:
     """The columns that vary within a user and within an item; dates of birth or of release do not, and are no event
     times."""
     for owner in owners:
-        if times:
-            varies = [(pl.col(name).min() != pl.col(name).max()).alias(name) for name in times if name != owner]
-            found = raw.group_by(owner).agg(varies).select(pl.col(times).any()).collect(engine="streaming")
-            times = [name for name in times if found[name].item()]
-    return list(times)
+        if names:
+            varies = [(pl.col(name).min() != pl.col(name).max()).alias(name) for name in names]
+            found = raw.group_by(owner).agg(varies).select(pl.col(names).any()).collect(engine="streaming")
+            names = [name for name in names if found[name].item()]
+    return list(names)
 
 
 def _few_words(raw: pl.LazyFrame, column: str, options: Options, where: str) -> bool:

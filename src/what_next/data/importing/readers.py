@@ -201,6 +201,8 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
     if text.lstrip().startswith("["):
         found, foreign = _array(contents.content_of(path))
         return Source(_flat(found.lazy()), path, notes=(f"{path}: {NOT_UTF_8}",) if foreign else ())
+    if spill is not None and spill.exists():
+        return Source(pl.scan_parquet(spill, glob=False), path)
     try:
         if spill is not None:
             return Source(_spilled(_flat(pl.scan_ndjson(_plain(path, spill), infer_schema_length=None)), spill), path)
@@ -243,12 +245,10 @@ def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def _spilled(frame: pl.LazyFrame, spill: Path, note: str = "") -> pl.LazyFrame:
     """The same rows, read from a file that holds them, with a note in its footer."""
-    if not spill.exists():
-        begun = spill.with_suffix(".begun")
-        told = {NOTE: note}
-        frame.sink_parquet(begun, compression="lz4", row_group_size=ROW_GROUP, metadata=told, engine="streaming")
-        begun.replace(spill)
-        _unpacked(spill).unlink(missing_ok=True)
+    begun, told = spill.with_suffix(".begun"), {NOTE: note}
+    frame.sink_parquet(begun, compression="lz4", row_group_size=ROW_GROUP, metadata=told, engine="streaming")
+    begun.replace(spill)
+    _unpacked(spill).unlink(missing_ok=True)
     return pl.scan_parquet(spill, glob=False)
 
 

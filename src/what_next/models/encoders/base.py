@@ -236,7 +236,10 @@ def check(encoder: Encoder, steps: int = 40) -> None:
         raise SetupError(f"the encoder {kind} defines no {' and no '.join(missing)}")
     encoder.eval()
     inputs = torch.arange(3.0 * steps * dim, device=encoder._zeros(1).device).sin().view(3, steps, dim)
-    states, ahead = _tried(encoder, "encode", inputs), inputs.clone()
+    ahead = inputs.clone()
+    states = _tried(encoder, "encode", inputs)
+    if not torch.equal(inputs, ahead):
+        raise SetupError(f"the encoder {kind}: encode changes the inputs that it is given; change a copy (`clone`)")
     _shaped(states, inputs, f"the encoder {kind}: encode")
     if not _alike(_tried(encoder, "encode", inputs), states):
         raise SetupError(
@@ -256,7 +259,13 @@ def check(encoder: Encoder, steps: int = 40) -> None:
                 f"the encoder {kind}: a state is a tuple of tensors whose first axis is the batch, and of one at least "
                 "(self._zeros(batch, 1), where nothing is carried)"
             )
-        streamed, state = _tried(encoder, "advance", state, one)
+        before = [part.clone() for part in (*state, one)]
+        streamed, after = _tried(encoder, "advance", state, one)
+        if not all(map(torch.equal, before, (*state, one))):
+            raise SetupError(
+                f"the encoder {kind}: advance changes the state or the inputs that it is given; change a copy (`clone`)"
+            )
+        state = after
         _shaped(streamed, one, f"the encoder {kind}: advance")
         if not _alike(streamed, states[:, place]):
             raise SetupError(

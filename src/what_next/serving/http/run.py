@@ -168,7 +168,7 @@ class Opening:
         """The data for an empty store; None: no import. The models are checked first, because filling takes minutes."""
         check_models(self.setup, store)
         try:
-            return Dataset.read(self.setup.data) if self.setup.server.import_data else None
+            return Dataset.read(self.setup.data_path) if self.setup.server.import_data else None
         except DataError as error:
             raise SetupError(f"{error}; to start with an empty store, set server.import_data to no") from error
 

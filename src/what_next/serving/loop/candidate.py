@@ -16,7 +16,7 @@ from what_next.off_policy import Learned, LogSettings, gate
 from what_next.off_policy.decisions import THRESHOLDS
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.live import point
-from what_next.serving.engine.versions import AGENT, versions_folder
+from what_next.serving.engine.versions import AGENT
 from what_next.serving.store import Store
 from what_next.serving.store.export import Exported, appended, forget_erased
 from what_next.settings import Setup, SplitSettings
@@ -27,20 +27,12 @@ WHOLE = "log.parquet"
 """The whole log so far, in the loop's folder."""
 LEARNED, JUDGING = "learned.parquet", "judging.parquet"
 """Files in the folder of a round: the log of the training users, and of the held-out users."""
+OWN_LOG = "the service's own log"
+"""What messages call such a file, whose path says nothing."""
 VALIDATION = 0.1
 """Share of the training users that is used as validation users, for early stopping."""
 ROOM = 2**26
 """Bytes that must be free on the disk, besides the files of a round."""
-
-
-def agent_of(setup: Setup, version: str) -> Path:
-    """The agent's file of a deployed version."""
-    return versions_folder(setup) / version / AGENT
-
-
-def held_out(user: object, share: float) -> bool:
-    """Whether a user belongs to the held-out share, by a hash of the id: always the same users."""
-    return point(f"held out:{user}") < share
 
 
 def check_room(folder: Path, version: Path) -> None:
@@ -52,15 +44,15 @@ def check_room(folder: Path, version: Path) -> None:
         raise SaveError(f"{folder}: its disk is full ({free:,} bytes are free, a round needs {need:,}); make room")
 
 
-def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, int]:
+def export(setup: Setup, store: Store, deployed: Path, folder: Path) -> dict[str, int]:
     """Write the log in two parts, of training and of held-out users; returns the sizes of both.
 
     Raises:
         DataError: the log is empty, or a part has no events.
     """
-    whole = _whole(store, _catalogue(agent_of(setup, current)), folder.parent / WHOLE)
-    users = whole.users
-    out = pl.Series(users.name, [one for one in users if held_out(one, setup.loop.held_out)], users.dtype)
+    whole = _whole(store, _catalogue(deployed), folder.parent / WHOLE)
+    users, share = whole.users, setup.loop.held_out
+    out = users.filter([point(f"held out:{one}") < share for one in users])  # by a hash of the id: always the same ones
     counts = dict[str, int]()
     for name, theirs in ((JUDGING, out), (LEARNED, users.filter(~users.is_in(out.implode())))):
         part = whole.about(theirs)
@@ -178,7 +170,7 @@ def judge(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, Any]
         settings = LogSettings(log, top=setup.loop.top)
         found = gate(settings, *policies, estimator=setup.loop.estimator, margin=setup.loop.margin, looks="any")
     except DataError as error:
-        return {"verdict": "no evidence", "why": str(error).replace(str(log), "the service's own log")}
+        return {"verdict": "no evidence", "why": str(error).replace(str(log), OWN_LOG)}
     apart = found["difference"]
     bounds = {name: apart.get(name) for name in ("mean", "low", "high")}
     if found["promote"]:
@@ -187,7 +179,7 @@ def judge(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, Any]
         verdict = "no evidence"
     else:
         verdict = "worse" if apart["high"] < 0 else "undecided"
-    why = found["why"].replace(str(log), "the service's own log")
+    why = found["why"].replace(str(log), OWN_LOG)
     if verdict == "no evidence" and (users := found["log"]["units"]) <= THRESHOLDS.ess:
         why = f"{_few(users, setup.loop.held_out)}; {why}"
     return {"verdict": verdict, "why": why, **bounds}

@@ -15,7 +15,7 @@ from typing import Any
 
 from what_next.errors import ModelError, SetupError, StoreUnavailable, WhatNextError
 from what_next.off_policy.candidates import GROUPS
-from what_next.serving.engine.versions import before, keep, line, prune, versions_folder
+from what_next.serving.engine.versions import AGENT, before, keep, line, prune, versions_folder
 from what_next.serving.loop import candidate, evidence
 from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, LoopRound
@@ -215,9 +215,8 @@ class Loop:
     # Steps
 
     def _export(self, current: LoopRound) -> Done | None:
-        version = str(current.facts["current"])
-        home = self._home(current)
-        candidate.check_room(self.folder, versions_folder(self.setup) / version)
+        home, deployed = self._home(current), self._agent(str(current.facts["current"]))
+        candidate.check_room(self.folder, deployed.parent)
         until = {"exported": evidence.happened(self.store), "last": evidence.last_answer(self.store)}
         loop, found = self.setup.loop, evidence.answers(self.store, int(self.journal.numbers().get("last", 0)))
         explored = evidence.exploration(found)
@@ -228,7 +227,7 @@ class Loop:
             )
             self.journal.measure(**until)
             return Done(told, outcome="refused")
-        counts = candidate.export(self.setup, self.store, version, home)
+        counts = candidate.export(self.setup, self.store, deployed, home)
         told = (
             f"exported {counts['learned_events']:,} events and {counts['learned_decisions']:,} decisions about "
             f"{counts['learned_users']:,} users to learn from; {counts['judging_users']:,} users are held out"
@@ -347,7 +346,7 @@ class Loop:
         return self.folder / str(current.number)
 
     def _agent(self, version: str) -> Path:
-        return candidate.agent_of(self.setup, version)
+        return versions_folder(self.setup) / version / AGENT
 
     def _deploy(self, version: str, kind: Any, note: Mapping[str, Any], learned_until: float | int) -> None:
         self.store.put(Deploy(version, kind, note))

@@ -24,7 +24,7 @@ from what_next.errors import (
     is_unescaped,
     without_password,
 )
-from what_next.serving.store.tables import dumps
+from what_next.serving.store.tables import dumps, events
 from what_next.settings import Setup
 
 VARIABLE = "WHAT_NEXT_STORE"
@@ -199,16 +199,14 @@ def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     return column.in_(sa.select(sa.cast(key, sa.BigInteger) if isinstance(column.type, sa.BigInteger) else key))
 
 
-def after_each(
-    name: str, key: sa.ColumnElement[int], number: sa.ColumnElement[int], columns: Sequence[sa.ColumnElement[Any]]
-) -> Mapping[str, sa.Select[Any]]:
-    """By dialect: select columns of the rows whose `key` is in the mapping bound as `name`, and whose `number` is
+def after_each(columns: Sequence[sa.ColumnElement[Any]]) -> Mapping[str, sa.Select[Any]]:
+    """By dialect: select columns of the events whose user's key is in the mapping bound as `users`, and whose number is
     larger than the mapping's value for the key."""
-    given = sa.func.json_each(sa.bindparam(name, type_=_Object())).table_valued("key", "value").c
+    given = sa.func.json_each(sa.bindparam("users", type_=_Object())).table_valued("key", "value").c
     after = sa.cast(sa.cast(given.value, sa.Text), sa.BigInteger)  # PostgreSQL cannot cast JSON to a number directly
     pairs = sa.select(sa.cast(given.key, sa.BigInteger).label("key"), after.label("after"))
     wanted = pairs.subquery("wanted")
-    rows = sa.select(*columns).where(key == wanted.c.key, number > wanted.c.after)
+    rows = sa.select(*columns).where(events.c.user == wanted.c.key, events.c.number > wanted.c.after)
     # PostgreSQL estimates 100 keys for any JSON, and would read the whole table for a single key. OFFSET 0 keeps it
     # from planning a join, so that it looks up each key in the index. SQLite does this anyway.
     each = rows.offset(0).lateral("each")

@@ -68,7 +68,7 @@ GROUP = 500
 """Users, answers or ids in one query."""
 SHOWN, SENT = tables.impressions.c, tables.feedback.c
 NUMBERS = select(SHOWN.recommendation_id.label("slate"), SHOWN.number).where(among(SHOWN.recommendation_id, "answers"))
-SINCE = after_each("users", EVENTS.user, EVENTS.number, [EVENTS[name] for name in HAPPENED])
+SINCE = after_each([EVENTS[name] for name in HAPPENED])
 UNTIL = "what_next.until"
 """Key in the footer of an exported log: how far the store was read, as JSON of `Until`."""
 EARLIER = "was written by an earlier version"

@@ -42,8 +42,7 @@ LATEST = (
     .limit(bindparam("most"))
 )
 AFTER = {
-    dialect: rows.order_by("user", "time", "number")
-    for dialect, rows in after_each("users", EVENTS.user, EVENTS.number, [EVENTS.user, *EVENT]).items()
+    dialect: rows.order_by("user", "time", "number") for dialect, rows in after_each([EVENTS.user, *EVENT]).items()
 }
 KEPT_RESPONSE = (
     select(RESPONSES.key, RESPONSES.request, RESPONSES.recommendation_id, RESPONSES.body)
