@@ -31,15 +31,29 @@ class Certain(Normal):
 
 
 def test_by_hand() -> None:
-    batch = choices([[0.0]], [[0]], [[0.0]], points=[[0.5, 0.25]], rewards=[1.0], discounts=[0.5])
+    points, rewards = [[0.5, 0.25], [0.5, 0.25]], [1.0, 3.0]
+    batch = choices([[0.0]] * 2, [[0]] * 2, [[0.0]] * 2, points=points, rewards=rewards, discounts=[0.5, 0.5])
     nets = {"critic": Sums(), "actor": Certain(1, 2), "temperature": Temperature(log(0.1)), "encoder": nn.Identity()}
     context = LossContext(nets, nets, batch, items_of([[1.0, 0.0], [0.0, 1.0]]), 0, np.random.default_rng(0))
     found = Sac(entropy=-1.0).losses(context)
     total = tanh(0.5) + tanh(-1)  # the smaller of the two values
-    target = 1 + 0.5 * (total + 0.1 * 2)
-    assert found["critic"].item() == pytest.approx(((0.75 - target) ** 2 + (1.375 - target) ** 2) / 2)
-    assert found["actor"].item() == pytest.approx(0.1 * -2 - total)
+    weight = 0.1 * 1  # the rewards' standard deviation
+    targets = [reward + 0.5 * (total + weight * 2) for reward in rewards]
+    errors = [(value - target) ** 2 / 2 for value in (0.75, 1.375) for target in targets]
+    assert found["critic"].item() == pytest.approx(sum(errors) / 2)
+    assert found["actor"].item() == pytest.approx(weight * -2 - total)
     assert found["temperature"].item() == pytest.approx(-0.1 * (-2 - 2))  # an entropy of 2, where -2 is asked for
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_the_entropy_counts_as_much_for_small_rewards_as_for_large_ones(scale: float) -> None:
+    points, rewards = [[0.5, 0.25], [0.5, 0.25]], [scale, 3 * scale]
+    batch = choices([[0.0]] * 2, [[0]] * 2, [[0.0]] * 2, points=points, rewards=rewards, discounts=[0.5, 0.5])
+    actor, temperature = Certain(1, 2), Temperature(log(0.1))
+    nets = {"critic": Sums(), "actor": actor, "temperature": temperature, "encoder": nn.Identity()}
+    context = LossContext(nets, nets, batch, items_of([[1.0, 0.0], [0.0, 1.0]]), 0, np.random.default_rng(0))
+    entropy = Sac().losses(context)["actor"].item() + tanh(0.5) + tanh(-1)
+    assert entropy == pytest.approx(0.1 * scale * -2, rel=1e-3)
 
 
 def test_the_weight_of_the_entropy_falls_where_there_is_enough() -> None:

@@ -26,8 +26,8 @@ class Sac(Algorithm):
 
     A hyperbolic tangent keeps a point's entries between -1 and 1. Two critics value the point, not the slate taken for
     it (as SAC with a top-k ranker in Deffayet et al. 2023). The weight of the policy's entropy is learned so that the
-    entropy comes to `entropy` times the point's width (section 5). Points lie among the items' attributes if the
-    encoder reads those, otherwise among their learned vectors.
+    entropy comes to `entropy` times the point's width (section 5); it counts in standard deviations of the rewards.
+    Points lie among the items' attributes if the encoder reads those, otherwise among their learned vectors.
     """
 
     name: Literal["sac"] = "sac"
@@ -35,7 +35,9 @@ class Sac(Algorithm):
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "entropy": (-2.0, -0.5), "discount": (0.5, 0.99)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
     entropy: float = Field(default=-1.0, description="target of the policy's entropy, in nats per entry of a point")
-    temperature: float = Field(default=0.1, gt=0, description="initial weight of the policy's entropy")
+    temperature: float = Field(
+        default=0.1, gt=0, description="initial weight of the policy's entropy, in standard deviations of rewards"
+    )
     hidden: int = Field(default=128, gt=0, description="width of the critics' layers")
     source: ClassVar[str] = "world"
     replays: ClassVar[bool] = True
@@ -63,7 +65,9 @@ class Sac(Algorithm):
         actor, temperature = nets["actor"], nets["temperature"]
         assert isinstance(actor, Normal)
         assert isinstance(temperature, Temperature)
-        weight = temperature.log_weight.exp()
+        share = temperature.log_weight.exp()
+        # A fixed scale would let the entropy drown small rewards, or large rewards drown it.
+        weight = share * batch.rewards.std(correction=0)
         with torch.no_grad():
             points, logs = actor.draw(batch.next_states, context.rng)
             following = targets["critic"](batch.next_states, points).amin(0) - weight * logs
@@ -76,7 +80,7 @@ class Sac(Algorithm):
         return {
             "critic": td_loss(first, target) + td_loss(second, target),
             "actor": (weight.detach() * logs - values).mean(),
-            "temperature": -(weight * excess).mean(),
+            "temperature": -(share * excess).mean(),
         }
 
     def estimates(self, nets: Networks, batch: Any, items: object) -> Float[Tensor, "steps"] | None:
