@@ -6,15 +6,15 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from what_next.baselines.rules import Popular, RandomItem, Rule
+from what_next.baselines.rules import Popular, RandomItem, Ranking, Rule
 from what_next.data import split_leave_last_out, split_time, split_users
-from what_next.errors import DataError
+from what_next.errors import DataError, SetupError
 from what_next.experiments.evaluator import Evaluator
 from what_next.experiments.next_items import result_of
 from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.next_items import Targets, rank
 from what_next.metrics.windows import Sampling
-from what_next.types import Permitted, Request, Slate
+from what_next.types import History, Permitted, Request, Slate
 
 from .conftest import World, build_world
 
@@ -27,6 +27,16 @@ def shop() -> World:
     world = build_world([[0], [1], [3], [7], [12]], [A, B, C, D], [B, E, B, E], [C, A])
     rewards = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], np.float32)
     return world._replace(dataset=replace(world.dataset, rewards=rewards))
+
+
+class Worths(Ranking):
+    """Gives everybody the same scores."""
+
+    def __init__(self, *worths: float) -> None:
+        self.items, self.worths = 5, worths
+
+    def worth(self, history: History) -> np.ndarray:
+        return np.tile(np.array(self.worths), (len(history.users), 1))
 
 
 class Fixed(Rule):
@@ -130,6 +140,14 @@ class TestTargets:
 
 
 class TestRank:
+    def test_scores_of_ones_own_that_break_the_contract_are_refused_by_name(self, shop: World) -> None:
+        for worths, told in (
+            ((1.0, 2.0), r"the policy Worths: worth gives scores of shape \(2, 2\); expected \(2, 5\)"),
+            ((1.0, 2.0, np.nan, 3.0, 0.0), "the policy Worths: worth gives a score that is not a number"),
+        ):
+            with pytest.raises(SetupError, match=told):
+                rank(Worths(*worths), targets_of(shop), shop.history_of, 2)
+
     def test_hits_ranks_and_rewards_are_those_worked_by_hand(self, shop: World) -> None:
         found = rank(Fixed(E, D), targets_of(shop), shop.history_of, 2)
         assert found.items.tolist() == [[E, D], [E, D]]

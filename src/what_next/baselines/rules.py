@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float64, Int, Int32
 from torch import Tensor
 
+from what_next.errors import SetupError
 from what_next.metrics.windows import Sampling
 from what_next.retrieval import Box, choosing
 from what_next.types import Greedy, History, Permitted, Random, Request, Sampler, Slate, Softmax
@@ -64,8 +65,16 @@ class Ranking(Rule):
         return Slate(items, chances, scores)
 
     def scores(self, states: History, permitted: Permitted) -> Float64[Tensor, "batch items"]:
-        """The score of every item; minus infinity for items that are not permitted."""
-        values = self.worth(states)
+        """The score of every item; minus infinity for items that are not permitted.
+
+        Raises:
+            SetupError: `worth` breaks its contract.
+        """
+        values, name = self.worth(states), type(self).__name__
+        if values.shape != (shape := (len(states.users), self.items)):
+            raise SetupError(f"the policy {name}: worth gives scores of shape {values.shape}; expected {shape}")
+        if np.isnan(values.max(initial=0.0)):
+            raise SetupError(f"the policy {name}: worth gives a score that is not a number (NaN)")
         scores = torch.from_numpy(values if values.flags.writeable else values.copy())
         permitted.forbid(scores)
         return scores
