@@ -18,7 +18,7 @@ from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 
 from what_next.algorithms.base import LossContext, Networks, Part, Root
 from what_next.data.space import Space
-from what_next.errors import SetupError, TrainingError
+from what_next.errors import ModelError, SetupError, TrainingError
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
 from what_next.training.artefacts import SavedModels, models_of, read_models
@@ -182,7 +182,7 @@ class Agent:
         self.learner = self.new_learner()
         self.nets, _ = self.add_model()
         if saved.critic is None:
-            self.nets = {name: net for name, net in self.nets.items() if name in ("encoder", "actor")}
+            self.nets = _Loaded(self.setup.algorithm.name, self.nets)
         saved.fill(self.nets)
         self.histories = saved.manifest.histories
         return self.eval()
@@ -299,6 +299,20 @@ class Agent:
         """Raise `OutOfTime` after the deadline."""
         if time.perf_counter() > self.deadline:
             raise OutOfTime
+
+
+class _Loaded(dict[str, nn.Module]):
+    """The networks of the agent's file alone."""
+
+    def __init__(self, algorithm: str, nets: Networks) -> None:
+        super().__init__({name: net for name, net in nets.items() if name in ("encoder", "actor")})
+        self.algorithm = algorithm
+
+    def __missing__(self, name: str) -> nn.Module:
+        raise ModelError(
+            f"the algorithm {self.algorithm} recommends by the network {name!r}, which is not in the agent's file; "
+            "`needs_critic` must be true in its class, and model_critic_path be set"
+        )
 
 
 def _rows(net: torch.nn.Module) -> torch.nn.Parameter | None:

@@ -250,7 +250,7 @@ BROKEN = [
     (Prompted, "sees_no_future", "other events from number 4 on change what is computed before them"),
     (Moody, "repeats_itself", "two runs from one seed differ"),
     (Restless, "recommends", "two calls recommend different items"),
-    (Secretive, "survives_saving", "it proposes by 'critic', so needs_critic must be true"),
+    (Secretive, "survives_saving", "by the network 'critic', which is not in the agent's file; `needs_critic`"),
     (Backwards, "streams", "event by event its proposals differ"),
 ]
 
