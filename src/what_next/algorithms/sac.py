@@ -32,7 +32,9 @@ class Sac(Algorithm):
 
     name: Literal["sac"] = "sac"
     monitors: ClassVar[tuple[str, ...]] = REWARDED
-    search: ClassVar[Search] = {"tau": (0.002, 0.05), "entropy": (-2.0, -0.5), "discount": (0.5, 0.99)}
+    search: ClassVar[Search] = {
+        "tau": (0.002, 0.05), "temperature": (0.02, 0.5), "entropy": (-2.0, -0.5), "discount": (0.5, 0.99),
+    }  # fmt: skip
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
     entropy: float = Field(default=-1.0, description="target of the policy's entropy, in nats per entry of a point")
     temperature: float = Field(
