@@ -635,7 +635,8 @@ class Environment:
                 quiet=self.quiet,
                 agreed=self.ranks.first,
             )
-        if told := validation.nearly_uniform(policy.policy, *judged[1:], seed=seed, seen=seen):
+            told = validation.nearly_uniform(policy.policy, *judged[1:], seed=seed, seen=seen)
+        if told:
             Lines(quiet=self.quiet).print(told, highlight=False)
         return weighed
 
