@@ -23,7 +23,7 @@ from what_next.serving.metrics import Metrics
 from what_next.serving.request import Refused, Role
 from what_next.serving.store import Deployment, Second, Store
 from what_next.settings import Setup
-from what_next.training.artefacts import read_models
+from what_next.training.artefacts import read_manifest
 from what_next.types import ItemSet
 
 Ids = tuple[str, ...]
@@ -238,8 +238,8 @@ def check_models(setup: Setup, store: Store | None) -> None:
     """
     if store is None or not store.deployments():
         check(setup.model_agent_path)
-        made = read_models(setup.model_agent_path).trained_settings(setup)
-        refuse_acting(setup.model_copy(update=made))
+        made = read_manifest(setup.model_agent_path, "agent").made_by(type(setup.algorithm))
+        refuse_acting(made.model_copy(update={"model_agent_path": setup.model_agent_path}))
     check_second(setup)
 
 

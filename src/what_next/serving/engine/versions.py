@@ -11,7 +11,7 @@ from pathlib import Path
 from what_next.data.files import ASIDE, remove_stale, sha256, sync
 from what_next.errors import ModelError, SaveError, StoreError, WhatNextError
 from what_next.serving.store import Deployment
-from what_next.serving.store.backend import home_of, store_of
+from what_next.serving.store.backend import file_of, home_of
 from what_next.settings import Setup
 from what_next.settings.service import VERSION
 from what_next.training.artefacts import CRITIC, catalogue_path, critic_beside, lacking, read_manifest, read_models
@@ -34,8 +34,8 @@ def versions_folder(setup: Setup) -> Path:
 def check_emptied(setup: Setup) -> None:
     """Raise a `StoreError` if the file of the store is empty though models were deployed: it was damaged, and is not
     new. To be called before the file is opened, because SQLite then deletes its write-ahead log."""
-    path, folder = Path(str(store_of(setup)).removeprefix("sqlite:///")), versions_folder(setup)
-    if not path.is_file() or path.stat().st_size or not folder.is_dir():
+    path, folder = file_of(setup), versions_folder(setup)
+    if path is None or not path.is_file() or path.stat().st_size or not folder.is_dir():
         return
     if any(HASHED.fullmatch(one.name) for one in folder.iterdir()):
         raise StoreError(

@@ -297,7 +297,7 @@ async def ready(call: Call) -> dict[str, bool]:
     return {"ready": True}
 
 
-METRICS = 5
+METRICS_COST = 5
 """Cost of `/metrics` besides that of any request: some milliseconds of the processor."""
 
 
@@ -305,7 +305,7 @@ METRICS = 5
 async def metrics(call: Call) -> Response:
     """Tell all numbers that the service counts, as Prometheus reads them."""
     parts, model = call.parts, None
-    call.pay(METRICS)
+    call.pay(METRICS_COST)
     if (engine := parts.engine) is not None:
         model = engine.model()
         with suppress(StoreError):  # the metrics go on without the loop's journal

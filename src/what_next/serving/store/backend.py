@@ -72,10 +72,15 @@ def store_of(setup: Setup) -> str | Path:
     return given or setup.server.store or setup.model_agent_path.with_suffix(".store.sqlite")
 
 
+def file_of(setup: Setup) -> Path | None:
+    """The SQLite file of a setup's store; None: it is in another database."""
+    place = str(store_of(setup)).removeprefix("sqlite:///")
+    return None if "://" in place else Path(place)
+
+
 def home_of(setup: Setup) -> Path:
     """The folder for files that belong to a setup's store: that of its SQLite file, else that of the agent's file."""
-    place = str(store_of(setup)).removeprefix("sqlite:///")
-    return (setup.model_agent_path if "://" in place else Path(place)).parent
+    return (file_of(setup) or setup.model_agent_path).parent
 
 
 # Errors
