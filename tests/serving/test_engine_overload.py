@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -261,12 +263,11 @@ def test_ten_times_too_much_is_refused_early_and_the_rest_is_answered_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that answers at most 40 questions a second, one at a time, and is asked 400."""
-    deadline, spent = 1.0, list[float]()
+    deadline, starts = 1.0, list[float]()
 
     def slow(propose: Any, *args: Any) -> Any:
-        start = time.monotonic()
+        starts.append(time.monotonic())
         time.sleep(0.025)
-        spent.append(time.monotonic() - start)
         return propose(*args)
 
     async def ask(engine: Engine, after: float) -> tuple[float, str]:
@@ -289,14 +290,13 @@ def test_ten_times_too_much_is_refused_early_and_the_rest_is_answered_in_time(
         spoil(service, monkeypatch, slow)
         for _ in range(10):  # the pace of the slow model is known before the crowd comes
             service.ask(history=HISTORY)
-        spent.clear()
-        start = time.monotonic()
+        starts.clear()
         found = asyncio.run(crowd(service.engine))
-        elapsed = time.monotonic() - start
     waited = {what: sorted(one for one, told in found if told == what) for what in {told for _, told in found}}
     assert set(waited) <= {"answered", "refused", "deadline"}
     assert len(waited.get("deadline", [])) <= 0.05 * len(waited["answered"])
     assert waited["answered"][int(0.99 * len(waited["answered"]))] < 2 * deadline
     assert len(waited["refused"]) > 400
     assert waited["refused"][len(waited["refused"]) // 2] < 0.1
-    assert sum(spent) > 0.4 * elapsed  # the rest of that time goes into the other parts of an answer
+    # Not too much is refused: there is always a next question. The median, since a busy machine may stand still once.
+    assert median(after - before for before, after in pairwise(starts)) < 0.025 / 0.4
